@@ -1,0 +1,68 @@
+"""The stateless shuffle: a bijection on [0, size) computed from a key, so that no permutation is ever stored.
+
+A batch is a pure function of (trial, step), and the number of examples stays a traced integer: lanes with different
+numbers of examples share one program.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+ROUNDS = 8  # even, so that both halves are mixed equally often
+MAX_SIZE = 2**31 - 1  # the halves must fit in 16 bits
+
+
+def mix(word: jax.Array) -> jax.Array:
+    """Hash 32 bits to 32 bits, elementwise (finaliser of MurmurHash3, Appleby 2011; uint32 in, uint32 out)."""
+    word = (word ^ (word >> 16)) * jnp.uint32(0x85EBCA6B)
+    word = (word ^ (word >> 13)) * jnp.uint32(0xC2B2AE35)
+    return word ^ (word >> 16)
+
+
+def index_shuffle(index: jax.Array, *, size: jax.Array, key: jax.Array) -> jax.Array:
+    """Return the image of `index` under the bijection on [0, size) that `key` selects.
+
+    A Feistel network over Z_a x Z_b, where a*b is the smallest near-square rectangle that holds `size`, with cycle
+    walking out of the few cells beyond it (Black & Rogaway 2002, "Ciphers with arbitrary finite domains"). At most
+    about sqrt(size) cells lie beyond, so the walk ends after one or two rounds for any large size; a power-of-two
+    domain would need about twenty for a whole chunk of batches.
+
+    Args:
+        index: uint32 [...], each below `size`.
+        size: uint32, a scalar or [...] like `index`; from 1 to 2**31 - 1.
+        key: uint32, a scalar or [...] like `index`.
+
+    Returns:
+        uint32 [...], each below `size`.
+    """
+    size, key = jnp.broadcast_to(size, index.shape), jnp.broadcast_to(key, index.shape)
+    rows = jnp.sqrt(size.astype(jnp.float32)).astype(jnp.uint32) + 1
+    columns = (size + rows - 1) // rows
+
+    def outside(cell: jax.Array) -> jax.Array:
+        return jnp.any(cell >= size)
+
+    def walk(cell: jax.Array) -> jax.Array:
+        return jnp.where(cell >= size, _feistel(cell, rows, columns, key), cell)
+
+    return lax.while_loop(outside, walk, _feistel(index, rows, columns, key))
+
+
+def _feistel(cell: jax.Array, rows: jax.Array, columns: jax.Array, key: jax.Array) -> jax.Array:
+    """Permute [0, rows * columns), elementwise, for uint32 arrays of one shape."""
+    left, right = cell // columns, cell % columns
+    for round_number in range(0, ROUNDS, 2):
+        left = _add_modulo(left, _draw(right, key, round_number, rows), rows)
+        right = _add_modulo(right, _draw(left, key, round_number + 1, columns), columns)
+    return left * columns + right
+
+
+def _draw(half: jax.Array, key: jax.Array, round_number: int, bound: jax.Array) -> jax.Array:
+    """Hash one half to [0, bound) by multiplying 16 random bits with the bound; no division, no 64-bit integers."""
+    salt = jnp.uint32((0x9E3779B9 * (round_number + 1)) & 0xFFFFFFFF)
+    return ((mix(mix(half + salt) ^ key) >> 16) * bound) >> 16
+
+
+def _add_modulo(value: jax.Array, addend: jax.Array, bound: jax.Array) -> jax.Array:
+    total = value + addend
+    return jnp.where(total >= bound, total - bound, total)

@@ -1,0 +1,1 @@
+"""Trials, packing and training."""

@@ -1,0 +1,102 @@
+"""What training costs: FLOPs counted from the program itself, bytes from its shapes, seconds from a simple model."""
+
+import functools
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+from scalejax.engine.lanes import abstract_lane
+from scalejax.engine.step import Examples, Recipe, train_step
+from scalejax.models import Architecture
+
+# Passes over a parameter's four bytes in one step: gradient, both moments and the parameter, read and written.
+PASSES = 10
+
+
+@dataclass(frozen=True)
+class DeviceSpeed:
+    """What packing assumes of a kind of device.
+
+    Rounded figures, never measured on the spot: which sizes share a program must be the same in every run of a sweep.
+    """
+
+    products: float  # FLOP/s of batched float32 matrix products of middling size
+    bandwidth: float  # bytes/s
+    overhead: float  # seconds of a step of any size
+    compile: float  # seconds a program
+
+
+SPEEDS = {
+    "cpu": DeviceSpeed(products=1e11, bandwidth=2.5e10, overhead=3e-4, compile=2.5),
+    "gpu": DeviceSpeed(products=1e13, bandwidth=1e12, overhead=2e-4, compile=5.0),
+    "tpu": DeviceSpeed(products=3e13, bandwidth=1e12, overhead=1e-4, compile=5.0),
+}
+
+
+@functools.cache
+def step_flops(architecture: Architecture, batch_size: int, shape: tuple[int, ...]) -> int:
+    """Return the FLOPs of all matrix products and convolutions in one training step, a multiply-add counted as two.
+
+    Counted in the traced program, so that it holds for any module; for a network of matrices it is close to the
+    6 x parameters x examples of Kaplan et al. (2020, arXiv:2001.08361), less what the first layer need not pass back.
+    """
+    recipe = Recipe(architecture, "sgd", "constant", None, batch_size, 1)
+    lane = abstract_lane(recipe)
+    batch = Examples(
+        jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32), jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    )
+    traced = jax.make_jaxpr(functools.partial(train_step, recipe))(lane.settings, lane.learner, batch)
+    return _product_flops(traced.jaxpr)
+
+
+def _product_flops(program: core.Jaxpr) -> int:
+    """Add up the products of a program and of the programs inside it, a scan's body as often as it runs."""
+    total = 0
+    for equation in program.eqns:
+        name = equation.primitive.name
+        if name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+        elif name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            output_features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // output_features
+        repeats = equation.params.get("length", 1) if name == "scan" else 1
+        total += repeats * sum(_product_flops(inner) for inner in _inner_programs(equation.params))
+    return total
+
+
+def _inner_programs(params: dict) -> list[core.Jaxpr]:
+    found = []
+    for value in params.values():
+        for each in value if isinstance(value, tuple | list) else (value,):
+            inner = getattr(each, "jaxpr", each)
+            if isinstance(inner, core.Jaxpr):
+                found.append(inner)
+    return found
+
+
+def lane_bytes(recipe: Recipe) -> int:
+    """Return the bytes of one lane's state: parameters, optimizer state, the best parameters, and a gradient."""
+    lane = abstract_lane(recipe)
+    return _bytes(lane) + _bytes(lane.learner.params)
+
+
+def data_bytes(shape: tuple[int, ...], examples: int) -> int:
+    """Return the bytes of `examples` examples, inputs as float32 and labels as int32."""
+    return 4 * examples * (math.prod(shape) + 1)
+
+
+def lane_seconds(recipe: Recipe, shape: tuple[int, ...], *, speed: DeviceSpeed) -> float:
+    """Return the estimated seconds that one lane adds to a step: its products, and the traffic of its parameters."""
+    flops = step_flops(recipe.architecture, recipe.batch_size, shape)
+    traffic = PASSES * 4 * recipe.architecture.parameter_count
+    return flops / speed.products + traffic / speed.bandwidth
+
+
+def _bytes(tree: object) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,157 @@
+"""Many trials in one program: the only place where a trial is lifted over lanes."""
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+from scalejax.engine.step import (
+    Blocks,
+    Cursor,
+    Examples,
+    Measurement,
+    Recipe,
+    Settings,
+    TrialState,
+    evaluate,
+    start,
+    test,
+    train_chunk,
+)
+
+BLOCK = 1024  # examples that are evaluated at once
+
+SETTING_TYPES = {
+    "learning_rate": np.float32,
+    "weight_decay": np.float32,
+    "steps": np.int32,
+    "warmup_steps": np.int32,
+    "train_examples": np.uint32,
+    "subset_key": np.uint32,
+    "shuffle_key": np.uint32,
+}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class DeviceData:
+    """A data set on one device: the training pool, and validation and test in blocks."""
+
+    pool: Examples
+    validation: Blocks
+    test: Blocks
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Order:
+    """What one call shall do, lane by lane.
+
+    steps int32 [] for all lanes alike; cursor uint32 [lanes]; due bool [lanes] (evaluate); ending bool [lanes] (test).
+    """
+
+    steps: jax.Array
+    cursor: Cursor
+    due: jax.Array
+    ending: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Outcome:
+    """What one call saw: measurements [lanes], test loss and error [lanes], NaN where a lane did not end."""
+
+    measurement: Measurement
+    test_loss: jax.Array
+    test_error: jax.Array
+
+
+def advance(recipe: Recipe, lanes: TrialState, data: DeviceData, order: Order) -> tuple[TrialState, Outcome]:
+    """Take order.steps steps in every lane, evaluate where it is due, and test the best parameters of ending lanes.
+
+    Args:
+        recipe: the constants of the program.
+        lanes: states with a leading axis [lanes].
+        data: shared by all lanes.
+        order: as described there.
+    """
+
+    def train_one(state: TrialState, cursor: Cursor) -> TrialState:
+        return train_chunk(recipe, state, cursor, pool=data.pool, steps=order.steps)
+
+    def evaluate_one(state: TrialState, due: jax.Array) -> tuple[TrialState, Measurement]:
+        return evaluate(recipe, state, due, validation=data.validation)
+
+    def skip(lanes: TrialState, due: jax.Array) -> tuple[TrialState, Measurement]:
+        nothing = jnp.full(due.shape, jnp.nan, jnp.float32)
+        steps = jnp.zeros(due.shape, jnp.int32)
+        return lanes, Measurement(nothing, nothing, nothing, steps, lanes.learner.diverged_step)
+
+    def test_one(state_and_ending: tuple[TrialState, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        state, ending = state_and_ending
+        nothing = jnp.float32(jnp.nan)
+        return lax.cond(
+            ending, lambda one: test(recipe, one, blocks=data.test), lambda one: (nothing, nothing), state
+        )
+
+    lanes = jax.vmap(train_one)(lanes, order.cursor)
+    # The predicate is one scalar for all lanes: under vmap a condition of each lane's own would run both branches.
+    lanes, measurement = lax.cond(order.due.any(), jax.vmap(evaluate_one), skip, lanes, order.due)
+    # Lanes end one by one, and a test set is large enough to fill a device: one lane at a time, and only those.
+    test_loss, test_error = lax.map(test_one, (lanes, order.ending))
+    return lanes, Outcome(measurement, test_loss, test_error)
+
+
+def place(
+    recipe: Recipe, lanes: TrialState, slot: jax.Array, settings: Settings, weights: tuple[nnx.State, nnx.State]
+) -> TrialState:
+    """Write a new trial into a slot: the program goes on, nothing is compiled again."""
+    fresh = start(recipe, settings, weights)
+    return jax.tree.map(lambda all_lanes, one: all_lanes.at[slot].set(one), lanes, fresh)
+
+
+@functools.cache
+def advance_program(recipe: Recipe):
+    """Return `advance`, compiled once a recipe; the lanes given in are used up."""
+    return jax.jit(functools.partial(advance, recipe), donate_argnums=0)
+
+
+@functools.cache
+def place_program(recipe: Recipe):
+    """Return `place`, compiled once a recipe; the lanes given in are used up."""
+    return jax.jit(functools.partial(place, recipe), donate_argnums=0)
+
+
+def abstract_lane(recipe: Recipe) -> TrialState:
+    """Return the state of one lane as shapes."""
+    scalars = Settings(**{name: jax.ShapeDtypeStruct((), kind) for name, kind in SETTING_TYPES.items()})
+    return jax.eval_shape(functools.partial(start, recipe), scalars, recipe.architecture.abstract[1:])
+
+
+def empty(recipe: Recipe, lanes: int) -> TrialState:
+    """Return zeros [lanes, ...] in the shape of a program's state; every slot has to be written before it runs."""
+
+    def zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jnp.broadcast_to(jax.random.key(0), (lanes, *leaf.shape))
+        return np.zeros((lanes, *leaf.shape), leaf.dtype)
+
+    return jax.tree.map(zeros, abstract_lane(recipe))
+
+
+def blocks(inputs: np.ndarray, labels: np.ndarray) -> Blocks:
+    """Cut examples [n, ...] into blocks of equal size, the last one padded with weight 0."""
+    count = len(labels)
+    pieces = -(-count // BLOCK)
+    size = -(-count // pieces)
+    short = pieces * size - count
+    padded = np.concatenate([inputs, np.zeros((short, *inputs.shape[1:]), inputs.dtype)])
+    return Blocks(
+        padded.reshape(pieces, size, *inputs.shape[1:]),
+        np.concatenate([labels, np.zeros(short, labels.dtype)]).reshape(pieces, size),
+        np.concatenate([np.ones(count, np.float32), np.zeros(short, np.float32)]).reshape(pieces, size),
+    )

@@ -1,0 +1,173 @@
+"""Which trials share a program: buckets of sizes, and the number of lanes of each."""
+
+import functools
+import heapq
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from scalejax.engine.cost import DeviceSpeed, lane_bytes, lane_seconds, step_flops
+from scalejax.engine.padding import Probe, fits_into, structure
+from scalejax.engine.step import Recipe
+from scalejax.engine.trial import PlannedTrial
+from scalejax.models import Architecture
+
+MAX_LANES = 32  # beyond it a CPU gains nothing and its caches overflow
+CHUNK_SECONDS = 1.0  # a call aims to take no longer, so that progress shows and a stop is heard
+CHUNK_INDICES = 2**22  # batch rows computed in one call: 16 MB
+EXACT_MAKESPAN = 4000  # trials up to which the schedule is simulated rather than bounded
+
+Prober = Callable[[Architecture, Architecture, Recipe], Probe]
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Trials that share one compiled program.
+
+    Attributes:
+        recipe: the program's constants; its architecture is the largest of the bucket.
+        trials: longest horizon first, then in the order of the sweep.
+        lanes: slots of the program on each device.
+        seconds: the cost model's estimate of a step of all lanes.
+        makespan: steps that the program takes until its last trial ends, on each device.
+    """
+
+    recipe: Recipe
+    trials: tuple[PlannedTrial, ...]
+    lanes: int
+    seconds: float
+    makespan: int
+
+    @property
+    def architectures(self) -> list[Architecture]:
+        """The sizes in the bucket, in the order of their first trial."""
+        return list(dict.fromkeys(planned.architecture for planned in self.trials))
+
+
+@dataclass(frozen=True)
+class Packing:
+    """The buckets of a sweep, and in words which sizes could not share a program and why."""
+
+    buckets: tuple[Bucket, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What packing has to fit into."""
+
+    devices: int
+    state_bytes: float  # that all lanes of a program may take on one device
+    shape: tuple[int, ...]  # of one example
+    speed: DeviceSpeed
+
+
+def pack(trials: Sequence[PlannedTrial], *, limits: Limits, prober: Prober) -> Packing:
+    """Group trials into buckets that minimise the estimated wall time, compilation included.
+
+    Only sizes of one structure, batch size, optimizer, schedule and clipping can share a program. Among them, sorted
+    by parameters, the cheapest division into runs of neighbours is found by dynamic programming. A run of more than
+    one size is probed before it is used; where padding changes the numbers, every size keeps to itself.
+    """
+    buckets, notes = [], []
+    for group in _groups(trials):
+        sizes = sorted(group, key=lambda architecture: architecture.parameter_count)
+        divided = _divide(sizes, group, limits=limits)
+        reasons = [_refusal(bucket, prober) for bucket in divided]
+        if any(reasons):
+            notes.extend(reason for reason in reasons if reason)
+            divided = [_bucket(group[size], size, limits=limits) for size in sizes]
+        buckets.extend(divided)
+    return Packing(tuple(sorted(buckets, key=lambda one: -one.seconds * one.makespan)), tuple(notes))
+
+
+def _groups(trials: Sequence[PlannedTrial]) -> list[dict[Architecture, list[PlannedTrial]]]:
+    """Return, for each set of trials that may share programs at all, its trials by architecture."""
+    structures = functools.cache(structure)
+    groups: dict[tuple, dict[Architecture, list[PlannedTrial]]] = {}
+    for planned in trials:
+        trial = planned.trial
+        shared = (trial.batch_size, trial.optimizer, trial.schedule, trial.clip_norm)
+        group = groups.setdefault((structures(planned.architecture), planned.architecture.build, shared), {})
+        group.setdefault(planned.architecture, []).append(planned)
+    return list(groups.values())
+
+
+def _divide(
+    sizes: list[Architecture], group: dict[Architecture, list[PlannedTrial]], *, limits: Limits
+) -> list[Bucket]:
+    """Cut the sorted sizes into runs of least total cost: best[j] = min over i of best[i] + cost of sizes i..j-1."""
+    best: list[tuple[float, list[Bucket]]] = [(0.0, [])]
+    for end in range(1, len(sizes) + 1):
+        options = []
+        for begin in range(end):
+            run = sizes[begin:end]
+            if all(fits_into(size, run[-1]) for size in run[:-1]):
+                bucket = _bucket([planned for size in run for planned in group[size]], run[-1], limits=limits)
+                cost = best[begin][0] + limits.speed.compile + bucket.seconds * bucket.makespan
+                options.append((cost, [*best[begin][1], bucket]))
+        best.append(min(options, key=lambda option: option[0]))
+    return best[-1][1]
+
+
+def _bucket(trials: Sequence[PlannedTrial], largest: Architecture, *, limits: Limits) -> Bucket:
+    """Form a bucket, with the number of lanes that its horizons pack best into."""
+    first = trials[0].trial
+    recipe = Recipe(largest, first.optimizer, first.schedule, first.clip_norm, first.batch_size, 1)
+    each, overhead = lane_seconds(recipe, limits.shape, speed=limits.speed), limits.speed.overhead
+    most = min(MAX_LANES, len(trials), max(1, int(limits.state_bytes // lane_bytes(recipe))))
+    ordered = sorted(trials, key=lambda planned: -planned.trial.steps)
+    horizons = [planned.trial.steps for planned in ordered]
+
+    def cost(lanes: int) -> tuple[float, int]:
+        return (overhead + lanes * each) * makespan(horizons, lanes * limits.devices), -lanes
+
+    lanes = min(range(1, most + 1), key=cost)
+    seconds = overhead + lanes * each
+    longest_interval = max(planned.trial.evaluate_every for planned in trials)
+    chunk = min(longest_interval, CHUNK_SECONDS / seconds, CHUNK_INDICES / (lanes * recipe.batch_size))
+    recipe = replace(recipe, chunk=max(1, int(chunk)))
+    return Bucket(recipe, tuple(ordered), lanes, seconds, makespan(horizons, lanes * limits.devices))
+
+
+def makespan(horizons: Sequence[int], lanes: int) -> int:
+    """Return the steps until the last trial ends when free lanes always take the longest trial that is left.
+
+    Args:
+        horizons: steps of each trial, longest first.
+        lanes: lanes on all devices together.
+    """
+    if horizons[0] == horizons[-1]:
+        return math.ceil(len(horizons) / lanes) * horizons[0]
+    if len(horizons) > EXACT_MAKESPAN:
+        return max(horizons[0], math.ceil(sum(horizons) / lanes))
+    ends = [0] * lanes
+    for steps in horizons:
+        heapq.heapreplace(ends, ends[0] + steps)
+    return max(ends)
+
+
+def waste(buckets: Sequence[Bucket], shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return (useful FLOPs of all trials, FLOPs added by padding, FLOPs of lanes that idle at the end)."""
+    useful = padding = idle = 0
+    for bucket in buckets:
+        padded = step_flops(bucket.recipe.architecture, bucket.recipe.batch_size, shape)
+        for planned in bucket.trials:
+            own = step_flops(planned.architecture, bucket.recipe.batch_size, shape)
+            useful += own * planned.trial.steps
+            padding += (padded - own) * planned.trial.steps
+        busy = sum(planned.trial.steps for planned in bucket.trials)
+        idle += padded * max(0, bucket.makespan * bucket.lanes - busy)
+    return useful, padding, idle
+
+
+def _refusal(bucket: Bucket, prober: Prober) -> str:
+    """Say why the sizes of a bucket may not share its program; empty if they may."""
+    largest = bucket.recipe.architecture
+    for size in bucket.architectures:
+        if size != largest:
+            found = prober(size, largest, bucket.recipe)
+            if not found.packable:
+                name = getattr(largest.build, "__name__", "module")
+                return f"{name}: sizes are not packed together, because {found.reason}"
+    return ""

@@ -1,0 +1,137 @@
+"""Zero padding: a small model's arrays inside a larger model's shapes, and the probe that checks it changes nothing.
+
+Zero is a fixed point of gradient training: a unit whose arrays are all zero puts out zero, receives a zero gradient,
+and every optimizer here maps zero to zero. So models of different sizes share one program, without masks.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from scalejax.engine.step import Examples, Learner, Recipe, Settings, start, train_step
+from scalejax.models import Architecture
+
+PROBE_STEPS = 4
+PROBE_BATCH = 8
+PROBE_TOLERANCE = 1e-5  # relative; packed against solo over at most ten steps
+
+
+def weights(architecture: Architecture) -> tuple[nnx.State, nnx.State]:
+    """Return the abstract parameters and rest of an architecture."""
+    return architecture.abstract[1:]
+
+
+def structure(architecture: Architecture) -> tuple[object, ...]:
+    """Return what must be equal for two sizes to share a program: the tree, and each leaf's type and rank."""
+    leaves, tree = jax.tree.flatten(weights(architecture))
+    return (tree, *((str(leaf.dtype), len(leaf.shape)) for leaf in leaves))
+
+
+def fits_into(small: Architecture, large: Architecture) -> bool:
+    """Say whether every array of `small` fits into the corresponding array of `large`."""
+    if structure(small) != structure(large):
+        return False
+    pairs = zip(jax.tree.leaves(weights(small)), jax.tree.leaves(weights(large)), strict=True)
+    return all(
+        inner <= outer for one, other in pairs for inner, outer in zip(one.shape, other.shape, strict=True)
+    )
+
+
+def initial_weights(architecture: Architecture, key: int) -> tuple[nnx.State, nnx.State]:
+    """Return parameters and rest at the true size, on the host, drawn from 32 random bits.
+
+    One size at a time: compiled over lanes or at the padded size, initialisation would cost more than it saves.
+    """
+    return jax.device_get(_initialiser(architecture)(jnp.uint32(key)))
+
+
+@functools.cache
+def _initialiser(architecture: Architecture):
+    return jax.jit(lambda key: architecture.initialise(jax.random.key(key)))
+
+
+def pad(tree: nnx.State, like: nnx.State) -> nnx.State:
+    """Return `tree` with zeros appended to every axis until its arrays have the shapes of `like`."""
+
+    def one(array: jax.Array, target: jax.ShapeDtypeStruct) -> jax.Array:
+        if array.shape == target.shape:
+            return array  # also what cannot be padded, such as random keys
+        widths = [(0, want - have) for have, want in zip(array.shape, target.shape, strict=True)]
+        return np.pad(array, widths) if isinstance(array, np.ndarray) else jnp.pad(array, widths)
+
+    return jax.tree.map(one, tree, like)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the probe found: whether a size may be padded to another and, if not, why in words."""
+
+    packable: bool
+    reason: str
+
+
+def probe(small: Architecture, large: Architecture, *, recipe: Recipe, shape: tuple[int, ...]) -> Probe:
+    """Train `small` solo and padded to `large` side by side for a few steps and compare losses and parameters.
+
+    Args:
+        small: the size to pad.
+        large: the size to pad it to; `fits_into(small, large)` holds.
+        recipe: optimizer, schedule and clipping to probe with; its architecture is not used.
+        shape: of one example's inputs.
+    """
+    try:
+        solo, padded = jax.jit(_side_by_side, static_argnums=(0, 1, 2, 3))(small, large, recipe, shape)
+    except (TypeError, ValueError) as error:  # shapes that only the module itself knows to be wrong
+        return Probe(False, f"padded, the module fails: {str(error).splitlines()[0]}")
+    losses, params = (np.asarray(each[0]) for each in (solo, padded)), (each[1] for each in (solo, padded))
+    worst, where = _difference(*losses), "the loss"
+    for (path, one), other in zip(
+        jax.tree_util.tree_leaves_with_path(next(params)), jax.tree.leaves(next(params)), strict=True
+    ):
+        difference = _difference(np.asarray(one), np.asarray(other))
+        if difference > worst or not np.isfinite(difference):
+            worst, where = difference, jax.tree_util.keystr(path, simple=True, separator=".")
+    if worst <= PROBE_TOLERANCE:
+        return Probe(True, f"padded equals solo to {worst:.0e}")
+    return Probe(False, f"padded and solo differ by {worst:.1e} in {where} after {PROBE_STEPS} steps")
+
+
+def _difference(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the largest difference relative to the array's own scale."""
+    scale = max(float(np.abs(one).max(initial=0.0)), 1e-6)
+    return float(np.abs(one - other).max(initial=0.0)) / scale
+
+
+def _side_by_side(small: Architecture, large: Architecture, recipe: Recipe, shape: tuple[int, ...]):
+    """Return (losses [steps], final parameters padded to `large`) of the solo and of the padded run."""
+    initial, data, labels = jax.random.split(jax.random.key(0), 3)
+    batch = Examples(
+        jax.random.normal(data, (PROBE_STEPS, PROBE_BATCH, *shape)),
+        jax.random.randint(labels, (PROBE_STEPS, PROBE_BATCH), 0, 2),
+    )
+    settings = Settings(
+        learning_rate=jnp.float32(1e-2),
+        weight_decay=jnp.float32(1e-2),
+        steps=jnp.int32(PROBE_STEPS),
+        warmup_steps=jnp.int32(0),
+        train_examples=jnp.uint32(1),
+        subset_key=jnp.uint32(0),
+        shuffle_key=jnp.uint32(0),
+    )
+    own = small.initialise(initial)
+    results = []
+    for architecture in (small, large):
+        here = Recipe(architecture, recipe.optimizer, recipe.schedule, recipe.clip_norm, PROBE_BATCH, 1)
+        arrays = tuple(pad(one, like) for one, like in zip(own, weights(architecture), strict=True))
+
+        def step(learner: Learner, each: Examples, here: Recipe = here) -> tuple[Learner, jax.Array]:
+            after = train_step(here, settings, learner, each)
+            return after, after.loss_sum - learner.loss_sum
+
+        learner, losses = jax.lax.scan(step, start(here, settings, arrays).learner, batch)
+        results.append((losses, pad(learner.params, weights(large)[0])))
+    return results

@@ -1,0 +1,104 @@
+"""The plan of a sweep: its trials, programs and costs, before anything is trained."""
+
+import functools
+from dataclasses import dataclass
+
+import jax
+
+from scalejax.data import DataCard, describe
+from scalejax.engine.cost import SPEEDS, data_bytes, lane_bytes
+from scalejax.engine.packing import Bucket, Limits, Packing, pack, waste
+from scalejax.engine.padding import Probe, probe
+from scalejax.engine.step import Recipe
+from scalejax.engine.trial import PlannedTrial, expand
+from scalejax.models import FAMILIES, Architecture
+from scalejax.spec import Sweep, check_models
+
+STATE_SHARE = 0.25  # of a device's memory may be taken by the lanes of one program; activations need the rest
+DEFAULT_MEMORY = 16e9  # bytes of a device that does not say
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep will do.
+
+    Attributes:
+        sweep: the question.
+        card: its data set.
+        trials: in the order of the sweep file.
+        packing: the buckets, and why some sizes are apart.
+        devices: number of devices planned for.
+        useful_flops, padding_flops, idle_flops: of all trials, of zeros, of lanes without a trial.
+        state_bytes: of the largest program's lanes on one device.
+        data_bytes: of the data set on each device.
+    """
+
+    sweep: Sweep
+    card: DataCard
+    trials: tuple[PlannedTrial, ...]
+    packing: Packing
+    devices: int
+    useful_flops: int
+    padding_flops: int
+    idle_flops: int
+    state_bytes: int
+    data_bytes: int
+
+    @property
+    def waste(self) -> float:
+        """Share of all FLOPs that is spent on padding and on idle lanes."""
+        extra = self.padding_flops + self.idle_flops
+        return extra / (self.useful_flops + extra)
+
+
+def make_plan(sweep: Sweep, *, devices: int | None = None) -> Plan:
+    """Expand a sweep into trials and pack them.
+
+    Raises:
+        SweepError: the sweep asks for what its data or its families do not have.
+    """
+    check_models(sweep, FAMILIES)
+    card = describe(sweep.data)
+    trials = expand(sweep, card)
+    count = devices or len(jax.local_devices())
+    limits = Limits(
+        devices=count,
+        state_bytes=STATE_SHARE * _device_memory(),
+        shape=card.shape,
+        speed=SPEEDS.get(jax.default_backend(), SPEEDS["gpu"]),
+    )
+
+    @functools.cache
+    def prober(small: Architecture, large: Architecture, recipe: Recipe) -> Probe:
+        return probe(small, large, recipe=recipe, shape=card.shape)
+
+    packing = pack(trials, limits=limits, prober=prober)
+    useful, padding, idle = waste(packing.buckets, card.shape)
+    return Plan(
+        sweep=sweep,
+        card=card,
+        trials=tuple(trials),
+        packing=packing,
+        devices=count,
+        useful_flops=useful,
+        padding_flops=padding,
+        idle_flops=idle,
+        state_bytes=max(bucket.lanes * lane_bytes(bucket.recipe) for bucket in packing.buckets),
+        data_bytes=data_bytes(card.shape, card.examples + card.validation_examples + card.test_examples),
+    )
+
+
+def _device_memory() -> float:
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    return statistics.get("bytes_limit", DEFAULT_MEMORY)
+
+
+def bucket_name(bucket: Bucket) -> str:
+    """Return a bucket's sizes in words, for example "mlp width 8, 32"."""
+    first = bucket.trials[0].trial
+    names = [name for name, _ in first.knobs]
+    values = {name: sorted({dict(planned.trial.knobs)[name] for planned in bucket.trials}, key=str) for name in names}
+    for name in names:
+        if all(isinstance(value, int | float) for value in values[name]):
+            values[name].sort()
+    return " ".join([first.family, *(f"{name} {', '.join(map(str, each))}" for name, each in values.items())])

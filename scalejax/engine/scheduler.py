@@ -1,0 +1,146 @@
+"""The scheduler: keeps every lane of every device busy until no trial is left."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import jax
+from flax import nnx
+
+from scalejax.data import DataSet
+from scalejax.engine.lanes import DeviceData, blocks
+from scalejax.engine.pack import Finished, Pack
+from scalejax.engine.packing import Bucket
+from scalejax.engine.padding import initial_weights
+from scalejax.engine.step import Examples
+from scalejax.engine.trial import PlannedTrial
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a call of a program has brought: the trial steps taken in it, useful or not, and their time."""
+
+    bucket: Bucket
+    steps: dict[PlannedTrial, int]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Observer:
+    """Whom the scheduler tells; each is called by one thread at a time."""
+
+    started: Callable[[Sequence[PlannedTrial]], None]
+    finished: Callable[[Finished], None]
+    progressed: Callable[[Progress], None]
+
+
+class Scheduler:
+    """Hands the trials of the buckets out to the local devices, one worker thread a device."""
+
+    def __init__(self, buckets: Sequence[Bucket], *, data: DataSet, observer: Observer):
+        self._queues = [(bucket, deque(bucket.trials)) for bucket in buckets]
+        self._data = data
+        self._observer = observer
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._errors: list[BaseException] = []
+        self._weights: dict[tuple, tuple[nnx.State, nnx.State]] = {}
+
+    def run(self, devices: Sequence[jax.Device]) -> None:
+        """Train everything. Returns when all trials have ended.
+
+        Raises:
+            BaseException: what a worker raised outside a trial, once the others have stopped.
+        """
+        workers = [threading.Thread(target=self._work, args=(device,), daemon=True) for device in devices]
+        for worker in workers:
+            worker.start()
+        try:
+            for worker in workers:
+                while worker.is_alive():
+                    worker.join(timeout=0.2)  # so that the main thread hears an interrupt
+        finally:
+            self._stopping.set()
+            for worker in workers:
+                worker.join()
+        if self._errors:
+            raise self._errors[0]
+
+    def _work(self, device: jax.Device) -> None:
+        try:
+            data = _device_data(self._data, device)
+            while not self._stopping.is_set():
+                bucket, queue = self._fullest_queue()
+                if not queue:
+                    return
+                self._train(Pack(bucket, device=device, data=data), queue)
+        except BaseException as error:
+            self._errors.append(error)
+            self._stopping.set()
+
+    def _fullest_queue(self) -> tuple[Bucket, deque[PlannedTrial]]:
+        """Return the bucket with the most estimated work left."""
+        with self._lock:
+            return max(
+                self._queues,
+                key=lambda each: each[0].seconds / each[0].lanes * sum(planned.trial.steps for planned in each[1]),
+            )
+
+    def _train(self, pack: Pack, queue: deque[PlannedTrial]) -> None:
+        """Run one pack until its queue and its lanes are empty, refilling every lane that becomes free."""
+        try:
+            while not self._stopping.is_set():
+                self._refill(pack, queue)
+                if not pack.occupied:
+                    return
+                began = time.perf_counter()
+                steps, ended = pack.advance()
+                progress = Progress(pack.bucket, steps, time.perf_counter() - began)
+                with self._lock:
+                    self._observer.progressed(progress)
+                    for finished in ended:
+                        self._observer.finished(finished)
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+            # The device refused: these trials fail, the others may still fit.
+            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            with self._lock:
+                for finished in pack.abandon(reason):
+                    self._observer.finished(finished)
+
+    def _refill(self, pack: Pack, queue: deque[PlannedTrial]) -> None:
+        taken: list[tuple[int, PlannedTrial]] = []
+        with self._lock:
+            taken = list(zip(pack.free, _drain(queue), strict=False))
+            self._observer.started([planned for _, planned in taken])
+        for slot, planned in taken:
+            pack.place(slot, planned, self._initial(planned))
+        pack.fill_idle()
+
+    def _initial(self, planned: PlannedTrial) -> tuple[nnx.State, nnx.State]:
+        """Return a trial's initial weights at its true size, computed once for all trials that share them."""
+        key = planned.trial.key("initialise")
+        identity = (planned.architecture, key)
+        if identity not in self._weights:
+            weights = initial_weights(planned.architecture, key)
+            with self._lock:
+                self._weights[identity] = weights
+        return self._weights[identity]
+
+
+def _drain(queue: deque[PlannedTrial]) -> Iterator[PlannedTrial]:
+    while queue:
+        yield queue.popleft()
+
+
+def _device_data(data: DataSet, device: jax.Device) -> DeviceData:
+    """Put a data set on a device, once for all its programs."""
+    return jax.device_put(
+        DeviceData(
+            pool=Examples(data.train.inputs, data.train.labels),
+            validation=blocks(data.validation.inputs, data.validation.labels),
+            test=blocks(data.test.inputs, data.test.labels),
+        ),
+        device,
+    )

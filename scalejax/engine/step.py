@@ -1,0 +1,269 @@
+"""The training of ONE model as pure functions: batch, step, evaluation. `lanes.py` lifts it over many.
+
+Every array here belongs to a single trial, unbatched; whatever differs between trials is an array, never a constant.
+"""
+
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import lax
+
+from scalejax.data.shuffle import index_shuffle, mix
+from scalejax.models import Architecture
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Settings:
+    """What one trial is trained with; every field a scalar."""
+
+    learning_rate: jax.Array  # float32, the peak of the schedule
+    weight_decay: jax.Array  # float32, decoupled (Loshchilov & Hutter 2019), on matrices only
+    steps: jax.Array  # int32, the horizon
+    warmup_steps: jax.Array  # int32
+    train_examples: jax.Array  # uint32
+    subset_key: jax.Array  # uint32, orders the pool; the first train_examples are the trial's
+    shuffle_key: jax.Array  # uint32, orders the trial's own examples in every epoch
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Cursor:
+    """Where a chunk begins in the trial's stream of examples. Computed on the host, where integers do not overflow."""
+
+    epoch: jax.Array  # uint32
+    position: jax.Array  # uint32, below train_examples
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Learner:
+    """What a training step changes."""
+
+    params: nnx.State
+    rest: nnx.State  # state that is not trained: sizes, statistics
+    optimizer: optax.OptState
+    step: jax.Array  # int32, steps taken
+    loss_sum: jax.Array  # float32, of the training loss since the last evaluation
+    loss_count: jax.Array  # int32, steps since the last evaluation
+    diverged_step: jax.Array  # int32, the first step whose loss was not finite; 0 is none
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Best:
+    """The parameters with the lowest validation loss so far."""
+
+    loss: jax.Array  # float32
+    step: jax.Array  # int32
+    params: nnx.State
+    rest: nnx.State
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrialState:
+    """A trial on its way."""
+
+    settings: Settings
+    learner: Learner
+    best: Best
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Examples:
+    """Examples on a device: inputs float32 [n, ...], labels int32 [n]."""
+
+    inputs: jax.Array
+    labels: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Blocks:
+    """Examples in blocks of one size, so that evaluation needs bounded memory.
+
+    inputs float32 [blocks, size, ...], labels int32 [blocks, size], weight float32 [blocks, size]: 0 where padded.
+    """
+
+    inputs: jax.Array
+    labels: jax.Array
+    weight: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Measurement:
+    """What an evaluation saw; every field a scalar, not a number (NaN) where the trial was not evaluated."""
+
+    train_loss: jax.Array  # mean over the steps since the last evaluation
+    validation_loss: jax.Array
+    validation_error: jax.Array
+    best_step: jax.Array
+    diverged_step: jax.Array
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all trials of one program have in common: the constants of the compiled code."""
+
+    architecture: Architecture  # the padded one
+    optimizer: str
+    schedule: str
+    clip_norm: float | None
+    batch_size: int
+    chunk: int  # the most steps that one call takes
+
+
+def direction(recipe: Recipe) -> optax.GradientTransformation:
+    """Return the optimizer without its learning rate; each maps zero gradients of zero parameters to zero."""
+    kinds = {
+        "adamw": optax.scale_by_adam(),
+        "sgd": optax.identity(),
+        "momentum": optax.trace(decay=0.9),
+        "lion": optax.scale_by_lion(),
+    }
+    if recipe.clip_norm is None:
+        return kinds[recipe.optimizer]
+    return optax.chain(optax.clip_by_global_norm(recipe.clip_norm), kinds[recipe.optimizer])
+
+
+def learning_rate(settings: Settings, step: jax.Array, *, schedule: str) -> jax.Array:
+    """Return the learning rate of step number `step` (from 0): linear warm-up, then constant or half a cosine to 0."""
+    warmup = jnp.maximum(settings.warmup_steps, 1).astype(jnp.float32)
+    ramp = jnp.where(settings.warmup_steps > 0, jnp.minimum(1.0, (step + 1) / warmup), 1.0)
+    if schedule == "constant":
+        return settings.learning_rate * ramp
+    span = jnp.maximum(settings.steps - settings.warmup_steps, 1).astype(jnp.float32)
+    progress = jnp.clip((step - settings.warmup_steps) / span, 0.0, 1.0)
+    return settings.learning_rate * ramp * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+
+
+def start(recipe: Recipe, settings: Settings, weights: tuple[nnx.State, nnx.State]) -> TrialState:
+    """Return the state of a trial before its first step, from its (padded) parameters and rest."""
+    params, rest = weights
+    zero = jnp.zeros((), jnp.int32)
+    learner = Learner(
+        params=params,
+        rest=rest,
+        optimizer=direction(recipe).init(params),
+        step=zero,
+        loss_sum=jnp.zeros((), jnp.float32),
+        loss_count=zero,
+        diverged_step=zero,
+    )
+    return TrialState(settings, learner, Best(jnp.full((), jnp.inf, jnp.float32), zero, params, rest))
+
+
+def batch_indices(recipe: Recipe, settings: Settings, cursor: Cursor, pool: int) -> jax.Array:
+    """Return the rows of the pool for a chunk of batches, int32 [chunk, batch_size], drawn without replacement.
+
+    One vectorised call for all steps of the chunk: drawn inside the loop it would cost as much as a small step.
+    """
+    count = recipe.chunk * recipe.batch_size
+    offset = cursor.position + jnp.arange(count, dtype=jnp.uint32)
+    size = settings.train_examples
+    epoch_key = mix(settings.shuffle_key ^ mix(cursor.epoch + offset // size + 1))
+    own = index_shuffle(offset % size, size=size, key=epoch_key)
+    row = index_shuffle(own, size=jnp.uint32(pool), key=settings.subset_key)
+    return row.astype(jnp.int32).reshape(recipe.chunk, recipe.batch_size)
+
+
+def train_step(recipe: Recipe, settings: Settings, learner: Learner, batch: Examples) -> Learner:
+    """Take one step of gradient descent on the mean cross-entropy of one batch."""
+
+    def loss_of(params: nnx.State) -> tuple[jax.Array, nnx.State]:
+        logits, rest = recipe.architecture.forward(params, learner.rest, batch.inputs)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean(), rest
+
+    (loss, rest), gradient = jax.value_and_grad(loss_of, has_aux=True)(learner.params)
+    update, optimizer = direction(recipe).update(gradient, learner.optimizer, learner.params)
+    rate = learning_rate(settings, learner.step, schedule=recipe.schedule)
+
+    def moved(parameter: jax.Array, change: jax.Array, *, matrix: bool) -> jax.Array:
+        return parameter - rate * (change + settings.weight_decay * parameter if matrix else change)
+
+    params = jax.tree.map(lambda p, u: moved(p, u, matrix=p.ndim >= 2), learner.params, update)
+    step = learner.step + 1
+    first_bad = (learner.diverged_step == 0) & ~jnp.isfinite(loss)
+    return Learner(
+        params=params,
+        rest=rest,
+        optimizer=optimizer,
+        step=step,
+        loss_sum=learner.loss_sum + loss,
+        loss_count=learner.loss_count + 1,
+        diverged_step=jnp.where(first_bad, step, learner.diverged_step),
+    )
+
+
+def train_chunk(
+    recipe: Recipe, state: TrialState, cursor: Cursor, *, pool: Examples, steps: jax.Array
+) -> TrialState:
+    """Take `steps` (a traced integer, at most recipe.chunk) training steps from `cursor` on."""
+    rows = batch_indices(recipe, state.settings, cursor, pool.labels.shape[0])
+
+    def body(number: jax.Array, learner: Learner) -> Learner:
+        batch = jax.tree.map(lambda rows_of: rows_of.at[rows[number]].get(mode="promise_in_bounds"), pool)
+        return train_step(recipe, state.settings, learner, batch)
+
+    return replace(state, learner=lax.fori_loop(0, steps, body, state.learner))
+
+
+def loss_and_error(
+    architecture: Architecture, params: nnx.State, rest: nnx.State, *, blocks: Blocks
+) -> tuple[jax.Array, jax.Array]:
+    """Return the mean cross-entropy and the share of wrong answers over all blocks."""
+
+    def one(totals: jax.Array, block: Blocks) -> tuple[jax.Array, None]:
+        logits = architecture.predict(params, rest, block.inputs)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, block.labels)
+        wrong = (logits.argmax(-1) != block.labels).astype(jnp.float32)
+        # A padded example must not turn a finite sum into NaN through 0 * inf.
+        kept = block.weight > 0
+        return totals + jnp.stack([jnp.where(kept, loss, 0.0).sum(), jnp.where(kept, wrong, 0.0).sum()]), None
+
+    totals, _ = lax.scan(one, jnp.zeros(2, jnp.float32), blocks)
+    loss, error = totals / blocks.weight.sum()
+    return loss, error
+
+
+def evaluate(
+    recipe: Recipe, state: TrialState, due: jax.Array, *, validation: Blocks
+) -> tuple[TrialState, Measurement]:
+    """Measure a trial on the validation set and remember it if it is the best so far; nothing changes unless `due`."""
+    learner, best = state.learner, state.best
+    loss, error = loss_and_error(recipe.architecture, learner.params, learner.rest, blocks=validation)
+    better = due & (learner.diverged_step == 0) & (loss < best.loss)
+
+    def keep(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(better, new, old)
+
+    best = Best(
+        loss=keep(loss, best.loss),
+        step=keep(learner.step, best.step),
+        params=jax.tree.map(keep, learner.params, best.params),
+        rest=jax.tree.map(keep, learner.rest, best.rest),
+    )
+    measurement = Measurement(
+        train_loss=learner.loss_sum / learner.loss_count,
+        validation_loss=loss,
+        validation_error=error,
+        best_step=best.step,
+        diverged_step=learner.diverged_step,
+    )
+    cleared = replace(
+        learner,
+        loss_sum=jnp.where(due, 0.0, learner.loss_sum),
+        loss_count=jnp.where(due, 0, learner.loss_count),
+    )
+    return TrialState(state.settings, cleared, best), measurement
+
+
+def test(recipe: Recipe, state: TrialState, *, blocks: Blocks) -> tuple[jax.Array, jax.Array]:
+    """Return the test loss and test error of the best parameters."""
+    return loss_and_error(recipe.architecture, state.best.params, state.best.rest, blocks=blocks)

@@ -1,0 +1,136 @@
+"""Trials: what a sweep asks for, each known by a hash of everything that determines its result."""
+
+import hashlib
+import itertools
+import json
+import math
+from dataclasses import asdict, dataclass
+
+from scalejax.data import DataCard
+from scalejax.models import FAMILIES
+from scalejax.models.architecture import Architecture, architecture, fingerprint
+from scalejax.spec import DataSpec, Knob, ModelGrid, Sweep, TrainSpec
+
+# Raise it when a change to the training step or to a family changes results: old rows are then never mixed with new.
+RESULTS_VERSION = 1
+EVALUATIONS = 20  # of a trial, where the sweep does not say how often
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One model size, number of training examples, set of hyperparameters and seed."""
+
+    family: str
+    knobs: tuple[tuple[str, Knob], ...]  # ascending by name
+    train_examples: int
+    seed: int
+    learning_rate: float
+    weight_decay: float
+    batch_size: int
+    optimizer: str
+    schedule: str
+    clip_norm: float | None
+    steps: int  # the horizon
+    warmup_steps: int
+    evaluate_every: int  # steps
+    patience: int | None  # evaluations
+    data: str  # fingerprint of the data set
+    builder: str | None  # fingerprint of a user's own builder
+
+    @property
+    def trial_id(self) -> str:
+        """Sixteen hexadecimal digits of a hash of the content."""
+        content = json.dumps([RESULTS_VERSION, asdict(self)], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def key(self, purpose: str) -> int:
+        """Return the 32 random bits that this trial uses for one purpose: "initialise", "subset" or "shuffle".
+
+        They hang on the data and the seed alone, so trials that differ in size, learning rate or number of examples
+        are compared on common random numbers, and never on the lane that a trial happens to run in.
+        """
+        content = f"{RESULTS_VERSION} {self.data} {self.seed} {purpose}"
+        return int.from_bytes(hashlib.sha256(content.encode()).digest()[:4], "big")
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """A trial with the architecture that it trains."""
+
+    trial: Trial
+    trial_id: str
+    architecture: Architecture
+
+
+def expand(sweep: Sweep, card: DataCard) -> list[PlannedTrial]:
+    """Return the trials of a sweep in the order of its file: models, examples, hyperparameters, seeds."""
+    planned = []
+    for grid in sweep.models:
+        for family, knobs, built, builder in _sizes(grid, card):
+            for trial in _trials_of_size(sweep, card, (family, knobs, builder)):
+                planned.append(PlannedTrial(trial, trial.trial_id, built))
+    return planned
+
+
+def training_sizes(data: DataSpec, card: DataCard) -> list[int]:
+    """Return the numbers of training examples that a sweep asks for, as numbers, in the order of the file."""
+    if data.train_examples is not None:
+        return list(data.train_examples)
+    sizes = [max(1, round(fraction * card.examples)) for fraction in data.fractions or ()]
+    return list(dict.fromkeys(sizes))
+
+
+def horizon(train: TrainSpec, train_examples: int, batch_size: int) -> tuple[int, int]:
+    """Return a trial's number of steps and its steps between evaluations.
+
+    Steps that follow from epochs are rounded up to whole evaluation intervals (never beyond max_steps), and an
+    interval that is not given is a power of two: lanes of different horizons then evaluate at common steps.
+    """
+    if train.steps is not None:
+        return train.steps, train.evaluate_every or math.ceil(train.steps / EVALUATIONS)
+    steps = math.ceil((train.epochs or 1) * train_examples / batch_size)
+    ceiling = train.max_steps or max(steps, train.min_steps or 1) * 2
+    steps = min(max(steps, train.min_steps or 1), ceiling)
+    interval = train.evaluate_every or 2 ** max(0, round(math.log2(steps / EVALUATIONS)))
+    return min(math.ceil(steps / interval) * interval, ceiling), interval
+
+
+def _sizes(grid: ModelGrid, card: DataCard):
+    """Yield (family name, knobs, architecture, builder fingerprint) for every size of one grid."""
+    own = callable(grid.family)
+    build = grid.family if own else FAMILIES[grid.family]
+    name = getattr(build, "__name__", type(build).__name__) if own else grid.family
+    names = sorted(grid.knobs)
+    # Products in the order of the file, knobs stored by name: the identity must not hang on the order of the keys.
+    for values in itertools.product(*grid.knobs.values()):
+        chosen = dict(zip(grid.knobs, values, strict=True))
+        knobs = tuple((knob, chosen[knob]) for knob in names)
+        built = architecture(build, chosen, inputs=math.prod(card.shape), classes=card.classes)
+        yield name, knobs, built, fingerprint(build) if own else None
+
+
+def _trials_of_size(sweep: Sweep, card: DataCard, size: tuple[str, tuple[tuple[str, Knob], ...], str | None]):
+    """Yield every trial of one model size."""
+    train, (family, knobs, builder) = sweep.train, size
+    sizes = training_sizes(sweep.data, card)
+    grid = itertools.product(sizes, train.batch_size, train.learning_rate, train.weight_decay, sweep.seeds)
+    for train_examples, batch_size, learning_rate, weight_decay, seed in grid:
+        steps, interval = horizon(train, train_examples, batch_size)
+        yield Trial(
+            family=family,
+            knobs=knobs,
+            train_examples=train_examples,
+            seed=seed,
+            learning_rate=float(learning_rate),
+            weight_decay=float(weight_decay),
+            batch_size=batch_size,
+            optimizer=train.optimizer,
+            schedule=train.schedule,
+            clip_norm=train.clip_norm,
+            steps=steps,
+            warmup_steps=math.ceil(train.warmup_fraction * steps),
+            evaluate_every=interval,
+            patience=train.patience,
+            data=card.fingerprint,
+            builder=builder,
+        )

@@ -1,0 +1,87 @@
+"""One size of one family, seen as pure functions of its arrays."""
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from scalejax.errors import SweepError
+
+Build = Callable[..., nnx.Module]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A builder with every argument but `rngs` filled in, for example an MLP of width 32 on 40 inputs.
+
+    `arguments` are the knobs of the family, and `inputs` and `classes` where the builder asks for them.
+    """
+
+    build: Build
+    arguments: tuple[tuple[str, Any], ...]
+
+    def module(self, key: jax.Array) -> nnx.Module:
+        """Build the module with parameters drawn from `key`."""
+        return self.build(**dict(self.arguments), rngs=nnx.Rngs(key))
+
+    def initialise(self, key: jax.Array) -> tuple[nnx.State, nnx.State]:
+        """Return the trainable parameters and the rest of the state (sizes, statistics) at the true size."""
+        _, params, rest = nnx.split(self.module(key), nnx.Param, ...)
+        return params, rest
+
+    @functools.cached_property
+    def abstract(self) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+        """The graph definition, and parameters and rest as shapes; nothing is computed."""
+        module = nnx.eval_shape(lambda: self.module(jax.random.key(0)))
+        graph, params, rest = nnx.split(module, nnx.Param, ...)
+        return graph, params, rest
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of trainable parameters at the true size."""
+        return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.abstract[1]))
+
+    def forward(self, params: nnx.State, rest: nnx.State, inputs: jax.Array) -> tuple[jax.Array, nnx.State]:
+        """Map inputs [batch, ...] to logits [batch, classes] in training mode; also return the rest, updated."""
+        module = nnx.merge(self.abstract[0], params, rest)
+        module.train()
+        logits = module(inputs)
+        return logits, nnx.split(module, nnx.Param, ...)[2]
+
+    def predict(self, params: nnx.State, rest: nnx.State, inputs: jax.Array) -> jax.Array:
+        """Map inputs [batch, ...] to logits [batch, classes] in evaluation mode."""
+        module = nnx.merge(self.abstract[0], params, rest)
+        module.eval()
+        return module(inputs)
+
+
+def architecture(build: Build, knobs: Mapping[str, Any], *, inputs: int, classes: int) -> Architecture:
+    """Fill in a builder's knobs, and the data's `inputs` and `classes` where its signature names them."""
+    offered = {"inputs": inputs, "classes": classes}
+    # A Flax class hides its signature behind its metaclass; its __init__ tells it.
+    signature = inspect.signature(build.__init__ if inspect.isclass(build) else build)
+    asked = [name for name in signature.parameters if name in offered]
+    return Architecture(build, (*((name, offered[name]) for name in asked), *sorted(knobs.items())))
+
+
+def fingerprint(build: Build) -> str:
+    """Return a digest of a builder's source: a builder that was edited makes other trials.
+
+    Raises:
+        SweepError: the source cannot be read (a builder typed into an interactive prompt).
+    """
+    try:
+        source = inspect.getsource(build)
+    except (OSError, TypeError) as error:
+        name = getattr(build, "__qualname__", repr(build))
+        raise SweepError(
+            f"the source of the model builder {name} cannot be read, so its trials have no identity; "
+            "define it in a file or a notebook cell"
+        ) from error
+    return hashlib.sha256(source.encode()).hexdigest()[:16]

@@ -1,0 +1,15 @@
+"""Logistic regression: the traditional algorithm that flattens out."""
+
+import jax
+from flax import nnx
+
+
+class Logistic(nnx.Module):
+    """Multinomial logistic regression on the flattened inputs."""
+
+    def __init__(self, *, inputs: int, classes: int, rngs: nnx.Rngs):
+        self.output = nnx.Linear(inputs, classes, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map inputs [batch, ...] to logits [batch, classes]."""
+        return self.output(x.reshape(x.shape[0], -1))

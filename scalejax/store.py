@@ -1,0 +1,228 @@
+"""The ledger of a run: every trial and every measurement, in one SQLite file.
+
+One process writes it (several threads, one lock); any other may read it at the same time. A finished trial and its
+measurements are written in one transaction: a trial is there whole or not at all.
+"""
+
+import json
+import math
+import sqlite3
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scalejax.errors import SweepError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA_VERSION = 1
+STATUSES = ("pending", "running", "done", "diverged", "failed")
+FINAL = ("done", "diverged")  # never trained again; failed trials are
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """What is known of a trial before it runs. `knobs` are its size knobs by name; `position` its place in the sweep."""
+
+    trial_id: str
+    family: str
+    knobs: Mapping[str, Any]
+    params: int
+    train_examples: int
+    fraction: float
+    seed: int
+    learning_rate: float
+    weight_decay: float
+    batch_size: int
+    steps: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """What is known of a trial after it has run. Losses and error are those of its best step by validation loss."""
+
+    trial_id: str
+    status: str
+    reason: str
+    steps_taken: int
+    train_loss: float | None
+    validation_loss: float | None
+    test_loss: float | None
+    test_error: float | None
+    best_step: int | None
+    seconds: float
+    mode: str
+    device: str
+    versions: str
+
+
+@dataclass(frozen=True)
+class MeasurementRow:
+    """One evaluation along a trial's training."""
+
+    trial_id: str
+    step: int
+    examples_seen: int
+    train_loss: float
+    validation_loss: float
+    validation_error: float
+
+
+_RESULT_COLUMNS = [field.name for field in fields(ResultRow) if field.name != "trial_id"]
+_TABLES = f"""
+CREATE TABLE IF NOT EXISTS trials (
+    trial_id TEXT PRIMARY KEY,
+    position INTEGER,  -- in the sweep as it stands; NULL for a trial that an earlier form of the sweep asked for
+    family TEXT NOT NULL, knobs TEXT NOT NULL, params INTEGER NOT NULL,
+    train_examples INTEGER NOT NULL, fraction REAL NOT NULL, seed INTEGER NOT NULL,
+    learning_rate REAL NOT NULL, weight_decay REAL NOT NULL, batch_size INTEGER NOT NULL,
+    steps INTEGER NOT NULL, flops INTEGER NOT NULL,
+    status TEXT NOT NULL DEFAULT 'pending' CHECK (status IN {STATUSES}), reason TEXT NOT NULL DEFAULT '',
+    train_loss REAL, validation_loss REAL, test_loss REAL, test_error REAL, best_step INTEGER, seconds REAL,
+    steps_taken INTEGER, mode TEXT, device TEXT, versions TEXT
+);
+CREATE TABLE IF NOT EXISTS measurements (
+    trial_id TEXT NOT NULL REFERENCES trials, step INTEGER NOT NULL, examples_seen INTEGER NOT NULL,
+    train_loss REAL, validation_loss REAL, validation_error REAL,
+    PRIMARY KEY (trial_id, step)
+) WITHOUT ROWID;
+"""
+
+
+class Store:
+    """The open ledger of one run directory. Use it as a context manager."""
+
+    def __init__(self, path: Path, *, write: bool):
+        """Open the ledger at `path`.
+
+        Args:
+            path: the SQLite file; made if it is not there and `write` is set.
+            write: whether this process writes; at most one may.
+
+        Raises:
+            SweepError: there is no ledger to read, or it is of another version, or no ledger at all.
+        """
+        if not write and not path.is_file():
+            raise SweepError(f"{path}: there are no results here; give the directory of a run, or start one with `scalejax run`")
+        self._lock = threading.Lock()
+        try:
+            self._connection = sqlite3.connect(
+                path if write else f"{path.absolute().as_uri()}?mode=ro", uri=not write, check_same_thread=False, timeout=30
+            )
+            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, SCHEMA_VERSION):
+                raise SweepError(
+                    f"{path}: written by another version of scalejax (schema {version}, this one reads {SCHEMA_VERSION}); "
+                    "use that version, or another directory"
+                )
+            if write:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                self._connection.executescript(_TABLES)
+                self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                self._connection.commit()
+        except sqlite3.DatabaseError as error:
+            raise SweepError(f"{path}: not a readable ledger of results ({error}); move it away or give another directory") from error
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def plan(self, trials: Sequence[TrialRow]) -> None:
+        """Make `trials` the sweep: add the new ones as pending, keep the rows of all others but leave them out.
+
+        What was running when an earlier process ended, or has failed, is pending again.
+        """
+        with self._lock, self._connection as transaction:
+            transaction.execute("UPDATE trials SET position = NULL")
+            transaction.execute("UPDATE trials SET status = 'pending', reason = '' WHERE status IN ('running', 'failed')")
+            transaction.executemany(
+                "INSERT INTO trials (position, trial_id, family, knobs, params, train_examples, fraction, seed, "
+                "learning_rate, weight_decay, batch_size, steps, flops) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?) "
+                # Not part of what a trial is: its place, and its share of a pool that the sweep may name differently.
+                "ON CONFLICT (trial_id) DO UPDATE SET position = excluded.position, fraction = excluded.fraction",
+                [
+                    (
+                        position, row.trial_id, row.family, json.dumps(dict(row.knobs)), row.params, row.train_examples,
+                        row.fraction, row.seed, row.learning_rate, row.weight_decay, row.batch_size, row.steps, row.flops,
+                    )
+                    for position, row in enumerate(trials)
+                ],
+            )  # fmt: skip
+
+    def finished(self) -> set[str]:
+        """Return the ids of the trials that need not be trained again."""
+        with self._lock:
+            rows = self._connection.execute(f"SELECT trial_id FROM trials WHERE status IN {FINAL}").fetchall()
+        return {trial_id for (trial_id,) in rows}
+
+    def start(self, trial_ids: Sequence[str]) -> None:
+        """Mark trials as running."""
+        with self._lock, self._connection as transaction:
+            transaction.executemany("UPDATE trials SET status = 'running' WHERE trial_id = ?", [(one,) for one in trial_ids])
+
+    def finish(self, result: ResultRow, measurements: Sequence[MeasurementRow]) -> None:
+        """Write a trial's result and its measurements, all or nothing."""
+        values = [_finite(getattr(result, name)) for name in _RESULT_COLUMNS]
+        assignments = ", ".join(f"{name} = ?" for name in _RESULT_COLUMNS)
+        with self._lock, self._connection as transaction:
+            transaction.execute(f"UPDATE trials SET {assignments} WHERE trial_id = ?", (*values, result.trial_id))
+            transaction.execute("DELETE FROM measurements WHERE trial_id = ?", (result.trial_id,))
+            transaction.executemany(
+                "INSERT INTO measurements VALUES (?,?,?,?,?,?)",
+                [tuple(_finite(getattr(row, each.name)) for each in fields(MeasurementRow)) for row in measurements],
+            )
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of trials of the sweep in each status."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT status, COUNT(*) FROM trials WHERE position IS NOT NULL GROUP BY status"
+            ).fetchall()
+        return {status: dict(rows).get(status, 0) for status in STATUSES}
+
+    def results(self) -> "pd.DataFrame":
+        """Return the trial table of the sweep, one row a trial in the order of its file.
+
+        Columns: trial_id, family, one a size knob, params, train_examples, fraction, seed, learning_rate,
+        weight_decay, batch_size, steps, flops, status, reason, train_loss, validation_loss, test_loss, test_error,
+        best_step, seconds, then steps_taken, mode, device and versions. What is not known is missing (NaN).
+        """
+        import pandas as pd
+
+        with self._lock:
+            table = pd.read_sql_query("SELECT * FROM trials WHERE position IS NOT NULL ORDER BY position", self._connection)
+        knobs = [json.loads(text) for text in table.pop("knobs")]
+        names = list(dict.fromkeys(name for each in knobs for name in each))
+        for name in reversed(names):
+            values = pd.Series([each.get(name) for each in knobs], dtype=object).infer_objects()
+            table.insert(table.columns.get_loc("params"), name, values)
+        numbers = ["train_loss", "validation_loss", "test_loss", "test_error", "seconds"]
+        whole = ["best_step", "steps_taken"]
+        return table.drop(columns="position").astype({name: "float64" for name in numbers} | {name: "Int64" for name in whole})
+
+    def measurements(self) -> "pd.DataFrame":
+        """Return the measurements along training of the sweep's trials, in the order of its file, then by step."""
+        import pandas as pd
+
+        query = (
+            "SELECT m.* FROM measurements m JOIN trials t USING (trial_id) "
+            "WHERE t.position IS NOT NULL ORDER BY t.position, m.step"
+        )
+        with self._lock:
+            table = pd.read_sql_query(query, self._connection)
+        return table.astype({name: "float64" for name in ("train_loss", "validation_loss", "validation_error")})
+
+
+def _finite(value: Any) -> Any:
+    """Return None for a number that is not finite: SQLite has no NaN, and infinities must not enter a mean."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,299 @@
+import io
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from scalejax.analysis import learning_curves, notes, order_at_smallest, trends, tuned
+from scalejax.report.table import curve_table, summary_lines
+
+SIZES = (20, 60, 200, 600, 2000, 6000, 20000)
+
+
+def make_row(**changes):
+    row = {"trial_id": "", "family": "mlp", "width": 32.0, "depth": 2.0, "params": 1000, "train_examples": 20}
+    row |= {"fraction": 0.1, "seed": 0, "learning_rate": 1e-3, "weight_decay": 0.0, "batch_size": 64, "steps": 100}
+    row |= {"flops": 1.0, "status": "done", "reason": "", "train_loss": 0.1, "validation_loss": 0.5, "test_loss": 0.5}
+    row |= {"test_error": 0.2, "best_step": 9, "seconds": 1.0} | changes
+    if row["status"] != "done":
+        row |= dict.fromkeys(("train_loss", "validation_loss", "test_loss", "test_error"), math.nan)
+    name = [
+        str(row[key]) for key in ("family", "width", "train_examples", "seed", "learning_rate", "batch_size", "steps")
+    ]
+    return row | {"trial_id": "/".join(name)}
+
+
+def make_rows(changes):
+    return pd.DataFrame([make_row(**change) for change in changes])
+
+
+def power_rows(exponents, *, sizes=SIZES, seeds=3, noise=0.0, floor=0.0, scale=0.9):
+    """Plant error = floor + scale (n/20)^-c for each width, with relative noise over seeds."""
+    generator = np.random.default_rng(0)
+    changes = []
+    for width, exponent in exponents.items():
+        for n in sizes:
+            for seed in range(seeds):
+                error = (floor + scale * (n / 20) ** -exponent) * math.exp(noise * generator.standard_normal())
+                change = {"width": float(width), "params": 40 * width, "train_examples": n, "seed": seed}
+                changes.append(change | {"test_error": error, "validation_loss": 2 * error})
+    return make_rows(changes)
+
+
+def test_tuned_picks_by_validation_never_by_test():
+    rows = make_rows(
+        {"learning_rate": rate, "validation_loss": loss, "test_error": error, "seed": seed}
+        for rate, loss, error in ((1e-4, 0.9, 0.01), (1e-3, 0.3, 0.30), (1e-2, 0.8, 0.02))
+        for seed in range(2)
+    )
+    result = tuned(rows)
+    assert result["learning_rate"].tolist() == [1e-3, 1e-3]
+    assert result["seed"].tolist() == [0, 1]
+    assert result["edge"].tolist() == ["", ""]
+    assert tuned(result)["learning_rate"].tolist() == [1e-3, 1e-3]
+
+
+def test_tuned_includes_weight_decay_and_batch_size():
+    rows = make_rows(
+        {"weight_decay": decay, "batch_size": batch, "validation_loss": 1 + abs(decay - 0.1) + abs(batch - 32)}
+        for decay in (0.0, 0.1)
+        for batch in (16, 32)
+    )
+    assert tuned(rows)[["weight_decay", "batch_size"]].to_numpy().tolist() == [[0.1, 32]]
+
+
+@pytest.mark.parametrize("status", ["diverged", "failed"])
+def test_a_setting_does_not_win_because_its_bad_seeds_diverged(status):
+    rows = make_rows(
+        [{"learning_rate": 1e-3, "seed": seed, "validation_loss": 0.5} for seed in range(3)]
+        + [{"learning_rate": 1e-2, "seed": 0, "validation_loss": 0.1}]
+        + [{"learning_rate": 1e-2, "seed": seed, "status": status} for seed in (1, 2)]
+    )
+    result = tuned(rows)
+    assert result["learning_rate"].tolist() == [1e-3] * 3
+    assert result["diverged"].tolist() == [0] * 3
+    assert result["excluded_elsewhere"].tolist() == [2] * 3
+
+
+def test_a_setting_with_fewer_seeds_in_the_table_does_not_win():
+    rows = make_rows(
+        [{"learning_rate": 1e-3, "seed": seed, "validation_loss": 0.5} for seed in range(3)]
+        + [{"learning_rate": 1e-2, "seed": 0, "validation_loss": 0.1}]
+    )
+    assert set(tuned(rows)["learning_rate"]) == {1e-3}
+
+
+def test_ties_go_to_the_smaller_learning_rate():
+    rows = make_rows({"learning_rate": rate} for rate in (1e-2, 1e-3, 3e-3))
+    assert tuned(rows)["learning_rate"].tolist() == [1e-3]
+
+
+@pytest.mark.parametrize(
+    ("grid", "best", "edge"),
+    [
+        ((1e-3,), 1e-3, ""),
+        ((1e-3, 1e-2), 1e-3, "lowest"),
+        ((1e-3, 1e-2), 1e-2, "highest"),
+        ((1e-4, 1e-3, 1e-2), 1e-3, ""),
+        ((1e-4, 1e-3, 1e-2), 1e-2, "highest"),
+    ],
+)
+def test_edge_of_the_grid(grid, best, edge):
+    rows = make_rows({"learning_rate": rate, "validation_loss": 0.1 if rate == best else 0.5} for rate in grid)
+    assert tuned(rows)["edge"].tolist() == [edge]
+    text = " ".join(notes(learning_curves(rows)))
+    assert ("edge" in text) == bool(edge)
+    assert ("two values" in text) == (len(grid) == 2)
+
+
+def test_a_diverged_rate_above_the_best_still_counts_as_part_of_the_grid():
+    rows = make_rows([{"learning_rate": 1e-4, "validation_loss": 0.9}, {"learning_rate": 1e-3},
+                      {"learning_rate": 1e-2, "status": "diverged"}])  # fmt: skip
+    assert tuned(rows)["edge"].tolist() == [""]
+
+
+def test_excluded_rows_never_enter_a_mean_and_are_counted():
+    rows = make_rows(
+        {"seed": seed, "test_error": 0.2 + 0.2 * seed, "status": status}
+        for seed, status in enumerate(("done", "done", "diverged", "pending", "failed"))
+    )
+    # Even a number left behind by a diverged trial does not count, nor a done one without a finite measurement.
+    rows.loc[2, ["validation_loss", "test_error"]] = 0.0
+    rows = pd.concat([rows, make_rows([{"seed": 5, "validation_loss": math.inf, "test_error": 0.0}])])
+    curve = learning_curves(rows).iloc[0]
+    assert curve["value"] == pytest.approx(0.3)
+    assert (curve["seeds"], curve["diverged"], curve["pending"]) == (2, 3, 1)
+    text = " ".join(notes(learning_curves(rows)))
+    assert "3 diverged or failed trials" in text
+    assert "Not yet run at the chosen settings: 1 trial." in text
+
+
+def test_a_cell_in_which_everything_diverged_stays_visible():
+    rows = make_rows([{"seed": seed} for seed in range(2)]
+                     + [{"seed": seed, "train_examples": 60, "status": "diverged"} for seed in range(2)])  # fmt: skip
+    assert tuned(rows)["train_examples"].tolist() == [20, 20]
+    curves = learning_curves(rows)
+    assert curves["seeds"].tolist() == [2, 0]
+    assert math.isnan(curves["value"][1])
+    assert curves["diverged"].tolist() == [0, 2]
+    assert "No trial counts in 1 point" in " ".join(notes(curves))
+
+
+def test_band_is_the_range_below_five_seeds_and_an_interval_of_the_mean_from_five():
+    errors = (0.20, 0.22, 0.24, 0.26, 0.33)
+    few = learning_curves(make_rows({"seed": k, "test_error": e} for k, e in enumerate(errors[:4]))).iloc[0]
+    assert (few["low"], few["high"]) == (0.20, 0.26)
+    many = learning_curves(make_rows({"seed": k, "test_error": e} for k, e in enumerate(errors))).iloc[0]
+    assert many["value"] == pytest.approx(0.25)
+    assert many["standard_error"] == pytest.approx(0.0223607, rel=1e-5)  # sd 0.05 over the square root of 5
+    assert many["high"] - many["value"] == pytest.approx(2.776445 * 0.0223607, rel=1e-5)  # Student's t, 4 degrees
+    assert "95 % interval" in many["band"]
+
+
+def test_models_are_labelled_by_the_knobs_that_vary_and_ordered_by_params():
+    rows = make_rows(
+        [{"width": width, "params": width * 10} for width in (128.0, 8.0)]
+        + [{"family": "logistic", "width": math.nan, "depth": math.nan, "params": 410}]
+    )
+    curves = learning_curves(rows)
+    assert curves["model"].tolist() == ["mlp width 8", "logistic", "mlp width 128"]
+    both = make_rows(
+        {"width": width, "depth": depth, "params": width * depth} for width in (8, 16) for depth in (1.0, 3.0)
+    )
+    assert learning_curves(both)["model"].tolist()[-1] == "mlp width 16, depth 3"
+    assert learning_curves(make_rows([{}]))["model"].tolist() == ["mlp"]
+
+
+def test_other_metrics_and_rows_without_a_learning_rate():
+    rows = make_rows([{"learning_rate": math.nan, "test_loss": 1.5, "test_error": math.nan}])
+    curves = learning_curves(rows, "test_loss")
+    assert curves[["value", "edge", "metric"]].to_numpy().tolist() == [[1.5, "", "test_loss"]]
+    assert "loss 1.5" in trends(curves)["sentence"][0]
+
+
+def test_the_same_trial_twice_counts_once_and_two_budgets_are_refused():
+    rows = make_rows({"seed": seed} for seed in range(2))
+    assert learning_curves(pd.concat([rows, rows]))["seeds"].tolist() == [2]
+    longer = make_rows([{"steps": 200}])
+    with pytest.raises(ValueError, match="they differ in steps: keep one"):
+        tuned(pd.concat([rows, longer]))
+
+
+@pytest.mark.parametrize("function", [tuned, learning_curves, trends, order_at_smallest])
+def test_an_empty_table_is_refused_in_a_sentence(function):
+    full = make_rows([{}])
+    table = full if function in (tuned, learning_curves) else learning_curves(full)
+    with pytest.raises(ValueError, match="has no rows: run the sweep first"):
+        function(table.head(0))
+
+
+def test_nothing_finished_and_missing_columns_are_refused_in_sentences():
+    with pytest.raises(ValueError, match="found: 1 diverged, 1 pending"):
+        learning_curves(make_rows([{"status": "diverged"}, {"status": "pending", "seed": 1}]))
+    with pytest.raises(ValueError, match="lacks validation_loss"):
+        tuned(make_rows([{}]).drop(columns="validation_loss"))
+
+
+def test_planted_exponents_are_recovered():
+    result = trends(learning_curves(power_rows({8: 0.1, 64: 0.3, 256: 0.5})))
+    assert result["exponent"].to_numpy() == pytest.approx([0.1, 0.3, 0.5], rel=1e-6)
+    assert result["verdict"].tolist() == ["still falling"] * 3
+    assert result["points"].tolist() == [3] * 3
+    sentence = result["sentence"][1]
+    assert sentence.startswith("mlp width 64 still falls at 20,000 examples")
+    assert "by about 50 % (0.11 now)" in sentence  # 10^-0.3 = 0.501; 0.9 * 1000^-0.3 = 0.113
+
+
+def test_the_exponents_standard_error_covers_it():
+    """Over 200 noisy sweeps the 2-standard-error interval holds the planted exponent about 93 times in 100 (t, 6)."""
+    generator = np.random.default_rng(1)
+    hits = 0
+    for _ in range(200):
+        seeds = 0.5 * (np.array(SIZES[-3:]) / 2000) ** -0.2 * np.exp(0.05 * generator.standard_normal((3, 3)))
+        curves = pd.DataFrame({"model": "m", "params": 1, "train_examples": SIZES[-3:], "value": seeds.mean(0),
+                               "standard_error": seeds.std(0, ddof=1) / math.sqrt(3), "seeds": 3})  # fmt: skip
+        trend = trends(curves).iloc[0]
+        hits += abs(trend["exponent"] - 0.2) < 2 * trend["standard_error"]
+    assert 0.86 <= hits / 200 <= 0.97
+
+
+def test_a_flat_curve_has_flattened_and_a_noisy_one_is_unclear():
+    flat = trends(learning_curves(power_rows({8: 1.0}, floor=0.5, noise=0.003))).iloc[0]
+    assert flat["verdict"] == "flattened"
+    assert "has flattened at 20,000 examples" in flat["sentence"]
+    rising = trends(learning_curves(power_rows({8: -0.05}, scale=0.2))).iloc[0]
+    assert rising["verdict"] == "flattened"
+    assert "did not fall" in rising["sentence"]
+    noisy = trends(learning_curves(power_rows({8: 0.05}, noise=0.2))).iloc[0]
+    assert noisy["verdict"] == "unclear"
+
+
+@pytest.mark.parametrize(("exponent", "verdict"), [(0.005, "flattened"), (0.03, "unclear"), (0.2, "still falling")])
+def test_one_seed_is_judged_by_size_alone_and_says_so(exponent, verdict):
+    trend = trends(learning_curves(power_rows({8: exponent}, seeds=1))).iloc[0]
+    assert trend["verdict"] == verdict
+    assert math.isnan(trend["standard_error"])
+    assert "one seed, spread unknown" in trend["sentence"]
+
+
+def test_one_size_zero_error_and_gaps_are_said_in_words():
+    single = trends(learning_curves(power_rows({8: 0.3}, sizes=(20,)))).iloc[0]
+    assert (single["verdict"], single["at"]) == ("unclear", 20)
+    assert "one point shows no trend" in single["sentence"]
+    rows = power_rows({8: 0.3})
+    rows.loc[rows["train_examples"] == 20000, "test_error"] = 0.0
+    assert "only a larger test set" in trends(learning_curves(rows))["sentence"][0]
+    rows = power_rows({8: 0.3, 16: 0.3})
+    rows.loc[(rows["train_examples"] == 20000) & (rows["width"] == 8), "status"] = "diverged"
+    result = trends(learning_curves(rows))
+    assert result["at"].tolist() == [6000, 20000]
+    assert result["exponent"].to_numpy() == pytest.approx([0.3, 0.3])
+
+
+def test_sizes_more_than_a_decade_apart_still_give_two_points():
+    result = trends(learning_curves(power_rows({8: 0.3}, sizes=(20, 2000)))).iloc[0]
+    assert result["points"] == 2
+    assert result["exponent"] == pytest.approx(0.3)
+
+
+def test_order_at_the_smallest_size():
+    def at_smallest(*errors, seeds=3):
+        return order_at_smallest(learning_curves(make_rows(
+            {"width": 2.0**k, "params": k, "seed": seed, "test_error": error + 0.01 * seed}
+            for k, error in enumerate(errors) for seed in range(seeds))))  # fmt: skip
+
+    assert "the best is clear: mlp width 2 has the lowest error" in at_smallest(0.5, 0.2)
+    assert "the bands of both models overlap" in at_smallest(0.5, 0.51)
+    partly = at_smallest(0.5, 0.51, 0.8)
+    assert "partly clear" in partly
+    assert "only the band of mlp width 2 reach" in partly
+    assert "single seed" in at_smallest(0.5, 0.2, seeds=1)
+    assert "one model only" in at_smallest(0.5)
+
+
+def test_table_and_summary():
+    bad = {"width": 1.0, "params": 40, "learning_rate": 1e-2, "status": "diverged"}
+    diverged = make_rows(bad | {"train_examples": n, "seed": seed} for n in SIZES for seed in range(3))
+    rows = pd.concat([power_rows({width: 0.1 + 0.01 * width for width in range(1, 13)}), diverged])
+    curves = learning_curves(rows)
+    result = trends(curves)
+    stream = io.StringIO()
+    Console(file=stream, width=140).print(curve_table(curves, result))
+    text = stream.getvalue()
+    assert text.count("still falling") == 12
+    assert text.count("0.900*") == 1
+    assert text.count("0.900 ") == 11
+    assert "* Best learning rate at an edge of its grid in 7 points" in text
+    assert "21 trials (diverged, failed or not run)" in text
+    lines = summary_lines(curves, result)
+    assert len(lines) == 13
+    assert lines[0].startswith("At 20 examples the order is unclear")
+
+
+def test_a_table_of_many_sizes_shows_seven():
+    curves = learning_curves(power_rows({8: 0.3}, sizes=tuple(range(10, 30))))
+    table = curve_table(curves, trends(curves))
+    assert [column.header for column in table.columns][1:-1] == ["10", "13", "16", "20", "23", "26", "29"]
+    assert "7 of 20 sizes shown" in str(table.caption)
