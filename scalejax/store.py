@@ -4,6 +4,7 @@ One process writes it (several threads, one lock); any other may read it at the 
 measurements are written in one transaction: a trial is there whole or not at all.
 """
 
+import contextlib
 import json
 import math
 import sqlite3
@@ -25,7 +26,7 @@ FINAL = ("done", "diverged")  # never trained again; failed trials are
 
 @dataclass(frozen=True)
 class TrialRow:
-    """What is known of a trial before it runs. `knobs` are its size knobs by name; `position` its place in the sweep."""
+    """What is known of a trial before it runs; `knobs` are its size knobs by name."""
 
     trial_id: str
     family: str
@@ -107,25 +108,38 @@ class Store:
             SweepError: there is no ledger to read, or it is of another version, or no ledger at all.
         """
         if not write and not path.is_file():
-            raise SweepError(f"{path}: there are no results here; give the directory of a run, or start one with `scalejax run`")
-        self._lock = threading.Lock()
-        try:
-            self._connection = sqlite3.connect(
-                path if write else f"{path.absolute().as_uri()}?mode=ro", uri=not write, check_same_thread=False, timeout=30
+            raise SweepError(
+                f"{path}: there are no results here; give the directory of a run, or start one with `scalejax run`"
             )
-            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, SCHEMA_VERSION):
-                raise SweepError(
-                    f"{path}: written by another version of scalejax (schema {version}, this one reads {SCHEMA_VERSION}); "
-                    "use that version, or another directory"
-                )
-            if write:
-                self._connection.execute("PRAGMA journal_mode = WAL")
-                self._connection.executescript(_TABLES)
-                self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-                self._connection.commit()
-        except sqlite3.DatabaseError as error:
-            raise SweepError(f"{path}: not a readable ledger of results ({error}); move it away or give another directory") from error
+        self._lock = threading.Lock()
+        self._writes = write
+        address = path if write else f"{path.absolute().as_uri()}?mode=ro"
+        with contextlib.ExitStack() as failing:
+            try:
+                self._connection = sqlite3.connect(address, uri=not write, check_same_thread=False, timeout=30)
+                failing.callback(self._connection.close)
+                self._settle(path)
+            except sqlite3.DatabaseError as error:
+                says = f"not a readable ledger of results ({error}); move it away or give another directory"
+                raise SweepError(f"{path}: {says}") from error
+            failing.pop_all()
+
+    def _settle(self, path: Path) -> None:
+        """Refuse what is no ledger of ours; make the tables of a new one, whole or not at all."""
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        new = version == 0 and self._connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None
+        if new and not self._writes:
+            raise SweepError(f"{path}: there are no results here yet; `scalejax run` on the same directory goes on")
+        if not new and version != SCHEMA_VERSION:
+            raise SweepError(
+                f"{path}: written by another program or version of scalejax (schema {version}, this one reads "
+                f"{SCHEMA_VERSION}); use that version, or another directory"
+            )
+        if self._writes:
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA foreign_keys = ON")
+        if new:
+            self._connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
     def __enter__(self) -> "Store":
         return self
@@ -134,7 +148,11 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file. A writer leaves one file, which can be copied, and read where nothing can be written."""
+        if self._writes:
+            with contextlib.suppress(sqlite3.OperationalError):  # somebody reads: then the journal stays beside it
+                self._connection.execute("PRAGMA busy_timeout = 0")
+                self._connection.execute("PRAGMA journal_mode = DELETE")
         self._connection.close()
 
     def plan(self, trials: Sequence[TrialRow]) -> None:
@@ -144,7 +162,9 @@ class Store:
         """
         with self._lock, self._connection as transaction:
             transaction.execute("UPDATE trials SET position = NULL")
-            transaction.execute("UPDATE trials SET status = 'pending', reason = '' WHERE status IN ('running', 'failed')")
+            transaction.execute(
+                "UPDATE trials SET status = 'pending', reason = '' WHERE status IN ('running', 'failed')"
+            )
             transaction.executemany(
                 "INSERT INTO trials (position, trial_id, family, knobs, params, train_examples, fraction, seed, "
                 "learning_rate, weight_decay, batch_size, steps, flops) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?) "
@@ -153,7 +173,8 @@ class Store:
                 [
                     (
                         position, row.trial_id, row.family, json.dumps(dict(row.knobs)), row.params, row.train_examples,
-                        row.fraction, row.seed, row.learning_rate, row.weight_decay, row.batch_size, row.steps, row.flops,
+                        row.fraction, row.seed, row.learning_rate, row.weight_decay, row.batch_size, row.steps,
+                        row.flops,
                     )
                     for position, row in enumerate(trials)
                 ],
@@ -168,7 +189,9 @@ class Store:
     def start(self, trial_ids: Sequence[str]) -> None:
         """Mark trials as running."""
         with self._lock, self._connection as transaction:
-            transaction.executemany("UPDATE trials SET status = 'running' WHERE trial_id = ?", [(one,) for one in trial_ids])
+            transaction.executemany(
+                "UPDATE trials SET status = 'running' WHERE trial_id = ?", [(one,) for one in trial_ids]
+            )
 
     def finish(self, result: ResultRow, measurements: Sequence[MeasurementRow]) -> None:
         """Write a trial's result and its measurements, all or nothing."""
@@ -200,15 +223,17 @@ class Store:
         import pandas as pd
 
         with self._lock:
-            table = pd.read_sql_query("SELECT * FROM trials WHERE position IS NOT NULL ORDER BY position", self._connection)
+            table = pd.read_sql_query(
+                "SELECT * FROM trials WHERE position IS NOT NULL ORDER BY position", self._connection
+            )
         knobs = [json.loads(text) for text in table.pop("knobs")]
         names = list(dict.fromkeys(name for each in knobs for name in each))
-        for name in reversed(names):
+        for place, name in enumerate(names, start=table.columns.tolist().index("params")):
             values = pd.Series([each.get(name) for each in knobs], dtype=object).infer_objects()
-            table.insert(table.columns.get_loc("params"), name, values)
-        numbers = ["train_loss", "validation_loss", "test_loss", "test_error", "seconds"]
-        whole = ["best_step", "steps_taken"]
-        return table.drop(columns="position").astype({name: "float64" for name in numbers} | {name: "Int64" for name in whole})
+            table.insert(place, name, values)
+        numbers = ("train_loss", "validation_loss", "test_loss", "test_error", "seconds")
+        types = dict.fromkeys(numbers, "float64") | dict.fromkeys(("best_step", "steps_taken"), "Int64")
+        return table.drop(columns="position").astype(types)
 
     def measurements(self) -> "pd.DataFrame":
         """Return the measurements along training of the sweep's trials, in the order of its file, then by step."""
@@ -220,7 +245,7 @@ class Store:
         )
         with self._lock:
             table = pd.read_sql_query(query, self._connection)
-        return table.astype({name: "float64" for name in ("train_loss", "validation_loss", "validation_error")})
+        return table.astype(dict.fromkeys(("train_loss", "validation_loss", "validation_error"), "float64"))
 
 
 def _finite(value: Any) -> Any:

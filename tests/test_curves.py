@@ -136,7 +136,7 @@ def test_a_cell_in_which_everything_diverged_stays_visible():
     assert tuned(rows)["train_examples"].tolist() == [20, 20]
     curves = learning_curves(rows)
     assert curves["seeds"].tolist() == [2, 0]
-    assert math.isnan(curves["value"][1])
+    assert np.isnan(curves["value"].to_numpy()[1])
     assert curves["diverged"].tolist() == [0, 2]
     assert "No trial counts in 1 point" in " ".join(notes(curves))
 
@@ -201,7 +201,7 @@ def test_planted_exponents_are_recovered():
     assert result["exponent"].to_numpy() == pytest.approx([0.1, 0.3, 0.5], rel=1e-6)
     assert result["verdict"].tolist() == ["still falling"] * 3
     assert result["points"].tolist() == [3] * 3
-    sentence = result["sentence"][1]
+    sentence = str(result["sentence"][1])
     assert sentence.startswith("mlp width 64 still falls at 20,000 examples")
     assert "by about 50 % (0.11 now)" in sentence  # 10^-0.3 = 0.501; 0.9 * 1000^-0.3 = 0.113
 
@@ -265,10 +265,13 @@ def test_order_at_the_smallest_size():
             for k, error in enumerate(errors) for seed in range(seeds))))  # fmt: skip
 
     assert "the best is clear: mlp width 2 has the lowest error" in at_smallest(0.5, 0.2)
-    assert "the bands of both models overlap" in at_smallest(0.5, 0.51)
+    assert "the two models cannot be told apart" in at_smallest(0.5, 0.51)
     partly = at_smallest(0.5, 0.51, 0.8)
     assert "partly clear" in partly
-    assert "only the band of mlp width 2 reach" in partly
+    assert "mlp width 2 cannot be told from it" in partly
+    # Five comparisons ask for more than one does: the same gap is clear alone and not among six models.
+    assert "is clear" in at_smallest(0.5, 0.53)
+    assert "cannot be told" in at_smallest(0.5, 0.53, 0.53, 0.53, 0.53, 0.53)
     assert "single seed" in at_smallest(0.5, 0.2, seeds=1)
     assert "one model only" in at_smallest(0.5)
 
@@ -289,7 +292,7 @@ def test_table_and_summary():
     assert "21 trials (diverged, failed or not run)" in text
     lines = summary_lines(curves, result)
     assert len(lines) == 13
-    assert lines[0].startswith("At 20 examples the order is unclear")
+    assert lines[0].startswith("At 20 examples the 12 models cannot be told apart")
 
 
 def test_a_table_of_many_sizes_shows_seven():

@@ -1,4 +1,5 @@
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -146,6 +147,22 @@ def test_saving_writes_both_files_and_the_same_bytes_each_time(tmp_path):
     for other in (again, anew):
         assert [path.read_bytes() for path in other] == [path.read_bytes() for path in first]
     assert sorted(path.name for path in first[0].parent.iterdir()) == ["curves.png", "curves.svg"]
+
+
+def test_a_failed_save_leaves_the_old_figure_and_no_scraps(tmp_path, monkeypatch):
+    figure = plot_learning_curves(make_curves(1)).figure
+    paths = save_figure(figure, tmp_path, "curves")
+    before = [path.read_bytes() for path in paths]
+
+    def fail_half_way(_, path, **_options):
+        Path(path).write_bytes(b"half a figure")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Figure, "savefig", fail_half_way)
+    with pytest.raises(OSError, match="disk full"):
+        save_figure(figure, tmp_path, "curves")
+    assert [path.read_bytes() for path in paths] == before
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
 
 
 def test_spread_keeps_what_fits_and_parts_what_meets():

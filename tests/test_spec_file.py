@@ -102,6 +102,7 @@ BAD_FILES: list[tuple[str, str, str]] = [  # replaced in GOOD; by; line and sent
     ("[data]", "[data]\n'a.\"b' = 1", "line 5, [data] a.\"b: unknown key; expected one of source,"),
     ("[data]", "[data]\nexamples = 100", "line 7, [data] train_examples: expected at most examples = 100, found 200"),
     ("[data]", '[data]\n"\\n" = 1', "line 4, [data] '\\n': unknown key; expected one of source,"),
+    ('source = "mnist1d"', 'source = """\\\nseed = 1"""\nseed = -1', "line 7, [data] seed: expected a whole number"),
     ("[data]", "[data]\n'' = 1", "line 5, [data] '': unknown key; expected one of source,"),
     ("[data]", "[data]\nself = 1", "line 5, [data] self: unknown key; expected one of source,"),
     ('family = "mlp"\n', "", "line 10, [[models]] index 1 family: needed but missing; expected the name of a family"),

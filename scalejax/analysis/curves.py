@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from scalejax.analysis.tuning import Cell, cells_of, known, listing, require, short, tuned
 
@@ -102,7 +102,10 @@ def trends(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def order_at_smallest(curves: pd.DataFrame) -> str:
-    """Say in one sentence whether the models can be told apart at the smallest training set: do their bands overlap?
+    """Say in one sentence whether the models can be told apart at the smallest training set.
+
+    Each model is compared with the best one by Welch's t-test on the means over seeds, at 5 % over all comparisons
+    (Bonferroni): the range of a few seeds is no interval, and the best of several models is best partly by luck.
 
     Args:
         curves: as returned by `learning_curves`.
@@ -110,7 +113,7 @@ def order_at_smallest(curves: pd.DataFrame) -> str:
     Raises:
         ValueError: the table has no rows, lacks a column or holds no value.
     """
-    require(curves, ["model", "train_examples", "value", "low", "high", "seeds"])
+    require(curves, ["model", "train_examples", "value", "standard_error", "seeds"])
     measured = [point for point in curves.to_dict("records") if math.isfinite(point["value"])]
     if not measured:
         raise ValueError("The curves hold no value: every trial is unfinished or diverged; finish the sweep first.")
@@ -125,14 +128,24 @@ def order_at_smallest(curves: pd.DataFrame) -> str:
     lowest = f"{best['model']} has the lowest {noun} ({short(best['value'])})"
     if min(point["seeds"] for point in there) < 2:
         return f"{where} the order is unclear: {lowest}, but with a single seed the spread is unknown."
-    rivals = [point["model"] for point in others if point["low"] <= best["high"]]
+    level = (1 - CONFIDENCE) / len(others)
+    rivals = [point["model"] for point in others if _difference_p(best, point) >= level]
     if len(rivals) == len(others):
-        them = "both models overlap" if len(there) == 2 else f"all {len(there)} models overlap with that of the best"
-        return f"{where} the order is unclear: the bands of {them}; {lowest}."
+        them = "the two models" if len(there) == 2 else f"the {len(there)} models"
+        return f"{where} {them} cannot be told apart: {lowest}, within the spread of the seeds."
     if rivals:
-        near = f"{'band of' if len(rivals) == 1 else 'bands of'} {listing(rivals)}"
-        return f"{where} the order is partly clear: {lowest}; among the others only the {near} reach it."
-    return f"{where} the best is clear: {lowest}, and no other model's band overlaps with its own."
+        return f"{where} the order is partly clear: {lowest}, but {listing(rivals)} cannot be told from it."
+    return f"{where} the best is clear: {lowest}, and every other model is worse beyond the spread of the seeds."
+
+
+def _difference_p(one: dict[Hashable, Any], other: dict[Hashable, Any]) -> float:
+    """Return the two-sided p of Welch's t-test (1947) that two points have the same mean."""
+    parts = [(point["standard_error"] ** 2, point["seeds"] - 1) for point in (one, other)]
+    variance = sum(part for part, _ in parts)
+    if variance == 0:
+        return float(one["value"] == other["value"])
+    freedom = variance**2 / sum(part**2 / seeds for part, seeds in parts)
+    return 2 * float(stdtr(freedom, -abs(one["value"] - other["value"]) / math.sqrt(variance)))
 
 
 def notes(curves: pd.DataFrame) -> list[str]:

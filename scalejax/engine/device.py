@@ -1,6 +1,8 @@
 """The devices of this machine and what they are called in a result's row."""
 
+import contextlib
 import importlib.metadata
+import os
 
 import jax
 
@@ -9,7 +11,30 @@ from scalejax.cache import cache_directory
 MODE = "vmap"  # how lanes run side by side
 
 
-def keep_programs() -> None:
+MOST_CPU_DEVICES = 8  # each holds the data set once
+
+
+def prepare() -> None:
+    """Set JAX up for sweeps: compiled programs are kept, and a CPU is one device a core. Call it before JAX is used."""
+    _keep_programs()
+    _divide_cpu()
+
+
+def _divide_cpu() -> None:
+    """Make each core a device of its own: a program on one core each beats one program on all of them.
+
+    Measured on two cores, against one device with two threads: 1.9x at width 32, 1.6x at 256, 1.1x at 512. Nothing is
+    changed where the user has chosen a number of devices, or where JAX is in use already.
+    """
+    chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if chosen or jax.config.jax_num_cpu_devices > 0:
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(RuntimeError):  # the backend runs already; its devices are used as they are
+        jax.config.update("jax_num_cpu_devices", min(cores, MOST_CPU_DEVICES))
+
+
+def _keep_programs() -> None:
     """Keep compiled programs between processes, in a folder for each version of the compiler.
 
     The threshold is zero: JAX's own of one second would keep none of the small programs.

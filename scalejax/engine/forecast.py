@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 
 import jax
@@ -83,9 +84,31 @@ def _bucket_seconds(bucket: Bucket, timing: Timing, plan: Plan) -> float:
 
 
 def _time(bucket: Bucket, card: DataCard) -> Timing:
-    """Run a bucket's own program on random numbers of the right shapes; what it compiles, the run will find again."""
-    # One evaluation and one test come first; a step must not be timed on numbers that overflow or vanish.
-    pack = Pack(bucket, device=jax.local_devices()[0], data=_random_data(card))
+    """Run a bucket's own program on numbers of the right shapes, on all devices at once, as the sweep will.
+
+    What it compiles, the run will find again.
+    """
+    devices = jax.local_devices()
+    with ThreadPoolExecutor(len(devices)) as threads:
+        packs = list(threads.map(lambda device: _pack(bucket, device, card), devices))
+
+        def seconds(steps: int, *, due: list[int], ending: list[int]) -> float:
+            began = time.perf_counter()
+            list(threads.map(lambda pack: pack.call(steps, due=due, ending=ending), packs))
+            return time.perf_counter() - began
+
+        guess = max(seconds(1, due=[], ending=[]), 1e-5)
+        steps = int(np.clip(TIMED_SECONDS / guess, 1, bucket.recipe.chunk))
+        return Timing(
+            step=float(np.median([seconds(steps, due=[], ending=[]) for _ in range(REPETITIONS)])) / steps,
+            evaluation=seconds(0, due=[0], ending=[]),
+            test=seconds(0, due=[], ending=[0]),
+        )
+
+
+def _pack(bucket: Bucket, device: jax.Device, card: DataCard) -> Pack:
+    """Return a pack that has run once; its rate is so low that no number overflows or vanishes while it is timed."""
+    pack = Pack(bucket, device=device, data=_sample_data(card, device))
     generator = np.random.default_rng(0)
     trial = replace(bucket.trials[0].trial, learning_rate=1e-6, train_examples=card.examples)
     weights = jax.tree.map(
@@ -94,22 +117,10 @@ def _time(bucket: Bucket, card: DataCard) -> Timing:
     for number in pack.free:
         pack.place(number, replace(bucket.trials[0], trial=trial), weights)
     pack.call(1, due=[], ending=[])
-    guess = max(_seconds(pack, 1), 1e-5)
-    steps = int(np.clip(TIMED_SECONDS / guess, 1, bucket.recipe.chunk))
-    return Timing(
-        step=float(np.median([_seconds(pack, steps) for _ in range(REPETITIONS)])) / steps,
-        evaluation=_seconds(pack, 0, evaluate=True),
-        test=_seconds(pack, 0, test=True),
-    )
+    return pack
 
 
-def _seconds(pack: Pack, steps: int, *, evaluate: bool = False, test: bool = False) -> float:
-    began = time.perf_counter()
-    pack.call(steps, due=[0] if evaluate else [], ending=[0] if test else [])
-    return time.perf_counter() - began
-
-
-def _random_data(card: DataCard) -> DeviceData:
+def _sample_data(card: DataCard, device: jax.Device) -> DeviceData:
     def examples(count: int) -> tuple[np.ndarray, np.ndarray]:
         return np.full((count, *card.shape), 0.5, np.float32), np.zeros(count, np.int32)
 
@@ -119,12 +130,20 @@ def _random_data(card: DataCard) -> DeviceData:
             validation=blocks(*examples(card.validation_examples)),
             test=blocks(*examples(card.test_examples)),
         ),
-        jax.local_devices()[0],
+        device,
     )
 
 
 def _path(bucket: Bucket, card: DataCard):
-    content = [repr(bucket.recipe), bucket.lanes, repr(replace(card, fingerprint="")), MODE, device_kind(), versions()]
+    content = [
+        repr(bucket.recipe),
+        bucket.lanes,
+        repr(replace(card, fingerprint="")),
+        MODE,
+        device_kind(),
+        len(jax.local_devices()),
+        versions(),
+    ]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
     return cache_directory("calibrations") / f"{digest}.json"
 

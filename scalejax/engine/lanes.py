@@ -1,6 +1,7 @@
 """Many trials in one program: the only place where a trial is lifted over lanes."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -17,10 +18,11 @@ from scalejax.engine.step import (
     Recipe,
     Settings,
     TrialState,
-    evaluate,
+    remember,
     start,
     test,
     train_chunk,
+    validate,
 )
 
 BLOCK = 1024  # examples that are evaluated at once
@@ -83,27 +85,23 @@ def advance(recipe: Recipe, lanes: TrialState, data: DeviceData, order: Order) -
     def train_one(state: TrialState, cursor: Cursor) -> TrialState:
         return train_chunk(recipe, state, cursor, pool=data.pool, steps=order.steps)
 
-    def evaluate_one(state: TrialState, due: jax.Array) -> tuple[TrialState, Measurement]:
-        return evaluate(recipe, state, due, validation=data.validation)
-
-    def skip(lanes: TrialState, due: jax.Array) -> tuple[TrialState, Measurement]:
-        nothing = jnp.full(due.shape, jnp.nan, jnp.float32)
-        steps = jnp.zeros(due.shape, jnp.int32)
-        return lanes, Measurement(nothing, nothing, nothing, steps, lanes.learner.diverged_step)
-
-    def test_one(state_and_ending: tuple[TrialState, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        state, ending = state_and_ending
-        nothing = jnp.float32(jnp.nan)
-        return lax.cond(
-            ending, lambda one: test(recipe, one, blocks=data.test), lambda one: (nothing, nothing), state
-        )
-
     lanes = jax.vmap(train_one)(lanes, order.cursor)
-    # The predicate is one scalar for all lanes: under vmap a condition of each lane's own would run both branches.
-    lanes, measurement = lax.cond(order.due.any(), jax.vmap(evaluate_one), skip, lanes, order.due)
-    # Lanes end one by one, and a test set is large enough to fill a device: one lane at a time, and only those.
-    test_loss, test_error = lax.map(test_one, (lanes, order.ending))
+    validated = _where(order.due, lanes, lambda state: validate(recipe, state, blocks=data.validation))
+    lanes, measurement = jax.vmap(remember)(lanes, order.due, validated)
+    test_loss, test_error = _where(order.ending, lanes, lambda state: test(recipe, state, blocks=data.test))
     return lanes, Outcome(measurement, test_loss, test_error)
+
+
+def _where(
+    wanted: jax.Array, lanes: TrialState, measure: Callable[[TrialState], tuple[jax.Array, jax.Array]]
+) -> tuple[jax.Array, jax.Array]:
+    """Measure the lanes that are wanted, one after the other; NaN for the rest.
+
+    Under vmap every lane would be measured whenever one is, and how many lanes there are would change the last bit of
+    a mean. A block of examples is work enough for a device.
+    """
+    nothing = (jnp.float32(jnp.nan), jnp.float32(jnp.nan))
+    return lax.map(lambda each: lax.cond(each[0], measure, lambda _: nothing, each[1]), (wanted, lanes))
 
 
 def place(

@@ -77,7 +77,7 @@ class Pack:
         self._slots: list[Slot | None] = [None] * bucket.lanes
         self._blank = set(range(bucket.lanes))  # lanes that were never written
         self._example: tuple | None = None  # what an idle lane is filled with
-        self._lanes = jax.device_put(empty(bucket.recipe, bucket.lanes), device)
+        self.lanes = jax.device_put(empty(bucket.recipe, bucket.lanes), device)
 
     @property
     def free(self) -> list[int]:
@@ -142,7 +142,7 @@ class Pack:
         recipe = self.bucket.recipe
         like = recipe.architecture.abstract[1:]
         padded = tuple(pad(one, shapes) for one, shapes in zip(weights, like, strict=True))
-        self._lanes = place_program(recipe)(self._lanes, np.int32(number), _settings(planned), padded)
+        self.lanes = place_program(recipe)(self.lanes, np.int32(number), settings_of(planned), padded)
         self._blank.discard(number)
 
     def call(self, steps: int, *, due: Sequence[int], ending: Sequence[int]) -> Outcome:
@@ -158,7 +158,7 @@ class Pack:
             due=np.array([number in due for number in lanes]),
             ending=np.array([number in ending for number in lanes]),
         )
-        self._lanes, outcome = advance_program(self.bucket.recipe)(self._lanes, self._data, order)
+        self.lanes, outcome = advance_program(self.bucket.recipe)(self.lanes, self._data, order)
         return jax.device_get(outcome)
 
     @staticmethod
@@ -227,7 +227,8 @@ def _cursor(slot: Slot | None) -> tuple[int, int]:
     return divmod(slot.step * slot.planned.trial.batch_size, slot.planned.trial.train_examples)
 
 
-def _settings(planned: PlannedTrial) -> Settings:
+def settings_of(planned: PlannedTrial) -> Settings:
+    """Return what a trial is trained with, as scalars of the program's types."""
     trial = planned.trial
     return Settings(
         learning_rate=np.float32(trial.learning_rate),

@@ -36,9 +36,7 @@ def fits_into(small: Architecture, large: Architecture) -> bool:
     if structure(small) != structure(large):
         return False
     pairs = zip(jax.tree.leaves(weights(small)), jax.tree.leaves(weights(large)), strict=True)
-    return all(
-        inner <= outer for one, other in pairs for inner, outer in zip(one.shape, other.shape, strict=True)
-    )
+    return all(inner <= outer for one, other in pairs for inner, outer in zip(one.shape, other.shape, strict=True))
 
 
 def initial_weights(architecture: Architecture, key: int) -> tuple[nnx.State, nnx.State]:

@@ -7,7 +7,7 @@ import jax
 
 from scalejax.data import DataCard, describe
 from scalejax.engine.cost import SPEEDS, data_bytes, lane_bytes
-from scalejax.engine.packing import Bucket, Limits, Packing, pack, waste
+from scalejax.engine.packing import Limits, Packing, pack, waste
 from scalejax.engine.padding import Probe, probe
 from scalejax.engine.step import Recipe
 from scalejax.engine.trial import PlannedTrial, expand
@@ -91,14 +91,3 @@ def make_plan(sweep: Sweep, *, devices: int | None = None) -> Plan:
 def _device_memory() -> float:
     statistics = jax.local_devices()[0].memory_stats() or {}
     return statistics.get("bytes_limit", DEFAULT_MEMORY)
-
-
-def bucket_name(bucket: Bucket) -> str:
-    """Return a bucket's sizes in words, for example "mlp width 8, 32"."""
-    first = bucket.trials[0].trial
-    names = [name for name, _ in first.knobs]
-    values = {name: sorted({dict(planned.trial.knobs)[name] for planned in bucket.trials}, key=str) for name in names}
-    for name in names:
-        if all(isinstance(value, int | float) for value in values[name]):
-            values[name].sort()
-    return " ".join([first.family, *(f"{name} {', '.join(map(str, each))}" for name, each in values.items())])

@@ -98,7 +98,7 @@ class Blocks:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Measurement:
-    """What an evaluation saw; every field a scalar, not a number (NaN) where the trial was not evaluated."""
+    """What an evaluation saw; every field a scalar, the losses and the error NaN where the trial was not evaluated."""
 
     train_loss: jax.Array  # mean over the steps since the last evaluation
     validation_loss: jax.Array
@@ -201,9 +201,7 @@ def train_step(recipe: Recipe, settings: Settings, learner: Learner, batch: Exam
     )
 
 
-def train_chunk(
-    recipe: Recipe, state: TrialState, cursor: Cursor, *, pool: Examples, steps: jax.Array
-) -> TrialState:
+def train_chunk(recipe: Recipe, state: TrialState, cursor: Cursor, *, pool: Examples, steps: jax.Array) -> TrialState:
     """Take `steps` (a traced integer, at most recipe.chunk) training steps from `cursor` on."""
     rows = batch_indices(recipe, state.settings, cursor, pool.labels.shape[0])
 
@@ -232,12 +230,20 @@ def loss_and_error(
     return loss, error
 
 
-def evaluate(
-    recipe: Recipe, state: TrialState, due: jax.Array, *, validation: Blocks
+def validate(recipe: Recipe, state: TrialState, *, blocks: Blocks) -> tuple[jax.Array, jax.Array]:
+    """Return the validation loss and error of the parameters as they stand."""
+    return loss_and_error(recipe.architecture, state.learner.params, state.learner.rest, blocks=blocks)
+
+
+def remember(
+    state: TrialState, due: jax.Array, validated: tuple[jax.Array, jax.Array]
 ) -> tuple[TrialState, Measurement]:
-    """Measure a trial on the validation set and remember it if it is the best so far; nothing changes unless `due`."""
+    """Take note of a validation loss and error; keep the parameters if they are the best so far.
+
+    Nothing changes unless the trial was `due`.
+    """
     learner, best = state.learner, state.best
-    loss, error = loss_and_error(recipe.architecture, learner.params, learner.rest, blocks=validation)
+    loss, error = validated
     better = due & (learner.diverged_step == 0) & (loss < best.loss)
 
     def keep(new: jax.Array, old: jax.Array) -> jax.Array:

@@ -1,0 +1,196 @@
+"""The command line: one thin function a command, each of which calls what Python users call."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from scalejax.errors import SweepError
+
+if TYPE_CHECKING:
+    from scalejax.engine.plan import Plan
+
+BAD_INPUT, SOME_FAILED, INTERRUPTED = 2, 1, 130
+TIMING_PATIENCE = 0.5  # seconds after which `plan` compiles no further program just to time it
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 1 if trials failed, 2 for bad input, 130 if interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        code = options.run(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader of our output has enough, as `head` does; at exit Python flushes once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SweepError as error:
+        print(f"scalejax {options.command}: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print(
+            "scalejax: interrupted; finished trials are kept, and the same command goes on from there", file=sys.stderr
+        )
+        return INTERRUPTED
+
+
+def plan(options: argparse.Namespace) -> int:
+    """Print trials, programs, padding waste, FLOPs, memory and forecast time of a sweep; train nothing."""
+    from scalejax.engine.forecast import forecast
+    from scalejax.engine.outline import outline
+    from scalejax.report.plan import plan_lines
+
+    made = _plan(options, devices=options.devices)
+    facts = outline(made, forecast(made, patience_seconds=TIMING_PATIENCE))
+    print(json.dumps(facts, indent=2) if options.json else "\n".join(plan_lines(facts)))
+    return 0
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train what has not been trained yet, draw the learning curves, and say which have flattened."""
+    from scalejax.run import carry_out
+
+    made = _plan(options)
+    done = carry_out(made, options.out)
+    counts, programs = done.counts(), len(made.packing.buckets)
+    facts = {"directory": str(done.directory), "trials": counts, "lane_programs": programs}
+    if options.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        print(f"{_counted(counts)}; {programs} lane programs for all of them")
+        _show(done)
+    return SOME_FAILED if counts["failed"] else 0
+
+
+def status(options: argparse.Namespace) -> int:
+    """Say how many trials of a run are pending, running, done, diverged and failed."""
+    from scalejax.run import Run
+
+    found = Run(options.directory)
+    counts = found.counts()
+    table = found.results()
+    ended = zip(table["trial_id"], table["status"], table["reason"], strict=True)
+    reasons = {trial_id: f"{how}: {reason}" for trial_id, how, reason in ended if how in ("diverged", "failed")}
+    if options.json:
+        print(json.dumps({"trials": counts, "reasons": reasons}, indent=2))
+    else:
+        print(_counted(counts))
+        for trial_id, reason in reasons.items():
+            print(f"  {trial_id} {reason}")
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write the trial table of a run as CSV or Parquet."""
+    from scalejax.run import Run
+
+    found = Run(options.directory)
+    table = found.measurements() if options.measurements else found.results()
+    output: Path | None = options.output
+    if output is None:
+        table.to_csv(sys.stdout, index=False)
+        return 0
+    try:
+        if output.suffix == ".parquet":
+            table.to_parquet(output, index=False)
+        elif output.suffix == ".csv":
+            table.to_csv(output, index=False)
+        else:
+            raise SweepError(f"--output {output}: expected a name that ends in .csv or .parquet")
+    except ImportError as error:
+        raise SweepError('writing Parquet needs pyarrow; install it with pip install "scalejax[parquet]"') from error
+    except OSError as error:
+        raise SweepError(
+            f"--output {output}: cannot be written ({error.strerror or error}); give another path"
+        ) from error
+    return 0
+
+
+def _plan(options: argparse.Namespace, *, devices: int | None = None) -> "Plan":
+    """Read the sweep file and plan it."""
+    from scalejax.engine.device import prepare
+    from scalejax.engine.plan import make_plan
+    from scalejax.models import FAMILIES
+    from scalejax.spec_file import load_sweep, parse_override
+
+    prepare()
+    overrides = dict(parse_override(text) for text in options.set)
+    return make_plan(load_sweep(options.sweep, overrides, families=FAMILIES), devices=devices)
+
+
+def _show(done) -> None:
+    """Print the table of learning curves, what they say in words, and where the figure is."""
+    from rich.console import Console
+
+    from scalejax.analysis import trends
+    from scalejax.report.table import curve_table, summary_lines
+
+    try:
+        curves = done.curves()
+    except ValueError as error:
+        print(error)
+        return
+    found = trends(curves)
+    Console().print(curve_table(curves, found))
+    print("\n".join(summary_lines(curves, found)))
+    print(f"figure: {done.directory / 'figures' / 'learning_curves.png'} and .svg")
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return f"{sum(counts.values())} trials: " + ", ".join(
+        f"{number} {name}" for name, number in counts.items() if number
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="scalejax", description="Train many model sizes on many data fractions, and see what scale buys."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(function) -> argparse.ArgumentParser:
+        command = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
+        command.set_defaults(run=function)
+        return command
+
+    for function in (plan, run):
+        command = add(function)
+        command.add_argument("sweep", type=Path, metavar="SWEEP.toml", help="the sweep file")
+        command.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE",
+            help="replace a key of the sweep file, for example train.steps=100; may be repeated",
+        )  # fmt: skip
+        if function is plan:
+            command.add_argument("--devices", type=_positive, metavar="N", help="plan for N devices like those here")
+        else:
+            command.add_argument("--out", type=Path, metavar="DIR", help="directory of the run (default: runs/<name>)")
+        command.add_argument("--json", action="store_true", help="print the same as JSON")
+    for function in (status, export):
+        command = add(function)
+        command.add_argument("directory", type=Path, metavar="DIR", help="directory of a run")
+        if function is status:
+            command.add_argument("--json", action="store_true", help="print the same as JSON")
+        else:
+            command.add_argument(
+                "--output", type=Path, metavar="FILE", help="F.csv or F.parquet (default: standard output)"
+            )
+            command.add_argument(
+                "--measurements", action="store_true", help="the measurements along training instead of the trials"
+            )
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r}")
+    return int(text)

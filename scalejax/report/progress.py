@@ -1,0 +1,103 @@
+"""Live progress of a run: a bar on a terminal, a plain line now and then elsewhere."""
+
+import sys
+import time
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+PLAIN_INTERVAL = 10.0  # seconds between lines where there is no terminal
+WARM_UP_SHARE = 0.02  # of the work; before it an estimate of the time left would be a guess
+
+
+class ProgressDisplay:
+    """Trials done, steps a second, useful FLOP/s and the time left. Use it as a context manager.
+
+    Args:
+        trials: that are to be trained.
+        work: total cost in any unit that is proportional to time.
+        stream: where to write; standard error by default, so that standard output stays clean.
+    """
+
+    def __init__(self, *, trials: int, work: float, stream: TextIO | None = None):
+        self._console = Console(file=stream or sys.stderr)
+        self._trials, self._work = trials, work
+        self._ended: dict[str, int] = {}
+        self._done = self._flops = 0.0
+        self._steps = 0
+        self._began = self._spoke = time.monotonic()
+        self._bar: Progress | None = None
+        if self._console.is_terminal:
+            columns = (BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TextColumn("{task.description}"))
+            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._task = self._bar.add_task("compiling", total=work)
+
+    def __enter__(self) -> "ProgressDisplay":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def advance(self, *, steps: int, flops: float, work: float) -> None:
+        """Add what was done: training steps of all trials, their useful FLOPs, and their share of the work."""
+        self._steps += steps
+        self._flops += flops
+        self._done += work
+        self._show()
+
+    def end_trial(self, status: str, *, spared: float) -> None:
+        """Count a trial that ended with `status`, and the work that it was spared by ending early."""
+        self._ended[status] = self._ended.get(status, 0) + 1
+        self._done += spared
+        self._show(last=sum(self._ended.values()) == self._trials)
+
+    def line(self) -> str:
+        """Return the state in one line."""
+        elapsed = max(time.monotonic() - self._began, 1e-9)
+        share = min(self._done / self._work, 1.0) if self._work else 1.0
+        bad = [f"{count} {status}" for status, count in sorted(self._ended.items()) if status != "done"]
+        left = duration(elapsed * (1 - share) / share) if share > WARM_UP_SHARE else "..."
+        parts = [
+            f"{sum(self._ended.values())}/{self._trials} trials",
+            *bad,
+            f"{self._steps / elapsed:,.0f} steps/s",
+            f"{flops_per_second(self._flops / elapsed)}",
+            f"{duration(elapsed)} elapsed",
+            f"ETA {left}",
+        ]
+        return ", ".join(parts)
+
+    def _show(self, *, last: bool = False) -> None:
+        if self._bar:
+            self._bar.update(self._task, completed=self._done, description=self.line())
+        elif last or time.monotonic() - self._spoke >= PLAIN_INTERVAL:
+            self._spoke = time.monotonic()
+            self._console.print(self.line(), soft_wrap=True, highlight=False)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in words, for example "45 s", "12 min 5 s" or "3 h 20 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def quantity(number: float, unit: str) -> str:
+    """Return a number with a decimal prefix, for example "3.2 GFLOP"."""
+    rounded = float(f"{number:.3g}")  # first, so that 999,999 is 1 M and not 1e+03 k
+    for power, prefix in ((21, "Z"), (18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if rounded >= 10**power:
+            return f"{rounded / 10**power:.3g} {prefix}{unit}"
+    return f"{rounded:.3g} {unit}"
+
+
+def flops_per_second(rate: float) -> str:
+    """Return a rate of useful floating-point operations."""
+    return quantity(rate, "FLOP/s")

@@ -1,0 +1,28 @@
+"""Strict numerics for every test, small data sets, and a cache of the tests' own."""
+
+import os
+import tempfile
+
+# Before anything imports JAX: the tests' programs and data go to a folder of their own.
+os.environ["SCALEJAX_CACHE"] = os.environ.get("SCALEJAX_TEST_CACHE") or tempfile.mkdtemp(prefix="scalejax-tests-")
+
+import jax
+import numpy as np
+import pytest
+
+from scalejax.data import DataCard, DataSet, Split
+from scalejax.engine.device import prepare
+
+prepare()
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def data() -> DataSet:
+    """600 examples of 12 inputs in 3 classes that a network can learn, in 500 + 50 + 50."""
+    generator = np.random.default_rng(0)
+    inputs = generator.normal(size=(600, 12)).astype(np.float32)
+    labels = (np.abs(inputs[:, :3]) @ np.array([[1.0, 0, 0], [0, 1.2, 0], [0, 0, 0.8]])).argmax(1).astype(np.int32)
+    splits = [Split(inputs[part], labels[part]) for part in (slice(500), slice(500, 550), slice(550, 600))]
+    card = DataCard("test", (12,), 3, 500, 50, 50, "fingerprint")
+    return DataSet(card, *splits)

@@ -1,0 +1,104 @@
+"""Lane programs on a small scale, for the tests of the engine."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import jax
+import numpy as np
+
+from scalejax.data import DataSet
+from scalejax.engine.lanes import DeviceData, blocks
+from scalejax.engine.pack import Finished, Pack
+from scalejax.engine.packing import Bucket
+from scalejax.engine.padding import initial_weights
+from scalejax.engine.step import Examples, Recipe
+from scalejax.engine.trial import PlannedTrial, Trial
+from scalejax.models import FAMILIES, architecture
+
+INPUTS, CLASSES = 12, 3
+
+BASE = Trial(
+    family="mlp",
+    knobs=(),
+    train_examples=100,
+    seed=0,
+    learning_rate=1e-2,
+    weight_decay=1e-2,
+    batch_size=16,
+    optimizer="adamw",
+    schedule="cosine",
+    clip_norm=None,
+    steps=10,
+    warmup_steps=2,
+    evaluate_every=5,
+    patience=None,
+    data="fingerprint",
+    builder=None,
+)
+
+
+def planned(family: str = "mlp", knobs: Mapping[str, int] | None = None, **changes) -> PlannedTrial:
+    """Return a trial; `changes` are fields of `Trial`."""
+    sizes = dict(knobs if knobs is not None else {"width": 4, "depth": 2} if family == "mlp" else {})
+    built = architecture(FAMILIES[family], sizes, inputs=INPUTS, classes=CLASSES)
+    trial = replace(BASE, family=family, knobs=tuple(sorted(sizes.items())), **changes)
+    return PlannedTrial(trial, trial.trial_id, built)
+
+
+def device_data(data: DataSet) -> DeviceData:
+    """Put a data set on the first device."""
+    return jax.device_put(
+        DeviceData(
+            Examples(data.train.inputs, data.train.labels),
+            blocks(data.validation.inputs, data.validation.labels),
+            blocks(data.test.inputs, data.test.labels),
+        ),
+        jax.local_devices()[0],
+    )
+
+
+def recipe(largest: PlannedTrial, chunk: int = 5) -> Recipe:
+    """Return the program in which `largest` and smaller ones run."""
+    trial = largest.trial
+    return Recipe(largest.architecture, trial.optimizer, trial.schedule, trial.clip_norm, trial.batch_size, chunk)
+
+
+def pack_of(
+    trials: Sequence[PlannedTrial | None], data: DataSet, *, largest: PlannedTrial | None = None, chunk: int = 5
+) -> Pack:
+    """Return a pack with one lane for each of `trials`, placed in this order; None leaves a lane idle."""
+    present = [each for each in trials if each is not None]
+    largest = largest or max(present, key=lambda each: each.architecture.parameter_count)
+    pack = Pack(
+        Bucket(recipe(largest, chunk), tuple(present), len(trials), 1.0, 1),
+        device=jax.local_devices()[0],
+        data=device_data(data),
+    )
+    for number, each in enumerate(trials):
+        if each is not None:
+            place(pack, number, each)
+    pack.fill_idle()
+    return pack
+
+
+def place(pack: Pack, number: int, each: PlannedTrial) -> None:
+    """Put a trial into a lane."""
+    pack.place(number, each, initial_weights(each.architecture, each.trial.key("initialise")))
+
+
+def finish(pack: Pack) -> dict[str, Finished]:
+    """Run a pack until its lanes are empty."""
+    found = {}
+    while pack.occupied:
+        found |= {one.planned.trial_id: one for one in pack.advance()[1]}
+    return found
+
+
+def numbers(end: Finished) -> tuple:
+    """Return every number that a trial has produced, timings apart."""
+    return end.status, end.reason, end.evaluations, end.best_step, end.test_loss, end.test_error
+
+
+def params_of(pack: Pack, number: int) -> list[np.ndarray]:
+    """Return the parameters in one lane, at the padded size."""
+    return [np.array(leaf[number]) for leaf in jax.tree.leaves(pack.lanes.learner.params)]

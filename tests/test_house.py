@@ -1,0 +1,145 @@
+"""The rules of the house: which room may import which, sizes of files and functions, linter and type checker."""
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import scalejax
+
+PACKAGE = Path(scalejax.__file__).parent
+ROOT = PACKAGE.parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+LONGEST_FILE, LONGEST_FUNCTION = 400, 60  # lines
+
+# Room -> the other rooms of scalejax that it may import. A room is a folder or a file; the three files of spec are one.
+ROOMS = {
+    "errors": set(),
+    "cache": set(),
+    "spec": {"errors"},
+    "store": {"errors"},
+    "models": {"errors"},
+    "data": {"errors", "cache", "spec"},
+    "engine": {"errors", "cache", "spec", "data", "models"},
+    "analysis": {"errors"},
+    "report": {"errors", "analysis"},
+    "run": {"errors", "spec", "store", "data", "engine", "analysis", "report"},
+    "cli": {"errors", "spec", "models", "engine", "analysis", "report", "run"},
+    "__init__": {"errors", "spec", "run"},
+}
+JAX = {"models", "data", "engine", "run"}
+# Package -> the rooms or files that alone may import it.
+KEEPERS = {
+    "jax": JAX,
+    "flax": {"models", "engine"},
+    "optax": {"engine"},
+    "orbax": {"engine/checkpoint.py"},
+    "ray": {"engine/cluster.py"},
+    "sqlite3": {"store"},
+    "tomllib": {"spec"},
+    "pandas": {"store", "analysis", "report", "run"},
+    "scipy": {"analysis"},
+    "rich": {"report", "cli"},
+    "matplotlib": {"report/plot.py"},
+}
+ANY_KEYWORDS = {"spec.py": {"__init__"}, "spec_rules.py": {"init"}}  # ModelGrid; the constructor that `strict` wraps
+
+
+def room(path: str) -> str:
+    """Return the room of a path in the package such as "engine/plan.py" or of a module such as "engine.plan"."""
+    first = path.replace("/", ".").removesuffix(".py").split(".")[0]
+    return "spec" if first in ("spec_file", "spec_rules") else first
+
+
+def within(file: Path) -> str:
+    return file.relative_to(PACKAGE).as_posix()
+
+
+def nodes(file: Path) -> Iterator[ast.AST]:
+    return ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Yield the full names of the modules that a file imports, anywhere in it."""
+    for node in nodes(file):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{within(file)}:{node.lineno} imports relatively"
+            assert node.module is not None
+            own = node.module == "scalejax"  # from scalejax import store
+            yield from (f"{node.module}.{alias.name}" for alias in node.names) if own else (node.module,)
+
+
+def functions(file: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in nodes(file) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+@pytest.mark.parametrize("file", FILES, ids=within)
+def test_each_room_imports_only_the_rooms_that_it_may(file: Path):
+    here = room(within(file))
+    allowed = ROOMS[here] | {here}
+    inside = {room(name.removeprefix("scalejax.")) for name in imports(file) if name.startswith("scalejax")}
+    assert inside <= allowed
+    for name in imports(file):
+        keepers = KEEPERS.get(name.split(".")[0])
+        assert keepers is None or keepers & {here, within(file)}, f"{within(file)} imports {name}"
+
+
+def test_every_room_of_the_table_exists():
+    assert {room(within(file)) for file in FILES} == ROOMS.keys()
+
+
+def test_only_lanes_lifts_over_lanes():
+    users = {
+        within(file)
+        for file in FILES
+        if room(within(file)) == "engine"
+        for node in nodes(file)
+        if (isinstance(node, ast.Attribute) and node.attr == "vmap")
+        or (isinstance(node, ast.Name) and node.id == "vmap")
+    }
+    assert users == {"engine/lanes.py"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=within)
+def test_files_and_functions_are_short(file: Path):
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
+    lengths = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions(file)}
+    assert {name: length for name, length in lengths.items() if length > LONGEST_FUNCTION} == {}
+
+
+@pytest.mark.parametrize("file", FILES, ids=within)
+def test_no_keywords_pass_through(file: Path):
+    takers = {node.name for node in functions(file) if node.args.kwarg}
+    assert takers == ANY_KEYWORDS.get(within(file), set())
+
+
+def test_the_public_names_are_spelled_out_and_there():
+    assert isinstance(scalejax.__all__, list)
+    assert scalejax.__all__ == sorted(scalejax.__all__)
+    assert all(hasattr(scalejax, name) for name in scalejax.__all__)
+
+
+def test_importing_the_package_stays_light():
+    heavy = "jax", "flax", "pandas", "matplotlib", "rich"
+    code = f"import sys, scalejax, scalejax.cli; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("ruff", "check"), ("ruff", "format", "--check"), ("pyright", "--pythonpath", sys.executable)],
+    ids=lambda command: " ".join(command[:2]) if command[0] == "ruff" else command[0],
+)
+def test_the_linter_and_the_type_checker_are_content(command: tuple[str, ...]):
+    if importlib.util.find_spec(command[0]) is None:
+        pytest.skip(f'{command[0]} is not installed; pip install -e ".[test]" brings it')
+    if not (ROOT / "pyproject.toml").is_file():
+        pytest.skip("scalejax is installed without its sources, which these tools check")
+    found = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr

@@ -1,0 +1,208 @@
+"""Which sizes share a program, how many lanes it has, and what that wastes."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from engine_helpers import planned, recipe
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scalejax.engine.cost import SPEEDS, lane_bytes, step_flops
+from scalejax.engine.lanes import empty
+from scalejax.engine.packing import Limits, makespan, pack, waste
+from scalejax.engine.padding import Probe, fits_into, initial_weights, pad, probe
+from scalejax.engine.trial import PlannedTrial
+from scalejax.models import architecture
+
+LIMITS = Limits(devices=2, state_bytes=1e9, shape=(12,), speed=SPEEDS["cpu"])
+
+
+def yes(*_):
+    return Probe(True, "")
+
+
+def sweep_of(widths, *, seeds=3, steps=500, depth=2, **changes):
+    return [
+        planned(knobs={"width": width, "depth": depth}, seed=seed, steps=steps, **changes)
+        for width in widths
+        for seed in range(seeds)
+    ]
+
+
+def widths_of(packing):
+    return [sorted({dict(each.trial.knobs)["width"] for each in bucket.trials}) for bucket in packing.buckets]
+
+
+def test_every_trial_is_in_exactly_one_bucket_and_fits_its_program():
+    trials = (
+        sweep_of([4, 5, 64, 70, 300]) + sweep_of([4, 8], depth=1) + [planned("logistic", seed=seed) for seed in (0, 1)]
+    )
+    packing = pack(trials, limits=LIMITS, prober=yes)
+    packed = [each.trial_id for bucket in packing.buckets for each in bucket.trials]
+    assert sorted(packed) == sorted(each.trial_id for each in trials)
+    for bucket in packing.buckets:
+        assert all(fits_into(each.architecture, bucket.recipe.architecture) for each in bucket.trials)
+        assert 1 <= bucket.lanes <= len(bucket.trials)
+        assert len({each.trial.family for each in bucket.trials}) == 1
+
+
+def test_small_neighbours_share_a_program_and_a_large_one_does_not_join_them():
+    assert widths_of(pack(sweep_of([4, 6, 8]), limits=LIMITS, prober=yes)) == [[4, 6, 8]]
+    assert [512] in widths_of(pack(sweep_of([4, 6, 512], steps=3000), limits=LIMITS, prober=yes))
+
+
+def test_the_division_is_the_best_of_all_divisions():
+    trials = sweep_of([4, 40, 90, 150], seeds=8, steps=2000)
+
+    def cost(packing):
+        return sum(LIMITS.speed.compile + bucket.seconds * bucket.makespan for bucket in packing.buckets)
+
+    def alone_or_together(groups):
+        found = []
+        for group in groups:
+            # Forced into one program by a compiler that takes forever otherwise.
+            forced = Limits(2, 1e9, (12,), LIMITS.speed.__class__(1e11, 2.5e10, 3e-4, compile=1e9))
+            found.extend(pack([each for width in group for each in by_width[width]], limits=forced, prober=yes).buckets)
+        return sum(LIMITS.speed.compile + bucket.seconds * bucket.makespan for bucket in found)
+
+    by_width = {width: sweep_of([width], seeds=8, steps=2000) for width in (4, 40, 90, 150)}
+    widths = sorted(by_width)
+    divisions = []
+    for cuts in itertools.product([False, True], repeat=3):
+        edges = [0, *(number + 1 for number, cut in enumerate(cuts) if cut), 4]
+        divisions.append([widths[begin:end] for begin, end in itertools.pairwise(edges)])
+    best = min(alone_or_together(division) for division in divisions)
+    assert cost(pack(trials, limits=LIMITS, prober=yes)) == pytest.approx(best)
+
+
+@pytest.mark.parametrize(
+    "change", [{"optimizer": "sgd"}, {"batch_size": 32}, {"schedule": "constant"}, {"clip_norm": 1.0}]
+)
+def test_what_the_program_holds_as_a_constant_divides_buckets(change):
+    packing = pack(sweep_of([4]) + sweep_of([4], **change), limits=LIMITS, prober=yes)
+    assert [len(bucket.trials) for bucket in packing.buckets] == [3, 3]
+
+
+def test_rates_seeds_examples_and_horizons_share_a_program():
+    trials = [
+        planned(learning_rate=rate, seed=seed, train_examples=examples, steps=steps, weight_decay=decay)
+        for rate, seed, examples, steps, decay in itertools.product(
+            [1e-3, 1e-2], [0, 1], [20, 50], [100, 200], [0.0, 0.1]
+        )
+    ]
+    packing = pack(trials, limits=LIMITS, prober=yes)
+    assert len(packing.buckets) == 1
+    horizons = [each.trial.steps for each in packing.buckets[0].trials]
+    assert horizons == sorted(horizons, reverse=True)
+
+
+def test_lanes_are_limited_by_memory():
+    trials = sweep_of([64], seeds=16)
+    each = lane_bytes(recipe(trials[0]))
+    few = Limits(devices=1, state_bytes=3.5 * each, shape=(12,), speed=SPEEDS["cpu"])
+    assert pack(trials, limits=few, prober=yes).buckets[0].lanes <= 3
+
+
+def test_the_packing_is_the_same_in_every_process():
+    trials = sweep_of([4, 8, 64, 256])
+    first, second = (pack(trials, limits=LIMITS, prober=yes) for _ in range(2))
+    assert first == second
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 8))
+def test_the_makespan_is_that_of_a_simulated_schedule(horizons, lanes):
+    horizons = sorted(horizons, reverse=True)
+    busy, waiting, clock = [0] * lanes, list(horizons), 0
+    while waiting or any(busy):
+        for lane in range(lanes):
+            if busy[lane] == 0 and waiting:
+                busy[lane] = waiting.pop(0)
+        clock += 1
+        busy = [max(0, left - 1) for left in busy]
+    assert makespan(horizons, lanes) == clock
+    assert makespan(horizons, lanes) >= max(horizons[0], math.ceil(sum(horizons) / lanes))
+
+
+def test_waste_counts_padding_and_idle_lanes():
+    trials = sweep_of([4, 8], seeds=2, steps=100)
+    packing = pack(trials, limits=Limits(1, 1e9, (12,), SPEEDS["cpu"]), prober=yes)
+    assert len(packing.buckets) == 1
+    useful, padding, _ = waste(packing.buckets, (12,))
+    small, large = (step_flops(planned(knobs={"width": width, "depth": 2}).architecture, 16, (12,)) for width in (4, 8))
+    assert useful == 200 * small + 200 * large
+    assert padding == 200 * (large - small)
+
+
+def test_flops_of_a_step_are_those_of_its_matrix_products():
+    built = planned(knobs={"width": 8, "depth": 2}).architecture
+    forward = 2 * 16 * (12 * 8 + 8 * 8 + 8 * 3)
+    # Backwards: as much again for the weights, and for the inputs of all layers but the first.
+    assert step_flops(built, 16, (12,)) == 2 * forward + 2 * 16 * (8 * 8 + 8 * 3)
+
+
+def test_a_state_of_zeros_is_overwritten_whole():
+    constants = recipe(planned())
+    assert all(leaf.shape[0] == 3 and not leaf.any() for leaf in jax.tree.leaves(empty(constants, 3)))
+
+
+def test_padding_appends_zeros_and_keeps_the_values():
+    small, large = (planned(knobs={"width": width, "depth": 2}).architecture for width in (3, 7))
+    own = initial_weights(small, 1)[0]
+    for array, wide in zip(jax.tree.leaves(own), jax.tree.leaves(pad(own, large.abstract[1])), strict=True):
+        assert np.array_equal(wide[tuple(slice(size) for size in array.shape)], array)
+        assert np.abs(wide).sum() == pytest.approx(np.abs(array).sum())
+
+
+class Averaging(nnx.Module):
+    """Cannot be padded: its norm averages over the units, padded ones included."""
+
+    def __init__(self, *, width: int, rngs: nnx.Rngs):
+        self.into, self.out = nnx.Linear(12, width, rngs=rngs), nnx.Linear(width, 3, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        hidden = nnx.relu(self.into(x))
+        return self.out(hidden / (1e-3 + jnp.abs(hidden).mean(-1, keepdims=True)))
+
+
+class Gated(nnx.Module):
+    """Cannot be padded: its two halves lie side by side in one kernel."""
+
+    def __init__(self, *, width: int, rngs: nnx.Rngs):
+        self.into, self.out = nnx.Linear(12, 2 * width, rngs=rngs), nnx.Linear(width, 3, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        gate, value = jnp.split(self.into(x), 2, axis=-1)
+        return self.out(nnx.sigmoid(gate) * value)
+
+
+def own_trials(build, widths):
+    return [
+        PlannedTrial(each.trial, each.trial_id, architecture(build, {"width": width}, inputs=12, classes=3))
+        for width in widths
+        for each in [planned(knobs={"width": width, "depth": 1})]
+    ]
+
+
+def real_probe(small, large, constants):
+    return probe(small, large, recipe=constants, shape=(12,))
+
+
+def test_the_probe_accepts_an_mlp():
+    small, large = (planned(knobs={"width": width, "depth": 2}) for width in (3, 8))
+    assert real_probe(small.architecture, large.architecture, recipe(large)).packable
+
+
+@pytest.mark.parametrize("build", [Averaging, Gated])
+def test_a_module_that_padding_changes_is_packed_by_its_own_size_and_the_plan_says_why(build):
+    packing = pack(own_trials(build, [4, 8]), limits=LIMITS, prober=real_probe)
+    assert len(packing.buckets) == 2
+    (note,) = packing.notes
+    assert build.__name__ in note
+    assert "not packed together" in note
+    assert "differ" in note

@@ -1,0 +1,234 @@
+"""A run from Python: its tables and files, resuming, enlarging, the user's own modules, what is refused."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from flax import nnx
+
+import scalejax as sx
+from scalejax.engine.scheduler import Scheduler
+
+SWEEP = sx.Sweep(
+    name="small",
+    data=sx.DataSpec("mnist1d", train_examples=(20, 100), examples=200, validation_examples=50, test_examples=100),
+    models=(sx.ModelGrid("logistic"), sx.ModelGrid("mlp", width=(4, 8), depth=1)),
+    train=sx.TrainSpec(learning_rate=(1e-2,), batch_size=(16,), steps=20, evaluate_every=5),
+    seeds=(0, 1),
+)
+TINY = replace(SWEEP, name="tiny", models=(sx.ModelGrid("logistic"),), seeds=(0,))  # two trials
+FILES = {"sweep.toml", "results.sqlite", "environment.json", "figures"}
+
+
+class Own(nnx.Module):
+    """A module of the user's own; its name must not matter, nor that it is in no table of families."""
+
+    def __init__(self, *, inputs: int, classes: int, width: int, rngs: nnx.Rngs):
+        self.hidden = nnx.Linear(inputs, width, rngs=rngs)
+        self.output = nnx.Linear(width, classes, rngs=rngs)
+
+    def __call__(self, x):
+        return self.output(nnx.tanh(self.hidden(x)))
+
+
+def own_function(*, width: int, rngs: nnx.Rngs) -> nnx.Module:
+    """As in the README: the user knows the shapes of the data."""
+    return Own(inputs=40, classes=10, width=width, rngs=rngs)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> sx.Run:
+    return sx.run_sweep(SWEEP, tmp_path_factory.mktemp("finished") / "deep" / "run", progress=False)
+
+
+@pytest.fixture
+def copied(finished: sx.Run, tmp_path: Path) -> sx.Run:
+    """A finished run that a test may change."""
+    return sx.Run(Path(shutil.copytree(finished.directory, tmp_path / "run")))
+
+
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scheduler, "run", lambda *_: pytest.fail("something was trained"))
+
+
+def test_the_directory_holds_the_promised_files_and_no_other(finished: sx.Run):
+    assert {each.name for each in finished.directory.iterdir()} == FILES
+    figures = sorted((finished.directory / "figures").iterdir())
+    assert [each.name for each in figures] == ["learning_curves.png", "learning_curves.svg"]
+    assert figures[0].read_bytes().startswith(b"\x89PNG")
+    assert "</svg>" in figures[1].read_text()
+    environment = json.loads((finished.directory / "environment.json").read_text())
+    assert {"device", "devices", "mode", "platform", "python", "versions"} <= environment.keys()
+    assert {"scalejax", "jax", "jaxlib", "flax", "optax", "numpy"} <= environment["versions"].keys()
+
+
+def test_the_sweep_file_in_the_directory_is_the_sweep(finished: sx.Run):
+    assert sx.load_sweep(finished.directory / "sweep.toml") == SWEEP
+
+
+def test_results_have_one_finished_row_a_trial(finished: sx.Run):
+    table = finished.results()
+    assert len(table) == 12
+    assert table["trial_id"].is_unique
+    assert set(table["status"]) == {"done"}
+    assert set(table["reason"]) == {""}
+    cells = table[["family", "width", "train_examples", "seed"]].fillna(0)
+    assert len(cells.drop_duplicates()) == 12
+    assert table["fraction"].equals(table["train_examples"] / 200)
+    assert dict(zip(table["width"].fillna(0), table["params"], strict=True)) == {0: 410, 4: 214, 8: 418}
+    assert table["test_error"].between(0, 1).all()
+    assert (table["test_loss"] > 0).all()
+    assert (table["seconds"] > 0).all()
+    assert (table["flops"] > 0).all()
+    assert set(table["steps_taken"]) == {20}
+    for name in ("mode", "device", "versions"):
+        assert table[name].str.len().gt(0).all()
+
+
+def test_losses_are_those_of_the_best_evaluation(finished: sx.Run):
+    measured = finished.measurements()
+    assert (measured["examples_seen"] == 16 * measured["step"]).all()
+    assert measured["validation_error"].between(0, 1).all()
+    for row in finished.results().to_dict(orient="records"):
+        mine = measured[measured["trial_id"] == row["trial_id"]]
+        assert mine["step"].tolist() == [5, 10, 15, 20]
+        best = mine.loc[mine["validation_loss"].idxmin()]
+        assert (row["best_step"], row["validation_loss"]) == (best["step"], best["validation_loss"])
+        assert row["train_loss"] == best["train_loss"]
+
+
+def test_curves_and_summary_are_at_hand(finished: sx.Run):
+    curves = finished.curves()
+    assert len(curves) == 6  # three models, two sizes
+    assert all(isinstance(line, str) for line in finished.summary())
+    assert finished.counts()["done"] == 12
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_second_run_trains_nothing(copied: sx.Run):
+    before, measured = copied.results(), copied.measurements()
+    again = sx.run_sweep(SWEEP, str(copied.directory), progress=False)
+    pd.testing.assert_frame_equal(again.results(), before, check_exact=True)
+    pd.testing.assert_frame_equal(again.measurements(), measured, check_exact=True)
+
+
+def test_an_enlarged_sweep_trains_only_what_is_new(copied: sx.Run):
+    before = copied.results()
+    larger = replace(
+        SWEEP,
+        data=replace(SWEEP.data, train_examples=(20, 50, 100)),
+        models=(SWEEP.models[0], sx.ModelGrid("mlp", width=(4, 6, 8), depth=1)),
+    )
+    after = sx.run_sweep(larger, copied.directory, progress=False).results()
+    assert len(after) == 24
+    assert set(after["status"]) == {"done"}
+    old = after[after["trial_id"].isin(before["trial_id"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(old, before, check_exact=True)  # `seconds` included
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_reduced_sweep_shows_its_own_trials_only(copied: sx.Run):
+    reduced = replace(SWEEP, seeds=(1,))
+    assert set(sx.run_sweep(reduced, copied.directory, progress=False).results()["seed"]) == {1}
+    assert len(sx.run_sweep(SWEEP, copied.directory, progress=False).results()) == 12
+
+
+def test_the_directory_is_named_after_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    run = sx.run_sweep(TINY, progress=False)
+    assert run.directory == Path("runs/tiny")
+    assert {each.name for each in (tmp_path / "runs" / "tiny").iterdir()} == FILES
+    assert len(run.results()) == 2
+
+
+def test_a_directory_whose_first_process_died_at_once_is_taken_up(tmp_path: Path):
+    (tmp_path / "results.sqlite").touch()
+    assert sx.run_sweep(TINY, tmp_path, progress=False).counts()["done"] == 2
+
+
+def test_progress_goes_to_standard_error_and_only_if_wanted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    sx.run_sweep(TINY, tmp_path / "loud")
+    loud = capsys.readouterr()
+    assert loud.out == ""
+    assert "2/2 trials" in loud.err
+    sx.run_sweep(TINY, tmp_path / "quiet", progress=False)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_modules_of_the_user_s_own_are_trained(tmp_path: Path):
+    own = replace(TINY, models=(sx.ModelGrid(Own, width=[4, 8]), sx.ModelGrid(own_function, width=[4, 8])))
+    run = sx.run_sweep(own, tmp_path, progress=False)
+    table = run.results().set_index(["family", "width", "train_examples"])
+    assert set(table["status"]) == {"done"}
+    assert len(table) == 8
+    by_class, by_function = (table.loc[name, ["params", "test_loss"]] for name in ("Own", "own_function"))
+    assert (by_class["params"] == by_function["params"]).all()
+    # One model built in two ways, on common random numbers.
+    np.testing.assert_allclose(by_class["test_loss"].to_numpy(), by_function["test_loss"].to_numpy(), rtol=1e-4)
+    assert 'test_run:Own"' in (tmp_path / "sweep.toml").read_text()
+
+
+def test_two_thirds_of_digits_by_fractions(tmp_path: Path):
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    data = sx.DataSpec("digits", fractions=(0.1, 0.5), examples=300, validation_examples=50, test_examples=100)
+    table = sx.run_sweep(replace(TINY, data=data), tmp_path, progress=False).results()
+    assert table["train_examples"].tolist() == [30, 150]
+    assert table["fraction"].tolist() == [0.1, 0.5]
+    assert set(table["status"]) == {"done"}
+
+
+def test_networks_learn_more_from_more(tmp_path: Path):
+    """The smallest check that training trains: many steps on enough data beat guessing by far."""
+    data = sx.DataSpec("mnist1d", train_examples=(2000,), validation_examples=200, test_examples=500)
+    train = replace(SWEEP.train, steps=400, evaluate_every=100, batch_size=(64,))
+    learned = replace(TINY, data=data, train=train, models=(sx.ModelGrid("mlp", width=32, depth=2),))
+    row = sx.run_sweep(learned, tmp_path, progress=False).results().iloc[0]
+    assert row["test_error"] < 0.6  # 0.9 is guessing
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"models": (sx.ModelGrid("mpl"),)}, "did you mean mlp"),
+        ({"models": (sx.ModelGrid("mlp", width=4),)}, "depth"),
+        ({"data": sx.DataSpec("mnist2d", train_examples=10)}, "mnist1d"),
+        ({"data": sx.DataSpec("digits", train_examples=100_000)}, "train_examples"),
+    ],
+    ids=["family", "knob", "source", "too many examples"],
+)
+def test_a_bad_sweep_writes_nothing(tmp_path: Path, changes: dict, says: str):
+    with pytest.raises(sx.SweepError, match=says):
+        sx.run_sweep(replace(SWEEP, **changes), tmp_path / "run", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def regular_file(path: Path) -> None:
+    path.write_text("mine")
+
+
+def foreign_ledger(path: Path) -> None:
+    path.mkdir()
+    (path / "results.sqlite").write_text("mine " * 1000)
+
+
+@pytest.mark.parametrize("make", [regular_file, foreign_ledger])
+def test_a_place_that_is_no_run_is_left_alone(tmp_path: Path, make: Callable[[Path], None]):
+    place = tmp_path / "run"
+    make(place)
+    with pytest.raises(sx.SweepError, match=str(place)):
+        sx.run_sweep(TINY, place, progress=False)
+    assert [each.name for each in tmp_path.rglob("*") if each.is_file()] == [
+        "run" if make is regular_file else "results.sqlite"
+    ]
+
+
+def test_a_directory_without_results_says_so(tmp_path: Path):
+    for table in (sx.Run(tmp_path).results, sx.Run(tmp_path).measurements, sx.Run(tmp_path).counts):
+        with pytest.raises(sx.SweepError, match="no results here"):
+            table()

@@ -1,0 +1,176 @@
+"""One trial: which examples it sees, how it moves, what it remembers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from engine_helpers import BASE, device_data, finish, pack_of, planned, recipe
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scalejax.engine.lanes import blocks
+from scalejax.engine.pack import settings_of
+from scalejax.engine.padding import initial_weights
+from scalejax.engine.step import (
+    Cursor,
+    Examples,
+    batch_indices,
+    learning_rate,
+    loss_and_error,
+    start,
+    train_step,
+)
+
+POOL = 500
+
+
+def rows_seen(each, steps: int) -> np.ndarray:
+    """Rows of the pool in the order in which a trial sees them, in chunks of five steps."""
+    constants = recipe(each, chunk=5)
+    seen = []
+    draw = jax.jit(lambda cursor: batch_indices(constants, settings_of(each), cursor, POOL))
+    for first in range(0, steps, 5):
+        epoch, position = divmod(first * each.trial.batch_size, each.trial.train_examples)
+        seen.append(np.asarray(draw(Cursor(jnp.uint32(epoch), jnp.uint32(position)))).ravel())
+    return np.concatenate(seen)[: steps * each.trial.batch_size]
+
+
+@settings(max_examples=25, deadline=None)
+@given(examples=st.integers(1, POOL), seed=st.integers(0, 5))
+def test_a_trial_sees_exactly_its_first_examples_each_once_an_epoch(examples, seed):
+    each = planned(train_examples=examples, seed=seed)
+    steps = -(-3 * examples // each.trial.batch_size)  # three epochs
+    epochs = rows_seen(each, steps)[: 3 * examples].reshape(3, examples)
+    own = np.sort(epochs[0])
+    assert len(np.unique(own)) == examples
+    for epoch in epochs:
+        assert np.array_equal(np.sort(epoch), own)
+    if examples > 20:
+        assert not np.array_equal(epochs[0], epochs[1])
+
+
+def test_fractions_are_nested_and_seeds_draw_their_own():
+    def own(examples, seed):
+        return set(rows_seen(planned(train_examples=examples, seed=seed), -(-examples // 16))[:examples].tolist())
+
+    assert own(20, 0) < own(60, 0) < own(400, 0)
+    assert own(400, 1) != own(400, 0)
+    assert own(POOL, 0) == own(POOL, 1) == set(range(POOL))
+
+
+def test_examples_do_not_depend_on_size_or_rate_of_the_model():
+    first = rows_seen(planned(learning_rate=1e-3, knobs={"width": 4, "depth": 2}), 10)
+    assert np.array_equal(first, rows_seen(planned(learning_rate=1.0, knobs={"width": 9, "depth": 1}), 10))
+
+
+def test_the_schedule_is_optax_cosine_with_warm_up():
+    reference = optax.warmup_cosine_decay_schedule(0.0, 0.3, warmup_steps=10, decay_steps=100)
+    own = settings_of(planned(learning_rate=0.3, steps=100, warmup_steps=10))
+    steps = np.arange(100)
+    found = jax.vmap(lambda step: learning_rate(own, step, schedule="cosine"))(jnp.asarray(steps, jnp.int32))
+    # Ours is never zero: step k is taken at the rate that optax reaches after k + 1 steps of warm-up.
+    np.testing.assert_allclose(found[:10], reference(steps[:10] + 1), rtol=1e-6)
+    np.testing.assert_allclose(found[10:], reference(steps[10:]), rtol=1e-5, atol=1e-8)
+
+
+def test_a_constant_schedule_stays():
+    own = settings_of(planned(learning_rate=0.25, warmup_steps=0))
+    assert learning_rate(own, jnp.int32(7), schedule="constant") == 0.25
+
+
+REFERENCES = {
+    "adamw": lambda rate, decay, mask: optax.adamw(rate, weight_decay=decay, mask=mask),
+    "sgd": lambda rate, decay, mask: optax.chain(optax.add_decayed_weights(decay, mask), optax.sgd(rate)),
+    "momentum": lambda rate, decay, mask: optax.chain(
+        optax.trace(0.9), optax.add_decayed_weights(decay, mask), optax.scale(-rate)
+    ),
+    "lion": lambda rate, decay, mask: optax.lion(rate, weight_decay=decay, mask=mask),
+}
+
+
+@pytest.mark.parametrize("optimizer", list(REFERENCES))
+def test_ten_steps_equal_a_plain_loop_with_optax(data, optimizer):
+    each = planned(optimizer=optimizer, schedule="constant", warmup_steps=0, learning_rate=1e-2, weight_decay=0.1)
+    constants, own = recipe(each), settings_of(each)
+    weights = initial_weights(each.architecture, 1)
+    learner, params = start(constants, own, weights).learner, weights[0]
+    reference = REFERENCES[optimizer](1e-2, 0.1, jax.tree.map(lambda leaf: leaf.ndim >= 2, params))
+    state = reference.init(params)
+
+    def loss_of(params, batch):
+        logits = each.architecture.predict(params, weights[1], batch.inputs)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean()
+
+    for step in range(10):
+        part = slice(16 * step, 16 * step + 16)
+        batch = Examples(jnp.asarray(data.train.inputs[part]), jnp.asarray(data.train.labels[part]))
+        learner = train_step(constants, own, learner, batch)
+        gradient = jax.grad(loss_of)(params, batch)
+        update, state = reference.update(gradient, state, params)
+        params = optax.apply_updates(params, update)
+    for mine, theirs in zip(jax.tree.leaves(learner.params), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 50, 1024, 1025, 3000])
+def test_blocks_measure_what_one_large_batch_measures(count):
+    generator = np.random.default_rng(count)
+    inputs = generator.normal(size=(count, 12)).astype(np.float32)
+    labels = generator.integers(0, 3, count).astype(np.int32)
+    each = planned()
+    params, rest = initial_weights(each.architecture, 0)
+    loss, error = loss_and_error(each.architecture, params, rest, blocks=jax.device_put(blocks(inputs, labels)))
+    logits = each.architecture.predict(params, rest, jnp.asarray(inputs))
+    whole = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(labels)).mean()
+    np.testing.assert_allclose(loss, whole, rtol=1e-5)
+    np.testing.assert_allclose(error, np.mean(np.asarray(logits).argmax(-1) != labels), rtol=1e-6)
+
+
+def test_the_best_step_is_remembered_and_tested(data):
+    # So high a rate on so few examples overfits: the best step lies before the last.
+    each = planned(train_examples=20, steps=200, evaluate_every=10, learning_rate=3e-2, warmup_steps=0)
+    end = finish(pack_of([each], data))[each.trial_id]
+    losses = [one.validation_loss for one in end.evaluations]
+    assert [one.step for one in end.evaluations] == list(range(10, 201, 10))
+    assert end.best_step == 10 * (1 + int(np.argmin(losses))) < 200
+    # A trial that ends at that step with the same schedule has the same parameters, so the same test error.
+    pack = pack_of([each], data)
+    while pack.occupied[0][1].step < end.best_step:
+        pack.advance()
+    data_on_device = device_data(data)
+    learner = jax.tree.map(lambda leaf: leaf[0], pack.lanes.learner)
+    loss, error = loss_and_error(each.architecture, learner.params, learner.rest, blocks=data_on_device.test)
+    np.testing.assert_allclose([end.test_loss, end.test_error], [loss, error], rtol=1e-5)
+
+
+def test_patience_ends_a_trial_and_keeps_its_best_step(data):
+    eager = planned(train_examples=20, steps=400, evaluate_every=10, learning_rate=3e-2, warmup_steps=0, patience=3)
+    patient = planned(train_examples=20, steps=400, evaluate_every=10, learning_rate=3e-2, warmup_steps=0)
+    ends = finish(pack_of([eager, patient], data))
+    short, long = ends[eager.trial_id], ends[patient.trial_id]
+    last = short.evaluations[-1].step
+    assert last == short.best_step + 30 < 400
+    assert short.evaluations == long.evaluations[: len(short.evaluations)]
+    assert short.status == "done"
+    assert 0 <= short.test_error <= 1
+
+
+@pytest.mark.parametrize("rate", [1e30, 1e5])
+def test_a_diverged_trial_says_at_which_step(data, rate):
+    wild = planned(learning_rate=rate, optimizer="sgd", steps=50, warmup_steps=0, schedule="constant")
+    end = finish(pack_of([wild], data))[wild.trial_id]
+    assert end.status == "diverged"
+    assert "not finite at step" in end.reason
+    assert int(end.reason.split()[-1]) <= end.evaluations[-1].step
+    assert end.best is None or np.isfinite(end.best.validation_loss)
+
+
+def test_a_trial_is_its_content():
+    assert planned().trial_id == planned().trial_id
+    changes = {"seed": 1, "learning_rate": 0.5, "train_examples": 7, "steps": 11, "data": "x", "patience": 2}
+    ids = {planned(**{name: value}).trial_id for name, value in changes.items()} | {planned().trial_id}
+    assert len(ids) == len(changes) + 1
+    assert planned().trial.key("subset") == planned(learning_rate=0.5).trial.key("subset")
+    assert planned().trial.key("subset") != planned().trial.key("shuffle")
+    assert BASE.key("initialise") != planned(seed=1).trial.key("initialise")

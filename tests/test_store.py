@@ -1,0 +1,233 @@
+"""The ledger: trials whole or not at all, plans that keep what is known, tables in the promised shape."""
+
+import math
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scalejax.errors import SweepError
+from scalejax.store import MeasurementRow, ResultRow, Store, TrialRow
+
+LOGISTIC = TrialRow(
+    trial_id="a", family="logistic", knobs={}, params=410, train_examples=20, fraction=0.1, seed=0,
+    learning_rate=0.01, weight_decay=0.0, batch_size=16, steps=20, flops=1000,
+)  # fmt: skip
+SMALL = replace(LOGISTIC, trial_id="b", family="mlp", knobs={"width": 4, "depth": 1}, params=214)
+LARGE = replace(SMALL, trial_id="c", knobs={"width": 8, "depth": 1}, params=418)
+SWEEP = [LARGE, LOGISTIC, SMALL]
+DONE = ResultRow(
+    trial_id="b", status="done", reason="", steps_taken=20, train_loss=1.0, validation_loss=1.5, test_loss=1.6,
+    test_error=0.5, best_step=10, seconds=0.25, mode="vmap", device="cpu", versions="jax 1",
+)  # fmt: skip
+MEASURED = [
+    MeasurementRow("b", step, 16 * step, train_loss=2.0, validation_loss=2.5, validation_error=0.75)
+    for step in (20, 10)
+]
+COLUMNS = [
+    "trial_id", "family", "width", "depth", "params", "train_examples", "fraction", "seed", "learning_rate",
+    "weight_decay", "batch_size", "steps", "flops", "status", "reason", "train_loss", "validation_loss", "test_loss",
+    "test_error", "best_step", "seconds", "steps_taken", "mode", "device", "versions",
+]  # fmt: skip
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "results.sqlite"
+
+
+@pytest.fixture
+def store(path: Path):
+    with Store(path, write=True) as opened:
+        opened.plan(SWEEP)
+        yield opened
+
+
+def test_the_trial_table_has_the_columns_of_the_contract_in_the_order_of_the_sweep(store: Store):
+    table = store.results()
+    assert list(table.columns) == COLUMNS
+    assert table["trial_id"].tolist() == ["c", "a", "b"]
+    assert set(table["status"]) == {"pending"}
+    for knob in ("width", "depth"):
+        assert table[knob].dtype == float
+        assert table[knob].isna().tolist() == [False, True, False]
+    for name in ("train_loss", "validation_loss", "test_loss", "test_error", "seconds"):
+        assert table[name].dtype == float
+    for name in ("params", "train_examples", "seed", "batch_size", "steps", "flops"):
+        assert table[name].dtype == int
+    assert table["best_step"].dtype == "Int64"
+    assert table["best_step"].isna().all()
+
+
+def test_knobs_that_every_family_has_stay_whole_numbers_and_words_stay_words(store: Store):
+    store.plan([replace(SMALL, knobs={"width": 4, "kind": "relu"}, trial_id="d")])
+    table = store.results()
+    assert table["width"].dtype == int
+    assert table["kind"].tolist() == ["relu"]
+
+
+def test_a_finished_trial_comes_with_its_measurements(store: Store):
+    store.start(["b", "c"])
+    assert store.counts() == {"pending": 1, "running": 2, "done": 0, "diverged": 0, "failed": 0}
+    store.finish(DONE, MEASURED)
+    row = store.results().set_index("trial_id").loc["b"]
+    for name in ("status", "reason", "train_loss", "test_error", "best_step", "seconds", "mode", "device", "versions"):
+        assert row[name] == getattr(DONE, name)
+    table = store.measurements()
+    assert table.columns.tolist() == list(MeasurementRow.__dataclass_fields__)
+    assert table["step"].tolist() == [10, 20]
+    assert table["examples_seen"].tolist() == [160, 320]
+    assert store.finished() == {"b"}
+
+
+@pytest.mark.parametrize(
+    "measurements",
+    [[*MEASURED, MEASURED[0]], [replace(MEASURED[0], trial_id="unknown")]],
+    ids=["a step twice", "of no trial"],
+)
+def test_a_trial_is_there_whole_or_not_at_all(store: Store, measurements: list[MeasurementRow]):
+    store.start(["b"])
+    with pytest.raises(sqlite3.IntegrityError):
+        store.finish(DONE, measurements)
+    assert store.counts()["running"] == 1
+    assert store.results()["validation_loss"].isna().all()
+    assert store.measurements().empty
+    store.finish(DONE, MEASURED)  # the writer goes on after the mistake
+    assert store.counts()["done"] == 1
+
+
+def test_what_is_not_finite_is_missing(store: Store):
+    bad = replace(DONE, status="diverged", reason="why", train_loss=math.inf, validation_loss=math.nan, test_loss=None)
+    store.finish(replace(bad, best_step=None), [replace(MEASURED[0], train_loss=-math.inf, validation_loss=math.nan)])
+    row = store.results().set_index("trial_id").loc["b"]
+    assert row[["train_loss", "validation_loss", "test_loss", "best_step"]].isna().all()
+    measured = store.measurements()
+    assert measured[["train_loss", "validation_loss"]].isna().to_numpy().all()
+    assert measured["validation_error"].tolist() == [0.75]
+    assert store.finished() == {"b"}  # a diverged trial would diverge again
+
+
+def test_a_new_plan_keeps_what_is_finished_and_repeats_what_was_not(store: Store):
+    store.finish(DONE, MEASURED)
+    before = store.results().set_index("trial_id").loc[["b"]]
+    store.start(["a"])
+    store.finish(replace(DONE, trial_id="c", status="failed", reason="out of memory"), [])
+    store.plan([replace(row, fraction=0.05) for row in (SMALL, LARGE, LOGISTIC)])
+    table = store.results().set_index("trial_id")
+    assert table.index.tolist() == ["b", "c", "a"]
+    assert table["status"].tolist() == ["done", "pending", "pending"]
+    assert set(table["reason"]) == {""}
+    assert set(table["fraction"]) == {0.05}
+    assert table.loc[["b"]].drop(columns="fraction").equals(before.drop(columns="fraction"))
+
+
+def test_removed_trials_are_left_out_but_kept(store: Store):
+    store.finish(DONE, MEASURED)
+    store.plan([LOGISTIC])
+    assert store.results()["trial_id"].tolist() == ["a"]
+    assert "width" not in store.results()
+    assert store.measurements().empty
+    assert sum(store.counts().values()) == 1
+    assert store.finished() == {"b"}
+    store.plan(SWEEP)
+    assert store.counts()["done"] == 1
+    assert len(store.measurements()) == len(MEASURED)
+
+
+def test_a_reader_sees_each_trial_as_soon_as_the_writer_has_finished_it(store: Store, path: Path):
+    with Store(path, write=False) as reader:
+        assert reader.counts()["done"] == 0
+        store.finish(DONE, MEASURED)
+        assert reader.counts()["done"] == 1
+        assert len(reader.measurements()) == len(MEASURED)
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            reader.start(["a"])
+
+
+def test_a_writer_leaves_one_file_and_so_does_a_reader(path: Path):
+    with Store(path, write=True) as store:
+        store.plan(SWEEP)
+    with Store(path, write=False) as store:
+        assert store.counts()["pending"] == len(SWEEP)
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_a_writer_may_close_before_its_readers(path: Path):
+    store = Store(path, write=True)
+    store.plan(SWEEP)
+    with Store(path, write=False) as reader:
+        store.close()
+        assert reader.counts()["pending"] == len(SWEEP)
+
+
+def nothing(_path: Path) -> None: ...
+
+
+def empty_file(path: Path) -> None:
+    path.touch()
+
+
+def no_database(path: Path) -> None:
+    path.write_bytes(b"trial_id,family\n" * 100)
+
+
+def newer_version(path: Path) -> None:
+    Store(path, write=True).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+
+
+def other_program(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE trials (name TEXT)")
+    connection.close()
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+READ, WRITE = False, True
+
+
+@pytest.mark.parametrize(
+    ("make", "write", "says"),
+    [
+        (nothing, READ, "no results here"),
+        (empty_file, READ, "no results here yet"),
+        (no_database, READ, "not a readable ledger"),
+        (no_database, WRITE, "not a readable ledger"),
+        (newer_version, READ, "schema 99, this one reads 1"),
+        (newer_version, WRITE, "schema 99, this one reads 1"),
+        (other_program, READ, "another program"),
+        (other_program, WRITE, "another program"),
+        (folder, READ, "no results here"),
+        (folder, WRITE, "not a readable ledger"),
+    ],
+)
+def test_what_is_no_ledger_is_refused_in_one_line(path: Path, make, write: bool, says: str):
+    make(path)
+    before = path.read_bytes() if path.is_file() else None
+    with pytest.raises(SweepError, match=says) as caught:
+        Store(path, write=write)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ")
+    assert len(text.splitlines()) == 1
+    assert (path.read_bytes() if path.is_file() else None) == before
+
+
+def test_a_writer_that_died_before_it_made_the_tables_is_followed_by_another(path: Path):
+    empty_file(path)
+    with Store(path, write=True) as store:
+        store.plan(SWEEP)
+        assert store.finished() == set()
+
+
+def test_numbers_keep_all_their_digits(store: Store):
+    precise = replace(DONE, validation_loss=float(np.nextafter(1.5, 2)), seconds=1e-9)
+    store.finish(precise, [])
+    row = store.results().set_index("trial_id").loc["b"]
+    assert (row["validation_loss"], row["seconds"]) == (precise.validation_loss, 1e-9)
