@@ -57,20 +57,20 @@ def device_data(data: DataSet) -> DeviceData:
     )
 
 
-def recipe(largest: PlannedTrial, chunk: int = 5) -> Recipe:
+def recipe(largest: PlannedTrial) -> Recipe:
     """Return the program in which `largest` and smaller ones run."""
     trial = largest.trial
-    return Recipe(largest.architecture, trial.optimizer, trial.schedule, trial.clip_norm, trial.batch_size, chunk)
+    return Recipe(largest.architecture, trial.optimizer, trial.schedule, trial.clip_norm, trial.batch_size)
 
 
 def pack_of(
-    trials: Sequence[PlannedTrial | None], data: DataSet, *, largest: PlannedTrial | None = None, chunk: int = 5
+    trials: Sequence[PlannedTrial | None], data: DataSet, *, largest: PlannedTrial | None = None, call_steps: int = 50
 ) -> Pack:
     """Return a pack with one lane for each of `trials`, placed in this order; None leaves a lane idle."""
     present = [each for each in trials if each is not None]
     largest = largest or max(present, key=lambda each: each.architecture.parameter_count)
     pack = Pack(
-        Bucket(recipe(largest, chunk), tuple(present), len(trials), 1.0, 1),
+        Bucket(recipe(largest), tuple(present), len(trials), 1.0, 1, call_steps),
         device=jax.local_devices()[0],
         data=device_data(data),
     )

@@ -17,8 +17,8 @@ EXACT_SOLO = 1e-5  # relative, over at most ten steps; never relaxed
 def together_and_alone(trials, data, *, steps=10):
     """Return (packed, solo) losses of every step and final parameters at the padded size, for each trial."""
     largest = max(trials, key=lambda each: each.architecture.parameter_count)
-    packed = pack_of(trials, data, largest=largest, chunk=1)
-    alone = [pack_of([each], data, largest=each, chunk=1) for each in trials]
+    packed = pack_of(trials, data, largest=largest)
+    alone = [pack_of([each], data, largest=each) for each in trials]
     losses = []
     for _ in range(steps):
         row = []
@@ -134,11 +134,11 @@ def test_a_refilled_lane_is_bit_equal_to_a_fresh_one(data):
     assert numbers(finish(pack)[late.trial_id]) == numbers(fresh)
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 3, 100])
-def test_the_length_of_a_call_changes_no_bit(data, chunk):
-    trials = varied(3, steps=17)
-    usual = finish(pack_of(trials, data, chunk=5))
-    other = finish(pack_of(trials, data, chunk=chunk))
+@pytest.mark.parametrize("call_steps", [1, 7, 32, 33])
+def test_the_length_of_a_call_changes_no_bit(data, call_steps):
+    trials = varied(3, steps=80, evaluate_every=40)
+    usual = finish(pack_of(trials, data))
+    other = finish(pack_of(trials, data, call_steps=call_steps))
     assert {name: numbers(end) for name, end in usual.items()} == {name: numbers(end) for name, end in other.items()}
 
 

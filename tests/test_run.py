@@ -83,9 +83,7 @@ def test_results_have_one_finished_row_a_trial(finished: sx.Run):
     assert table["fraction"].equals(table["train_examples"] / 200)
     assert dict(zip(table["width"].fillna(0), table["params"], strict=True)) == {0: 410, 4: 214, 8: 418}
     assert table["test_error"].between(0, 1).all()
-    assert (table["test_loss"] > 0).all()
-    assert (table["seconds"] > 0).all()
-    assert (table["flops"] > 0).all()
+    assert table[["test_loss", "seconds", "flops"]].gt(0).to_numpy().all()
     assert set(table["steps_taken"]) == {20}
     for name in ("mode", "device", "versions"):
         assert table[name].str.len().gt(0).all()
@@ -93,12 +91,12 @@ def test_results_have_one_finished_row_a_trial(finished: sx.Run):
 
 def test_losses_are_those_of_the_best_evaluation(finished: sx.Run):
     measured = finished.measurements()
-    assert (measured["examples_seen"] == 16 * measured["step"]).all()
+    assert measured["examples_seen"].equals(16 * measured["step"])
     assert measured["validation_error"].between(0, 1).all()
     for row in finished.results().to_dict(orient="records"):
         mine = measured[measured["trial_id"] == row["trial_id"]]
         assert mine["step"].tolist() == [5, 10, 15, 20]
-        best = mine.loc[mine["validation_loss"].idxmin()]
+        best = mine.iloc[int(np.argmin(mine["validation_loss"].to_numpy()))]
         assert (row["best_step"], row["validation_loss"]) == (best["step"], best["validation_loss"])
         assert row["train_loss"] == best["train_loss"]
 
@@ -119,16 +117,16 @@ def test_a_second_run_trains_nothing(copied: sx.Run):
 
 
 def test_an_enlarged_sweep_trains_only_what_is_new(copied: sx.Run):
-    before = copied.results()
+    before = copied.results().query("family == 'mlp'").reset_index(drop=True)
     larger = replace(
         SWEEP,
         data=replace(SWEEP.data, train_examples=(20, 50, 100)),
-        models=(SWEEP.models[0], sx.ModelGrid("mlp", width=(4, 6, 8), depth=1)),
+        models=(sx.ModelGrid("mlp", width=(4, 6, 8), depth=1),),
     )
     after = sx.run_sweep(larger, copied.directory, progress=False).results()
-    assert len(after) == 24
+    assert (len(before), len(after)) == (8, 18)
     assert set(after["status"]) == {"done"}
-    old = after[after["trial_id"].isin(before["trial_id"])].reset_index(drop=True)
+    old = after.loc[after["trial_id"].isin(before["trial_id"]), :].reset_index(drop=True)
     pd.testing.assert_frame_equal(old, before, check_exact=True)  # `seconds` included
 
 
@@ -174,22 +172,15 @@ def test_modules_of_the_user_s_own_are_trained(tmp_path: Path):
     assert 'test_run:Own"' in (tmp_path / "sweep.toml").read_text()
 
 
-def test_two_thirds_of_digits_by_fractions(tmp_path: Path):
+def test_networks_learn_and_fractions_are_shares_of_the_pool(tmp_path: Path):
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
-    data = sx.DataSpec("digits", fractions=(0.1, 0.5), examples=300, validation_examples=50, test_examples=100)
-    table = sx.run_sweep(replace(TINY, data=data), tmp_path, progress=False).results()
-    assert table["train_examples"].tolist() == [30, 150]
+    data = sx.DataSpec("digits", fractions=(0.1, 0.5), examples=1000, validation_examples=100, test_examples=200)
+    train = replace(SWEEP.train, steps=200, evaluate_every=100)
+    models = (sx.ModelGrid("mlp", width=16, depth=1),)
+    table = sx.run_sweep(replace(TINY, data=data, train=train, models=models), tmp_path, progress=False).results()
+    assert table["train_examples"].tolist() == [100, 500]
     assert table["fraction"].tolist() == [0.1, 0.5]
-    assert set(table["status"]) == {"done"}
-
-
-def test_networks_learn_more_from_more(tmp_path: Path):
-    """The smallest check that training trains: many steps on enough data beat guessing by far."""
-    data = sx.DataSpec("mnist1d", train_examples=(2000,), validation_examples=200, test_examples=500)
-    train = replace(SWEEP.train, steps=400, evaluate_every=100, batch_size=(64,))
-    learned = replace(TINY, data=data, train=train, models=(sx.ModelGrid("mlp", width=32, depth=2),))
-    row = sx.run_sweep(learned, tmp_path, progress=False).results().iloc[0]
-    assert row["test_error"] < 0.6  # 0.9 is guessing
+    assert table["test_error"].lt(0.45).all()  # guessing: 0.9
 
 
 @pytest.mark.parametrize(
@@ -197,8 +188,8 @@ def test_networks_learn_more_from_more(tmp_path: Path):
     [
         ({"models": (sx.ModelGrid("mpl"),)}, "did you mean mlp"),
         ({"models": (sx.ModelGrid("mlp", width=4),)}, "depth"),
-        ({"data": sx.DataSpec("mnist2d", train_examples=10)}, "mnist1d"),
-        ({"data": sx.DataSpec("digits", train_examples=100_000)}, "train_examples"),
+        ({"data": sx.DataSpec("mnist2d", train_examples=(10,))}, "mnist1d"),
+        ({"data": sx.DataSpec("digits", train_examples=(100_000,))}, "train_examples"),
     ],
     ids=["family", "knob", "source", "too many examples"],
 )

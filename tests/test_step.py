@@ -1,5 +1,7 @@
 """One trial: which examples it sees, how it moves, what it remembers."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from scalejax.engine.lanes import blocks
 from scalejax.engine.pack import settings_of
 from scalejax.engine.padding import initial_weights
 from scalejax.engine.step import (
+    BLOCK_STEPS,
     Cursor,
     Examples,
     batch_indices,
@@ -25,14 +28,19 @@ from scalejax.engine.step import (
 POOL = 500
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def draw(constants, own, cursor, first):
+    return batch_indices(constants, own, cursor, pool=POOL, first=first)
+
+
 def rows_seen(each, steps: int) -> np.ndarray:
-    """Rows of the pool in the order in which a trial sees them, in chunks of five steps."""
-    constants = recipe(each, chunk=5)
+    """Rows of the pool in the order in which a trial sees them, in calls of two blocks of steps."""
     seen = []
-    draw = jax.jit(lambda cursor: batch_indices(constants, settings_of(each), cursor, POOL))
-    for first in range(0, steps, 5):
-        epoch, position = divmod(first * each.trial.batch_size, each.trial.train_examples)
-        seen.append(np.asarray(draw(Cursor(jnp.uint32(epoch), jnp.uint32(position)))).ravel())
+    for begin in range(0, steps, 2 * BLOCK_STEPS):
+        epoch, position = divmod(begin * each.trial.batch_size, each.trial.train_examples)
+        cursor = Cursor(jnp.uint32(epoch), jnp.uint32(position))
+        for first in (0, BLOCK_STEPS):
+            seen.append(np.asarray(draw(recipe(each), settings_of(each), cursor, jnp.int32(first))).ravel())
     return np.concatenate(seen)[: steps * each.trial.batch_size]
 
 

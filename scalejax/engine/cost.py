@@ -43,7 +43,7 @@ def step_flops(architecture: Architecture, batch_size: int, shape: tuple[int, ..
     Counted in the traced program, so that it holds for any module; for a network of matrices it is close to the
     6 x parameters x examples of Kaplan et al. (2020, arXiv:2001.08361), less what the first layer need not pass back.
     """
-    recipe = Recipe(architecture, "sgd", "constant", None, batch_size, 1)
+    recipe = Recipe(architecture, "sgd", "constant", None, batch_size)
     lane = abstract_lane(recipe)
     batch = Examples(
         jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32), jax.ShapeDtypeStruct((batch_size,), jnp.int32)

@@ -17,7 +17,7 @@ from scalejax.engine.lanes import DeviceData, blocks
 from scalejax.engine.pack import Pack
 from scalejax.engine.packing import Bucket
 from scalejax.engine.plan import Plan
-from scalejax.engine.step import Examples
+from scalejax.engine.step import BLOCK_STEPS, Examples
 
 TIMED_SECONDS = 0.25  # of steps in each repetition
 REPETITIONS = 3
@@ -97,8 +97,8 @@ def _time(bucket: Bucket, card: DataCard) -> Timing:
             list(threads.map(lambda pack: pack.call(steps, due=due, ending=ending), packs))
             return time.perf_counter() - began
 
-        guess = max(seconds(1, due=[], ending=[]), 1e-5)
-        steps = int(np.clip(TIMED_SECONDS / guess, 1, bucket.recipe.chunk))
+        guess = seconds(BLOCK_STEPS, due=[], ending=[])
+        steps = BLOCK_STEPS * max(1, min(round(TIMED_SECONDS / guess), bucket.call_steps // BLOCK_STEPS))
         return Timing(
             step=float(np.median([seconds(steps, due=[], ending=[]) for _ in range(REPETITIONS)])) / steps,
             evaluation=seconds(0, due=[0], ending=[]),

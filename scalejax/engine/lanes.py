@@ -21,7 +21,7 @@ from scalejax.engine.step import (
     remember,
     start,
     test,
-    train_chunk,
+    train,
     validate,
 )
 
@@ -83,7 +83,7 @@ def advance(recipe: Recipe, lanes: TrialState, data: DeviceData, order: Order) -
     """
 
     def train_one(state: TrialState, cursor: Cursor) -> TrialState:
-        return train_chunk(recipe, state, cursor, pool=data.pool, steps=order.steps)
+        return train(recipe, state, cursor, pool=data.pool, steps=order.steps)
 
     lanes = jax.vmap(train_one)(lanes, order.cursor)
     validated = _where(order.due, lanes, lambda state: validate(recipe, state, blocks=data.validation))

@@ -108,7 +108,7 @@ class Pack:
             The steps taken by each trial, and the trials that have ended, whose lanes are now free.
         """
         occupied = self.occupied
-        count = min(self.bucket.recipe.chunk, *(slot.next_stop - slot.step for _, slot in occupied))
+        count = min(self.bucket.call_steps, *(slot.next_stop - slot.step for _, slot in occupied))
         due = [number for number, slot in occupied if slot.step + count == slot.next_stop]
         ending = [number for number, slot in occupied if slot.step + count == slot.planned.trial.steps]
         began = time.perf_counter()

@@ -4,7 +4,7 @@ import functools
 import heapq
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from scalejax.engine.cost import DeviceSpeed, lane_bytes, lane_seconds, step_flops
 from scalejax.engine.padding import Probe, fits_into, structure
@@ -13,8 +13,8 @@ from scalejax.engine.trial import PlannedTrial
 from scalejax.models import Architecture
 
 MAX_LANES = 32  # beyond it a CPU gains nothing and its caches overflow
-CHUNK_SECONDS = 1.0  # a call aims to take no longer, so that progress shows and a stop is heard
-CHUNK_INDICES = 2**22  # batch rows computed in one call: 16 MB
+CALL_SECONDS = 2.0  # a call aims to take no longer, so that progress shows and a stop is heard
+CALL_EXAMPLES = 2**30  # a lane's examples in one call are counted in 32 bits
 EXACT_MAKESPAN = 4000  # trials up to which the schedule is simulated rather than bounded
 
 Prober = Callable[[Architecture, Architecture, Recipe], Probe]
@@ -30,6 +30,7 @@ class Bucket:
         lanes: slots of the program on each device.
         seconds: the cost model's estimate of a step of all lanes.
         makespan: steps that the program takes until its last trial ends, on each device.
+        call_steps: the most steps that are taken in one call.
     """
 
     recipe: Recipe
@@ -37,6 +38,7 @@ class Bucket:
     lanes: int
     seconds: float
     makespan: int
+    call_steps: int
 
     @property
     def architectures(self) -> list[Architecture]:
@@ -113,7 +115,7 @@ def _divide(
 def _bucket(trials: Sequence[PlannedTrial], largest: Architecture, *, limits: Limits) -> Bucket:
     """Form a bucket, with the number of lanes that its horizons pack best into."""
     first = trials[0].trial
-    recipe = Recipe(largest, first.optimizer, first.schedule, first.clip_norm, first.batch_size, 1)
+    recipe = Recipe(largest, first.optimizer, first.schedule, first.clip_norm, first.batch_size)
     each, overhead = lane_seconds(recipe, limits.shape, speed=limits.speed), limits.speed.overhead
     most = min(MAX_LANES, len(trials), max(1, int(limits.state_bytes // lane_bytes(recipe))))
     ordered = sorted(trials, key=lambda planned: -planned.trial.steps)
@@ -124,10 +126,14 @@ def _bucket(trials: Sequence[PlannedTrial], largest: Architecture, *, limits: Li
 
     lanes = min(range(1, most + 1), key=cost)
     seconds = overhead + lanes * each
-    longest_interval = max(planned.trial.evaluate_every for planned in trials)
-    chunk = min(longest_interval, CHUNK_SECONDS / seconds, CHUNK_INDICES / (lanes * recipe.batch_size))
-    recipe = replace(recipe, chunk=max(1, int(chunk)))
-    return Bucket(recipe, tuple(ordered), lanes, seconds, makespan(horizons, lanes * limits.devices))
+    return Bucket(
+        recipe=recipe,
+        trials=tuple(ordered),
+        lanes=lanes,
+        seconds=seconds,
+        makespan=makespan(horizons, lanes * limits.devices),
+        call_steps=max(1, int(min(CALL_SECONDS / seconds, CALL_EXAMPLES / recipe.batch_size))),
+    )
 
 
 def makespan(horizons: Sequence[int], lanes: int) -> int:

@@ -123,7 +123,7 @@ def _side_by_side(small: Architecture, large: Architecture, recipe: Recipe, shap
     own = small.initialise(initial)
     results = []
     for architecture in (small, large):
-        here = Recipe(architecture, recipe.optimizer, recipe.schedule, recipe.clip_norm, PROBE_BATCH, 1)
+        here = Recipe(architecture, recipe.optimizer, recipe.schedule, recipe.clip_norm, PROBE_BATCH)
         arrays = tuple(pad(one, like) for one, like in zip(own, weights(architecture), strict=True))
 
         def step(learner: Learner, each: Examples, here: Recipe = here) -> tuple[Learner, jax.Array]:

@@ -14,6 +14,8 @@ from jax import lax
 from scalejax.data.shuffle import index_shuffle, mix
 from scalejax.models import Architecture
 
+BLOCK_STEPS = 32  # whose batches are drawn at once
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Settings:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Cursor:
-    """Where a chunk begins in the trial's stream of examples. Computed on the host, where integers do not overflow."""
+    """Where a call begins in the trial's stream of examples. Computed on the host, where integers do not overflow."""
 
     epoch: jax.Array  # uint32
     position: jax.Array  # uint32, below train_examples
@@ -116,7 +118,6 @@ class Recipe:
     schedule: str
     clip_norm: float | None
     batch_size: int
-    chunk: int  # the most steps that one call takes
 
 
 def direction(recipe: Recipe) -> optax.GradientTransformation:
@@ -159,18 +160,19 @@ def start(recipe: Recipe, settings: Settings, weights: tuple[nnx.State, nnx.Stat
     return TrialState(settings, learner, Best(jnp.full((), jnp.inf, jnp.float32), zero, params, rest))
 
 
-def batch_indices(recipe: Recipe, settings: Settings, cursor: Cursor, pool: int) -> jax.Array:
-    """Return the rows of the pool for a chunk of batches, int32 [chunk, batch_size], drawn without replacement.
+def batch_indices(recipe: Recipe, settings: Settings, cursor: Cursor, *, pool: int, first: jax.Array) -> jax.Array:
+    """Return the rows of the pool for BLOCK_STEPS batches, int32 [BLOCK_STEPS, batch_size], without replacement.
 
-    One vectorised call for all steps of the chunk: drawn inside the loop it would cost as much as a small step.
+    The batches are those from step `first` after the cursor on. One vectorised call for all of them: drawn step by
+    step the indices of a small network's batch would cost as much as its training.
     """
-    count = recipe.chunk * recipe.batch_size
-    offset = cursor.position + jnp.arange(count, dtype=jnp.uint32)
+    count = BLOCK_STEPS * recipe.batch_size
+    offset = cursor.position + first.astype(jnp.uint32) * recipe.batch_size + jnp.arange(count, dtype=jnp.uint32)
     size = settings.train_examples
     epoch_key = mix(settings.shuffle_key ^ mix(cursor.epoch + offset // size + 1))
     own = index_shuffle(offset % size, size=size, key=epoch_key)
     row = index_shuffle(own, size=jnp.uint32(pool), key=settings.subset_key)
-    return row.astype(jnp.int32).reshape(recipe.chunk, recipe.batch_size)
+    return row.astype(jnp.int32).reshape(BLOCK_STEPS, recipe.batch_size)
 
 
 def train_step(recipe: Recipe, settings: Settings, learner: Learner, batch: Examples) -> Learner:
@@ -201,15 +203,21 @@ def train_step(recipe: Recipe, settings: Settings, learner: Learner, batch: Exam
     )
 
 
-def train_chunk(recipe: Recipe, state: TrialState, cursor: Cursor, *, pool: Examples, steps: jax.Array) -> TrialState:
-    """Take `steps` (a traced integer, at most recipe.chunk) training steps from `cursor` on."""
-    rows = batch_indices(recipe, state.settings, cursor, pool.labels.shape[0])
+def train(recipe: Recipe, state: TrialState, cursor: Cursor, *, pool: Examples, steps: jax.Array) -> TrialState:
+    """Take `steps` (a traced integer) training steps from `cursor` on, block by block."""
 
-    def body(number: jax.Array, learner: Learner) -> Learner:
-        batch = jax.tree.map(lambda rows_of: rows_of.at[rows[number]].get(mode="promise_in_bounds"), pool)
-        return train_step(recipe, state.settings, learner, batch)
+    def block(number: jax.Array, learner: Learner) -> Learner:
+        first = number * BLOCK_STEPS
+        rows = batch_indices(recipe, state.settings, cursor, pool=pool.labels.shape[0], first=first)
 
-    return replace(state, learner=lax.fori_loop(0, steps, body, state.learner))
+        def step(within: jax.Array, learner: Learner) -> Learner:
+            batch = jax.tree.map(lambda array: array.at[rows[within]].get(mode="promise_in_bounds"), pool)
+            return train_step(recipe, state.settings, learner, batch)
+
+        return lax.fori_loop(0, jnp.minimum(BLOCK_STEPS, steps - first), step, learner)
+
+    blocks = (steps + BLOCK_STEPS - 1) // BLOCK_STEPS
+    return replace(state, learner=lax.fori_loop(0, blocks, block, state.learner))
 
 
 def loss_and_error(

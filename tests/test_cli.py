@@ -1,0 +1,386 @@
+"""The command line: what each command prints and writes, and one line with the remedy for every mistake."""
+
+import _thread
+import csv
+import importlib.metadata
+import importlib.util
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scalejax.cli import main
+from scalejax.engine.pack import Pack
+from scalejax.models import MLP
+from scalejax.run import Run
+from scalejax.store import Store
+
+SWEEP = """\
+name = "small"
+seeds = 2
+[data]
+source = "mnist1d"
+examples = 200
+train_examples = [20, 100]
+validation_examples = 50
+test_examples = 100
+[[models]]
+family = "logistic"
+[[models]]
+family = "mlp"
+width = [4, 8]
+depth = 1
+[train]
+learning_rate = [1e-2]
+batch_size = 16
+steps = 20
+evaluate_every = 5
+"""
+TRIALS = 12
+COMMANDS = ("plan", "run", "status", "export")
+
+
+class Ran:
+    """What a command returned and printed."""
+
+    def __init__(self, code: int, out: str, err: str):
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    def call(*arguments: object) -> Ran:
+        capsys.readouterr()
+        try:
+            code = main([str(one) for one in arguments])
+        except SystemExit as leaving:
+            assert isinstance(leaving.code, int)
+            code = leaving.code
+        return Ran(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test works in a folder with one sweep file, sweep.toml."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweep.toml").write_text(SWEEP)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a finished run."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "sweep.toml").write_text(SWEEP)
+    assert main(["run", str(folder / "sweep.toml"), "--out", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def copied(finished: Path, here: Path) -> Path:
+    """A finished run that a test may change."""
+    return Path(shutil.copytree(finished, here / "run"))
+
+
+def only_the_sweep_file(here: Path) -> bool:
+    return [each.name for each in here.iterdir()] == ["sweep.toml"]
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)], ids=lambda one: one[0] if one else "none")
+def test_help(cli, command: tuple[str, ...]):
+    ran = cli(*command, "--help")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.startswith(" ".join(["usage: scalejax", *command]))
+    if not command:
+        assert all(name in ran.out for name in COMMANDS)
+
+
+def test_the_console_script_is_this_command_line():
+    (script,) = importlib.metadata.entry_points(group="console_scripts", name="scalejax")
+    assert script.load() is main
+
+
+def test_plan_says_what_a_sweep_will_do_and_writes_nothing(cli, here: Path, finished: Path):
+    as_json = cli("plan", "sweep.toml", "--json")
+    assert (as_json.code, as_json.err) == (0, "")
+    facts = json.loads(as_json.out)
+    results = Run(finished).results()
+    assert facts["trials"] == TRIALS == sum(program["trials"] for program in facts["programs"])
+    assert facts["lane_programs"] == len(facts["programs"]) < TRIALS
+    assert facts["useful_flops"] == results["flops"].sum()
+    extra = facts["padding_flops"] + facts["idle_flops"]
+    assert facts["waste"] == pytest.approx(extra / (facts["useful_flops"] + extra))
+    assert all(0 <= program["padding"] < 1 for program in facts["programs"])
+    assert facts["data_bytes"] == 350 * (40 + 1) * 4
+    assert facts["state_bytes"] > 4 * 410
+    assert facts["forecast_seconds"] == pytest.approx(sum(program["seconds"] for program in facts["programs"]))
+
+    words = cli("plan", "sweep.toml")
+    assert (words.code, words.err) == (0, "")
+    assert words.out.startswith(f"small: 12 trials on {facts['devices']} x {facts['device_kind']}\n")
+    assert f"{facts['lane_programs']} lane programs" in words.out
+    for program in facts["programs"]:
+        assert f"{program['sizes']}: {program['trials']} trials in {program['lanes']} lanes" in words.out
+    assert f"waste     {facts['waste']:.1%}" in words.out
+    assert f"{facts['useful_flops'] / 1e6:.3g} MFLOP useful" in words.out
+    assert f"{facts['data_bytes'] / 1e3:.3g} kB of data" in words.out
+    assert re.search(r"forecast  \d+(\.\d)? s", words.out)
+    assert only_the_sweep_file(here)
+
+
+def test_plan_for_other_devices(cli, here: Path):
+    ran = cli("plan", "sweep.toml", "--json", "--devices", 3)
+    assert json.loads(ran.out)["devices"] == 3
+    assert only_the_sweep_file(here)
+
+
+def test_set_replaces_keys_of_the_file(cli):
+    overrides = ["--set", "seeds=1", "--set", "models.1.width=[4]", "--set", "data.train_examples=[20]"]
+    facts = json.loads(cli("plan", "sweep.toml", "--json", "--set", "name=other", *overrides).out)
+    assert (facts["name"], facts["trials"]) == ("other", 2)
+
+
+def test_run_prints_the_table_and_keeps_standard_error_for_progress(cli, here: Path, finished: Path):
+    ran = cli("run", "sweep.toml", "--set", "seeds=1")
+    assert ran.code == 0
+    assert ran.out.startswith("6 trials: 6 done; ")
+    assert "mlp width 8" in ran.out
+    assert ran.out.endswith(f"figure: {Path('runs/small/figures/learning_curves.png')} and .svg\n")
+    assert "6/6 trials" in ran.err
+    assert "steps/s" in ran.err
+    # The same trials of another run, with other neighbours: the same numbers.
+    mine, theirs = (Run(path).results().query("seed == 0") for path in (here / "runs" / "small", finished))
+    assert mine["trial_id"].tolist() == theirs["trial_id"].tolist()
+    assert mine["test_loss"].to_numpy() == pytest.approx(theirs["test_loss"].to_numpy(), rel=1e-5)
+
+
+def test_run_again_as_json(cli, copied: Path):
+    ran = cli("run", "sweep.toml", "--out", copied, "--json")
+    assert (ran.code, ran.err) == (0, "")  # nothing to train, no progress
+    facts = json.loads(ran.out)
+    assert facts["directory"] == str(copied)
+    assert facts["trials"] == {"pending": 0, "running": 0, "done": TRIALS, "diverged": 0, "failed": 0}
+    assert facts["lane_programs"] >= 1
+
+
+def test_status(cli, finished: Path):
+    assert cli("status", finished).out == "12 trials: 12 done\n"
+    facts = json.loads(cli("status", finished, "--json").out)
+    assert facts["trials"]["done"] == TRIALS
+    assert facts["reasons"] == {}
+
+
+def test_export_to_standard_output_and_to_files(cli, finished: Path, here: Path):
+    ran = cli("export", finished)
+    assert (ran.code, ran.err) == (0, "")
+    assert rows(ran.out)[0].keys() >= {"trial_id", "family", "width", "params", "train_examples", "test_error"}
+    assert len(rows(ran.out)) == TRIALS
+    assert cli("export", finished, "--output", "trials.csv").out == ""
+    assert (here / "trials.csv").read_text() == ran.out
+    measured = cli("export", finished, "--measurements")
+    assert len(rows(measured.out)) == TRIALS * 4
+    if importlib.util.find_spec("pyarrow"):
+        import pandas as pd
+
+        assert cli("export", finished, "--output", "trials.parquet").code == 0
+        pd.testing.assert_frame_equal(pd.read_parquet(here / "trials.parquet"), Run(finished).results())
+
+
+def test_a_reader_that_has_enough_is_no_error(finished: Path):
+    """As in `scalejax export DIR | head -1`; also the one test of the command line in a process of its own."""
+    code = "import sys; from scalejax.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "export", str(finished)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == 0
+
+
+def test_a_diverged_trial_is_a_result_and_leaves_its_neighbours_alone(cli, finished: Path, here: Path):
+    overrides = ["--set", "train.learning_rate=[1e-2, 1e30]", "--set", "data.train_examples=[100]"]
+    ran = cli("run", "sweep.toml", "--out", "run", *overrides, "--set", "models.0.family=mlp", *own_sizes())
+    assert ran.code == 0
+    run = Run(here / "run")
+    table = run.results().set_index("trial_id")
+    wild = table["learning_rate"] > 1
+    assert set(table.loc[wild, "status"]) == {"diverged"}
+    assert set(table.loc[~wild, "status"]) == {"done"}
+    assert table.loc[wild, "reason"].str.contains(r"not finite at step \d+$").all()
+    assert table.loc[wild, ["test_loss", "best_step"]].isna().to_numpy().all()
+    tame = table.loc[~wild, "test_loss"].to_dict()
+    alone = Run(finished).results().set_index("trial_id")["test_loss"].to_dict()
+    shared = tame.keys() & alone.keys()
+    assert len(shared) == 4
+    assert {one: tame[one] for one in shared} == pytest.approx({one: alone[one] for one in shared}, rel=1e-5)
+
+    listed = cli("status", "run")
+    assert listed.code == 0
+    assert f"{wild.sum()} diverged" in listed.out.splitlines()[0]
+    for trial_id in table.index[wild]:
+        assert re.search(rf"^  {trial_id} diverged: .*step \d+$", listed.out, re.MULTILINE)
+    assert json.loads(cli("status", "run", "--json").out)["reasons"].keys() == set(table.index[wild])
+    curves = run.curves()
+    assert set(curves["learning_rate"]) == {0.01}
+
+
+def own_sizes() -> list[str]:
+    """Make both grids of the sweep networks: logistic regression survives any learning rate here."""
+    return ["--set", "models.0.width=6", "--set", "models.0.depth=1"]
+
+
+def test_where_every_trial_diverged_there_is_no_figure(cli, here: Path):
+    overrides = ["--set", "models.0.family=mlp", *own_sizes(), "--set", "train.learning_rate=1e30"]
+    ran = cli("run", "sweep.toml", "--set", "seeds=1", *overrides)
+    assert ran.code == 0
+    assert ran.out.startswith("6 trials: 6 diverged; ")
+    assert not (here / "runs" / "small" / "figures").exists()
+
+
+def test_trials_that_failed_are_tried_again(cli, here: Path, monkeypatch: pytest.MonkeyPatch):
+    advance = Pack.advance
+
+    def refusing(pack: Pack):
+        if pack.bucket.recipe.architecture.build is MLP:
+            raise MemoryError("no room\nfor a second line")
+        return advance(pack)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pack, "advance", refusing)
+        ran = cli("run", "sweep.toml")
+    assert ran.code == 1
+    assert ran.out.startswith("12 trials: 4 done, 8 failed; ")
+    assert cli("status", "runs/small").out.count("failed: MemoryError: no room\n") == 8
+    assert cli("run", "sweep.toml").code == 0
+    assert Run(here / "runs" / "small").counts()["done"] == TRIALS
+
+
+def test_an_interrupt_keeps_what_is_finished(cli, here: Path, monkeypatch: pytest.MonkeyPatch):
+    finish = Store.finish
+
+    def finish_and_interrupt(store: Store, *row):
+        finish(store, *row)
+        _thread.interrupt_main()  # as Ctrl-C does
+        time.sleep(0.5)  # the main thread looks up every 0.2 seconds
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "finish", finish_and_interrupt)
+        ran = cli("run", "sweep.toml", "--json")
+    assert (ran.code, ran.out) == (130, "")
+    assert "Traceback" not in ran.err
+    assert ran.err.splitlines()[-1].startswith("scalejax: interrupted; ")
+    run = Run(here / "runs" / "small")
+    kept = run.results().query("status == 'done'").set_index("trial_id")
+    assert 0 < len(kept) < TRIALS
+    assert cli("run", "sweep.toml").code == 0
+    assert run.counts()["done"] == TRIALS
+    now = run.results().set_index("trial_id")
+    assert now.loc[kept.index, "seconds"].equals(kept["seconds"])  # not trained again
+
+
+# What is wrong with the file (old text, new text) -> what the one line must say.
+BAD_FILES = {
+    "not TOML": ("seeds = 2", "seeds = = 2", ["line 2"]),
+    "unknown key": ("steps = 20", "step = 20", ["line 18", "[train] step", "steps"]),
+    "unknown table": ("[train]", "[trian]", ["trian", "train"]),
+    "wrong type": ("steps = 20", 'steps = "20"', ["line 18", "[train] steps", "'20'"]),
+    "empty grid": ("learning_rate = [1e-2]", "learning_rate = []", ["line 16", "[train] learning_rate", "empty"]),
+    "fraction": ("train_examples = [20, 100]", "fractions = [0.5, 1.5]", ["line 6", "[data] fractions", "1.5"]),
+    "pool": ("train_examples = [20, 100]", "train_examples = [20, 201]", ["line 6", "[data] train_examples", "201"]),
+    "rate": ("learning_rate = [1e-2]", "learning_rate = [0.0]", ["line 16", "[train] learning_rate", "> 0"]),
+    "family": ('family = "mlp"', 'family = "mpl"', ["line 12", "[[models]] index 1 family", "did you mean mlp?"]),
+    "knob": ("depth = 1", "dept = 1", ["line 14", "[[models]] index 1 dept", "did you mean depth?"]),
+    "missing knob": ("depth = 1", "", ["[[models]] index 1 depth", "missing"]),
+    "source": ("mnist1d", "mnist2d", ["[data] source", "mnist1d"]),
+}
+
+
+def assert_refused(ran: Ran, *parts: str) -> None:
+    """Exit code 2 and exactly one line on standard error, which contains all of `parts`."""
+    assert (ran.code, ran.out) == (2, "")
+    assert len(ran.err.splitlines()) == 1
+    assert ran.err.startswith("scalejax")
+    assert "Traceback" not in ran.err
+    for part in parts:
+        assert part in ran.err
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+@pytest.mark.parametrize("mistake", BAD_FILES)
+def test_a_mistake_in_the_file_is_one_line_and_nothing_is_written(cli, here: Path, command: str, mistake: str):
+    old, new, parts = BAD_FILES[mistake]
+    assert SWEEP.count(old) == 1
+    (here / "sweep.toml").write_text(SWEEP.replace(old, new))
+    assert_refused(cli(command, "sweep.toml"), f"scalejax {command}: ", *parts)
+    assert only_the_sweep_file(here)
+
+
+def test_more_examples_than_the_data_set_has(cli, here: Path):
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    overrides = ["--set", "data.source=digits", "--set", "data.examples=", "--set", "data.train_examples=5000"]
+    assert_refused(cli("run", "sweep.toml", *overrides), "[data]", "5000", "1797")
+    assert only_the_sweep_file(here)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([], ["COMMAND", "--help"]),
+        (["trian", "sweep.toml"], ["trian", "--help"]),
+        (["run"], ["SWEEP.toml", "--help"]),
+        (["run", "missing.toml"], ["missing.toml", "no such file"]),
+        (["run", "."], ["folder"]),
+        (["plan", "missing.toml"], ["missing.toml", "no such file"]),
+        (["plan", "sweep.toml", "--devices", "0"], ["--devices", "from 1 on"]),
+        (["plan", "sweep.toml", "--devices", "many"], ["--devices", "from 1 on"]),
+        (["run", "sweep.toml", "--sett", "seeds=1"], ["--sett", "--help"]),
+        (["run", "sweep.toml", "--set", "seeds"], ["--set seeds", "KEY=VALUE"]),
+        (["run", "sweep.toml", "--set", "train.step=5"], ["--set train.step", "did you mean steps?"]),
+        (["run", "sweep.toml", "--set", "train.steps=-5"], ["--set train.steps", ">= 1"]),
+        (["run", "sweep.toml", "--out", "sweep.toml"], ["sweep.toml", "--out"]),
+        (["status", "."], ["no results here", "scalejax run"]),
+        (["status", "nowhere"], ["nowhere", "no results here"]),
+        (["export", "nowhere"], ["nowhere", "no results here"]),
+        (["export", "nowhere", "--output", "table.csv"], ["nowhere", "no results here"]),
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_on_the_command_line_is_one_line_and_nothing_is_written(cli, here: Path, arguments, parts):
+    assert_refused(cli(*arguments), *parts)
+    assert only_the_sweep_file(here)
+    assert (here / "sweep.toml").read_text() == SWEEP
+
+
+@pytest.mark.parametrize(
+    ("output", "parts"),
+    [
+        ("table.xlsx", ["table.xlsx", ".csv or .parquet"]),
+        ("nowhere/table.csv", ["--output", "cannot be written", "nowhere"]),
+        ("folder.csv", ["--output", "cannot be written", "irectory"]),
+    ],
+)
+def test_export_to_where_it_cannot(cli, here: Path, finished: Path, output: str, parts: list[str]):
+    (here / "folder.csv").mkdir()
+    ran = cli("export", finished, "--output", Path(output))
+    assert_refused(ran, *parts)
+    assert "None" not in ran.err
+
+
+def test_parquet_without_pyarrow_names_the_remedy(cli, finished: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("pyarrow", "fastparquet"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert_refused(cli("export", finished, "--output", "table.parquet"), "scalejax[parquet]")
