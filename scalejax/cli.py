@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from scalejax.engine.plan import Plan
 
 BAD_INPUT, SOME_FAILED, INTERRUPTED = 2, 1, 130
+PLAIN_WIDTH = 120  # characters of a table where there is no terminal
 TIMING_PATIENCE = 0.5  # seconds after which `plan` compiles no further program just to time it
 
 
@@ -134,7 +135,9 @@ def _show(done) -> None:
         print(error)
         return
     found = trends(curves)
-    Console().print(curve_table(curves, found))
+    console = Console()
+    # A file or a pipe has no width; the table is whole there.
+    console.print(curve_table(curves, found), width=None if console.is_terminal else PLAIN_WIDTH)
     print("\n".join(summary_lines(curves, found)))
     print(f"figure: {done.directory / 'figures' / 'learning_curves.png'} and .svg")
 

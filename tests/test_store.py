@@ -58,7 +58,7 @@ def test_the_trial_table_has_the_columns_of_the_contract_in_the_order_of_the_swe
     for name in ("params", "train_examples", "seed", "batch_size", "steps", "flops"):
         assert table[name].dtype == int
     assert table["best_step"].dtype == "Int64"
-    assert table["best_step"].isna().all()
+    assert np.all(table["best_step"].isna())
 
 
 def test_knobs_that_every_family_has_stay_whole_numbers_and_words_stay_words(store: Store):
@@ -92,7 +92,7 @@ def test_a_trial_is_there_whole_or_not_at_all(store: Store, measurements: list[M
     with pytest.raises(sqlite3.IntegrityError):
         store.finish(DONE, measurements)
     assert store.counts()["running"] == 1
-    assert store.results()["validation_loss"].isna().all()
+    assert np.all(store.results()["validation_loss"].isna())
     assert store.measurements().empty
     store.finish(DONE, MEASURED)  # the writer goes on after the mistake
     assert store.counts()["done"] == 1

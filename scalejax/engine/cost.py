@@ -3,6 +3,7 @@
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,15 +60,19 @@ def _product_flops(program: core.Jaxpr) -> int:
         name = equation.primitive.name
         if name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+            left = _shape(equation.invars[0])
+            total += 2 * math.prod(_shape(equation.outvars[0])) * math.prod(left[axis] for axis in contracted)
         elif name == "conv_general_dilated":
-            kernel = equation.invars[1].aval.shape
+            kernel = _shape(equation.invars[1])
             output_features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // output_features
+            total += 2 * math.prod(_shape(equation.outvars[0])) * math.prod(kernel) // output_features
         repeats = equation.params.get("length", 1) if name == "scan" else 1
         total += repeats * sum(_product_flops(inner) for inner in _inner_programs(equation.params))
     return total
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
 
 
 def _inner_programs(params: dict) -> list[core.Jaxpr]:

@@ -3,10 +3,13 @@
 import contextlib
 import importlib.metadata
 import os
+from typing import Any
 
 import jax
 
 from scalejax.cache import cache_directory
+
+Device = Any  # jax.Device, which type checkers take for a variable
 
 MODE = "vmap"  # how lanes run side by side
 
@@ -27,7 +30,7 @@ def _divide_cpu() -> None:
     changed where the user has chosen a number of devices, or where JAX is in use already.
     """
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if chosen or jax.config.jax_num_cpu_devices > 0:
+    if chosen or getattr(jax.config, "jax_num_cpu_devices", -1) > 0:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # the backend runs already; its devices are used as they are

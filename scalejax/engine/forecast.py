@@ -12,7 +12,7 @@ import numpy as np
 from scalejax.cache import cache_directory
 from scalejax.data import DataCard
 from scalejax.engine.cost import SPEEDS
-from scalejax.engine.device import MODE, device_kind, versions
+from scalejax.engine.device import MODE, Device, device_kind, versions
 from scalejax.engine.lanes import DeviceData, blocks
 from scalejax.engine.pack import Pack
 from scalejax.engine.packing import Bucket
@@ -106,7 +106,7 @@ def _time(bucket: Bucket, card: DataCard) -> Timing:
         )
 
 
-def _pack(bucket: Bucket, device: jax.Device, card: DataCard) -> Pack:
+def _pack(bucket: Bucket, device: Device, card: DataCard) -> Pack:
     """Return a pack that has run once; its rate is so low that no number overflows or vanishes while it is timed."""
     pack = Pack(bucket, device=device, data=_sample_data(card, device))
     generator = np.random.default_rng(0)
@@ -120,7 +120,7 @@ def _pack(bucket: Bucket, device: jax.Device, card: DataCard) -> Pack:
     return pack
 
 
-def _sample_data(card: DataCard, device: jax.Device) -> DeviceData:
+def _sample_data(card: DataCard, device: Device) -> DeviceData:
     def examples(count: int) -> tuple[np.ndarray, np.ndarray]:
         return np.full((count, *card.shape), 0.5, np.float32), np.zeros(count, np.int32)
 

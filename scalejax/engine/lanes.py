@@ -14,6 +14,7 @@ from scalejax.engine.step import (
     Blocks,
     Cursor,
     Examples,
+    Leaf,
     Measurement,
     Recipe,
     Settings,
@@ -56,10 +57,10 @@ class Order:
     steps int32 [] for all lanes alike; cursor uint32 [lanes]; due bool [lanes] (evaluate); ending bool [lanes] (test).
     """
 
-    steps: jax.Array
+    steps: Leaf
     cursor: Cursor
-    due: jax.Array
-    ending: jax.Array
+    due: Leaf
+    ending: Leaf
 
 
 @jax.tree_util.register_dataclass
@@ -68,8 +69,8 @@ class Outcome:
     """What one call saw: measurements [lanes], test loss and error [lanes], NaN where a lane did not end."""
 
     measurement: Measurement
-    test_loss: jax.Array
-    test_error: jax.Array
+    test_loss: Leaf
+    test_error: Leaf
 
 
 def advance(recipe: Recipe, lanes: TrialState, data: DeviceData, order: Order) -> tuple[TrialState, Outcome]:
@@ -133,7 +134,7 @@ def abstract_lane(recipe: Recipe) -> TrialState:
 def empty(recipe: Recipe, lanes: int) -> TrialState:
     """Return zeros [lanes, ...] in the shape of a program's state; every slot has to be written before it runs."""
 
-    def zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    def zeros(leaf: jax.ShapeDtypeStruct) -> Leaf:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jnp.broadcast_to(jax.random.key(0), (lanes, *leaf.shape))
         return np.zeros((lanes, *leaf.shape), leaf.dtype)

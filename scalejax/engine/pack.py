@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from scalejax.engine.device import Device
 from scalejax.engine.lanes import DeviceData, Order, Outcome, advance_program, empty, place_program
 from scalejax.engine.packing import Bucket
 from scalejax.engine.padding import pad
@@ -70,7 +71,7 @@ class Slot:
 class Pack:
     """The lanes of one bucket on one device, and which trial is in which."""
 
-    def __init__(self, bucket: Bucket, *, device: jax.Device, data: DeviceData):
+    def __init__(self, bucket: Bucket, *, device: Device, data: DeviceData):
         self.bucket = bucket
         self._device = device
         self._data = data
@@ -141,7 +142,7 @@ class Pack:
     def _write(self, number: int, planned: PlannedTrial, weights: tuple[nnx.State, nnx.State]) -> None:
         recipe = self.bucket.recipe
         like = recipe.architecture.abstract[1:]
-        padded = tuple(pad(one, shapes) for one, shapes in zip(weights, like, strict=True))
+        padded = pad(weights[0], like[0]), pad(weights[1], like[1])
         self.lanes = place_program(recipe)(self.lanes, np.int32(number), settings_of(planned), padded)
         self._blank.discard(number)
 

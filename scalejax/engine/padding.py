@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from scalejax.engine.step import Examples, Learner, Recipe, Settings, start, train_step
+from scalejax.engine.step import Examples, Leaf, Learner, Recipe, Settings, start, train_step
 from scalejax.models import Architecture
 
 PROBE_STEPS = 4
@@ -55,7 +55,7 @@ def _initialiser(architecture: Architecture):
 def pad(tree: nnx.State, like: nnx.State) -> nnx.State:
     """Return `tree` with zeros appended to every axis until its arrays have the shapes of `like`."""
 
-    def one(array: jax.Array, target: jax.ShapeDtypeStruct) -> jax.Array:
+    def one(array: Leaf, target: jax.ShapeDtypeStruct) -> Leaf:
         if array.shape == target.shape:
             return array  # also what cannot be padded, such as random keys
         widths = [(0, want - have) for have, want in zip(array.shape, target.shape, strict=True)]
@@ -124,12 +124,12 @@ def _side_by_side(small: Architecture, large: Architecture, recipe: Recipe, shap
     results = []
     for architecture in (small, large):
         here = Recipe(architecture, recipe.optimizer, recipe.schedule, recipe.clip_norm, PROBE_BATCH)
-        arrays = tuple(pad(one, like) for one, like in zip(own, weights(architecture), strict=True))
+        params, rest = (pad(one, like) for one, like in zip(own, weights(architecture), strict=True))
 
         def step(learner: Learner, each: Examples, here: Recipe = here) -> tuple[Learner, jax.Array]:
             after = train_step(here, settings, learner, each)
             return after, after.loss_sum - learner.loss_sum
 
-        learner, losses = jax.lax.scan(step, start(here, settings, arrays).learner, batch)
+        learner, losses = jax.lax.scan(step, start(here, settings, (params, rest)).learner, batch)
         results.append((losses, pad(learner.params, weights(large)[0])))
     return results

@@ -10,6 +10,7 @@ import jax
 from flax import nnx
 
 from scalejax.data import DataSet
+from scalejax.engine.device import Device
 from scalejax.engine.lanes import DeviceData, blocks
 from scalejax.engine.pack import Finished, Pack
 from scalejax.engine.packing import Bucket
@@ -48,7 +49,7 @@ class Scheduler:
         self._errors: list[BaseException] = []
         self._weights: dict[tuple, tuple[nnx.State, nnx.State]] = {}
 
-    def run(self, devices: Sequence[jax.Device]) -> None:
+    def run(self, devices: Sequence[Device]) -> None:
         """Train everything. Returns when all trials have ended.
 
         Raises:
@@ -68,7 +69,7 @@ class Scheduler:
         if self._errors:
             raise self._errors[0]
 
-    def _work(self, device: jax.Device) -> None:
+    def _work(self, device: Device) -> None:
         try:
             data = _device_data(self._data, device)
             while not self._stopping.is_set():
@@ -134,7 +135,7 @@ def _drain(queue: deque[PlannedTrial]) -> Iterator[PlannedTrial]:
         yield queue.popleft()
 
 
-def _device_data(data: DataSet, device: jax.Device) -> DeviceData:
+def _device_data(data: DataSet, device: Device) -> DeviceData:
     """Put a data set on a device, once for all its programs."""
     return jax.device_put(
         DeviceData(

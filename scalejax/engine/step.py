@@ -4,6 +4,7 @@ Every array here belongs to a single trial, unbatched; whatever differs between 
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ from jax import lax
 from scalejax.data.shuffle import index_shuffle, mix
 from scalejax.models import Architecture
 
+Leaf = Any  # an array of the type and shape in the comment: JAX's in a program, NumPy's on the way there
+
 BLOCK_STEPS = 32  # whose batches are drawn at once
 
 
@@ -22,13 +25,13 @@ BLOCK_STEPS = 32  # whose batches are drawn at once
 class Settings:
     """What one trial is trained with; every field a scalar."""
 
-    learning_rate: jax.Array  # float32, the peak of the schedule
-    weight_decay: jax.Array  # float32, decoupled (Loshchilov & Hutter 2019), on matrices only
-    steps: jax.Array  # int32, the horizon
-    warmup_steps: jax.Array  # int32
-    train_examples: jax.Array  # uint32
-    subset_key: jax.Array  # uint32, orders the pool; the first train_examples are the trial's
-    shuffle_key: jax.Array  # uint32, orders the trial's own examples in every epoch
+    learning_rate: Leaf  # float32, the peak of the schedule
+    weight_decay: Leaf  # float32, decoupled (Loshchilov & Hutter 2019), on matrices only
+    steps: Leaf  # int32, the horizon
+    warmup_steps: Leaf  # int32
+    train_examples: Leaf  # uint32
+    subset_key: Leaf  # uint32, orders the pool; the first train_examples are the trial's
+    shuffle_key: Leaf  # uint32, orders the trial's own examples in every epoch
 
 
 @jax.tree_util.register_dataclass
@@ -36,8 +39,8 @@ class Settings:
 class Cursor:
     """Where a call begins in the trial's stream of examples. Computed on the host, where integers do not overflow."""
 
-    epoch: jax.Array  # uint32
-    position: jax.Array  # uint32, below train_examples
+    epoch: Leaf  # uint32
+    position: Leaf  # uint32, below train_examples
 
 
 @jax.tree_util.register_dataclass
@@ -48,10 +51,10 @@ class Learner:
     params: nnx.State
     rest: nnx.State  # state that is not trained: sizes, statistics
     optimizer: optax.OptState
-    step: jax.Array  # int32, steps taken
-    loss_sum: jax.Array  # float32, of the training loss since the last evaluation
-    loss_count: jax.Array  # int32, steps since the last evaluation
-    diverged_step: jax.Array  # int32, the first step whose loss was not finite; 0 is none
+    step: Leaf  # int32, steps taken
+    loss_sum: Leaf  # float32, of the training loss since the last evaluation
+    loss_count: Leaf  # int32, steps since the last evaluation
+    diverged_step: Leaf  # int32, the first step whose loss was not finite; 0 is none
 
 
 @jax.tree_util.register_dataclass
@@ -59,8 +62,8 @@ class Learner:
 class Best:
     """The parameters with the lowest validation loss so far."""
 
-    loss: jax.Array  # float32
-    step: jax.Array  # int32
+    loss: Leaf  # float32
+    step: Leaf  # int32
     params: nnx.State
     rest: nnx.State
 
@@ -80,8 +83,8 @@ class TrialState:
 class Examples:
     """Examples on a device: inputs float32 [n, ...], labels int32 [n]."""
 
-    inputs: jax.Array
-    labels: jax.Array
+    inputs: Leaf
+    labels: Leaf
 
 
 @jax.tree_util.register_dataclass
@@ -92,9 +95,9 @@ class Blocks:
     inputs float32 [blocks, size, ...], labels int32 [blocks, size], weight float32 [blocks, size]: 0 where padded.
     """
 
-    inputs: jax.Array
-    labels: jax.Array
-    weight: jax.Array
+    inputs: Leaf
+    labels: Leaf
+    weight: Leaf
 
 
 @jax.tree_util.register_dataclass
@@ -102,11 +105,11 @@ class Blocks:
 class Measurement:
     """What an evaluation saw; every field a scalar, the losses and the error NaN where the trial was not evaluated."""
 
-    train_loss: jax.Array  # mean over the steps since the last evaluation
-    validation_loss: jax.Array
-    validation_error: jax.Array
-    best_step: jax.Array
-    diverged_step: jax.Array
+    train_loss: Leaf  # mean over the steps since the last evaluation
+    validation_loss: Leaf
+    validation_error: Leaf
+    best_step: Leaf
+    diverged_step: Leaf
 
 
 @dataclass(frozen=True)

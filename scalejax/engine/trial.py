@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from scalejax.data import DataCard
@@ -16,12 +17,15 @@ RESULTS_VERSION = 1
 EVALUATIONS = 20  # of a trial, where the sweep does not say how often
 
 
+Knobs = tuple[tuple[str, Knob], ...]
+
+
 @dataclass(frozen=True)
 class Trial:
     """One model size, number of training examples, set of hyperparameters and seed."""
 
     family: str
-    knobs: tuple[tuple[str, Knob], ...]  # ascending by name
+    knobs: Knobs  # ascending by name
     train_examples: int
     seed: int
     learning_rate: float
@@ -95,21 +99,23 @@ def horizon(train: TrainSpec, train_examples: int, batch_size: int) -> tuple[int
     return min(math.ceil(steps / interval) * interval, ceiling), interval
 
 
-def _sizes(grid: ModelGrid, card: DataCard):
+def _sizes(grid: ModelGrid, card: DataCard) -> Iterator[tuple[str, Knobs, Architecture, str | None]]:
     """Yield (family name, knobs, architecture, builder fingerprint) for every size of one grid."""
-    own = callable(grid.family)
-    build = grid.family if own else FAMILIES[grid.family]
-    name = getattr(build, "__name__", type(build).__name__) if own else grid.family
+    if isinstance(grid.family, str):
+        name, build, builder = grid.family, FAMILIES[grid.family], None
+    else:
+        build = grid.family
+        name, builder = getattr(build, "__name__", type(build).__name__), fingerprint(build)
     names = sorted(grid.knobs)
     # Products in the order of the file, knobs stored by name: the identity must not hang on the order of the keys.
     for values in itertools.product(*grid.knobs.values()):
         chosen = dict(zip(grid.knobs, values, strict=True))
         knobs = tuple((knob, chosen[knob]) for knob in names)
         built = architecture(build, chosen, inputs=math.prod(card.shape), classes=card.classes)
-        yield name, knobs, built, fingerprint(build) if own else None
+        yield name, knobs, built, builder
 
 
-def _trials_of_size(sweep: Sweep, card: DataCard, size: tuple[str, tuple[tuple[str, Knob], ...], str | None]):
+def _trials_of_size(sweep: Sweep, card: DataCard, size: tuple[str, Knobs, str | None]) -> Iterator[Trial]:
     """Yield every trial of one model size."""
     train, (family, knobs, builder) = sweep.train, size
     sizes = training_sizes(sweep.data, card)

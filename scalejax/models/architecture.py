@@ -52,7 +52,8 @@ class Architecture:
         module = nnx.merge(self.abstract[0], params, rest)
         module.train()
         logits = module(inputs)
-        return logits, nnx.split(module, nnx.Param, ...)[2]
+        _, _, updated = nnx.split(module, nnx.Param, ...)
+        return logits, updated
 
     def predict(self, params: nnx.State, rest: nnx.State, inputs: jax.Array) -> jax.Array:
         """Map inputs [batch, ...] to logits [batch, classes] in evaluation mode."""
