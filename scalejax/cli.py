@@ -113,13 +113,12 @@ def export(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace, *, devices: int | None = None) -> "Plan":
     """Read the sweep file and plan it."""
     from scalejax.engine.device import prepare
-    from scalejax.engine.plan import make_plan
-    from scalejax.models import FAMILIES
+    from scalejax.engine.plan import check_sweep, make_plan
     from scalejax.spec_file import load_sweep, parse_override
 
     prepare()
     overrides = dict(parse_override(text) for text in options.set)
-    return make_plan(load_sweep(options.sweep, overrides, families=FAMILIES), devices=devices)
+    return make_plan(load_sweep(options.sweep, overrides, check=check_sweep), devices=devices)
 
 
 def _show(done) -> None:
@@ -135,9 +134,8 @@ def _show(done) -> None:
         print(error)
         return
     found = trends(curves)
-    console = Console()
     # A file or a pipe has no width; the table is whole there.
-    console.print(curve_table(curves, found), width=None if console.is_terminal else PLAIN_WIDTH)
+    Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(curve_table(curves, found))
     print("\n".join(summary_lines(curves, found)))
     print(f"figure: {done.directory / 'figures' / 'learning_curves.png'} and .svg")
 

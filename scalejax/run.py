@@ -17,6 +17,7 @@ from scalejax.store import MeasurementRow, ResultRow, Store, TrialRow
 if TYPE_CHECKING:
     import pandas as pd
 
+    from scalejax.data import DataSet
     from scalejax.engine.pack import Finished
     from scalejax.engine.plan import Plan
     from scalejax.engine.scheduler import Progress
@@ -103,15 +104,18 @@ def carry_out(plan: "Plan", out: str | os.PathLike[str] | None = None, *, progre
     _prepare(directory, plan)
     with Store(directory / LEDGER, write=True) as store:
         store.plan([_trial_row(planned, plan) for planned in plan.trials])
-        if data is not None:
-            _train(plan, waiting, data, store, progress=progress)
+        try:
+            if data is not None:
+                _train(plan, waiting, data, store, progress=progress)
+        finally:
+            store.release()
     run = Run(directory)
     if run.counts()["done"]:
         run.save_figure()
     return run
 
 
-def _train(plan: "Plan", waiting: Sequence["PlannedTrial"], data, store: Store, *, progress: bool) -> None:
+def _train(plan: "Plan", waiting: Sequence["PlannedTrial"], data: "DataSet", store: Store, *, progress: bool) -> None:
     import jax
 
     from scalejax.engine.scheduler import Observer, Scheduler

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scalejax.errors import SweepError
-from scalejax.spec import DataSpec, ModelGrid, Sweep, TrainSpec, check_models
+from scalejax.spec import DataSpec, ModelGrid, Sweep, TrainSpec
 from scalejax.spec_rules import SpecError, nearest, shown, shown_name
 
 _TABLES = {"data": DataSpec, "train": TrainSpec}
@@ -85,7 +85,7 @@ def load_sweep(
     path: str | Path,
     overrides: Mapping[str, Any] | None = None,
     *,
-    families: Mapping[str, Callable[..., Any]] | None = None,
+    check: Callable[[Sweep], object] | None = None,
 ) -> Sweep:
     """Read a sweep file, with some of its keys replaced.
 
@@ -93,7 +93,8 @@ def load_sweep(
         path: the TOML file, UTF-8.
         overrides: dotted key -> value, such as {"train.steps": 100, "models.0.width": [8], "seeds": 1}, as from
             `parse_override`; None takes the key out, so that {"train.steps": None, "train.epochs": 3} changes over.
-        families: if given, the models are checked as by `check_models`, with the line of a mistake.
+        check: what else to hold the sweep against, such as the families and data sources that there are; a mistake
+            that it raises is given its line.
 
     Raises:
         SweepError: one sentence with file and line, or `--set` and the key: no such file, not TOML, an unknown key, ...
@@ -109,8 +110,8 @@ def load_sweep(
         _override(raw, dotted, value)
     try:
         sweep = _sweep(raw)
-        if families is not None:
-            check_models(sweep, families)
+        if check is not None:
+            check(sweep)
     except SpecError as fault:
         raise source.error(fault) from None
     return sweep

@@ -205,6 +205,11 @@ class Store:
                 [tuple(_finite(getattr(row, each.name)) for each in fields(MeasurementRow)) for row in measurements],
             )
 
+    def release(self) -> None:
+        """Mark what is still running as pending: the run has ended, in whichever way."""
+        with self._lock, self._connection as transaction:
+            transaction.execute("UPDATE trials SET status = 'pending' WHERE status = 'running'")
+
     def counts(self) -> dict[str, int]:
         """Return the number of trials of the sweep in each status."""
         with self._lock:

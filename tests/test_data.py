@@ -341,7 +341,7 @@ def test_digits_order_follows_the_data_seed(cache: Path):
     first, again, other = digits.read(0), digits.read(0), digits.read(1)
     assert np.array_equal(first[0], again[0])
     assert not np.array_equal(first[0], other[0])
-    small, large = load(replace(DIGITS, fractions=None, train_examples=(50,))), load(DIGITS)
+    small, large = load(replace(DIGITS, fractions=None, train_examples=(50,), examples=50)), load(DIGITS)
     assert np.array_equal(small.train.inputs, large.train.inputs[:50])
     assert np.array_equal(small.test.inputs, large.test.inputs)
     assert cache.is_dir()
@@ -357,3 +357,8 @@ def test_the_room_neither_imports_jax_nor_the_mask_package(cache: Path, monkeypa
     monkeypatch.setattr(builtins, "__import__", guarded)
     check_form(load(MNIST))
     assert cache.is_dir()
+
+
+def test_the_pool_of_digits_is_all_that_are_left_whatever_numbers_are_trained_on():
+    some = replace(DIGITS, fractions=None, train_examples=(20, 50))
+    assert describe(some) == describe(DIGITS)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scalejax.errors import SweepError
-from scalejax.spec import DataSpec, ModelGrid, Sweep, TrainSpec
+from scalejax.spec import DataSpec, ModelGrid, Sweep, TrainSpec, check_models
 from scalejax.spec_file import load_sweep, parse_override, sweep_to_toml
 
 GOOD = """\
@@ -48,6 +48,10 @@ def mlp(*, inputs: int, classes: int, width: int, depth: "int", rate: float = 0.
 FAMILIES = {"logistic": logistic, "mlp": mlp}
 
 
+def known_families(sweep):
+    check_models(sweep, FAMILIES)
+
+
 def sentence(caught: pytest.ExceptionInfo[SweepError]) -> str:
     """Return the error's text, which must be one line of moderate length, whatever it is about."""
     text = str(caught.value)
@@ -64,7 +68,7 @@ def write(folder: Path, text: str | bytes) -> str:
 
 
 def test_a_good_file_is_read(tmp_path):
-    got = load_sweep(write(tmp_path, GOOD), families=FAMILIES)
+    got = load_sweep(write(tmp_path, GOOD), check=known_families)
     assert got == Sweep(
         name="quickstart",
         seeds=(0, 1, 2),
@@ -148,7 +152,7 @@ def test_bad_file(old, new, says, tmp_path):
     assert GOOD.count(old) == 1
     path = write(tmp_path, GOOD.replace(old, new))
     with pytest.raises(SweepError) as caught:
-        load_sweep(path, families=FAMILIES)
+        load_sweep(path, check=known_families)
     text = sentence(caught)
     assert text.startswith(path)
     assert text.removeprefix(path).removeprefix(", ").startswith(says)
@@ -226,7 +230,7 @@ def test_overrides(tmp_path):
 )
 def test_bad_override(dotted, says, tmp_path):
     with pytest.raises(SweepError) as caught:
-        load_sweep(write(tmp_path, GOOD), {dotted: 3}, families=FAMILIES)
+        load_sweep(write(tmp_path, GOOD), {dotted: 3}, check=known_families)
     assert sentence(caught) == f"--set {dotted}: {says}"
 
 
@@ -304,7 +308,7 @@ FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCh
 @given(edits=EDITS)
 def test_any_text_is_read_or_explained(edits, tmp_path):
     path = write(tmp_path, edited(GOOD, edits).encode("utf-8", "surrogatepass"))
-    got = explained(lambda: load_sweep(path, families=FAMILIES))
+    got = explained(lambda: load_sweep(path, check=known_families))
     if got is not None:
         assert load_sweep(write(tmp_path, sweep_to_toml(got))) == got
 
@@ -325,7 +329,7 @@ VALUES = st.recursive(
 @given(overrides=st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=6), VALUES, min_size=1, max_size=3))
 def test_any_override_is_taken_or_explained(overrides, tmp_path):
     path = write(tmp_path, GOOD)
-    explained(lambda: load_sweep(path, overrides, families=FAMILIES))
+    explained(lambda: load_sweep(path, overrides, check=known_families))
 
 
 @given(text=st.text(max_size=20) | st.builds("a={}".format, WORDS))

@@ -175,6 +175,14 @@ def short(number: float, digits: int = 2) -> str:
     return f"{number:#.{digits}g}".rstrip(".")
 
 
+def short_count(number: float) -> str:
+    """Return 20, 200, 2k, 20k, 1M."""
+    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= unit:
+            return f"{number / unit:.3g}{name}"
+    return f"{number:.3g}"
+
+
 def listing(words: Sequence[str]) -> str:
     """Return "a", "a and b" or "a, b and c"."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -11,8 +11,8 @@ import numpy as np
 from scalejax.cache import cache_directory
 from scalejax.data import digits, land, mnist1d
 from scalejax.data.storage import recall
-from scalejax.errors import SweepError
 from scalejax.spec import DataSpec
+from scalejax.spec_rules import SpecError
 
 SOURCES = ("mnist1d", "land", "digits")
 
@@ -64,7 +64,8 @@ def describe(spec: DataSpec) -> DataCard:
     """
     if spec.source not in SOURCES:
         near = difflib.get_close_matches(str(spec.source), SOURCES, n=1, cutoff=0.0)[0]
-        raise SweepError(f'[data] source = "{spec.source}" is not one of {", ".join(SOURCES)}: did you mean "{near}"?')
+        says = f'"{spec.source}" is not one of {", ".join(SOURCES)}; did you mean "{near}"?'
+        raise SpecError(says, table="data", keys=("source",))
     _check_option_owner(spec)
     sizes = _sizes(spec)
     _check_fractions(spec, sizes["train"])
@@ -151,17 +152,15 @@ def _fourier(spec: DataSpec) -> tuple[int, float]:
     """
     features = spec.fourier_features or 0
     if features % 2:
-        raise SweepError(
-            f"[data] fourier_features = {features} must be an even number, because each frequency gives a cosine and a "
-            f"sine: write {features + 1}."
+        says = (
+            f"expected an even number, a cosine and a sine for each frequency, found {features}; write {features + 1}"
         )
+        raise SpecError(says, table="data", keys=("fourier_features",))
     if spec.fourier_scale is None:
         return features, land.DEFAULT_FOURIER_SCALE
     if not features:
-        raise SweepError(
-            f"[data] fourier_scale = {spec.fourier_scale} has nothing to scale without fourier_features: "
-            "give fourier_features as well, or drop fourier_scale."
-        )
+        says = "has nothing to scale without fourier_features; give fourier_features as well, or drop it"
+        raise SpecError(says, table="data", keys=("fourier_scale",))
     return features, spec.fourier_scale
 
 
@@ -171,10 +170,8 @@ def _check_option_owner(spec: DataSpec) -> None:
         return
     for option in ("fourier_features", "fourier_scale"):
         if getattr(spec, option) is not None:
-            raise SweepError(
-                f'[data] {option} is an option of source = "land" and means nothing for source = "{spec.source}": '
-                "drop it, or change the source."
-            )
+            says = f'an option of source = "land" that means nothing to "{spec.source}"; drop it, or change the source'
+            raise SpecError(says, table="data", keys=(option,))
 
 
 def _sizes(spec: DataSpec) -> dict[str, int]:
@@ -182,43 +179,37 @@ def _sizes(spec: DataSpec) -> dict[str, int]:
     small = spec.source == "digits"
     validation = spec.validation_examples if spec.validation_examples is not None else (300 if small else 2_000)
     test = spec.test_examples if spec.test_examples is not None else (300 if small else 10_000)
-    if small:
-        left = digits.EXAMPLES - validation - test
-        if left < 1:
-            raise SweepError(
-                f"[data] validation_examples = {validation} and test_examples = {test} leave none of the "
-                f"{digits.EXAMPLES} digits for training: lower them (the defaults are 300 and 300)."
-            )
-        pool = _pool(spec, default=left)
-        if pool > left:
-            key = "examples" if spec.examples is not None else "train_examples"
-            raise SweepError(
-                f"[data] {key} = {pool} is more than the {left} digits that {validation} validation and {test} test "
-                f"examples leave: ask for at most {left}, or lower validation_examples or test_examples."
-            )
-    else:
-        pool = _pool(spec, default=None)
+    pool = _rest_of_digits(spec, validation=validation, test=test) if small else _generated_pool(spec)
     return {"train": pool, "validation": validation, "test": test}
 
 
-def _pool(spec: DataSpec, *, default: int | None) -> int:
-    """Return the size of the training pool; `default` is all there is, or None where there is no end."""
+def _rest_of_digits(spec: DataSpec, *, validation: int, test: int) -> int:
+    """Return the size of the pool: all digits that validation and test leave, unless the sweep asks for fewer."""
+    left = digits.EXAMPLES - validation - test
+    if left < 1:
+        says = f"{validation} and test_examples = {test} leave none of the {digits.EXAMPLES} digits; lower them"
+        raise SpecError(says, table="data", keys=("validation_examples", "test_examples"))
+    for key, asked in (("examples", spec.examples), ("train_examples", max(spec.train_examples or (0,)))):
+        if asked and asked > left:
+            says = (
+                f"{asked} is more than the {left} digits that validation and test leave; ask for fewer, or lower those"
+            )
+            raise SpecError(says, table="data", keys=(key,))
+    return spec.examples or left
+
+
+def _generated_pool(spec: DataSpec) -> int:
+    """Return the size of the pool of a source that makes as many examples as one asks for."""
     if spec.examples is not None:
         return spec.examples
     if spec.train_examples:
         return max(spec.train_examples)
-    if default is not None:
-        return default
-    raise SweepError(
-        f'[data] examples is missing: source = "{spec.source}" makes as many examples as one asks for, so fractions '
-        "need a whole; add for instance examples = 20000."
-    )
+    says = f'missing; "{spec.source}" has no end, so fractions need a whole, for instance examples = 20000'
+    raise SpecError(says, table="data", keys=("examples",))
 
 
 def _check_fractions(spec: DataSpec, pool: int) -> None:
     """Refuse a fraction that leaves nothing to train on."""
     if spec.fractions and round(min(spec.fractions) * pool) < 1:
-        raise SweepError(
-            f"[data] fractions starts at {min(spec.fractions)}, which is less than one of the pool's {pool} examples: "
-            f"raise it to at least {1 / pool:.3g}, or raise [data] examples."
-        )
+        says = f"{min(spec.fractions)} is less than one of {pool} examples; expected at least {1 / pool:.3g}"
+        raise SpecError(says, table="data", keys=("fractions",))

@@ -1,31 +1,38 @@
 """The forecast of a sweep's wall time: programs timed on this machine, remembered per kind of device."""
 
+import contextlib
 import hashlib
 import json
+import math
+import threading
 import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from scalejax.cache import cache_directory
 from scalejax.data import DataCard
 from scalejax.engine.cost import SPEEDS
 from scalejax.engine.device import MODE, Device, device_kind, versions
-from scalejax.engine.lanes import DeviceData, blocks
-from scalejax.engine.pack import Pack
+from scalejax.engine.lanes import DeviceData, abstract_lane, block_shape
+from scalejax.engine.pack import Pack, settings_of
 from scalejax.engine.packing import Bucket
 from scalejax.engine.plan import Plan
-from scalejax.engine.step import BLOCK_STEPS, Examples
+from scalejax.engine.step import Blocks, Examples
 
+GUESSED_STEPS = 8  # timed first, to know how many to time
 TIMED_SECONDS = 0.25  # of steps in each repetition
 REPETITIONS = 3
+BUSY_SIZE = 512  # of the matrices that the other devices multiply meanwhile
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that a bucket's program takes on one device: a step and an evaluation of all lanes, a test of one."""
+    """Seconds that a bucket's program takes on one device: a step of all lanes, an evaluation and a test of one."""
 
     step: float
     evaluation: float
@@ -67,7 +74,9 @@ def forecast(plan: Plan, *, patience_seconds: float) -> Forecast:
     usual = float(np.median(ratios))
     return Forecast(
         seconds=tuple(
-            _bucket_seconds(bucket, timing or Timing(usual * bucket.seconds, 10 * usual * bucket.seconds, 0.0), plan)
+            _bucket_seconds(
+                bucket, timing or Timing(usual * bucket.seconds, usual * bucket.seconds, usual * bucket.seconds), plan
+            )
             for bucket, timing in zip(plan.packing.buckets, timings, strict=True)
         ),
         timed=tuple(timing is not None for timing in timings),
@@ -76,29 +85,29 @@ def forecast(plan: Plan, *, patience_seconds: float) -> Forecast:
 
 def _bucket_seconds(bucket: Bucket, timing: Timing, plan: Plan) -> float:
     trials = [planned.trial for planned in bucket.trials]
-    # Lanes evaluate together when their horizons agree, so a pack evaluates about as often as its longest chain.
-    evaluations = bucket.makespan / min(trial.evaluate_every for trial in trials)
+    evaluations = sum(math.ceil(trial.steps / trial.evaluate_every) for trial in trials)
     compiling = SPEEDS.get(jax.default_backend(), SPEEDS["gpu"]).compile * (1 + 0.3 * len(bucket.architectures))
-    training = bucket.makespan * timing.step + evaluations * timing.evaluation
-    return compiling + training + len(trials) * timing.test / plan.devices
+    measuring = evaluations * timing.evaluation + len(trials) * timing.test
+    return compiling + bucket.makespan * timing.step + measuring / plan.devices
 
 
 def _time(bucket: Bucket, card: DataCard) -> Timing:
-    """Run a bucket's own program on numbers of the right shapes, on all devices at once, as the sweep will.
+    """Run a bucket's own program on numbers of the right shapes; what it compiles, the run will find again.
 
-    What it compiles, the run will find again.
+    It is timed on one device, because every further one would have to compile it too; the others are kept busy, since
+    the devices of a CPU share its caches, its memory and its threads.
     """
-    devices = jax.local_devices()
-    with ThreadPoolExecutor(len(devices)) as threads:
-        packs = list(threads.map(lambda device: _pack(bucket, device, card), devices))
+    device, *others = jax.local_devices()
+    pack = _pack(bucket, device, card)
 
-        def seconds(steps: int, *, due: list[int], ending: list[int]) -> float:
-            began = time.perf_counter()
-            list(threads.map(lambda pack: pack.call(steps, due=due, ending=ending), packs))
-            return time.perf_counter() - began
+    def seconds(steps: int, *, due: list[int], ending: list[int]) -> float:
+        began = time.perf_counter()
+        pack.call(steps, due=due, ending=ending)
+        return time.perf_counter() - began
 
-        guess = seconds(BLOCK_STEPS, due=[], ending=[])
-        steps = BLOCK_STEPS * max(1, min(round(TIMED_SECONDS / guess), bucket.call_steps // BLOCK_STEPS))
+    with _busy(others):
+        guess = seconds(GUESSED_STEPS, due=[], ending=[]) / GUESSED_STEPS
+        steps = int(np.clip(TIMED_SECONDS / guess, GUESSED_STEPS, bucket.call_steps))
         return Timing(
             step=float(np.median([seconds(steps, due=[], ending=[]) for _ in range(REPETITIONS)])) / steps,
             evaluation=seconds(0, due=[0], ending=[]),
@@ -106,32 +115,59 @@ def _time(bucket: Bucket, card: DataCard) -> Timing:
         )
 
 
+@contextlib.contextmanager
+def _busy(devices: Sequence[Device]) -> Iterator[None]:
+    """Let devices multiply matrices until the block is left."""
+    done = threading.Event()
+
+    def work(device: Device) -> None:
+        matrix = jnp.full((BUSY_SIZE, BUSY_SIZE), 1 / BUSY_SIZE, device=device)
+        while not done.is_set():
+            jax.block_until_ready(matrix @ matrix)
+
+    with ThreadPoolExecutor(max(1, len(devices))) as threads:
+        working = [threads.submit(work, device) for device in devices]
+        try:
+            yield
+        finally:
+            done.set()
+            for each in working:
+                each.result()
+
+
 def _pack(bucket: Bucket, device: Device, card: DataCard) -> Pack:
-    """Return a pack that has run once; its rate is so low that no number overflows or vanishes while it is timed."""
-    pack = Pack(bucket, device=device, data=_sample_data(card, device))
-    generator = np.random.default_rng(0)
+    """Return a pack with a full set of lanes that has run once.
+
+    Its states are made up, so that nothing but the program itself is compiled: small random parameters and a rate so
+    low that no number overflows or vanishes while it is timed.
+    """
     trial = replace(bucket.trials[0].trial, learning_rate=1e-6, train_examples=card.examples)
-    weights = jax.tree.map(
-        lambda leaf: generator.normal(0, 0.05, leaf.shape).astype(leaf.dtype), bucket.recipe.architecture.abstract[1:]
-    )
-    for number in pack.free:
-        pack.place(number, replace(bucket.trials[0], trial=trial), weights)
+    settings = settings_of(replace(bucket.trials[0], trial=trial))
+    lane = abstract_lane(bucket.recipe)
+    generator = np.random.default_rng(0)
+
+    def sample(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        return generator.normal(0, 0.05, leaf.shape).astype(leaf.dtype)
+
+    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), lane)
+    params = jax.tree.map(sample, lane.learner.params)
+    state = replace(state, settings=settings, learner=replace(state.learner, params=params))
+    pack = Pack(bucket, device=device, data=_sample_data(card, device))
+    pack.lanes = jax.device_put(jax.tree.map(lambda leaf: np.stack([leaf] * bucket.lanes), state), device)
     pack.call(1, due=[], ending=[])
     return pack
 
 
 def _sample_data(card: DataCard, device: Device) -> DeviceData:
-    def examples(count: int) -> tuple[np.ndarray, np.ndarray]:
-        return np.full((count, *card.shape), 0.5, np.float32), np.zeros(count, np.int32)
+    def examples(*count: int) -> tuple[jax.Array, jax.Array]:
+        inputs = jnp.full((*count, *card.shape), 0.5, jnp.float32, device=device)
+        return inputs, jnp.zeros(count, jnp.int32, device=device)
 
-    return jax.device_put(
-        DeviceData(
-            pool=Examples(*examples(card.examples)),
-            validation=blocks(*examples(card.validation_examples)),
-            test=blocks(*examples(card.test_examples)),
-        ),
-        device,
-    )
+    def cut(count: int) -> Blocks:
+        pieces, size = block_shape(count)
+        return Blocks(*examples(pieces, size), jnp.ones((pieces, size), jnp.float32, device=device))
+
+    return DeviceData(Examples(*examples(card.examples)), cut(card.validation_examples), cut(card.test_examples))
 
 
 def _path(bucket: Bucket, card: DataCard):

@@ -142,11 +142,16 @@ def empty(recipe: Recipe, lanes: int) -> TrialState:
     return jax.tree.map(zeros, abstract_lane(recipe))
 
 
+def block_shape(count: int) -> tuple[int, int]:
+    """Return the number and the size of the blocks for `count` examples."""
+    pieces = -(-count // BLOCK)
+    return pieces, -(-count // pieces)
+
+
 def blocks(inputs: np.ndarray, labels: np.ndarray) -> Blocks:
     """Cut examples [n, ...] into blocks of equal size, the last one padded with weight 0."""
     count = len(labels)
-    pieces = -(-count // BLOCK)
-    size = -(-count // pieces)
+    pieces, size = block_shape(count)
     short = pieces * size - count
     padded = np.concatenate([inputs, np.zeros((short, *inputs.shape[1:]), inputs.dtype)])
     return Blocks(

@@ -10,9 +10,10 @@ from scalejax.engine.cost import SPEEDS, data_bytes, lane_bytes
 from scalejax.engine.packing import Limits, Packing, pack, waste
 from scalejax.engine.padding import Probe, probe
 from scalejax.engine.step import Recipe
-from scalejax.engine.trial import PlannedTrial, expand
+from scalejax.engine.trial import PlannedTrial, expand, family_name
 from scalejax.models import FAMILIES, Architecture
 from scalejax.spec import Sweep, check_models
+from scalejax.spec_rules import SpecError
 
 STATE_SHARE = 0.25  # of a device's memory may be taken by the lanes of one program; activations need the rest
 DEFAULT_MEMORY = 16e9  # bytes of a device that does not say
@@ -51,15 +52,36 @@ class Plan:
         return extra / (self.useful_flops + extra)
 
 
+def check_sweep(sweep: Sweep) -> None:
+    """Hold a sweep against the families and the data sources that there are.
+
+    Raises:
+        SweepError: it asks for what they do not have, or two builders go by one name.
+    """
+    check_models(sweep, FAMILIES)
+    describe(sweep.data)
+    names: dict[str, object] = dict(FAMILIES)
+    for index, grid in enumerate(sweep.models):
+        if not isinstance(grid.family, str):
+            name = family_name(grid)
+            if names.setdefault(name, grid.family) is not grid.family:
+                says = (
+                    f"another family is called {name} too, and their rows could not be told apart; rename the builder"
+                )
+                raise SpecError(says, table="models", keys=("family",), index=index)
+
+
 def make_plan(sweep: Sweep, *, devices: int | None = None) -> Plan:
     """Expand a sweep into trials and pack them.
 
     Raises:
         SweepError: the sweep asks for what its data or its families do not have.
     """
-    check_models(sweep, FAMILIES)
+    check_sweep(sweep)
     card = describe(sweep.data)
     trials = expand(sweep, card)
+    for built in dict.fromkeys(planned.architecture for planned in trials):
+        built.check(card.shape, classes=card.classes)
     count = devices or len(jax.local_devices())
     limits = Limits(
         devices=count,

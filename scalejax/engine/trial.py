@@ -99,13 +99,18 @@ def horizon(train: TrainSpec, train_examples: int, batch_size: int) -> tuple[int
     return min(math.ceil(steps / interval) * interval, ceiling), interval
 
 
+def family_name(grid: ModelGrid) -> str:
+    """Return what a grid's models are called in the rows: the family, or the name of the user's own builder."""
+    return grid.family if isinstance(grid.family, str) else getattr(grid.family, "__name__", type(grid.family).__name__)
+
+
 def _sizes(grid: ModelGrid, card: DataCard) -> Iterator[tuple[str, Knobs, Architecture, str | None]]:
     """Yield (family name, knobs, architecture, builder fingerprint) for every size of one grid."""
+    name = family_name(grid)
     if isinstance(grid.family, str):
-        name, build, builder = grid.family, FAMILIES[grid.family], None
+        build, builder = FAMILIES[grid.family], None
     else:
-        build = grid.family
-        name, builder = getattr(build, "__name__", type(build).__name__), fingerprint(build)
+        build, builder = grid.family, fingerprint(grid.family)
     names = sorted(grid.knobs)
     # Products in the order of the file, knobs stored by name: the identity must not hang on the order of the keys.
     for values in itertools.product(*grid.knobs.values()):

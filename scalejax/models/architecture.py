@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -42,6 +43,32 @@ class Architecture:
         graph, params, rest = nnx.split(module, nnx.Param, ...)
         return graph, params, rest
 
+    def check(self, shape: tuple[int, ...], *, classes: int) -> None:
+        """Build the module in the abstract and hold its logits against the data; nothing is computed.
+
+        Args:
+            shape: of one example's inputs.
+            classes: that the logits must have.
+
+        Raises:
+            SweepError: the module cannot be built or called, or its logits are of another shape.
+        """
+        arguments = ", ".join(f"{name}={value}" for name, value in self.arguments)
+        name = f"the model {getattr(self.build, '__name__', type(self.build).__name__)}({arguments})"
+        inputs = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+        try:
+            logits = jax.eval_shape(self.predict, *self.abstract[1:], inputs)
+        except Exception as error:  # whatever the user's own code raises
+            first = (str(error).splitlines() or [""])[0]
+            raise SweepError(
+                f"{name} fails on inputs of shape {inputs.shape}: {type(error).__name__}: {first}"
+            ) from error
+        found = getattr(logits, "shape", type(logits).__name__)
+        if found != (2, classes):
+            raise SweepError(
+                f"{name} maps inputs of shape {inputs.shape} to {found}; expected logits of (2, {classes})"
+            )
+
     @property
     def parameter_count(self) -> int:
         """Number of trainable parameters at the true size."""
@@ -49,7 +76,8 @@ class Architecture:
 
     def forward(self, params: nnx.State, rest: nnx.State, inputs: jax.Array) -> tuple[jax.Array, nnx.State]:
         """Map inputs [batch, ...] to logits [batch, classes] in training mode; also return the rest, updated."""
-        module = nnx.merge(self.abstract[0], params, rest)
+        # A copy: the states given belong to whoever differentiates this, and random state changes in here.
+        module = nnx.merge(self.abstract[0], params, rest, copy=True)
         module.train()
         logits = module(inputs)
         _, _, updated = nnx.split(module, nnx.Param, ...)

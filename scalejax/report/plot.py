@@ -19,6 +19,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter, NullLocator
 
 from scalejax.analysis.curves import notes
+from scalejax.analysis.tuning import short_count
 
 TRADITIONAL_FAMILIES = ("logistic",)  # the algorithms the sized families are measured against: neutral, dashed
 NEUTRAL, INK, FAINT = "#6b6b6b", "#222222", "#e4e4e4"
@@ -128,7 +129,7 @@ def _dress(ax: Axes, curves: pd.DataFrame) -> None:
     ax.set_ylim(bottom, top)
     x_ticks, y_ticks = _size_ticks(sizes), _error_ticks(bottom, top)
     for axis, ticks, texts in (
-        (ax.xaxis, x_ticks, [_short(tick) for tick in x_ticks]),
+        (ax.xaxis, x_ticks, [short_count(tick) for tick in x_ticks]),
         (ax.yaxis, y_ticks, [f"{tick:g}" for tick in y_ticks]),
     ):
         axis.set_major_locator(FixedLocator(ticks))
@@ -284,11 +285,3 @@ def _error_ticks(bottom: float, top: float) -> list[float]:
         if len(ticks) >= 3:
             break
     return ticks[:: math.ceil(len(ticks) / 9)] if ticks else [float(f"{math.sqrt(bottom * top):.3g}")]
-
-
-def _short(number: float) -> str:
-    """Return 20, 200, 2k, 20k, 1M."""
-    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= unit:
-            return f"{number / unit:.3g}{name}"
-    return f"{number:.3g}"

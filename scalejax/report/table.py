@@ -4,12 +4,13 @@ import math
 from collections.abc import Sequence
 
 import pandas as pd
+from rich.box import SIMPLE
 from rich.table import Table
 
 from scalejax.analysis.curves import notes, order_at_smallest
-from scalejax.analysis.tuning import short
+from scalejax.analysis.tuning import short, short_count
 
-MOST_SIZES = 7  # columns of sizes that, with labels and verdict, still fit a terminal of 100 characters
+MOST_SIZES = 7  # columns of sizes that, with labels and verdict, still fit a terminal of 80 characters
 EDGE_MARK = "*"
 
 
@@ -34,10 +35,12 @@ def curve_table(curves: pd.DataFrame, trends: pd.DataFrame) -> Table:
         title_justify="left",
         caption="\n".join(footnotes),
         caption_justify="left",
+        box=SIMPLE,
+        padding=(0, 1, 0, 0),
     )
     table.add_column("model", no_wrap=True)
     for size in shown:
-        table.add_column(f"{size:,}", justify="right", no_wrap=True)
+        table.add_column(short_count(size), justify="right", no_wrap=True)
     table.add_column("at the end", no_wrap=True)
     cells = {(point["model"], point["train_examples"]): _cell(point) for point in curves.to_dict("records")}
     for trend in trends.to_dict("records"):

@@ -1,0 +1,93 @@
+"""The scheduler trains every trial once, on all devices, and isolates what fails."""
+
+import jax
+import numpy as np
+import pytest
+from engine_helpers import numbers, planned, recipe
+
+from scalejax.engine.pack import Pack
+from scalejax.engine.packing import Bucket
+from scalejax.engine.scheduler import Observer, Scheduler
+
+
+def buckets():
+    """Two programs: seven MLPs of two widths in three lanes with different horizons, and three logistic regressions."""
+    mlps = [
+        planned(
+            knobs={"width": 3 + number % 2, "depth": 1},
+            seed=number,
+            steps=10 * (1 + number % 3),
+            train_examples=30 + number,
+        )
+        for number in range(7)
+    ]
+    mlps.sort(key=lambda each: -each.trial.steps)
+    largest = max(mlps, key=lambda each: each.architecture.parameter_count)
+    logistics = [planned("logistic", seed=seed) for seed in range(3)]
+    return [
+        Bucket(recipe(largest), tuple(mlps), lanes=3, seconds=1.0, makespan=1, call_steps=50),
+        Bucket(recipe(logistics[0]), tuple(logistics), lanes=2, seconds=1.0, makespan=1, call_steps=50),
+    ]
+
+
+def train(data, devices, wanted=None):
+    """Return what the observer was told: ids started, ends by id, steps by id."""
+    started, ended, steps = [], {}, {}
+
+    def finished(end):
+        assert end.planned.trial_id not in ended
+        ended[end.planned.trial_id] = end
+
+    def progressed(progress):
+        assert progress.seconds > 0
+        for each, count in progress.steps.items():
+            steps[each.trial_id] = steps.get(each.trial_id, 0) + count
+
+    observer = Observer(lambda trials: started.extend(each.trial_id for each in trials), finished, progressed)
+    Scheduler(wanted or buckets(), data=data, observer=observer).run(devices)
+    return started, ended, steps
+
+
+def test_every_trial_is_trained_once_whatever_the_number_of_devices(data):
+    trials = {each.trial_id: each for bucket in buckets() for each in bucket.trials}
+    results = []
+    for devices in (jax.local_devices()[:1], jax.local_devices()):
+        started, ended, steps = train(data, devices)
+        assert sorted(started) == sorted(ended) == sorted(trials)
+        assert steps == {name: each.trial.steps for name, each in trials.items()}
+        assert {end.status for end in ended.values()} == {"done"}
+        results.append({name: numbers(end) for name, end in ended.items()})
+    assert results[0] == results[1]
+
+
+def test_a_device_error_fails_the_trials_in_its_lanes_and_no_others(data, monkeypatch):
+    advance, calls = Pack.advance, []
+
+    def refuse_the_first(pack):
+        calls.append(pack)
+        if len(calls) == 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory\nand more")
+        return advance(pack)
+
+    monkeypatch.setattr(Pack, "advance", refuse_the_first)
+    _, ended, _ = train(data, jax.local_devices()[:1])
+    failed = [end for end in ended.values() if end.status == "failed"]
+    assert len(failed) == 3
+    assert {end.reason for end in failed} == {"JaxRuntimeError: RESOURCE_EXHAUSTED: out of memory"}
+    assert len(ended) == 10
+    assert {end.status for end in ended.values()} == {"done", "failed"}
+
+
+def test_a_mistake_in_the_code_is_raised_not_swallowed(data, monkeypatch):
+    def fail(_):
+        raise ZeroDivisionError("a mistake")
+
+    monkeypatch.setattr(Pack, "advance", fail)
+    with pytest.raises(ZeroDivisionError, match="a mistake"):
+        train(data, jax.local_devices())
+
+
+def test_seconds_are_shared_among_lanes(data):
+    _, ended, _ = train(data, jax.local_devices()[:1])
+    assert all(end.seconds > 0 for end in ended.values())
+    assert np.isfinite([end.seconds for end in ended.values()]).all()
