@@ -134,9 +134,11 @@ def _show(done) -> None:
         print(error)
         return
     found = trends(curves)
-    # A file or a pipe has no width; the table is whole there.
-    Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(curve_table(curves, found))
-    print("\n".join(summary_lines(curves, found)))
+    # A file or a pipe has no width: the table is whole there, and a sentence stays on its line.
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    console.print(curve_table(curves, found))
+    for line in summary_lines(curves, found):
+        console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
     print(f"figure: {done.directory / 'figures' / 'learning_curves.png'} and .svg")
 
 
