@@ -41,10 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def plan(options: argparse.Namespace) -> int:
     """Print trials, programs, padding waste, FLOPs, memory and forecast time of a sweep; train nothing."""
     from scalejax.engine.forecast import forecast
+    from scalejax.engine.mode import with_modes
     from scalejax.engine.outline import outline
     from scalejax.report.plan import plan_lines
 
-    made = _plan(options, devices=options.devices)
+    made = with_modes(_plan(options, devices=options.devices), {}, measure=False)
     facts = outline(made, forecast(made, patience_seconds=TIMING_PATIENCE))
     print(json.dumps(facts, indent=2) if options.json else "\n".join(plan_lines(facts)))
     return 0
@@ -107,6 +108,36 @@ def export(options: argparse.Namespace) -> int:
         raise SweepError(
             f"--output {output}: cannot be written ({error.strerror or error}); give another path"
         ) from error
+    return 0
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Measure the engine's useful FLOP/s against a plain compiled loop and the matrix-multiply peak."""
+    from rich.console import Console
+
+    from scalejax.engine.bench import bench as measure
+    from scalejax.engine.device import device_kind, prepare
+    from scalejax.report.bench import bench_table
+
+    prepare()
+    found = measure(
+        options.widths,
+        batch_size=options.batch_size,
+        repetitions=options.repetitions,
+        told=lambda line: print(line, file=sys.stderr),
+    )
+    widths = [{"width": each.width, "lanes": each.lanes, **each.modes, "loop": each.loop} for each in found.speeds]
+    facts = {
+        "device_kind": device_kind(),
+        "devices": found.devices,
+        "batch_size": found.batch_size,
+        "peak": found.peak,
+        "widths": widths,
+    }
+    if options.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(bench_table(facts))
     return 0
 
 
@@ -190,6 +221,13 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--measurements", action="store_true", help="the measurements along training instead of the trials"
             )
+    command = add(bench)
+    command.add_argument(
+        "--widths", type=_positive, nargs="+", default=[8, 32, 128, 512], metavar="W", help="of the networks"
+    )
+    command.add_argument("--batch-size", type=_positive, default=128, metavar="B", help="examples in a batch")
+    command.add_argument("--repetitions", type=_positive, default=5, metavar="R", help="whose median is shown")
+    command.add_argument("--json", action="store_true", help="print the same as JSON, in FLOP/s")
     return parser
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from scalejax.engine.trial import PlannedTrial
     from scalejax.report.progress import ProgressDisplay
 
-LEDGER = "results.sqlite"
+LEDGER, ENVIRONMENT = "results.sqlite", "environment.json"
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,13 @@ def run_sweep(sweep: Sweep, out: str | os.PathLike[str] | None = None, *, progre
 def carry_out(plan: "Plan", out: str | os.PathLike[str] | None = None, *, progress: bool = True) -> Run:
     """Carry out a plan; see `run_sweep`."""
     from scalejax.data import load
+    from scalejax.engine.mode import kept_modes, with_modes
 
     directory = Path(out) if out is not None else Path("runs") / plan.sweep.name
     finished = _finished_trials(directory)
     waiting = [planned for planned in plan.trials if planned.trial_id not in finished]
     data = load(plan.sweep.data) if waiting else None
+    plan = with_modes(plan, kept_modes(_read_environment(directory)), measure=bool(waiting))
     _prepare(directory, plan)
     with Store(directory / LEDGER, write=True) as store:
         store.plan([_trial_row(planned, plan) for planned in plan.trials])
@@ -195,7 +197,7 @@ def _prepare(directory: Path, plan: "Plan") -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         _write(directory / "sweep.toml", sweep_to_toml(plan.sweep))
-        _write(directory / "environment.json", json.dumps(_environment(plan), indent=2) + "\n")
+        _write(directory / ENVIRONMENT, json.dumps(_environment(plan, directory), indent=2) + "\n")
     except OSError as error:
         raise SweepError(
             f"{directory}: cannot be written ({error.strerror}); give another directory with --out"
@@ -209,16 +211,25 @@ def _write(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _environment(plan: "Plan") -> dict[str, object]:
-    from scalejax.engine.device import MODE, device_kind, versions
+def _read_environment(directory: Path) -> object:
+    """Return what an earlier process wrote down, or None."""
+    try:
+        return json.loads((directory / ENVIRONMENT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _environment(plan: "Plan", directory: Path) -> dict[str, object]:
+    from scalejax.engine.device import device_kind, versions
+    from scalejax.engine.mode import modes_to_keep
 
     return {
         "device": device_kind(),
         "devices": plan.devices,
-        "mode": MODE,
         "platform": platform.platform(),
         "python": platform.python_version(),
         "versions": versions(),
+        "modes": modes_to_keep(plan, _read_environment(directory)),
     }
 
 
@@ -243,7 +254,7 @@ def _trial_row(planned: "PlannedTrial", plan: "Plan") -> TrialRow:
 
 
 def _result_row(end: "Finished") -> ResultRow:
-    from scalejax.engine.device import MODE, device_kind, versions
+    from scalejax.engine.device import device_kind, versions
 
     best = end.best
     return ResultRow(
@@ -257,7 +268,7 @@ def _result_row(end: "Finished") -> ResultRow:
         test_error=end.test_error,
         best_step=end.best_step,
         seconds=end.seconds,
-        mode=MODE,
+        mode=end.mode,
         device=device_kind(),
         versions=" ".join(f"{name} {version}" for name, version in versions().items()),
     )

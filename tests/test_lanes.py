@@ -148,6 +148,6 @@ def test_the_lane_program_lowers_for_accelerators(data, platform, family):
     constants = recipe(planned(family))
     lanes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((3, *leaf.shape), leaf.dtype), abstract_lane(constants))
     zeros = np.zeros(3, np.uint32)
-    order = Order(np.int32(5), Cursor(zeros, zeros), np.ones(3, bool), np.zeros(3, bool))
+    order = Order(np.int32(5), Cursor(zeros, zeros), *np.ones((3, 3), bool))
     traced = jax.jit(functools.partial(advance, constants)).trace(lanes, device_data(data), order)
     assert "while" in traced.lower(lowering_platforms=(platform,)).as_text()

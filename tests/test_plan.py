@@ -9,7 +9,7 @@ from flax import nnx
 
 from scalejax import DataSpec, ModelGrid, Sweep, SweepError, TrainSpec
 from scalejax.data import describe
-from scalejax.engine import forecast as forecasting
+from scalejax.engine import timing
 from scalejax.engine.forecast import forecast
 from scalejax.engine.outline import outline
 from scalejax.engine.plan import make_plan
@@ -155,8 +155,8 @@ def test_a_forecast_is_remembered_and_a_damaged_memory_is_timed_again(tmp_path, 
     monkeypatch.setenv("SCALEJAX_CACHE", str(tmp_path))
     plan = make_plan(SWEEP)
     timed = []
-    time_bucket = forecasting._time
-    monkeypatch.setattr(forecasting, "_time", lambda *each: timed.append(each) or time_bucket(*each))
+    time_bucket = timing._time
+    monkeypatch.setattr(timing, "_time", lambda *each: timed.append(each) or time_bucket(*each))
     first = forecast(plan, patience_seconds=60)
     assert all(first.timed)
     assert first.total == sum(first.seconds) > 0

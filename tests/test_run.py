@@ -64,7 +64,7 @@ def test_the_directory_holds_the_promised_files_and_no_other(finished: sx.Run):
     assert figures[0].read_bytes().startswith(b"\x89PNG")
     assert "</svg>" in figures[1].read_text()
     environment = json.loads((finished.directory / "environment.json").read_text())
-    assert {"device", "devices", "mode", "platform", "python", "versions"} <= environment.keys()
+    assert {"device", "devices", "modes", "platform", "python", "versions"} <= environment.keys()
     assert {"scalejax", "jax", "jaxlib", "flax", "optax", "numpy"} <= environment["versions"].keys()
 
 

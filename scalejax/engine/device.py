@@ -11,8 +11,6 @@ from scalejax.cache import cache_directory
 
 Device = Any  # jax.Device, which type checkers take for a variable
 
-MODE = "vmap"  # how lanes run side by side
-
 
 MOST_CPU_DEVICES = 8  # each holds the data set once
 

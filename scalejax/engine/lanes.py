@@ -54,11 +54,13 @@ class DeviceData:
 class Order:
     """What one call shall do, lane by lane.
 
-    steps int32 [] for all lanes alike; cursor uint32 [lanes]; due bool [lanes] (evaluate); ending bool [lanes] (test).
+    steps int32 [] for all lanes alike; cursor uint32 [lanes]; busy bool [lanes] (has a trial); due bool [lanes]
+    (evaluate); ending bool [lanes] (test).
     """
 
     steps: Leaf
     cursor: Cursor
+    busy: Leaf
     due: Leaf
     ending: Leaf
 
@@ -86,7 +88,14 @@ def advance(recipe: Recipe, lanes: TrialState, data: DeviceData, order: Order) -
     def train_one(state: TrialState, cursor: Cursor) -> TrialState:
         return train(recipe, state, cursor, pool=data.pool, steps=order.steps)
 
-    lanes = jax.vmap(train_one)(lanes, order.cursor)
+    if recipe.mode == "map":
+        # One lane at a time keeps its parameters in the cache for all its steps, and an idle lane costs nothing.
+        lanes = lax.map(
+            lambda each: lax.cond(each[2], train_one, lambda state, _: state, each[0], each[1]),
+            (lanes, order.cursor, order.busy),
+        )
+    else:
+        lanes = jax.vmap(train_one)(lanes, order.cursor)
     validated = _where(order.due, lanes, lambda state: validate(recipe, state, blocks=data.validation))
     lanes, measurement = jax.vmap(remember)(lanes, order.due, validated)
     test_loss, test_error = _where(order.ending, lanes, lambda state: test(recipe, state, blocks=data.test))

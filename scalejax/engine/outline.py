@@ -3,7 +3,7 @@
 from typing import Any
 
 from scalejax.engine.cost import step_flops
-from scalejax.engine.device import MODE, device_kind
+from scalejax.engine.device import device_kind
 from scalejax.engine.forecast import Forecast
 from scalejax.engine.packing import Bucket
 from scalejax.engine.plan import Plan
@@ -16,13 +16,13 @@ def outline(plan: Plan, forecast: Forecast) -> dict[str, Any]:
         "trials": len(plan.trials),
         "devices": plan.devices,
         "device_kind": device_kind(),
-        "mode": MODE,
         "lane_programs": len(plan.packing.buckets),
         "programs": [
             {
                 "sizes": bucket_name(bucket),
                 "trials": len(bucket.trials),
                 "lanes": bucket.lanes,
+                "mode": bucket.recipe.mode,
                 "steps": bucket.makespan,
                 "padding": padding_share(bucket, plan.card.shape),
                 "seconds": seconds,

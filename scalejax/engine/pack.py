@@ -12,7 +12,7 @@ from scalejax.engine.device import Device
 from scalejax.engine.lanes import DeviceData, Order, Outcome, advance_program, empty, place_program
 from scalejax.engine.packing import Bucket
 from scalejax.engine.padding import pad
-from scalejax.engine.step import Cursor, Settings
+from scalejax.engine.step import Cursor, Settings, TrialState
 from scalejax.engine.trial import PlannedTrial
 
 
@@ -42,8 +42,7 @@ class Finished:
     test_loss: float | None
     test_error: float | None
     seconds: float  # the lane's share of the program's time
-    lanes: int
-    padded_params: int
+    mode: str
 
     @property
     def best(self) -> Evaluation | None:
@@ -95,6 +94,11 @@ class Pack:
         self._write(number, planned, weights)
         self._example = (planned, weights)
         self._slots[number] = Slot(planned)
+
+    def adopt(self, lanes: TrialState, planned: PlannedTrial) -> None:
+        """Take over a ready state of all lanes, each with a trial like `planned` at its start."""
+        self.lanes = jax.device_put(lanes, self._device)
+        self._slots = [Slot(planned) for _ in self._slots]
 
     def fill_idle(self) -> None:
         """Give lanes that never had a trial something harmless to compute: the zeros there are no valid settings."""
@@ -156,6 +160,7 @@ class Pack:
                 np.array([epoch for epoch, _ in cursors], np.uint32),
                 np.array([position for _, position in cursors], np.uint32),
             ),
+            busy=np.array([slot is not None for slot in self._slots]),
             due=np.array([number in due for number in lanes]),
             ending=np.array([number in ending for number in lanes]),
         )
@@ -201,8 +206,7 @@ class Pack:
             test_loss=test[0],
             test_error=test[1],
             seconds=slot.seconds,
-            lanes=self.bucket.lanes,
-            padded_params=self.bucket.recipe.architecture.parameter_count,
+            mode=self.bucket.recipe.mode,
         )
 
 

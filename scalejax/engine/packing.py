@@ -3,8 +3,10 @@
 import functools
 import heapq
 import math
+import operator
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scalejax.engine.cost import DeviceSpeed, lane_bytes, lane_seconds, step_flops
 from scalejax.engine.padding import Probe, fits_into, structure
@@ -44,6 +46,19 @@ class Bucket:
     def architectures(self) -> list[Architecture]:
         """The sizes in the bucket, in the order of their first trial."""
         return list(dict.fromkeys(planned.architecture for planned in self.trials))
+
+    @property
+    def count(self) -> int:
+        """Number of trials."""
+        return sum(planned.copies for planned in self.trials)
+
+    @property
+    def horizons(self) -> dict[int, int]:
+        """The number of trials of each horizon, longest horizon first."""
+        counts: Counter[int] = Counter()
+        for planned in self.trials:
+            counts[planned.trial.steps] += planned.copies
+        return dict(counts)
 
 
 @dataclass(frozen=True)
@@ -117,39 +132,51 @@ def _bucket(trials: Sequence[PlannedTrial], largest: Architecture, *, limits: Li
     first = trials[0].trial
     recipe = Recipe(largest, first.optimizer, first.schedule, first.clip_norm, first.batch_size)
     each, overhead = lane_seconds(recipe, limits.shape, speed=limits.speed), limits.speed.overhead
-    most = min(MAX_LANES, len(trials), max(1, int(limits.state_bytes // lane_bytes(recipe))))
-    ordered = sorted(trials, key=lambda planned: -planned.trial.steps)
-    horizons = [planned.trial.steps for planned in ordered]
+    room = min(limits.state_bytes, limits.speed.cache)
+    ordered = tuple(sorted(trials, key=lambda planned: -planned.trial.steps))
+    bucket = Bucket(recipe, ordered, lanes=1, seconds=overhead + each, makespan=0, call_steps=1)
+    counts, most = bucket.horizons, min(MAX_LANES, bucket.count, fitting_lanes(recipe, room))
+    horizons, copies = list(counts), list(counts.values())
 
     def cost(lanes: int) -> tuple[float, int]:
-        return (overhead + lanes * each) * makespan(horizons, lanes * limits.devices), -lanes
+        return (overhead + lanes * each) * makespan(horizons, lanes * limits.devices, copies=copies), -lanes
 
     lanes = min(range(1, most + 1), key=cost)
     seconds = overhead + lanes * each
-    return Bucket(
-        recipe=recipe,
-        trials=tuple(ordered),
+    return replace(
+        bucket,
         lanes=lanes,
         seconds=seconds,
-        makespan=makespan(horizons, lanes * limits.devices),
+        makespan=makespan(horizons, lanes * limits.devices, copies=copies),
         call_steps=max(1, int(min(CALL_SECONDS / seconds, CALL_EXAMPLES / recipe.batch_size))),
     )
 
 
-def makespan(horizons: Sequence[int], lanes: int) -> int:
+def fitting_lanes(recipe: Recipe, state_bytes: float) -> int:
+    """Return how many lanes of a program fit into `state_bytes`, at least one."""
+    return max(1, int(state_bytes // lane_bytes(recipe)))
+
+
+def makespan(horizons: Sequence[int], lanes: int, *, copies: Sequence[int] | None = None) -> int:
     """Return the steps until the last trial ends when free lanes always take the longest trial that is left.
 
     Args:
         horizons: steps of each trial, longest first.
         lanes: lanes on all devices together.
+        copies: how many trials each of `horizons` stands for; default: one.
     """
+    copies = copies or [1] * len(horizons)
+    trials = sum(copies)
+    if trials <= lanes:
+        return horizons[0]
     if horizons[0] == horizons[-1]:
-        return math.ceil(len(horizons) / lanes) * horizons[0]
-    if len(horizons) > EXACT_MAKESPAN:
-        return max(horizons[0], math.ceil(sum(horizons) / lanes))
+        return math.ceil(trials / lanes) * horizons[0]
+    if trials > EXACT_MAKESPAN:
+        return max(horizons[0], math.ceil(sum(map(operator.mul, horizons, copies)) / lanes))
     ends = [0] * lanes
-    for steps in horizons:
-        heapq.heapreplace(ends, ends[0] + steps)
+    for steps, count in zip(horizons, copies, strict=True):
+        for _ in range(count):
+            heapq.heapreplace(ends, ends[0] + steps)
     return max(ends)
 
 
@@ -160,9 +187,9 @@ def waste(buckets: Sequence[Bucket], shape: tuple[int, ...]) -> tuple[int, int, 
         padded = step_flops(bucket.recipe.architecture, bucket.recipe.batch_size, shape)
         for planned in bucket.trials:
             own = step_flops(planned.architecture, bucket.recipe.batch_size, shape)
-            useful += own * planned.trial.steps
-            padding += (padded - own) * planned.trial.steps
-        busy = sum(planned.trial.steps for planned in bucket.trials)
+            useful += own * planned.trial.steps * planned.copies
+            padding += (padded - own) * planned.trial.steps * planned.copies
+        busy = sum(steps * count for steps, count in bucket.horizons.items())
         idle += padded * max(0, bucket.makespan * bucket.lanes - busy)
     return useful, padding, idle
 

@@ -7,16 +7,16 @@ import jax
 
 from scalejax.data import DataCard, describe
 from scalejax.engine.cost import SPEEDS, data_bytes, lane_bytes
+from scalejax.engine.kinds import DeviceKind, local_kind
 from scalejax.engine.packing import Limits, Packing, pack, waste
 from scalejax.engine.padding import Probe, probe
 from scalejax.engine.step import Recipe
-from scalejax.engine.trial import PlannedTrial, expand, family_name
+from scalejax.engine.trial import PlannedTrial, expand, expand_counted, family_name
 from scalejax.models import FAMILIES, Architecture
 from scalejax.spec import Sweep, check_models
 from scalejax.spec_rules import SpecError
 
 STATE_SHARE = 0.25  # of a device's memory may be taken by the lanes of one program; activations need the rest
-DEFAULT_MEMORY = 16e9  # bytes of a device that does not say
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ class Plan:
     data_bytes: int
 
     @property
+    def count(self) -> int:
+        """Number of trials."""
+        return sum(planned.copies for planned in self.trials)
+
+    @property
     def waste(self) -> float:
         """Share of all FLOPs that is spent on padding and on idle lanes."""
         extra = self.padding_flops + self.idle_flops
@@ -71,23 +76,28 @@ def check_sweep(sweep: Sweep) -> None:
                 raise SpecError(says, table="models", keys=("family",), index=index)
 
 
-def make_plan(sweep: Sweep, *, devices: int | None = None) -> Plan:
+def make_plan(sweep: Sweep, *, devices: int | None = None, kind: DeviceKind | None = None) -> Plan:
     """Expand a sweep into trials and pack them.
+
+    Args:
+        sweep: the question.
+        devices: how many to plan for; default: those of this machine.
+        kind: of devices that are not here. Such a plan is for simulation: it counts trials and does not spell them out.
 
     Raises:
         SweepError: the sweep asks for what its data or its families do not have.
     """
     check_sweep(sweep)
     card = describe(sweep.data)
-    trials = expand(sweep, card)
+    trials = expand_counted(sweep, card) if kind else expand(sweep, card)
     for built in dict.fromkeys(planned.architecture for planned in trials):
         built.check(card.shape, classes=card.classes)
-    count = devices or len(jax.local_devices())
+    count, device = devices or len(jax.local_devices()), kind or local_kind()
     limits = Limits(
         devices=count,
-        state_bytes=STATE_SHARE * _device_memory(),
+        state_bytes=STATE_SHARE * device.memory,
         shape=card.shape,
-        speed=SPEEDS.get(jax.default_backend(), SPEEDS["gpu"]),
+        speed=SPEEDS[device.platform],  # as a run there would: its packing hangs on no finer figures
     )
 
     @functools.cache
@@ -108,8 +118,3 @@ def make_plan(sweep: Sweep, *, devices: int | None = None) -> Plan:
         state_bytes=max(bucket.lanes * lane_bytes(bucket.recipe) for bucket in packing.buckets),
         data_bytes=data_bytes(card.shape, card.examples + card.validation_examples + card.test_examples),
     )
-
-
-def _device_memory() -> float:
-    statistics = jax.local_devices()[0].memory_stats() or {}
-    return statistics.get("bytes_limit", DEFAULT_MEMORY)

@@ -121,6 +121,7 @@ class Recipe:
     schedule: str
     clip_norm: float | None
     batch_size: int
+    mode: str = "vmap"  # how lanes run: "vmap" side by side, "map" one after the other
 
 
 def direction(recipe: Recipe) -> optax.GradientTransformation:

@@ -14,11 +14,11 @@ def plan_lines(facts: Mapping[str, Any]) -> list[str]:
     """
     lines = [
         f"{facts['name']}: {facts['trials']:,} trials on {facts['devices']} x {facts['device_kind']}",
-        f"programs  {facts['lane_programs']} lane programs ({facts['mode']}), each compiled once for all its trials:",
+        f"programs  {facts['lane_programs']} lane programs, each compiled once for all its trials:",
     ]
     for program in facts["programs"]:
         lines.append(
-            f"  {program['sizes']}: {program['trials']:,} trials in {program['lanes']} lanes, "
+            f"  {program['sizes']}: {program['trials']:,} trials in {program['lanes']} lanes ({program['mode']}), "
             f"{program['steps']:,} steps, {program['padding']:.0%} padding, about {duration(program['seconds'])}"
             + ("" if program["timed"] else " (estimated)")
         )
