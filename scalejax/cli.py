@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 from scalejax.errors import SweepError
 
 if TYPE_CHECKING:
+    from scalejax.engine.kinds import DeviceKind
     from scalejax.engine.plan import Plan
 
 BAD_INPUT, SOME_FAILED, INTERRUPTED = 2, 1, 130
@@ -40,13 +41,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def plan(options: argparse.Namespace) -> int:
     """Print trials, programs, padding waste, FLOPs, memory and forecast time of a sweep; train nothing."""
+    from scalejax.engine.device import prepare
     from scalejax.engine.forecast import forecast
+    from scalejax.engine.kinds import LOCAL, device_kind_named, local_kind
     from scalejax.engine.mode import with_modes
     from scalejax.engine.outline import outline
+    from scalejax.engine.simulate import simulate
     from scalejax.report.plan import plan_lines
 
-    made = with_modes(_plan(options, devices=options.devices), {}, measure=False)
-    facts = outline(made, forecast(made, patience_seconds=TIMING_PATIENCE))
+    prepare()  # before the local kind is looked at
+    kind = None if options.device_kind is None else device_kind_named(options.device_kind)
+    made = _plan(options, devices=options.devices, kind=kind)
+    if kind is None or kind.name == LOCAL:
+        made = with_modes(made, {}, measure=False)
+    if kind is None:
+        timed = forecast(made, patience_seconds=TIMING_PATIENCE)
+        facts = outline(made, timed, simulation=simulate(made, local_kind()) if options.devices else None)
+    else:
+        facts = outline(made, simulate(made, kind))
     print(json.dumps(facts, indent=2) if options.json else "\n".join(plan_lines(facts)))
     return 0
 
@@ -141,7 +153,7 @@ def bench(options: argparse.Namespace) -> int:
     return 0
 
 
-def _plan(options: argparse.Namespace, *, devices: int | None = None) -> "Plan":
+def _plan(options: argparse.Namespace, *, devices: int | None = None, kind: "DeviceKind | None" = None) -> "Plan":
     """Read the sweep file and plan it."""
     from scalejax.engine.device import prepare
     from scalejax.engine.plan import check_sweep, make_plan
@@ -149,7 +161,7 @@ def _plan(options: argparse.Namespace, *, devices: int | None = None) -> "Plan":
 
     prepare()
     overrides = dict(parse_override(text) for text in options.set)
-    return make_plan(load_sweep(options.sweep, overrides, check=check_sweep), devices=devices)
+    return make_plan(load_sweep(options.sweep, overrides, check=check_sweep), devices=devices, kind=kind)
 
 
 def _show(done) -> None:
@@ -205,7 +217,11 @@ def _parser() -> argparse.ArgumentParser:
             help="replace a key of the sweep file, for example train.steps=100; may be repeated",
         )  # fmt: skip
         if function is plan:
-            command.add_argument("--devices", type=_positive, metavar="N", help="plan for N devices like those here")
+            command.add_argument("--devices", type=_positive, metavar="N", help="simulate the sweep on N devices")
+            command.add_argument(
+                "--device-kind", metavar="K",
+                help="of these devices, such as h200 or v5e (default: local, those here); then no program is timed",
+            )  # fmt: skip
         else:
             command.add_argument("--out", type=Path, metavar="DIR", help="directory of the run (default: runs/<name>)")
         command.add_argument("--json", action="store_true", help="print the same as JSON")

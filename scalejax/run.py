@@ -129,6 +129,10 @@ def _train(plan: "Plan", waiting: Sequence["PlannedTrial"], data: "DataSet", sto
         ProgressDisplay(trials=len(waiting), work=accountant.total, stream=stream) as display,
     ):
 
+        def started(trials: Sequence["PlannedTrial"]) -> None:
+            store.start([planned.trial_id for planned in trials])
+            accountant.begin(trials)
+
         def finished(end: "Finished") -> None:
             store.finish(_result_row(end), _measurement_rows(end))
             display.end_trial(end.status, spared=accountant.spared(end.planned))
@@ -137,7 +141,7 @@ def _train(plan: "Plan", waiting: Sequence["PlannedTrial"], data: "DataSet", sto
             accountant.show(progress, display)
 
         observer = Observer(
-            started=lambda trials: store.start([planned.trial_id for planned in trials]),
+            started=started,
             finished=finished,
             progressed=progressed,
         )
@@ -166,6 +170,10 @@ class _Accountant:
                 flops = step_flops(planned.architecture, planned.trial.batch_size, plan.card.shape)
                 self._cost[planned.trial_id] = (bucket.seconds / bucket.lanes, flops)
         self.total = sum(self._cost[trial][0] * steps for trial, steps in self._left.items())
+
+    def begin(self, trials: Sequence["PlannedTrial"]) -> None:
+        """Count all steps of trials that start, or start again, as left."""
+        self._left.update({planned.trial_id: planned.trial.steps for planned in trials})
 
     def show(self, progress: "Progress", display: "ProgressDisplay") -> None:
         """Report a call of a program."""

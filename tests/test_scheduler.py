@@ -66,16 +66,54 @@ def test_a_device_error_fails_the_trials_in_its_lanes_and_no_others(data, monkey
     def refuse_the_first(pack):
         calls.append(pack)
         if len(calls) == 1:
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory\nand more")
+            raise jax.errors.JaxRuntimeError("INTERNAL: a broken device\nand more")
         return advance(pack)
 
     monkeypatch.setattr(Pack, "advance", refuse_the_first)
     _, ended, _ = train(data, jax.local_devices()[:1])
     failed = [end for end in ended.values() if end.status == "failed"]
     assert len(failed) == 3
-    assert {end.reason for end in failed} == {"JaxRuntimeError: RESOURCE_EXHAUSTED: out of memory"}
+    assert {end.reason for end in failed} == {"JaxRuntimeError: INTERNAL: a broken device"}
     assert len(ended) == 10
     assert {end.status for end in ended.values()} == {"done", "failed"}
+
+
+@pytest.mark.parametrize("where", ["__init__", "place", "advance"])
+@pytest.mark.parametrize("error", [jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"), MemoryError()])
+def test_out_of_memory_halves_the_lanes_and_loses_no_trial(data, monkeypatch, where, error):
+    expected = {each.trial_id for bucket in buckets() for each in bucket.trials}
+    original, sizes = getattr(Pack, where), []
+
+    def refuse_many_lanes(pack, *arguments, **named):
+        lanes = arguments[0].lanes if where == "__init__" else pack.bucket.lanes
+        sizes.append(lanes)
+        if lanes > 1:
+            raise error
+        return original(pack, *arguments, **named)
+
+    monkeypatch.setattr(Pack, where, refuse_many_lanes)
+    _, ended, _ = train(data, jax.local_devices()[:1])
+    assert {end.status for end in ended.values()} == {"done"}
+    assert ended.keys() == expected
+    assert set(sizes) == {3, 2, 1}
+
+
+def test_a_trial_that_does_not_fit_alone_fails_and_the_others_go_on(data, monkeypatch):
+    advance = Pack.advance
+
+    def refuse(pack):
+        if any(slot.planned.trial.family == "mlp" for _, slot in pack.occupied):
+            raise MemoryError
+        return advance(pack)
+
+    monkeypatch.setattr(Pack, "advance", refuse)
+    _, ended, _ = train(data, jax.local_devices())
+    statuses = {
+        family: {end.status for end in ended.values() if end.planned.trial.family == family}
+        for family in ("mlp", "logistic")
+    }
+    assert statuses == {"mlp": {"failed"}, "logistic": {"done"}}
+    assert len(ended) == 10
 
 
 def test_a_mistake_in_the_code_is_raised_not_swallowed(data, monkeypatch):

@@ -2,25 +2,33 @@
 
 from typing import Any
 
-from scalejax.engine.cost import step_flops
 from scalejax.engine.device import device_kind
 from scalejax.engine.forecast import Forecast
-from scalejax.engine.packing import Bucket
+from scalejax.engine.kinds import LOCAL
+from scalejax.engine.packing import Bucket, padding_share
 from scalejax.engine.plan import Plan
+from scalejax.engine.simulate import Simulation
 
 
-def outline(plan: Plan, forecast: Forecast) -> dict[str, Any]:
-    """Return the facts of a plan; FLOPs and bytes are whole numbers, times are seconds, shares are in [0, 1]."""
+def outline(plan: Plan, forecast: Forecast | Simulation, *, simulation: Simulation | None = None) -> dict[str, Any]:
+    """Return the facts of a plan; FLOPs and bytes are whole numbers, times are seconds, shares are in [0, 1].
+
+    Args:
+        plan: the plan.
+        forecast: of its wall time: of programs timed here, or the simulation alone.
+        simulation: on other devices than those here, to be told as well.
+    """
+    simulation = forecast if isinstance(forecast, Simulation) else simulation
     return {
         "name": plan.sweep.name,
-        "trials": len(plan.trials),
+        "trials": plan.count,
         "devices": plan.devices,
-        "device_kind": device_kind(),
+        "device_kind": simulation.kind if simulation and simulation.kind != LOCAL else device_kind(),
         "lane_programs": len(plan.packing.buckets),
         "programs": [
             {
                 "sizes": bucket_name(bucket),
-                "trials": len(bucket.trials),
+                "trials": bucket.count,
                 "lanes": bucket.lanes,
                 "mode": bucket.recipe.mode,
                 "steps": bucket.makespan,
@@ -38,15 +46,20 @@ def outline(plan: Plan, forecast: Forecast) -> dict[str, Any]:
         "state_bytes": plan.state_bytes,
         "data_bytes": plan.data_bytes,
         "forecast_seconds": forecast.total,
+    } | ({"simulation": _simulation(simulation)} if simulation else {})
+
+
+def _simulation(done: Simulation) -> dict[str, Any]:
+    return {
+        "source": done.source,
+        "makespan_seconds": done.total,
+        "utilisation": done.utilisation,
+        "shares": done.shares,
+        "limit": done.limit,
+        "floor_seconds": done.floor,
+        "twice_the_devices_seconds": done.twice,
+        "lanes": done.lanes,
     }
-
-
-def padding_share(bucket: Bucket, shape: tuple[int, ...]) -> float:
-    """Return the share of a bucket's FLOPs that is spent on the zeros of its smaller sizes."""
-    batch_size = bucket.recipe.batch_size
-    padded = step_flops(bucket.recipe.architecture, batch_size, shape) * sum(p.trial.steps for p in bucket.trials)
-    own = sum(step_flops(p.architecture, batch_size, shape) * p.trial.steps for p in bucket.trials)
-    return 1 - own / padded
 
 
 def bucket_name(bucket: Bucket) -> str:

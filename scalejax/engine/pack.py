@@ -137,12 +137,6 @@ class Pack:
                 self._slots[number] = None
         return {slot.planned: count for _, slot in occupied}, ended
 
-    def abandon(self, reason: str) -> list[Finished]:
-        """Give up the trials in the lanes."""
-        ended = [self._finished(slot, "failed", reason) for _, slot in self.occupied]
-        self._slots = [None] * len(self._slots)
-        return ended
-
     def _write(self, number: int, planned: PlannedTrial, weights: tuple[nnx.State, nnx.State]) -> None:
         recipe = self.bucket.recipe
         like = recipe.architecture.abstract[1:]
@@ -182,32 +176,26 @@ class Pack:
         slot.stale = 0 if int(measured.best_step[number]) == slot.step else slot.stale + 1
 
     def _end(self, slot: Slot, diverged: str, outcome: Outcome, number: int) -> Finished:
-        if diverged:
-            return self._finished(slot, "diverged", diverged)
-        best = slot.evaluations[-1 - slot.stale].step
-        test = float(outcome.test_loss[number]), float(outcome.test_error[number])
-        return self._finished(slot, "done", "", best_step=best, test=test)
-
-    def _finished(
-        self,
-        slot: Slot,
-        status: str,
-        reason: str,
-        *,
-        best_step: int | None = None,
-        test: tuple[float | None, float | None] = (None, None),
-    ) -> Finished:
+        best, test = None, (None, None)
+        if not diverged:
+            best = slot.evaluations[-1 - slot.stale].step
+            test = float(outcome.test_loss[number]), float(outcome.test_error[number])
         return Finished(
             planned=slot.planned,
-            status=status,
-            reason=reason,
+            status="diverged" if diverged else "done",
+            reason=diverged,
             evaluations=tuple(slot.evaluations),
-            best_step=best_step,
+            best_step=best,
             test_loss=test[0],
             test_error=test[1],
             seconds=slot.seconds,
             mode=self.bucket.recipe.mode,
         )
+
+
+def failed(planned: PlannedTrial, reason: str, *, mode: str) -> Finished:
+    """Return the end of a trial that could not be trained."""
+    return Finished(planned, "failed", reason, (), None, None, None, 0.0, mode)
 
 
 def _is_impatient(slot: Slot) -> bool:

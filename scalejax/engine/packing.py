@@ -194,6 +194,16 @@ def waste(buckets: Sequence[Bucket], shape: tuple[int, ...]) -> tuple[int, int, 
     return useful, padding, idle
 
 
+def padding_share(bucket: Bucket, shape: tuple[int, ...]) -> float:
+    """Return the share of a bucket's FLOPs that is spent on the zeros of its smaller sizes."""
+    batch_size = bucket.recipe.batch_size
+    padded = step_flops(bucket.recipe.architecture, batch_size, shape) * sum(
+        p.trial.steps * p.copies for p in bucket.trials
+    )
+    own = sum(step_flops(p.architecture, batch_size, shape) * p.trial.steps * p.copies for p in bucket.trials)
+    return 1 - own / padded
+
+
 def _refusal(bucket: Bucket, prober: Prober) -> str:
     """Say why the sizes of a bucket may not share its program; empty if they may."""
     largest = bucket.recipe.architecture

@@ -4,7 +4,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 from flax import nnx
@@ -12,11 +12,13 @@ from flax import nnx
 from scalejax.data import DataSet
 from scalejax.engine.device import Device
 from scalejax.engine.lanes import DeviceData, blocks
-from scalejax.engine.pack import Finished, Pack
+from scalejax.engine.pack import Finished, Pack, failed
 from scalejax.engine.packing import Bucket
 from scalejax.engine.padding import initial_weights
 from scalejax.engine.step import Examples
 from scalejax.engine.trial import PlannedTrial
+
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # in the message of XLA's error
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,23 @@ class Observer:
     progressed: Callable[[Progress], None]
 
 
+@dataclass
+class Work:
+    """A bucket and those of its trials that no device has taken."""
+
+    bucket: Bucket
+    queue: deque[PlannedTrial]
+
+    def estimate(self) -> float:
+        """Return the seconds that the queue takes on one device, by the cost model."""
+        return self.bucket.seconds / self.bucket.lanes * sum(planned.trial.steps for planned in self.queue)
+
+
 class Scheduler:
     """Hands the trials of the buckets out to the local devices, one worker thread a device."""
 
     def __init__(self, buckets: Sequence[Bucket], *, data: DataSet, observer: Observer):
-        self._queues = [(bucket, deque(bucket.trials)) for bucket in buckets]
+        self._works = [Work(bucket, deque(bucket.trials)) for bucket in buckets]
         self._data = data
         self._observer = observer
         self._lock = threading.Lock()
@@ -73,47 +87,61 @@ class Scheduler:
         try:
             data = _device_data(self._data, device)
             while not self._stopping.is_set():
-                bucket, queue = self._fullest_queue()
-                if not queue:
+                work = self._most_work()
+                if not work.queue:
                     return
-                self._train(Pack(bucket, device=device, data=data), queue)
+                self._train(work, device, data)
         except BaseException as error:
             self._errors.append(error)
             self._stopping.set()
 
-    def _fullest_queue(self) -> tuple[Bucket, deque[PlannedTrial]]:
+    def _most_work(self) -> Work:
         """Return the bucket with the most estimated work left."""
         with self._lock:
-            return max(
-                self._queues,
-                key=lambda each: each[0].seconds / each[0].lanes * sum(planned.trial.steps for planned in each[1]),
-            )
+            return max(self._works, key=Work.estimate)
 
-    def _train(self, pack: Pack, queue: deque[PlannedTrial]) -> None:
+    def _train(self, work: Work, device: Device, data: DeviceData) -> None:
         """Run one pack until its queue and its lanes are empty, refilling every lane that becomes free."""
+        bucket = work.bucket
+        flying: dict[str, PlannedTrial] = {}
         try:
+            pack = Pack(bucket, device=device, data=data)
             while not self._stopping.is_set():
-                self._refill(pack, queue)
+                self._refill(pack, work.queue, flying)
                 if not pack.occupied:
                     return
                 began = time.perf_counter()
                 steps, ended = pack.advance()
-                progress = Progress(pack.bucket, steps, time.perf_counter() - began)
+                progress = Progress(bucket, steps, time.perf_counter() - began)
                 with self._lock:
                     self._observer.progressed(progress)
                     for finished in ended:
+                        del flying[finished.planned.trial_id]
                         self._observer.finished(finished)
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
-            # The device refused: these trials fail, the others may still fit.
-            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-            with self._lock:
-                for finished in pack.abandon(reason):
-                    self._observer.finished(finished)
+            self._refused(work, bucket, flying, error)
 
-    def _refill(self, pack: Pack, queue: deque[PlannedTrial]) -> None:
-        taken: list[tuple[int, PlannedTrial]] = []
+    def _refused(self, work: Work, bucket: Bucket, flying: dict[str, PlannedTrial], error: Exception) -> None:
+        """Answer to a device that refuses: fewer lanes if memory is short, else its trials fail; others may still fit.
+
+        Trials that go back to the queue begin again.
+        """
+        with self._lock:
+            if not flying and work.queue:  # refused before any trial was placed
+                first = work.queue.popleft()
+                flying[first.trial_id] = first
+            if bucket.lanes > 1 and (isinstance(error, MemoryError) or OUT_OF_MEMORY in str(error)):
+                work.bucket = replace(bucket, lanes=min(work.bucket.lanes, bucket.lanes // 2))
+                work.queue.extendleft(reversed(flying.values()))
+                return
+            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            for planned in flying.values():
+                self._observer.finished(failed(planned, reason, mode=bucket.recipe.mode))
+
+    def _refill(self, pack: Pack, queue: deque[PlannedTrial], flying: dict[str, PlannedTrial]) -> None:
         with self._lock:
             taken = list(zip(pack.free, _drain(queue), strict=False))
+            flying.update({planned.trial_id: planned for _, planned in taken})
             self._observer.started([planned for _, planned in taken])
         for slot, planned in taken:
             pack.place(slot, planned, self._initial(planned))

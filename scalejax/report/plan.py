@@ -5,6 +5,16 @@ from typing import Any
 
 from scalejax.report.progress import duration, quantity
 
+# What the devices' time is spent on -> in words.
+SPENT = {
+    "training": "training",
+    "evaluation": "evaluation",
+    "padding": "padding",
+    "idle_lanes": "idle lanes",
+    "idle_devices": "idle devices",
+    "compilation": "compilation",
+}
+
 
 def plan_lines(facts: Mapping[str, Any]) -> list[str]:
     """Return a plan, given as plain data, in lines of text.
@@ -13,7 +23,7 @@ def plan_lines(facts: Mapping[str, Any]) -> list[str]:
         facts: as printed by `scalejax plan --json`.
     """
     lines = [
-        f"{facts['name']}: {facts['trials']:,} trials on {facts['devices']} x {facts['device_kind']}",
+        f"{facts['name']}: {facts['trials']:,} trials on {facts['devices']:,} x {facts['device_kind']}",
         f"programs  {facts['lane_programs']} lane programs, each compiled once for all its trials:",
     ]
     for program in facts["programs"]:
@@ -32,4 +42,24 @@ def plan_lines(facts: Mapping[str, Any]) -> list[str]:
         f"memory    {state} of lane states and {data} of data on each device, activations apart",
         f"forecast  {duration(facts['forecast_seconds'])} if every trial takes all its steps",
     ]
+    if "simulation" in facts:
+        lines += _simulation_lines(facts["simulation"], facts["devices"], kind=facts["device_kind"])
     return lines
+
+
+def _simulation_lines(done: Mapping[str, Any], devices: int, *, kind: str) -> list[str]:
+    shares = ", ".join(f"{done['shares'][name]:.1%} {words}" for name, words in SPENT.items() if done["shares"][name])
+    makespan, floor, twice = (duration(done[f"{name}_seconds"]) for name in ("makespan", "floor", "twice_the_devices"))
+    compiling = done["shares"]["compilation"] / (1 - done["shares"]["idle_devices"])
+    limits = {
+        "horizon": f"one trial's horizon: no number of devices makes it shorter than {floor}",
+        "compilation": f"compilation, {compiling:.0%} of the time that devices are busy: fewer programs or devices",
+        "idle_devices": f"the end: devices idle while the last trials run; twice the devices take {twice}",
+        "memory": f"memory: only {done['lanes']} lanes of the largest program fit on a device",
+        "work": f"the work itself: twice the devices take {twice}",
+    }
+    return [
+        f"simulated {makespan} on {devices:,} x {kind} at {done['utilisation']:.1%} utilisation, {done['source']}",
+        f"time      {shares}",
+        f"limit     {limits[done['limit']]}",
+    ]

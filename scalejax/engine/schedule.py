@@ -1,0 +1,199 @@
+"""The schedule on any number of devices as a calculation: what the scheduler does, with counts instead of trials.
+
+Trials of one bucket and one horizon are alike to a schedule, and so are devices that took the same trials at the same
+moment. A million trials on thousands of devices are then some thousand events.
+"""
+
+import heapq
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Fill = tuple[tuple[int, int], ...]  # trials that a device takes at once: (index of their horizon, how many)
+
+
+@dataclass(frozen=True)
+class Load:
+    """A bucket as the schedule sees it; times in seconds.
+
+    Attributes:
+        horizons: steps, distinct, longest first.
+        copies: number of trials of each horizon.
+        measuring: of all evaluations and the test of one trial, for each horizon.
+        lanes: slots of the program on each device.
+        step: of all lanes together.
+        compiling: before the first step on a device.
+        rank: estimated work in a step of one trial, by which the scheduler chooses the next bucket.
+        skips_idle: whether a lane without a trial costs nothing.
+    """
+
+    horizons: tuple[int, ...]
+    copies: tuple[int, ...]
+    measuring: tuple[float, ...]
+    lanes: int
+    step: float
+    compiling: float
+    rank: float
+    skips_idle: bool = False
+
+    def pace(self, occupied: int) -> float:
+        """Return the seconds of a step when so many lanes have a trial."""
+        return self.step * occupied / self.lanes if self.skips_idle else self.step
+
+    @property
+    def trial_steps(self) -> int:
+        """Steps of all trials together."""
+        return sum(steps * count for steps, count in zip(self.horizons, self.copies, strict=True))
+
+    @property
+    def all_measuring(self) -> float:
+        """Seconds of the evaluations and the tests of all trials."""
+        return sum(seconds * count for seconds, count in zip(self.measuring, self.copies, strict=True))
+
+    @property
+    def floor(self) -> float:
+        """Seconds below which no number of devices gets: compilation and the slowest trial, alone in its program."""
+        each = zip(self.horizons, self.measuring, strict=True)
+        return self.compiling + max(steps * self.pace(1) + measuring for steps, measuring in each)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What came of a schedule; one entry a load.
+
+    Attributes:
+        makespan: seconds until the last trial has ended.
+        packs: devices that ran the load's program.
+        steps: of the program, on all devices together.
+        stepping: seconds of these steps.
+    """
+
+    makespan: float
+    packs: tuple[int, ...]
+    steps: tuple[int, ...]
+    stepping: tuple[float, ...]
+
+
+def schedule(loads: Sequence[Load], devices: int) -> Schedule:
+    """Calculate what the scheduler does: every device works on a load until its queue and its lanes are empty.
+
+    A device then takes the load with the most work waiting, and fills every lane that becomes free with the longest
+    trial that waits. Devices in the same state at the same moment are one crew, split only where a queue hands them
+    different trials.
+    """
+    return _Schedule(loads).run(devices)
+
+
+@dataclass(frozen=True)
+class _Crew:
+    """Devices in the same state.
+
+    `step` is that of their program; `lanes` are (the step at which trials end, index of their horizon, how many).
+    """
+
+    load: int
+    devices: int
+    step: int
+    lanes: tuple[tuple[int, int, int], ...]
+
+
+class _Schedule:
+    """The queues and the events of one schedule."""
+
+    def __init__(self, loads: Sequence[Load]):
+        self._loads = loads
+        self._waiting = [list(load.copies) for load in loads]  # trials of each horizon
+        self._left = [load.trial_steps for load in loads]  # steps of the trials that wait
+        self._fullest = [(-self._work(index), index) for index in range(len(loads))]
+        heapq.heapify(self._fullest)
+        self._events: list[tuple[float, int, _Crew]] = []
+        self._order = itertools.count()  # of events at one moment
+        self._packs, self._steps = [0] * len(loads), [0] * len(loads)
+        self._stepping = [0.0] * len(loads)
+
+    def run(self, devices: int) -> Schedule:
+        """Return what comes of it; can be called once."""
+        now = 0.0
+        self._start(now, devices)
+        while self._events:
+            now, _, crew = heapq.heappop(self._events)
+            self._refill(now, crew)
+        return Schedule(now, tuple(self._packs), tuple(self._steps), tuple(self._stepping))
+
+    def _start(self, now: float, devices: int) -> None:
+        """Let devices that have nothing to do take a load each, one after the other; without any left they stop."""
+        crews: Counter[tuple[int, Fill]] = Counter()
+        for _ in range(devices):
+            index = self._take_fullest()
+            if index is None:
+                break
+            ((_, fill),) = self._deal(index, 1, self._loads[index].lanes)
+            crews[index, fill] += 1
+        for (index, fill), count in crews.items():
+            load = self._loads[index]
+            self._packs[index] += count
+            self._go_on(now + load.compiling, index, count, step=0, busy=(), fill=fill)
+
+    def _take_fullest(self) -> int | None:
+        """Return the load with the most work waiting, the first of equals; None if nothing waits."""
+        while self._fullest:
+            work, index = self._fullest[0]
+            if not self._left[index]:
+                heapq.heappop(self._fullest)
+            elif work != -self._work(index):  # it has become less since
+                heapq.heapreplace(self._fullest, (-self._work(index), index))
+            else:
+                return index
+        return None
+
+    def _work(self, index: int) -> float:
+        return self._loads[index].rank * self._left[index]
+
+    def _refill(self, now: float, crew: _Crew) -> None:
+        """End the trials that are due, give their lanes to the next ones, and go on."""
+        end, load = min(crew.lanes)[0], self._loads[crew.load]
+        busy = tuple(lane for lane in crew.lanes if lane[0] != end)
+        freed = load.lanes - sum(number for _, _, number in busy)
+        for count, fill in self._deal(crew.load, crew.devices, freed):
+            if busy or fill:
+                self._go_on(now, crew.load, count, step=end, busy=busy, fill=fill)
+            else:
+                self._start(now, count)
+
+    def _go_on(
+        self, now: float, index: int, devices: int, *, step: int, busy: tuple[tuple[int, int, int], ...], fill: Fill
+    ) -> None:
+        """Let devices work until the first of their trials ends: those in the busy lanes, and those just taken."""
+        load = self._loads[index]
+        lanes = busy + tuple((step + load.horizons[kind], kind, number) for kind, number in fill)
+        steps = min(lanes)[0] - step
+        stepping = steps * load.pace(sum(number for _, _, number in lanes))
+        # Evaluations are spread evenly over a trial's steps; where exactly they fall changes little.
+        measuring = sum(number * load.measuring[kind] * steps / load.horizons[kind] for _, kind, number in lanes)
+        self._steps[index] += devices * steps
+        self._stepping[index] += devices * stepping
+        crew = _Crew(index, devices, step, lanes)
+        heapq.heappush(self._events, (now + stepping + measuring, next(self._order), crew))
+
+    def _deal(self, index: int, devices: int, lanes: int) -> list[tuple[int, Fill]]:
+        """Take trials from a queue for the free lanes of some devices; return (how many devices, what each takes)."""
+        waiting, horizons, dealt = self._waiting[index], self._loads[index].horizons, []
+        while devices:
+            fill, room, count = [], lanes, 1
+            for kind, number in enumerate(waiting):
+                if not number:
+                    continue
+                if number >= lanes and not fill:
+                    count = min(devices, number // lanes)  # these all take the same
+                taken = min(room, number)
+                fill.append((kind, taken))
+                waiting[kind] -= count * taken
+                self._left[index] -= count * taken * horizons[kind]
+                room -= taken
+                if not room:
+                    break
+            count = count if fill else devices  # the others find nothing either
+            dealt.append((count, tuple(fill)))
+            devices -= count
+        return dealt

@@ -1,0 +1,282 @@
+"""The simulated schedule: against one that is spelled out trial by trial, against bounds, and against a real run."""
+
+import heapq
+import itertools
+import json
+import math
+from dataclasses import replace
+
+import jax
+import pytest
+from engine_helpers import planned, recipe
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scalejax import DataSpec, ModelGrid, Sweep, SweepError, TrainSpec
+from scalejax.cli import main
+from scalejax.data import describe
+from scalejax.engine import simulate as simulating
+from scalejax.engine.kinds import PUBLIC_KINDS, device_kind_named
+from scalejax.engine.outline import outline
+from scalejax.engine.pack import Pack
+from scalejax.engine.packing import Bucket, makespan
+from scalejax.engine.plan import make_plan
+from scalejax.engine.schedule import Load, schedule
+from scalejax.engine.scheduler import Observer, Scheduler
+from scalejax.engine.simulate import Simulation, simulate
+from scalejax.engine.timing import Timing
+from scalejax.engine.trial import expand, expand_counted
+from scalejax.report.plan import plan_lines
+
+DATA = DataSpec("mnist1d", train_examples=(20, 200, 2000), examples=5000, validation_examples=50, test_examples=60)
+SWEEP = Sweep(
+    name="small",
+    data=DATA,
+    models=(ModelGrid("logistic"), ModelGrid("mlp", width=[4, 8], depth=1)),
+    train=TrainSpec(learning_rate=(1e-3, 1e-2), batch_size=(16,), epochs=4, min_steps=40),
+    seeds=(0, 1, 2),
+)
+# Seconds of a step are large primes, so that devices at different buckets are never done at the same moment.
+PRIMES = 1_000_003, 1_299_709, 1_600_033
+
+
+@st.composite
+def load(draw, step: int) -> Load:
+    horizons = sorted(draw(st.sets(st.integers(1, 9), min_size=1, max_size=4)), reverse=True)
+    return Load(
+        horizons=tuple(horizons),
+        copies=tuple(draw(st.integers(1, 12)) for _ in horizons),
+        measuring=(0,) * len(horizons),
+        lanes=draw(st.integers(1, 4)),
+        step=step,
+        compiling=draw(st.integers(0, 3)) * 10_000,
+        rank=draw(st.sampled_from([1.0, 1.37, 2.11])),
+    )
+
+
+LOADS = st.integers(1, 3).flatmap(lambda count: st.tuples(*(load(step) for step in PRIMES[:count])))
+
+
+def spelled_out(loads, devices):
+    """Return (makespan, packs, steps) of a schedule in which every trial, lane and device is an object of its own."""
+    queues = [
+        [steps for steps, count in zip(each.horizons, each.copies, strict=True) for _ in range(count)] for each in loads
+    ]
+    packs, steps, order = [0] * len(loads), [0] * len(loads), itertools.count()
+    waiting = [(0, next(order), None, []) for _ in range(devices)]
+    last = 0
+    while waiting:
+        now, _, bucket, lanes = heapq.heappop(waiting)
+        last = max(last, now)
+        if bucket is not None:
+            while len(lanes) < loads[bucket].lanes and queues[bucket]:
+                lanes.append(queues[bucket].pop(0))
+        if not lanes:
+            bucket = max(range(len(loads)), key=lambda index: loads[index].rank * sum(queues[index]))
+            if not queues[bucket]:
+                continue
+            packs[bucket] += 1
+            now += loads[bucket].compiling
+            lanes = [queues[bucket].pop(0) for _ in range(min(loads[bucket].lanes, len(queues[bucket])))]
+        taken = min(lanes)
+        steps[bucket] += taken
+        left = [lane - taken for lane in lanes if lane > taken]
+        heapq.heappush(waiting, (now + taken * loads[bucket].step, next(order), bucket, left))
+    return last, tuple(packs), tuple(steps)
+
+
+@settings(max_examples=300, deadline=None)
+@given(LOADS, st.integers(1, 9))
+def test_counts_give_the_schedule_that_is_spelled_out_trial_by_trial(loads, devices):
+    done = schedule(loads, devices)
+    assert (done.makespan, done.packs, done.steps) == spelled_out(loads, devices)
+    assert done.stepping == tuple(steps * each.step for steps, each in zip(done.steps, loads, strict=True))
+
+
+@settings(max_examples=100, deadline=None)
+@given(LOADS, st.integers(1, 9))
+def test_no_schedule_beats_the_longest_trial_or_the_capacity(loads, devices):
+    done = schedule(loads, devices)
+    assert done.makespan >= max(each.floor for each in loads)
+    work = sum(each.trial_steps * each.step / each.lanes for each in loads)
+    assert done.makespan >= work / devices * (1 - 1e-12)
+    assert all(1 <= packs <= devices for packs in done.packs)
+
+
+@settings(max_examples=100, deadline=None)
+@given(load(1), st.integers(1, 9))
+def test_one_bucket_takes_as_long_as_packing_reckons_and_more_devices_never_take_longer(only, devices):
+    spelled = [steps for steps, count in zip(only.horizons, only.copies, strict=True) for _ in range(count)]
+    found = schedule([only], devices).makespan
+    assert found == only.compiling + makespan(only.horizons, only.lanes * devices, copies=only.copies)
+    assert found == only.compiling + makespan(spelled, only.lanes * devices)
+    assert schedule([only], devices + 1).makespan <= found
+
+
+def test_one_device_with_one_lane_takes_the_sum():
+    loads = [
+        Load((50, 20), (3, 4), (0.5, 0.25), lanes=1, step=2.0, compiling=7.0, rank=1.0),
+        Load((10,), (6,), (1.0,), lanes=1, step=3.0, compiling=5.0, rank=1.0),
+    ]
+    expected = 7 + (150 + 80) * 2 + 1.5 + 1 + 5 + 60 * 3 + 6
+    assert schedule(loads, 1).makespan == pytest.approx(expected)
+
+
+def test_lanes_in_turn_cost_nothing_while_they_idle():
+    side_by_side = Load((10,), (5,), (0.0,), lanes=4, step=4.0, compiling=0.0, rank=1.0)
+    assert schedule([side_by_side], 1).makespan == 2 * 10 * 4
+    assert schedule([replace(side_by_side, skips_idle=True)], 1).makespan == 5 * 10
+
+
+def test_a_real_run_on_one_device_takes_the_simulated_steps_in_the_simulated_order(data, monkeypatch):
+    mlps = [planned(knobs={"width": 4, "depth": 1}, seed=seed, steps=(30, 20, 10)[seed % 3]) for seed in range(8)]
+    logistics = [planned("logistic", seed=seed, steps=15) for seed in range(3)]
+    buckets = [
+        Bucket(recipe(trials[0]), tuple(sorted(trials, key=lambda each: -each.trial.steps)), lanes, 1.0, 1, 50)
+        for trials, lanes in ((logistics, 2), (mlps, 3))
+    ]
+    taken, call = [], Pack.call
+
+    def counted(pack, steps, *, due, ending):
+        taken.append((pack.bucket.recipe, steps))
+        return call(pack, steps, due=due, ending=ending)
+
+    monkeypatch.setattr(Pack, "call", counted)
+    observer = Observer(lambda _: None, lambda _: None, lambda _: None)
+    Scheduler(buckets, data=data, observer=observer).run(jax.local_devices()[:1])
+    loads = [
+        Load(
+            horizons=tuple(bucket.horizons),
+            copies=tuple(bucket.horizons.values()),
+            measuring=(0.0,) * len(bucket.horizons),
+            lanes=bucket.lanes,
+            step=1.0,
+            compiling=0.0,
+            rank=bucket.seconds / bucket.lanes,
+        )
+        for bucket in buckets
+    ]
+    done = schedule(loads, 1)
+    assert done.steps == tuple(
+        sum(steps for constants, steps in taken if constants == bucket.recipe) for bucket in buckets
+    )
+    assert done.makespan == sum(steps for _, steps in taken)
+    # The bucket with the most work left came first, and each was finished before the next.
+    assert [constants for constants, _ in itertools.groupby(taken, key=lambda each: each[0])] == [
+        buckets[1].recipe,
+        buckets[0].recipe,
+    ]
+
+
+def test_counted_trials_are_packed_and_simulated_like_those_spelled_out():
+    card = describe(DATA)
+    assert sum(each.copies for each in expand_counted(SWEEP, card)) == len(expand(SWEEP, card)) == 54
+    kind = device_kind_named("local")
+    counted, spelled = make_plan(SWEEP, devices=3, kind=kind), make_plan(SWEEP, devices=3)
+    assert (counted.count, counted.waste) == (spelled.count, spelled.waste)
+    for one, other in zip(counted.packing.buckets, spelled.packing.buckets, strict=True):
+        assert replace(one, trials=()) == replace(other, trials=())
+        assert one.horizons == other.horizons
+    assert simulate(counted, kind) == simulate(spelled, kind)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 64])
+@pytest.mark.parametrize("name", PUBLIC_KINDS)
+def test_the_shares_of_a_simulation_add_up(name, devices):
+    kind = device_kind_named(name)
+    done = simulate(make_plan(SWEEP, devices=devices, kind=kind), kind)
+    assert sum(done.shares.values()) == pytest.approx(1)
+    assert 0 < done.utilisation < 1
+    assert done.floor <= done.total * (1 + 1e-12)
+    assert done.source == "estimated from public figures"
+
+
+def limits(sweep, devices, kind=None):
+    kind = kind or device_kind_named("h200")
+    return simulate(make_plan(sweep, devices=devices, kind=kind), kind)
+
+
+def test_what_limits_is_named():
+    long = replace(SWEEP, train=replace(SWEEP.train, epochs=None, min_steps=None, steps=10_000_000))
+    assert limits(long, 4096).limit == "horizon"
+    assert limits(long, 4096).total == pytest.approx(limits(long, 4096).floor, rel=0.1)
+    many = replace(long, seeds=10_000)
+    assert limits(many, 2).limit == "work"
+    assert limits(many, 2).twice == pytest.approx(limits(many, 2).total / 2, rel=0.05)
+    assert limits(SWEEP, 1).limit == "compilation"
+    tiny = replace(device_kind_named("h200"), memory=4e4)
+    assert limits(many, 2, tiny).limit == "memory"
+
+
+def test_a_million_trials_on_four_thousand_devices():
+    sweep = replace(
+        SWEEP,
+        data=replace(DATA, train_examples=tuple(range(100, 3100, 100))),
+        train=replace(SWEEP.train, learning_rate=tuple(1e-4 * number for number in range(1, 13))),
+        seeds=926,
+    )
+    done = limits(sweep, 4096)
+    assert make_plan(sweep, devices=4096, kind=device_kind_named("h200")).count == 1_000_080
+    assert done.total >= done.floor
+    assert sum(done.shares.values()) == pytest.approx(1)
+
+
+def test_what_was_timed_here_sets_the_speed_of_the_local_kind(monkeypatch):
+    kind = device_kind_named("local")
+    plan = make_plan(SWEEP, devices=2, kind=kind)
+    guessed = simulate(plan, kind)
+    slow = Timing(step=1.0, evaluation=0.0, test=0.0)
+    first = plan.packing.buckets[0]
+    monkeypatch.setattr(simulating, "remembered", lambda bucket, _: slow if bucket == first else None)
+    timed = simulate(plan, kind)
+    assert timed.source == "from programs timed on this machine"
+    assert timed.timed == (True, *[False] * (len(plan.packing.buckets) - 1))
+    assert timed.total > guessed.total
+    assert timed.total >= max(first.horizons)
+    assert all(after > before for after, before in zip(timed.seconds, guessed.seconds, strict=True))
+
+
+@pytest.mark.parametrize("limit", ["horizon", "compilation", "idle_devices", "memory", "work"])
+def test_every_limit_has_a_sentence(limit):
+    kind = device_kind_named("v5e")
+    plan = make_plan(SWEEP, devices=2, kind=kind)
+    facts = outline(plan, replace(simulate(plan, kind), limit=limit))
+    lines = plan_lines(json.loads(json.dumps(facts)))
+    assert "2 x v5e" in lines[0]
+    assert "estimated from public figures" in "\n".join(lines)
+    assert lines[-1].startswith("limit ")
+
+
+def test_an_unknown_kind_is_one_sentence_with_the_nearest_name(tmp_path, capsys):
+    with pytest.raises(SweepError, match="did you mean h200"):
+        device_kind_named("H20")
+    with pytest.raises(SweepError, match=r"expected one of a100-40, .*local"):
+        device_kind_named("abacus")
+    assert main(["plan", str(tmp_path / "sweep.toml"), "--device-kind", "h20"]) == 2
+    told = capsys.readouterr()
+    assert told.err == 'scalejax plan: --device-kind: "h20" is unknown; did you mean h200?\n'
+    assert told.out == ""
+
+
+def test_the_command_line_simulates_and_times_nothing(tmp_path, monkeypatch, capsys):
+    (tmp_path / "sweep.toml").write_text(
+        'name = "small"\nseeds = 2\n[data]\nsource = "mnist1d"\nexamples = 200\ntrain_examples = [20, 100]\n'
+        '[[models]]\nfamily = "logistic"\n[train]\nlearning_rate = 1e-2\nbatch_size = 16\nsteps = 20\n'
+    )
+    monkeypatch.setattr(Pack, "call", lambda *_, **__: pytest.fail("a program was run"))
+    for kind, device in (("h200", "h200"), ("local", jax.local_devices()[0].device_kind)):
+        assert main(["plan", str(tmp_path / "sweep.toml"), "--devices", "1", "--device-kind", kind, "--json"]) == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert (facts["trials"], facts["devices"], facts["device_kind"]) == (4, 1, device)
+        assert facts["forecast_seconds"] == facts["simulation"]["makespan_seconds"] > 0
+        assert math.isclose(sum(facts["simulation"]["shares"].values()), 1)
+    monkeypatch.undo()
+    assert main(["plan", str(tmp_path / "sweep.toml"), "--devices", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["simulation"]["source"] == "from programs timed on this machine"
+
+
+def test_a_simulation_is_plain_and_frozen():
+    done = limits(SWEEP, 2)
+    assert isinstance(done, Simulation)
+    with pytest.raises(AttributeError):
+        done.total = 0.0  # pyright: ignore[reportAttributeAccessIssue]
