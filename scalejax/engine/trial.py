@@ -5,7 +5,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from scalejax.data import DataCard
 from scalejax.models import FAMILIES
@@ -59,11 +59,16 @@ class Trial:
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """A trial with the architecture that it trains."""
+    """A trial with the architecture that it trains.
+
+    `copies` is 1 wherever something is trained; in a plan that is only simulated, one trial stands for all of its
+    kind, as `expand_counted` returns them.
+    """
 
     trial: Trial
     trial_id: str
     architecture: Architecture
+    copies: int = 1
 
 
 def expand(sweep: Sweep, card: DataCard) -> list[PlannedTrial]:
@@ -74,6 +79,18 @@ def expand(sweep: Sweep, card: DataCard) -> list[PlannedTrial]:
             for trial in _trials_of_size(sweep, card, (family, knobs, builder)):
                 planned.append(PlannedTrial(trial, trial.trial_id, built))
     return planned
+
+
+def expand_counted(sweep: Sweep, card: DataCard) -> list[PlannedTrial]:
+    """Return one trial, with its `copies`, for all that differ in seed, learning rate and weight decay alone.
+
+    These are alike to a schedule. A million of them would take half a minute to spell out, most of it for their ids.
+    """
+    train = sweep.train
+    copies = len(sweep.seeds) * len(train.learning_rate) * len(train.weight_decay)
+    first = replace(train, learning_rate=train.learning_rate[:1], weight_decay=train.weight_decay[:1])
+    kinds = expand(replace(sweep, seeds=sweep.seeds[:1], train=first), card)
+    return [replace(planned, copies=copies) for planned in kinds]
 
 
 def training_sizes(data: DataSpec, card: DataCard) -> list[int]:
