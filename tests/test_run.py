@@ -223,3 +223,13 @@ def test_a_directory_without_results_says_so(tmp_path: Path):
     for table in (sx.Run(tmp_path).results, sx.Run(tmp_path).measurements, sx.Run(tmp_path).counts):
         with pytest.raises(sx.SweepError, match="no results here"):
             table()
+
+
+def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    readme = Path(__file__).parents[1] / "README.md"
+    example = readme.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example.replace("steps=1_000", "steps=20"), "README.md", "exec"), {})
+    shown = capsys.readouterr().out
+    assert "mlp width 64" in shown
+    assert "20000" in shown
