@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NoReturn
 from scalejax.errors import SweepError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from scalejax.engine.kinds import DeviceKind
     from scalejax.engine.plan import Plan
 
@@ -125,8 +127,6 @@ def export(options: argparse.Namespace) -> int:
 
 def bench(options: argparse.Namespace) -> int:
     """Measure the engine's useful FLOP/s against a plain compiled loop and the matrix-multiply peak."""
-    from rich.console import Console
-
     from scalejax.engine.bench import bench as measure
     from scalejax.engine.device import device_kind, prepare
     from scalejax.report.bench import bench_table
@@ -149,7 +149,7 @@ def bench(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(facts, indent=2))
     else:
-        Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(bench_table(facts))
+        _print(bench_table(facts))
     return 0
 
 
@@ -166,8 +166,6 @@ def _plan(options: argparse.Namespace, *, devices: int | None = None, kind: "Dev
 
 def _show(done) -> None:
     """Print the table of learning curves, what they say in words, and where the figure is."""
-    from rich.console import Console
-
     from scalejax.analysis import trends
     from scalejax.report.table import curve_table, summary_lines
 
@@ -177,12 +175,20 @@ def _show(done) -> None:
         print(error)
         return
     found = trends(curves)
-    # A file or a pipe has no width: the table is whole there, and a sentence stays on its line.
-    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
-    console.print(curve_table(curves, found))
-    for line in summary_lines(curves, found):
-        console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+    _print(curve_table(curves, found), *summary_lines(curves, found))
     print(f"figure: {done.directory / 'figures' / 'learning_curves.png'} and .svg")
+
+
+def _print(*parts: "Table | str") -> None:
+    """Print tables and sentences. A file or a pipe has no width: tables are whole there, sentences stay on a line."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    for part in parts:
+        # Printed by ourselves: rich ends the process with an error where the reader of a pipe has enough.
+        with console.capture() as captured:
+            console.print(part, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+        print(captured.get(), end="")
 
 
 def _counted(counts: dict[str, int]) -> str:

@@ -198,10 +198,12 @@ def test_export_to_standard_output_and_to_files(cli, finished: Path, here: Path)
         pd.testing.assert_frame_equal(pd.read_parquet(here / "trials.parquet"), Run(finished).results())
 
 
-def test_a_reader_that_has_enough_is_no_error(finished: Path):
-    """As in `scalejax export DIR | head -1`; also the one test of the command line in a process of its own."""
+@pytest.mark.parametrize("arguments", [["export"], ["run", "sweep.toml", "--out"]])
+def test_a_reader_that_has_enough_is_no_error(arguments: list[str], finished: Path):
+    """As in `scalejax export DIR | head -1`; also the test of the command line in a process of its own."""
     code = "import sys; from scalejax.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, "export", str(finished)]
+    arguments = [str(finished / "sweep.toml") if one == "sweep.toml" else one for one in arguments]
+    command = [sys.executable, "-c", code, *arguments, str(finished)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from engine_helpers import finish, numbers, pack_of, planned
+from flax import nnx
 
 from scalejax import DataSpec, ModelGrid, Sweep, TrainSpec, run_sweep
 from scalejax.engine import mode as modes
-from scalejax.engine.mode import choose_mode, in_mode, kept_modes, modes_to_keep, with_modes
+from scalejax.engine.mode import choose_mode, in_mode, kept_modes, modes_to_keep, program_key, with_modes
 from scalejax.engine.plan import make_plan
 from scalejax.engine.timing import Timing
 
@@ -93,3 +94,21 @@ def test_an_illegible_environment_has_no_modes(environment, plan):
     assert (
         modes_to_keep(with_modes(plan, {"other": "map"}, measure=False), {"modes": {"other": "map"}})["other"] == "map"
     )
+
+
+def test_a_program_is_known_by_the_source_of_its_builder_not_by_its_address():
+    def builder():
+        def build(*, width, inputs, rngs):
+            return nnx.Linear(inputs, width, rngs=rngs)
+
+        return build
+
+    def key(build):
+        (bucket,) = make_plan(replace(SWEEP, models=(ModelGrid(build, width=10),)), devices=1).packing.buckets
+        return program_key(bucket)
+
+    def build(*, width, inputs, rngs):
+        return nnx.Linear(inputs, width, use_bias=False, rngs=rngs)
+
+    assert key(builder()) == key(builder())
+    assert key(builder()) != key(build)

@@ -36,7 +36,7 @@ def with_modes(plan: Plan, kept: Mapping[str, str], *, measure: bool) -> Plan:
 
 def program_key(bucket: Bucket) -> str:
     """Return what a run knows a bucket's program by, whichever its mode and its number of lanes."""
-    return hashlib.sha256(repr(in_mode(bucket, "").recipe).encode()).hexdigest()[:16]
+    return hashlib.sha256(in_mode(bucket, "").recipe.identity.encode()).hexdigest()[:16]
 
 
 def in_mode(bucket: Bucket, mode: str) -> Bucket:

@@ -123,6 +123,12 @@ class Recipe:
     batch_size: int
     mode: str = "vmap"  # how lanes run: "vmap" side by side, "map" one after the other
 
+    @property
+    def identity(self) -> str:
+        """A text that is the same in every process, for what is remembered of a program on disk."""
+        constants = (self.optimizer, self.schedule, self.clip_norm, self.batch_size, self.mode)
+        return f"{self.architecture.identity} {constants}"
+
 
 def direction(recipe: Recipe) -> optax.GradientTransformation:
     """Return the optimizer without its learning rate; each maps zero gradients of zero parameters to zero."""

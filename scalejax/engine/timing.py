@@ -145,7 +145,7 @@ def sample_data(card: DataCard, device: Device) -> DeviceData:
 
 def _path(bucket: Bucket, card: DataCard) -> Path:
     content = [
-        repr(bucket.recipe),
+        bucket.recipe.identity,
         bucket.lanes,
         repr(replace(card, fingerprint="")),
         device_kind(),

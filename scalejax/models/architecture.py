@@ -36,6 +36,12 @@ class Architecture:
         _, params, rest = nnx.split(self.module(key), nnx.Param, ...)
         return params, rest
 
+    @property
+    def identity(self) -> str:
+        """A text that is the same in every process, and another one once the builder's source has changed."""
+        name = getattr(self.build, "__qualname__", type(self.build).__qualname__)
+        return f"{self.build.__module__}:{name} {fingerprint(self.build)} {self.arguments}"
+
     @functools.cached_property
     def abstract(self) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
         """The graph definition, and parameters and rest as shapes; nothing is computed."""
