@@ -236,7 +236,7 @@ def _environment(plan: "Plan", directory: Path) -> dict[str, object]:
         "devices": plan.devices,
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "versions": versions(),
+        "versions": dict(versions()),
         "modes": modes_to_keep(plan, _read_environment(directory)),
     }
 

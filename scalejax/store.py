@@ -137,6 +137,8 @@ class Store:
             )
         if self._writes:
             self._connection.execute("PRAGMA journal_mode = WAL")
+            # A killed process loses nothing; only a power cut may take the last transactions, whole ones.
+            self._connection.execute("PRAGMA synchronous = NORMAL")
             self._connection.execute("PRAGMA foreign_keys = ON")
         if new:
             self._connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")

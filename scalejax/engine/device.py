@@ -1,8 +1,11 @@
 """The devices of this machine and what they are called in a result's row."""
 
 import contextlib
+import functools
 import importlib.metadata
 import os
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -51,6 +54,9 @@ def device_kind() -> str:
     return jax.local_devices()[0].device_kind
 
 
-def versions() -> dict[str, str]:
+@functools.cache
+def versions() -> Mapping[str, str]:
     """Return the versions of the packages that can change a result."""
-    return {name: importlib.metadata.version(name) for name in ("scalejax", "jax", "jaxlib", "flax", "optax", "numpy")}
+    # Asked for every row; reading them from the packages' files each time took longer than training a small model.
+    names = ("scalejax", "jax", "jaxlib", "flax", "optax", "numpy")
+    return MappingProxyType({name: importlib.metadata.version(name) for name in names})

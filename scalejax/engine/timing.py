@@ -150,7 +150,7 @@ def _path(bucket: Bucket, card: DataCard) -> Path:
         repr(replace(card, fingerprint="")),
         device_kind(),
         len(jax.local_devices()),
-        versions(),
+        dict(versions()),
     ]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
     return cache_directory("calibrations") / f"{digest}.json"
