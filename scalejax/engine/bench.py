@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from scalejax.data import DataCard
-from scalejax.engine.cost import SPEEDS, step_flops
+from scalejax.engine.cost import step_flops
 from scalejax.engine.device import Device
+from scalejax.engine.kinds import local_kind
 from scalejax.engine.mode import MODES, in_mode
 from scalejax.engine.packing import Bucket, Limits, pack
 from scalejax.engine.padding import Probe
@@ -107,7 +108,7 @@ def _bucket(width: int, batch_size: int) -> Bucket:
         builder=None,
     )
     trials = [PlannedTrial(replace(trial, seed=seed), str(seed), built) for seed in range(TRIALS)]
-    speed = SPEEDS.get(jax.default_backend(), SPEEDS["gpu"])
+    speed = local_kind().speed
     limits = Limits(devices=len(jax.local_devices()), state_bytes=4e9, shape=CARD.shape, speed=speed)
     return pack(trials, limits=limits, prober=lambda *_: Probe(True, "")).buckets[0]
 

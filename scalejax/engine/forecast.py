@@ -4,10 +4,10 @@ import math
 import time
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 
-from scalejax.engine.cost import SPEEDS, compile_seconds
+from scalejax.engine.cost import compile_seconds
+from scalejax.engine.kinds import local_kind
 from scalejax.engine.packing import Bucket
 from scalejax.engine.plan import Plan
 from scalejax.engine.timing import Timing, remembered, timed
@@ -60,7 +60,7 @@ def forecast(plan: Plan, *, patience_seconds: float) -> Forecast:
 def _bucket_seconds(bucket: Bucket, timing: Timing, plan: Plan) -> float:
     trials = [planned.trial for planned in bucket.trials]
     evaluations = sum(math.ceil(trial.steps / trial.evaluate_every) for trial in trials)
-    speed = SPEEDS.get(jax.default_backend(), SPEEDS["gpu"])
+    speed = local_kind().speed
     compiling = compile_seconds(len(bucket.architectures), speed=speed)
     measuring = evaluations * timing.evaluation + len(trials) * timing.test
     return compiling + bucket.makespan * timing.step + measuring / plan.devices

@@ -1,7 +1,6 @@
 """The scheduler: keeps every lane of every device busy until no trial is left."""
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,11 +22,9 @@ OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # in the message of XLA's error
 
 @dataclass(frozen=True)
 class Progress:
-    """What a call of a program has brought: the trial steps taken in it, useful or not, and their time."""
+    """What a call of a program has brought: the steps that each trial took in it."""
 
-    bucket: Bucket
     steps: dict[PlannedTrial, int]
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -110,11 +107,9 @@ class Scheduler:
                 self._refill(pack, work.queue, flying)
                 if not pack.occupied:
                     return
-                began = time.perf_counter()
                 steps, ended = pack.advance()
-                progress = Progress(bucket, steps, time.perf_counter() - began)
                 with self._lock:
-                    self._observer.progressed(progress)
+                    self._observer.progressed(Progress(steps))
                     for finished in ended:
                         del flying[finished.planned.trial_id]
                         self._observer.finished(finished)
