@@ -2,7 +2,17 @@
 
 from scalejax.errors import SweepError
 from scalejax.run import Run, run_sweep
-from scalejax.spec import DataSpec, ModelGrid, Sweep, TrainSpec
+from scalejax.spec import DataSpec, HalvingSpec, ModelGrid, Sweep, TrainSpec
 from scalejax.spec_file import load_sweep
 
-__all__ = ["DataSpec", "ModelGrid", "Run", "Sweep", "SweepError", "TrainSpec", "load_sweep", "run_sweep"]
+__all__ = [
+    "DataSpec",
+    "HalvingSpec",
+    "ModelGrid",
+    "Run",
+    "Sweep",
+    "SweepError",
+    "TrainSpec",
+    "load_sweep",
+    "run_sweep",
+]

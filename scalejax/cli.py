@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def status(options: argparse.Namespace) -> int:
-    """Say how many trials of a run are pending, running, done, diverged and failed."""
+    """Say how many trials of a run are pending, running, done, diverged, stopped and failed."""
     from scalejax.run import Run
 
     found = Run(options.directory)
@@ -167,7 +167,7 @@ def _plan(options: argparse.Namespace, *, devices: int | None = None, kind: "Dev
 def _show(done) -> None:
     """Print the table of learning curves, what they say in words, and where the figure is."""
     from scalejax.analysis import trends
-    from scalejax.report.table import curve_table, summary_lines
+    from scalejax.report.table import curve_table, halving_lines, summary_lines
 
     try:
         curves = done.curves()
@@ -175,7 +175,7 @@ def _show(done) -> None:
         print(error)
         return
     found = trends(curves)
-    _print(curve_table(curves, found), *summary_lines(curves, found))
+    _print(curve_table(curves, found), *summary_lines(curves, found), *halving_lines(done.results()))
     print(f"figure: {done.directory / 'figures' / 'learning_curves.png'} and .svg")
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from scalejax.errors import SweepError
 from scalejax.spec import Sweep
 from scalejax.spec_file import sweep_to_toml
-from scalejax.store import MeasurementRow, ResultRow, Store, TrialRow
+from scalejax.store import FINAL, STOPPED, Ended, MeasurementRow, ResultRow, Store, TrialRow
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from scalejax.engine.pack import Finished
     from scalejax.engine.plan import Plan
     from scalejax.engine.scheduler import Progress
+    from scalejax.engine.tournament import Tournament
     from scalejax.engine.trial import PlannedTrial
     from scalejax.report.progress import ProgressDisplay
 
@@ -66,12 +67,12 @@ class Run:
         return list(save_figure(axes.figure, self.directory / "figures", "learning_curves"))
 
     def summary(self) -> list[str]:
-        """Say in words which curves have flattened and which still fall."""
+        """Say in words which curves have flattened and which still fall, and what halving has stopped."""
         from scalejax.analysis import trends
-        from scalejax.report.table import summary_lines
+        from scalejax.report.table import halving_lines, summary_lines
 
         curves = self.curves()
-        return summary_lines(curves, trends(curves))
+        return [*summary_lines(curves, trends(curves)), *halving_lines(self.results())]
 
 
 def run_sweep(sweep: Sweep, out: str | os.PathLike[str] | None = None, *, progress: bool = True) -> Run:
@@ -99,8 +100,9 @@ def carry_out(plan: "Plan", out: str | os.PathLike[str] | None = None, *, progre
     from scalejax.engine.mode import kept_modes, with_modes
 
     directory = Path(out) if out is not None else Path("runs") / plan.sweep.name
-    finished = _finished_trials(directory)
-    waiting = [planned for planned in plan.trials if planned.trial_id not in finished]
+    halving = plan.sweep.train.halving
+    ended = _ended_trials(directory, FINAL if halving is None else (*FINAL, STOPPED))
+    waiting = [planned for planned in plan.trials if planned.trial_id not in ended]
     data = load(plan.sweep.data) if waiting else None
     plan = with_modes(plan, kept_modes(_read_environment(directory)), measure=bool(waiting))
     _prepare(directory, plan)
@@ -108,7 +110,7 @@ def carry_out(plan: "Plan", out: str | os.PathLike[str] | None = None, *, progre
         store.plan([_trial_row(planned, plan) for planned in plan.trials])
         try:
             if data is not None:
-                _train(plan, waiting, data, store, progress=progress)
+                _train(plan, waiting, data, store, tournament=_tournament(plan, ended), progress=progress)
         finally:
             store.release()
     run = Run(directory)
@@ -117,7 +119,25 @@ def carry_out(plan: "Plan", out: str | os.PathLike[str] | None = None, *, progre
     return run
 
 
-def _train(plan: "Plan", waiting: Sequence["PlannedTrial"], data: "DataSet", store: Store, *, progress: bool) -> None:
+def _tournament(plan: "Plan", ended: Mapping[str, Ended]) -> "Tournament | None":
+    from scalejax.engine.tournament import History, Tournament
+
+    halving = plan.sweep.train.halving
+    if halving is None:
+        return None
+    histories = {trial: History(each.losses, each.status) for trial, each in ended.items()}
+    return Tournament(plan.trials, reduction=halving.reduction, histories=histories)
+
+
+def _train(
+    plan: "Plan",
+    waiting: Sequence["PlannedTrial"],
+    data: "DataSet",
+    store: Store,
+    *,
+    tournament: "Tournament | None",
+    progress: bool,
+) -> None:
     import jax
 
     from scalejax.engine.scheduler import Observer, Scheduler
@@ -140,33 +160,25 @@ def _train(plan: "Plan", waiting: Sequence["PlannedTrial"], data: "DataSet", sto
         def progressed(progress: "Progress") -> None:
             accountant.show(progress, display)
 
-        observer = Observer(
-            started=started,
-            finished=finished,
-            progressed=progressed,
-        )
-        Scheduler(accountant.buckets, data=data, observer=observer).run(jax.local_devices())
+        Scheduler(
+            plan.packing.buckets,
+            {planned.trial_id for planned in waiting},
+            data=data,
+            observer=Observer(started=started, finished=finished, progressed=progressed),
+            tournament=tournament,
+        ).run(jax.local_devices())
 
 
 class _Accountant:
     """Knows what share of the work each step of each waiting trial is."""
 
     def __init__(self, plan: "Plan", waiting: Sequence["PlannedTrial"]):
-        from dataclasses import replace
-
         from scalejax.engine.cost import step_flops
 
-        wanted = {planned.trial_id for planned in waiting}
-        self.buckets = [
-            replace(bucket, trials=rest)
-            for bucket in plan.packing.buckets
-            if (rest := tuple(planned for planned in bucket.trials if planned.trial_id in wanted))
-        ]
-        self._left: dict[str, int] = {}
+        self._left = {planned.trial_id: planned.trial.steps for planned in waiting}
         self._cost: dict[str, tuple[float, int]] = {}  # work and useful FLOPs of one step
-        for bucket in self.buckets:
+        for bucket in plan.packing.buckets:
             for planned in bucket.trials:
-                self._left[planned.trial_id] = planned.trial.steps
                 flops = step_flops(planned.architecture, planned.trial.batch_size, plan.card.shape)
                 self._cost[planned.trial_id] = (bucket.seconds / bucket.lanes, flops)
         self.total = sum(self._cost[trial][0] * steps for trial, steps in self._left.items())
@@ -189,11 +201,11 @@ class _Accountant:
         return self._cost[planned.trial_id][0] * self._left.pop(planned.trial_id)
 
 
-def _finished_trials(directory: Path) -> set[str]:
+def _ended_trials(directory: Path, statuses: Sequence[str]) -> dict[str, Ended]:
     if not (directory / LEDGER).exists():
-        return set()
+        return {}
     with Store(directory / LEDGER, write=True) as store:  # an earlier process may have ended before it made the tables
-        return store.finished()
+        return store.ended(statuses)
 
 
 def _prepare(directory: Path, plan: "Plan") -> None:

@@ -173,6 +173,25 @@ def _check_family(family: object) -> None:
 
 
 @strict(
+    "train.halving",
+    {
+        "rungs": Rule(float, above=0, below=1, grid=True, ascending=True),
+        "reduction": Rule(int, at_least=2),
+    },
+)
+@dataclass(frozen=True)
+class HalvingSpec:
+    """Successive halving (Jamieson & Talwalkar 2016, arXiv:1502.07943) of the learning rates within a cell.
+
+    A cell is all trials that differ in learning rate and seed alone. At each rung the best one in `reduction` of its
+    learning rates, rounded up, go on with all their seeds, and the others are stopped. Raises `SweepError`.
+    """
+
+    rungs: tuple[float, ...]  # shares of a trial's steps, in (0, 1), ascending; rounded up to the next evaluation
+    reduction: int = 2
+
+
+@strict(
     "train",
     {
         "learning_rate": Rule(float, above=0, grid=True),
@@ -188,6 +207,7 @@ def _check_family(family: object) -> None:
         "max_steps": _COUNT,
         "evaluate_every": _COUNT,
         "patience": _COUNT,
+        "halving": _part(HalvingSpec),
     },
 )
 @dataclass(frozen=True)
@@ -207,9 +227,13 @@ class TrainSpec:
     max_steps: int | None = None
     evaluate_every: int | None = None  # steps; default: about a twentieth of the horizon
     patience: int | None = None  # evaluations without improvement
+    halving: HalvingSpec | None = None
 
     def __post_init__(self) -> None:
         _one_of(self, "train", "steps", "epochs")
+        if self.halving and len(self.learning_rate) == 1:
+            says = "expected several learning rates to choose from, found one; give more of them, or no halving"
+            raise SpecError(says, table="train", keys=("halving", "learning_rate"))
         for name in ("min_steps", "max_steps"):
             if self.steps and getattr(self, name):
                 says = "expected only together with epochs, found steps"

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from scalejax.errors import SweepError
-from scalejax.spec import DataSpec, ModelGrid, Sweep, TrainSpec
+from scalejax.spec import DataSpec, HalvingSpec, ModelGrid, Sweep, TrainSpec
 from scalejax.spec_rules import SpecError, nearest, shown, shown_name
 
-_TABLES = {"data": DataSpec, "train": TrainSpec}
+_TABLES = {"data": DataSpec, "train": TrainSpec, "train.halving": HalvingSpec}
 _KEYS = {
     "": tuple(field.name for field in fields(Sweep)),
     **{table: tuple(field.name for field in fields(spec)) for table, spec in _TABLES.items()},
@@ -29,10 +29,10 @@ class _Source:
 
     def error(self, fault: SpecError) -> SweepError:
         """Put the file and the line, or the override, before what is wrong."""
-        prefix = tuple(str(part) for part in (fault.table, fault.index) if part not in ("", None))
+        prefix = (*filter(None, fault.table.split(".")), *([] if fault.index is None else [str(fault.index)]))
         paths = [(*prefix, key) for key in fault.keys] or [prefix]
-        for dotted in map(".".join, paths):
-            if dotted in self.overrides:
+        for dotted in self.overrides:  # of the key; of a key in it, where it is a table; or of the table around it
+            if any(f"{dotted}.".startswith(".".join((*path, ""))) for path in paths) or dotted == ".".join(prefix):
                 return SweepError(f"--set {dotted}: {fault.says}")
         lines = _key_lines(self.text)
         # The first key that the file contains; where a key is missing, its table.
@@ -156,16 +156,32 @@ def _sweep(raw: Mapping[str, Any]) -> Sweep:
     for key, value in raw.items():
         _known(key, "")
         if key in _TABLES:
-            if not isinstance(value, Mapping):
-                raise SpecError(f"expected one table [{key}], found {_kind(value)}", keys=(key,))
-            for name in value:
-                _known(name, key)
+            _check_table(value, key)
         if key == "models" and not (isinstance(value, list) and all(isinstance(item, Mapping) for item in value)):
             raise SpecError(f"expected tables [[models]], found {_kind(value)}", keys=(key,))
-    made: dict[str, Any] = {key: _TABLES[key](**value) if key in _TABLES else value for key, value in raw.items()}
+    made = {key: _made(value, key) for key, value in raw.items()}
     if "models" in raw:
         made["models"] = [_model(table, index) for index, table in enumerate(raw["models"])]
     return Sweep(**made)
+
+
+def _check_table(value: object, table: str) -> None:
+    """Raise unless a value of the file is this table, with keys that it and the tables in it have."""
+    *parents, name = table.split(".")
+    if not isinstance(value, Mapping):
+        says = f"expected one table [{table}], found {_kind(value)}"
+        raise SpecError(says, table=".".join(parents), keys=(name,))
+    for key, inner in value.items():
+        _known(str(key), table)
+        if f"{table}.{key}" in _TABLES:
+            _check_table(inner, f"{table}.{key}")
+
+
+def _made(value: Any, path: str) -> Any:
+    """Make the spec of a checked table, and of the tables in it; any other value is returned as it is."""
+    if path not in _TABLES:
+        return value
+    return _TABLES[path](**{key: _made(inner, f"{path}.{key}") for key, inner in value.items()})
 
 
 def _kind(value: object) -> str:
@@ -181,6 +197,8 @@ def _known(key: str, table: str) -> None:
     homes = [other for other in _KEYS if other != table and key in _KEYS[other]]
     if homes and key not in (*_TABLES, "models"):
         hint = f"it belongs into [{homes[0]}]" if homes[0] else "it belongs above the first table of the file"
+        if f"{homes[0]}.{key}" in _TABLES:
+            hint = f"did you mean [{homes[0]}.{key}]?"
     else:
         hint = nearest(key, _KEYS[table])
     raise SpecError(f"unknown key; {hint}", table=table, keys=(key,))
@@ -220,15 +238,15 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 def _override(raw: dict[str, Any], dotted: str, value: Any) -> None:
     """Put one value into the parsed file, or take it out if it is None; raises `SweepError` for an unknown key."""
-    home, key = _home(raw, dotted)
+    home, key = _home(raw, dotted, make=value is not None)
     if value is None:
         home.pop(key, None)
     else:
         home[key] = value
 
 
-def _home(raw: dict[str, Any], dotted: str) -> tuple[dict[str, Any], str]:
-    """Find the table that a dotted key is about, and the key's name in it."""
+def _home(raw: dict[str, Any], dotted: str, *, make: bool) -> tuple[dict[str, Any], str]:
+    """Find the table that a dotted key is about, which is made if `make` says so, and the key's name in it."""
 
     def error(says: str) -> SweepError:
         return SweepError(f"--set {shown_name(dotted)}: {says}")
@@ -239,13 +257,16 @@ def _home(raw: dict[str, Any], dotted: str) -> tuple[dict[str, Any], str]:
         case [table] if table in _KEYS[""]:
             example = "models.0.width" if table == "models" else f"{table}.{_KEYS[table][0]}"
             raise error(f"{table} is a table; expected one of its keys, for instance {example}")
-        case [table, key] if table in _TABLES and key in _KEYS[table]:
-            home = raw.setdefault(table, {})
-            if not isinstance(home, dict):
-                raise error(f"expected the file to have one table [{table}], found {_kind(home)}")
+        case [*tables, key] if (table := ".".join(tables)) in _TABLES:
+            if key not in _KEYS[table]:
+                raise error(f"unknown key; {nearest(key, _KEYS[table])}")
+            home = raw
+            for depth, name in enumerate(tables, start=1):
+                home = home.setdefault(name, {}) if make else home.get(name, {})
+                if not isinstance(home, dict):
+                    place = ".".join(tables[:depth])
+                    raise error(f"expected the file to have one table [{place}], found {_kind(home)}")
             return home, key
-        case [table, key] if table in _TABLES:
-            raise error(f"unknown key; {nearest(key, _KEYS[table])}")
         case ["models", index, key] if key:
             models = raw.get("models")
             models = [item for item in models if isinstance(item, dict)] if isinstance(models, list) else []
@@ -272,16 +293,21 @@ def sweep_to_toml(sweep: Sweep) -> str:
     A builder of the user's own is written as `family = "module:qualname"`, for the record: a file cannot hold Python
     code, and `load_sweep` says so, in one sentence, when it meets such a family.
     """
-    lines = [f"name = {_toml(sweep.name)}", f"seeds = {_toml(sweep.seeds)}", "", "[data]", *_fields(sweep.data)]
+    lines = [f"name = {_toml(sweep.name)}", f"seeds = {_toml(sweep.seeds)}", *_table("data", sweep.data)]
     for grid in sweep.models:
         lines += ["", "[[models]]", _family(grid.family)]
         lines += [f"{_toml_key(name)} = {_toml(values)}" for name, values in grid.knobs.items()]
-    return "\n".join([*lines, "", "[train]", *_fields(sweep.train), ""])
+    return "\n".join([*lines, *_table("train", sweep.train), ""])
 
 
-def _fields(spec: DataSpec | TrainSpec) -> list[str]:
+def _table(table: str, spec: DataSpec | TrainSpec | HalvingSpec) -> list[str]:
     values = {field.name: getattr(spec, field.name) for field in fields(spec)}
-    return [f"{name} = {_toml(value)}" for name, value in values.items() if value is not None]
+    inner = {name: value for name, value in values.items() if isinstance(value, HalvingSpec)}
+    own = {name: value for name, value in values.items() if value is not None and name not in inner}
+    lines = ["", f"[{table}]", *(f"{name} = {_toml(value)}" for name, value in own.items())]
+    for name, value in inner.items():  # last: what follows the header of an inner table is a key of that
+        lines += _table(f"{table}.{name}", value)
+    return lines
 
 
 def _family(family: str | Callable[..., Any]) -> str:

@@ -16,6 +16,7 @@ Knob = int | float | str | bool
 Check = Callable[[Any], Any]  # raises SpecError, else returns the value in its final type
 
 LARGEST = 2**31 - 1  # steps, sizes and seeds travel as int32 on the devices
+HEADERS = {"data": "[data]", "models": "[[models]]", "train": "[train]", "train.halving": "[train.halving]"}
 
 _Class = TypeVar("_Class")
 
@@ -23,8 +24,8 @@ _Class = TypeVar("_Class")
 class SpecError(SweepError):
     """A `SweepError` that remembers which keys it is about, so that the reader of a file can add the line.
 
-    `table` is "", "data", "models" or "train"; `index` the [[models]] table, counted from 0; the first of `keys` is
-    named in the sentence, the others share the blame.
+    `table` is "", "data", "models", "train" or "train.halving"; `index` the [[models]] table, counted from 0; the
+    first of `keys` is named in the sentence, the others share the blame.
     """
 
     def __init__(self, says: str, *, table: str = "", keys: tuple[str, ...] = (), index: int | None = None):
@@ -35,11 +36,11 @@ class SpecError(SweepError):
     def place(self) -> str:
         """Where the mistake is, for instance "[train] steps" or "[[models]] index 1 width"."""
         key = shown_name(self.keys[0]) if self.keys else ""
-        if not self.table:
-            return {"data": "[data]", "train": "[train]", "models": "[[models]]"}.get(key, key)
-        table = "[[models]]" if self.table == "models" else f"[{self.table}]"
+        dotted = ".".join(part for part in (self.table, key) if part)
+        if dotted in HEADERS and "." not in key and self.index is None:
+            return HEADERS[dotted]
         index = "" if self.index is None else f"index {self.index}"
-        return " ".join(part for part in (table, index, key) if part)
+        return " ".join(part for part in (HEADERS.get(self.table, ""), index, key) if part)
 
 
 def shown(value: object) -> str:
@@ -73,7 +74,10 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Rule:
-    """What one value must be: a type, an interval or some choices; with `grid`, one or several distinct such values."""
+    """What one value must be: a type, an interval or some choices; with `grid`, one or several distinct such values.
+
+    A grid that is `ascending` is a list in which the order means something.
+    """
 
     kind: type[int] | type[float] | type[str]
     at_least: float | None = None
@@ -82,6 +86,7 @@ class Rule:
     below: float | None = None
     choices: tuple[str, ...] = ()
     grid: bool = False
+    ascending: bool = False
 
     @property
     def expected(self) -> str:
@@ -91,13 +96,17 @@ class Rule:
         bounds = ((">=", self.at_least), (">", self.above), ("<=", self.at_most), ("<", self.below))
         limits = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
         noun = {int: "a whole number", float: "a finite number", str: "a non-empty text on one line"}[self.kind]
-        return f"{noun} {limits}".rstrip() + (", or a list of such values" if self.grid else "")
+        several = f", or {'an ascending' if self.ascending else 'a'} list of such values"
+        return f"{noun} {limits}".rstrip() + (several if self.grid else "")
 
     def __call__(self, value: Any) -> Any:
         """Return `value` as an int, a float, a str or a tuple of them, or raise `SpecError`."""
         if not self.grid:
             return self._one(plain(value))
-        return distinct([self._one(plain(item)) for item in listed(value)])
+        grid = distinct([self._one(plain(item)) for item in listed(value)])
+        if self.ascending and list(grid) != sorted(grid):
+            raise SpecError(f"expected the smallest first, found {shown(list(grid))}")
+        return grid
 
     def _one(self, value: Any) -> Any:
         if self.kind is str:

@@ -19,8 +19,9 @@ from scalejax.errors import SweepError
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 1
-STATUSES = ("pending", "running", "done", "diverged", "failed")
+SCHEMA_VERSION = 2
+STOPPED = "stopped"  # by halving: final as long as the sweep as it stands stops it
+STATUSES = ("pending", "running", "done", "diverged", STOPPED, "failed")
 FINAL = ("done", "diverged")  # never trained again; failed trials are
 
 
@@ -71,6 +72,14 @@ class MeasurementRow:
     train_loss: float
     validation_loss: float
     validation_error: float
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a trial has ended, and its validation loss by step, infinite where it was not finite."""
+
+    status: str
+    losses: dict[int, float]
 
 
 _RESULT_COLUMNS = [field.name for field in fields(ResultRow) if field.name != "trial_id"]
@@ -182,11 +191,21 @@ class Store:
                 ],
             )  # fmt: skip
 
-    def finished(self) -> set[str]:
-        """Return the ids of the trials that need not be trained again."""
+    def ended(self, statuses: Sequence[str] = FINAL) -> dict[str, Ended]:
+        """Return the trials of the given statuses by id, each with its validation losses."""
+        marks = ", ".join("?" * len(statuses))
+        query = (
+            "SELECT trial_id, status, step, m.validation_loss FROM trials LEFT JOIN measurements m USING (trial_id) "
+            f"WHERE status IN ({marks})"
+        )
         with self._lock:
-            rows = self._connection.execute(f"SELECT trial_id FROM trials WHERE status IN {FINAL}").fetchall()
-        return {trial_id for (trial_id,) in rows}
+            rows = self._connection.execute(query, tuple(statuses)).fetchall()
+        found: dict[str, Ended] = {}
+        for trial_id, status, step, loss in rows:
+            losses = found.setdefault(trial_id, Ended(status, {})).losses
+            if step is not None:
+                losses[step] = math.inf if loss is None else loss
+        return found
 
     def start(self, trial_ids: Sequence[str]) -> None:
         """Mark trials as running."""

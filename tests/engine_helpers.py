@@ -1,21 +1,27 @@
 """Lane programs on a small scale, for the tests of the engine."""
 
+import functools
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 
 import jax
 import numpy as np
 
-from scalejax.data import DataSet
+from scalejax.data import DataCard, DataSet
+from scalejax.engine.device import Group
 from scalejax.engine.lanes import DeviceData, blocks
 from scalejax.engine.pack import Finished, Pack
 from scalejax.engine.packing import Bucket
 from scalejax.engine.padding import initial_weights
+from scalejax.engine.programs import Programs, compiled_programs
 from scalejax.engine.step import Examples, Recipe
 from scalejax.engine.trial import PlannedTrial, Trial
 from scalejax.models import FAMILIES, architecture
 
 INPUTS, CLASSES = 12, 3
+EXACT_SOLO = 1e-5  # relative, over at most ten steps; never relaxed
+FIRST = Group((jax.local_devices()[0],))
 
 BASE = Trial(
     family="mlp",
@@ -45,15 +51,15 @@ def planned(family: str = "mlp", knobs: Mapping[str, int] | None = None, **chang
     return PlannedTrial(trial, trial.trial_id, built)
 
 
-def device_data(data: DataSet) -> DeviceData:
-    """Put a data set on the first device."""
+def device_data(data: DataSet, group: Group = FIRST) -> DeviceData:
+    """Put a data set on the devices of a group."""
     return jax.device_put(
         DeviceData(
             Examples(data.train.inputs, data.train.labels),
             blocks(data.validation.inputs, data.validation.labels),
             blocks(data.test.inputs, data.test.labels),
         ),
-        jax.local_devices()[0],
+        group.whole,
     )
 
 
@@ -64,15 +70,21 @@ def recipe(largest: PlannedTrial) -> Recipe:
 
 
 def pack_of(
-    trials: Sequence[PlannedTrial | None], data: DataSet, *, largest: PlannedTrial | None = None, call_steps: int = 50
+    trials: Sequence[PlannedTrial | None],
+    data: DataSet,
+    *,
+    largest: PlannedTrial | None = None,
+    call_steps: int = 50,
+    group: Group = FIRST,
+    mode: str = "vmap",
 ) -> Pack:
     """Return a pack with one lane for each of `trials`, placed in this order; None leaves a lane idle."""
     present = [each for each in trials if each is not None]
     largest = largest or max(present, key=lambda each: each.architecture.parameter_count)
+    lanes = len(trials) // len(group.devices)
+    bucket = Bucket(replace(recipe(largest), mode=mode), tuple(present), lanes, 1.0, 1, call_steps)
     pack = Pack(
-        Bucket(recipe(largest), tuple(present), len(trials), 1.0, 1, call_steps),
-        device=jax.local_devices()[0],
-        data=device_data(data),
+        bucket, group=group, data=device_data(data, group), programs=ready(bucket.recipe, lanes, group, data.card)
     )
     for number, each in enumerate(trials):
         if each is not None:
@@ -81,16 +93,30 @@ def pack_of(
     return pack
 
 
+@functools.cache
+def ready(recipe: Recipe, lanes: int, group: Group, card: DataCard) -> "Future[Programs]":
+    """Return the programs of a pack, compiled once for all tests that share them."""
+    future: Future[Programs] = Future()
+    future.set_result(compiled_programs(recipe, lanes, group, card=card))
+    return future
+
+
 def place(pack: Pack, number: int, each: PlannedTrial) -> None:
     """Put a trial into a lane."""
-    pack.place(number, each, initial_weights(each.architecture, each.trial.key("initialise")))
+    pack.place([(number, each, initial_weights(each.architecture, each.trial.key("initialise")))])
+
+
+def go_on(pack: Pack) -> tuple[dict[PlannedTrial, int], list[Finished]]:
+    """Launch a call and wait for it; return the steps taken and who has ended."""
+    landing = pack.land(pack.launch())
+    return landing.steps, landing.ended
 
 
 def finish(pack: Pack) -> dict[str, Finished]:
     """Run a pack until its lanes are empty."""
     found = {}
     while pack.occupied:
-        found |= {one.planned.trial_id: one for one in pack.advance()[1]}
+        found |= {one.planned.trial_id: one for one in go_on(pack)[1]}
     return found
 
 

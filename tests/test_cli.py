@@ -171,7 +171,7 @@ def test_run_again_as_json(cli, copied: Path):
     assert (ran.code, ran.err) == (0, "")  # nothing to train, no progress
     facts = json.loads(ran.out)
     assert facts["directory"] == str(copied)
-    assert facts["trials"] == {"pending": 0, "running": 0, "done": TRIALS, "diverged": 0, "failed": 0}
+    assert facts["trials"] == {"pending": 0, "running": 0, "done": TRIALS, "diverged": 0, "stopped": 0, "failed": 0}
     assert facts["lane_programs"] >= 1
 
 
@@ -246,15 +246,15 @@ def test_where_every_trial_diverged_there_is_no_figure(cli, here: Path):
 
 
 def test_trials_that_failed_are_tried_again(cli, here: Path, monkeypatch: pytest.MonkeyPatch):
-    advance = Pack.advance
+    launch = Pack.launch
 
     def refusing(pack: Pack):
         if pack.bucket.recipe.architecture.build is MLP:
             raise MemoryError("no room\nfor a second line")
-        return advance(pack)
+        return launch(pack)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Pack, "advance", refusing)
+        patch.setattr(Pack, "launch", refusing)
         ran = cli("run", "sweep.toml")
     assert ran.code == 1
     assert ran.out.startswith("12 trials: 4 done, 8 failed; ")

@@ -114,6 +114,50 @@ def test_a_diverged_rate_above_the_best_still_counts_as_part_of_the_grid():
     assert tuned(rows)["edge"].tolist() == [""]
 
 
+def halved_rows():
+    """Three rates of two seeds; the highest was stopped early, at the lowest losses of all."""
+    rows = make_rows(
+        {"learning_rate": rate, "seed": seed, "validation_loss": loss, "test_error": loss / 2}
+        for rate, loss in ((1e-4, 0.9), (1e-3, 0.5), (1e-2, 0.1))
+        for seed in range(2)
+    )
+    return rows.assign(status=["stopped" if rate == 1e-2 else "done" for rate in rows["learning_rate"]])
+
+
+def test_a_stopped_trial_is_never_tuned_however_low_its_loss():
+    rows = halved_rows()
+    assert set(tuned(rows)["learning_rate"]) == {1e-3}
+    curve = learning_curves(rows).iloc[0]
+    assert (curve["value"], curve["learning_rate"], curve["seeds"]) == (0.25, 1e-3, 2)
+    with pytest.raises(ValueError, match="found: 2 stopped"):
+        learning_curves(rows.query("status == 'stopped'"))
+
+
+def test_the_edge_is_that_of_the_grid_that_was_asked_for_with_its_stopped_rates():
+    rows = halved_rows()
+    assert tuned(rows)[["edge", "learning_rates"]].to_numpy().tolist() == [["", 3]] * 2
+    kept = tuned(rows.query("status == 'done'"))
+    assert set(kept["edge"]) == {"highest"}  # without the rows of the stopped rate nobody knows that it was tried
+
+
+def test_stopped_trials_are_told_apart_from_those_that_are_missing():
+    rows = pd.concat([halved_rows(), make_rows([{"learning_rate": 1e-1, "seed": 0, "status": "diverged"}])])
+    assert set(tuned(rows)["stopped"]) == {2}
+    curves = learning_curves(rows)
+    assert curves[["diverged", "pending", "stopped", "excluded_elsewhere"]].to_numpy().tolist() == [[0, 0, 2, 1]]
+    text = " ".join(notes(curves))
+    assert "Stopped early by halving and not counted: 2 trials." in text
+    assert "Not counted at other settings: 1 trial (diverged, failed or not run)." in text
+    assert "halving" not in " ".join(notes(learning_curves(rows.query("status != 'stopped'"))))
+
+
+def test_a_cell_whose_survivors_all_diverged_shows_its_stopped_trials_apart():
+    rows = halved_rows()
+    diverged = rows.assign(train_examples=60, status=rows["status"].replace("done", "diverged"))
+    curves = learning_curves(pd.concat([rows, diverged]))
+    assert curves[["seeds", "diverged", "stopped"]].to_numpy().tolist() == [[2, 0, 2], [0, 4, 2]]
+
+
 def test_excluded_rows_never_enter_a_mean_and_are_counted():
     rows = make_rows(
         {"seed": seed, "test_error": 0.2 + 0.2 * seed, "status": status}

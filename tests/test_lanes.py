@@ -5,13 +5,11 @@ import functools
 import jax
 import numpy as np
 import pytest
-from engine_helpers import device_data, finish, numbers, pack_of, params_of, place, planned, recipe
+from engine_helpers import EXACT_SOLO, device_data, finish, go_on, numbers, pack_of, params_of, place, planned, recipe
 
 from scalejax.engine.lanes import Order, abstract_lane, advance
 from scalejax.engine.step import Cursor
 from scalejax.models import FAMILIES
-
-EXACT_SOLO = 1e-5  # relative, over at most ten steps; never relaxed
 
 
 def together_and_alone(trials, data, *, steps=10):
@@ -128,7 +126,7 @@ def test_a_refilled_lane_is_bit_equal_to_a_fresh_one(data):
     fresh = finish(pack_of([late, *varied(3)], data))[late.trial_id]
     pack = pack_of([*varied(3, steps=20), planned(seed=3, steps=5)], data)
     while 3 not in pack.free:
-        pack.advance()
+        go_on(pack)
     place(pack, 3, late)
     assert pack.occupied[0][1].step > 0  # its neighbours are in the middle of theirs
     assert numbers(finish(pack)[late.trial_id]) == numbers(fresh)

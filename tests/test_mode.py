@@ -10,7 +10,7 @@ from flax import nnx
 
 from scalejax import DataSpec, ModelGrid, Sweep, TrainSpec, run_sweep
 from scalejax.engine import mode as modes
-from scalejax.engine.mode import choose_mode, in_mode, kept_modes, modes_to_keep, program_key, with_modes
+from scalejax.engine.mode import choose_mode, kept_modes, modes_to_keep, program_key, with_modes
 from scalejax.engine.plan import make_plan
 from scalejax.engine.timing import Timing
 
@@ -24,9 +24,7 @@ SWEEP = Sweep(
 
 def ends(data, mode, *, idle=False):
     trials = [planned(knobs={"width": 2 + number, "depth": 2}, seed=number, steps=10) for number in range(3)]
-    pack = pack_of([*trials, *[None] * (2 if idle else 0)], data)
-    pack.bucket = in_mode(pack.bucket, mode)
-    return finish(pack)
+    return finish(pack_of([*trials, *[None] * (2 if idle else 0)], data, mode=mode))
 
 
 def test_one_lane_after_the_other_equals_side_by_side_to_the_tolerance_between_modes(data):

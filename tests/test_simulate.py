@@ -135,15 +135,17 @@ def test_a_real_run_on_one_device_takes_the_simulated_steps_in_the_simulated_ord
         Bucket(recipe(trials[0]), tuple(sorted(trials, key=lambda each: -each.trial.steps)), lanes, 1.0, 1, 50)
         for trials, lanes in ((logistics, 2), (mlps, 3))
     ]
-    taken, call = [], Pack.call
+    taken, launch = [], Pack.launch
 
-    def counted(pack, steps, *, due, ending):
-        taken.append((pack.bucket.recipe, steps))
-        return call(pack, steps, due=due, ending=ending)
+    def counted(pack):
+        flight = launch(pack)
+        taken.append((pack.bucket.recipe, flight.count))
+        return flight
 
-    monkeypatch.setattr(Pack, "call", counted)
+    monkeypatch.setattr(Pack, "launch", counted)
     observer = Observer(lambda _: None, lambda _: None, lambda _: None)
-    Scheduler(buckets, data=data, observer=observer).run(jax.local_devices()[:1])
+    waiting = {each.trial_id for each in (*mlps, *logistics)}
+    Scheduler(buckets, waiting, data=data, observer=observer).run(jax.local_devices()[:1])
     loads = [
         Load(
             horizons=tuple(bucket.horizons),
@@ -263,7 +265,7 @@ def test_the_command_line_simulates_and_times_nothing(tmp_path, monkeypatch, cap
         'name = "small"\nseeds = 2\n[data]\nsource = "mnist1d"\nexamples = 200\ntrain_examples = [20, 100]\n'
         '[[models]]\nfamily = "logistic"\n[train]\nlearning_rate = 1e-2\nbatch_size = 16\nsteps = 20\n'
     )
-    monkeypatch.setattr(Pack, "call", lambda *_, **__: pytest.fail("a program was run"))
+    monkeypatch.setattr(Pack, "_dispatch", lambda *_, **__: pytest.fail("a program was run"))
     for kind, device in (("h200", "h200"), ("local", jax.local_devices()[0].device_kind)):
         assert main(["plan", str(tmp_path / "sweep.toml"), "--devices", "1", "--device-kind", kind, "--json"]) == 0
         facts = json.loads(capsys.readouterr().out)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from scalejax.errors import SweepError
-from scalejax.spec import DataSpec, ModelGrid, Sweep, TrainSpec, check_models
+from scalejax.spec import DataSpec, HalvingSpec, ModelGrid, Sweep, TrainSpec, check_models
 from scalejax.spec_file import load_sweep, sweep_to_toml
 
 
@@ -48,8 +48,9 @@ def takes_any(*, rngs, **rest): ...
 
 DATA: dict[str, Any] = {"source": "mnist1d", "train_examples": [20, 60]}
 TRAIN: dict[str, Any] = {"learning_rate": 1e-3, "batch_size": 64, "steps": 3000}
+HALVING: dict[str, Any] = {"rungs": [0.1, 0.3]}
 LOOSE: Any = TrainSpec  # for calls that pyright would refuse, as it should
-TABLES = {"data": (DataSpec, DATA), "train": (TrainSpec, TRAIN)}
+TABLES = {"data": (DataSpec, DATA), "train": (TrainSpec, TRAIN), "train.halving": (HalvingSpec, HALVING)}
 
 
 def sweep(**changes: Any) -> Sweep:
@@ -92,6 +93,13 @@ def test_seeds(given_, stored):
     assert sweep(seeds=given_).seeds == stored
 
 
+def test_halving_is_off_unless_asked_for_and_goes_together_with_patience():
+    assert TrainSpec(**TRAIN).halving is None
+    assert HalvingSpec(0.5) == HalvingSpec(rungs=(0.5,), reduction=2)  # pyright: ignore[reportArgumentType]
+    rates = {"learning_rate": (1e-3, 1e-2), "patience": 3}
+    assert TrainSpec(**TRAIN | rates, halving=HalvingSpec((0.1, 0.3), 4)).halving == HalvingSpec((0.1, 0.3), 4)
+
+
 def test_specs_are_values():
     one = sweep(models=[ModelGrid("mlp", width=[8], depth=2), ModelGrid(mlp, {"width": 8, "depth": 2})])
     assert pickle.loads(pickle.dumps(one)) == one == copy.deepcopy(one) == dataclasses.replace(one)
@@ -107,6 +115,7 @@ def test_specs_are_values():
 
 WHOLE = "expected a whole number >= 1"
 POSITIVE = "expected a finite number > 0"
+SHARE = "finite number > 0 and < 1"
 BAD_VALUES: list[tuple[str, str, Any, str]] = [
     ("train", "learning_rate", 0, f"{POSITIVE}, or a list of such values, found 0"),
     ("train", "learning_rate", [1e-3, -1.0], f"{POSITIVE}, or a list of such values, found -1.0"),
@@ -143,6 +152,14 @@ BAD_VALUES: list[tuple[str, str, Any, str]] = [
     ("train", "schedule", "constat", "'constat' is unknown; did you mean constant?"),
     ("train", "learning_rte", 1e-3, "unknown key; did you mean learning_rate?"),
     ("train", "zzz", 1, "unknown key; expected one of learning_rate, batch_size,"),
+    ("train.halving", "rungs", 1, f"expected a {SHARE}, or an ascending list of such values, found 1"),
+    ("train.halving", "rungs", [0.0, 0.5], "found 0.0"),
+    ("train.halving", "rungs", [0.3, 0.1], "expected the smallest first, found [0.3, 0.1]"),
+    ("train.halving", "rungs", [0.3, 0.3], "0.3 is given twice; expected distinct values"),
+    ("train.halving", "rungs", [], "expected at least one value, found an empty list"),
+    ("train.halving", "reduction", 1, "expected a whole number >= 2, found 1"),
+    ("train.halving", "reduction", 2.0, "found 2.0"),
+    ("train.halving", "reducton", 2, "unknown key; did you mean reduction?"),
     ("data", "source", "", "expected a non-empty text on one line, found ''"),
     ("data", "source", "a\0b\n", "found 'a\\x00b\\n'"),
     ("data", "train_examples", [20, 0], f"{WHOLE}, or a list of such values, found 0"),
@@ -190,7 +207,8 @@ def test_bad_value_in_python(table, key, value, says):
 def test_bad_value_as_override(table, key, value, says, tmp_path):
     dotted = f"{table}.{key}" if table else key
     path = tmp_path / "x.toml"
-    path.write_text(sweep_to_toml(sweep()))
+    halving = {"learning_rate": [1e-3, 1e-2], "halving": HalvingSpec(**HALVING)} if table == "train.halving" else {}
+    path.write_text(sweep_to_toml(sweep(train=TrainSpec(**TRAIN | halving))))
     with pytest.raises(SweepError) as caught:
         load_sweep(path, {dotted: value})
     text = sentence(caught)
@@ -215,6 +233,9 @@ def test_no_models():
         (lambda: DataSpec("land"), "[data] train_examples: expected exactly one of train_examples and"),
         (lambda: LOOSE(1e-3, 64, optimizer=None), "[train] optimizer: expected one of adamw"),
         (lambda: LOOSE({1e-3}, 64, steps=1), "[train] learning_rate: expected a finite number > 0"),
+        (lambda: LOOSE([1, 2], 64, steps=1, halving=3), "[train.halving]: expected a HalvingSpec, found 3"),
+        (lambda: LOOSE(1, 64, steps=1, halving=HalvingSpec((0.5,))), "[train.halving]: expected several learning ra"),
+        (HalvingSpec, f"[train.halving] rungs: needed but missing; expected a {SHARE}, or an ascending list of such"),
         (lambda: sweep(nmae="x"), "nmae: unknown key; did you mean name?"),
         (lambda: sweep(data=3), "[data]: expected a DataSpec, found 3"),
         (lambda: sweep(models=["mlp"]), "[[models]]: expected a ModelGrid, found 'mlp'"),

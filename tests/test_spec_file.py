@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scalejax.errors import SweepError
-from scalejax.spec import DataSpec, ModelGrid, Sweep, TrainSpec, check_models
+from scalejax.spec import DataSpec, HalvingSpec, ModelGrid, Sweep, TrainSpec, check_models
 from scalejax.spec_file import load_sweep, parse_override, sweep_to_toml
 
 GOOD = """\
@@ -136,6 +136,25 @@ BAD_FILES: list[tuple[str, str, str]] = [  # replaced in GOOD; by; line and sent
      "line 18, [[models]] index 2 family: repeats a model of index 1 (width = 8, depth = 2)"),
     ("\n[train]", '\n[[models]]\nfamily="mlp"\nwidth=8\ndepth=2\nrate=0.5\n[train]',
      "line 18, [[models]] index 2 family: repeats a model of index 1 (rate = 0.5,"),
+    ('schedule = "cosine"', "[train.halving]\nrungs = [0.5, 1.5]",
+     "line 22, [train.halving] rungs: expected a finite number > 0 and < 1, or an ascending list of such values"),
+    ('schedule = "cosine"', "[train.halving]\nrung = 0.5",
+     "line 22, [train.halving] rung: unknown key; did you mean rungs?"),
+    ('schedule = "cosine"', "[train.halving]\nreduction = 3", "line 21, [train.halving] rungs: needed but missing"),
+    ('schedule = "cosine"', "[train.halving]\nrungs = 0.5\nsteps = 3",
+     "line 23, [train.halving] steps: unknown key; it belongs into [train]"),
+    ('schedule = "cosine"', "[[train.halving]]\nrungs = 0.5",
+     "line 21, [train.halving]: expected one table [train.halving], found a list of tables"),
+    ('schedule = "cosine"', "halving = true",
+     "line 21, [train.halving]: expected one table [train.halving], found true"),
+    ('schedule = "cosine"', "halving = {rungs = 0.5, reduction = 1}",
+     "line 21, [train.halving] reduction: expected a whole number >= 2, found 1"),
+    ('schedule = "cosine"', "halving.rungs = 1",
+     "line 21, [train.halving] rungs: expected a finite number > 0 and < 1"),
+    ('schedule = "cosine"', "rungs = 0.5", "line 21, [train] rungs: unknown key; it belongs into [train.halving]"),
+    ("\n[train]", "\n[halving]\nrungs = 0.5\n[train]", "line 17, halving: unknown key; did you mean [train.halving]?"),
+    ("[1e-3, 3e-3]", "1e-3\nhalving = {rungs = 0.5}",
+     "line 19, [train.halving]: expected several learning rates to choose from, found one; give more of them, or no h"),
     ("seeds = 3", "seeds = 3\nseeds = 4", "line 4: not valid TOML: Cannot overwrite a value"),
     ("seeds = 3", "seeds = ", "line 3: not valid TOML: Invalid value"),
     ("seeds = 3", "seeds = " + "9" * 5000, ": not valid TOML: a number has too many digits"),
@@ -213,6 +232,55 @@ def test_overrides(tmp_path):
     assert (got.train.schedule, got.train.steps, got.train.epochs) == ("constant", None, 2.5)
 
 
+def test_overrides_of_halving(tmp_path):
+    def halving(*texts: str, text: str = GOOD) -> HalvingSpec | None:
+        return load_sweep(write(tmp_path, text), dict(map(parse_override, texts))).train.halving
+
+    with_it = GOOD + "[train.halving]\nrungs = [0.1, 0.3]\n"
+    assert halving(text=with_it) == HalvingSpec((0.1, 0.3))
+    assert halving("train.halving.rungs=[0.1]") == HalvingSpec((0.1,))
+    assert halving("train.halving.reduction=4", text=with_it) == HalvingSpec((0.1, 0.3), 4)
+    assert halving("train.halving={rungs = [0.2], reduction = 3}", text=with_it) == HalvingSpec((0.2,), 3)
+    assert halving("train.halving=", text=with_it) is None
+    assert halving("train.halving.reduction=") is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ({"train.halving": 3}, "--set train.halving: expected one table [train.halving], found 3"),
+        ({"train.halving": {"rungs": 2}}, "--set train.halving: expected a finite number > 0 and < 1, or an ascending"),
+        ({"train.halving": {1: 2}}, "--set train.halving: unknown key; expected one of rungs, reduction"),
+        (
+            {"train.halving.rungs": 2},
+            "--set train.halving.rungs: expected a finite number > 0 and < 1, or an ascending",
+        ),
+        ({"train.halving.rung": 2}, "--set train.halving.rung: unknown key; did you mean rungs?"),
+        ({"halving.rungs": 2}, "--set halving.rungs: unknown key; did you mean train.halving.rungs?"),
+        (
+            {"train.halving.rungs": 0.1, "train.learning_rate": 1},
+            "--set train.halving.rungs: expected several learning rates to choose from, found one;",
+        ),
+        ({"train": 3}, "--set train: train is a table; expected one of its keys"),
+    ],
+)
+def test_bad_override_of_halving(overrides, says, tmp_path):
+    with pytest.raises(SweepError) as caught:
+        load_sweep(write(tmp_path, GOOD), overrides)
+    assert sentence(caught).startswith(says)
+
+
+def test_an_override_that_takes_the_choice_from_halving_is_to_blame(tmp_path):
+    with pytest.raises(SweepError, match=r"^--set train.learning_rate: expected several learning rates to choose from"):
+        load_sweep(write(tmp_path, GOOD + "halving = {rungs = 0.5}\n"), {"train.learning_rate": 1e-3})
+
+
+def test_other_overrides_are_not_to_blame(tmp_path):
+    path = write(tmp_path, GOOD + "[train.halving]\nrungs = 2\n")
+    with pytest.raises(SweepError, match=r"line 23, \[train.halving\] rungs: expected a finite number"):
+        load_sweep(path, {"train.halving.reduction": 3, "train.steps": 10})
+
+
 @pytest.mark.parametrize(
     ("dotted", "says"),
     [
@@ -264,7 +332,8 @@ WORDS = st.sampled_from(
      "1979-05-27", "07:32:00", '""', '"x"', '"\\u0000"', '"""a\nb"""', "'''\nq", '"adamw"', "[]", "[[1]]", "[1, 1.0]",
      "[true, 1]", "[" * 3000, "{}", "{a = 1}", "{a.b.c = [{}]}", "\0", "\u2028", "é", "=", "#", "\n", "\r", "[train]",
      "[[train]]", "[data.x]", "[models]", "[[models]]", '[[models]]\nfamily = "mlp"', '"a.b" = 1', "'\"' = 2",
-     "steps = 1", "epochs = 2", "a.b.c = 1", ".".join("a" * 3000) + " = 1", "fractions = 0.5"]
+     "[train.halving]", "halving = {rungs = 0.5}", "rungs = [0.1, 0.3]", "steps = 1", "epochs = 2", "a.b.c = 1",
+     ".".join("a" * 3000) + " = 1", "fractions = 0.5"]
 )  # fmt: skip
 EDITS = st.lists(
     st.tuples(st.integers(0, 40), st.sampled_from(["value", "line", "insert", "text"]), WORDS | st.text(max_size=8)),
@@ -314,8 +383,9 @@ def test_any_text_is_read_or_explained(edits, tmp_path):
 
 
 KEYS = ["name", "seeds", *(f"data.{field.name}" for field in dataclasses.fields(DataSpec)),
-        *(f"train.{field.name}" for field in dataclasses.fields(TrainSpec)), "models.1.width",
-        "models.0.family", "models.9.x", "models", "train", "a.b", ""]  # fmt: skip
+        *(f"train.{field.name}" for field in dataclasses.fields(TrainSpec)), "train.halving.rungs",
+        "train.halving.reduction", "models.1.width", "models.0.family", "models.9.x", "models", "train", "a.b",
+        ""]  # fmt: skip
 LEAVES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.binary(max_size=2), st.dates(),
     st.just(10**500), st.sampled_from(["adamw", "lion", "mlp", "constant"]), st.just(object()), st.just({1, 2}),
@@ -362,6 +432,9 @@ def sweeps(draw: st.DrawFn) -> Sweep:
     train = {"learning_rate": grid(POSITIVE_FLOATS), "batch_size": grid(COUNTS), "weight_decay": grid(st.floats(0, 1))}
     train |= {"optimizer": draw(st.sampled_from(["sgd", "lion"])), "patience": draw(st.none() | COUNTS)}
     train |= draw(st.sampled_from([{"steps": 7}, {"epochs": 1.5, "min_steps": 2, "max_steps": 2}, {"epochs": 3}]))
+    if isinstance(train["learning_rate"], list) and len(train["learning_rate"]) > 1:
+        rungs = st.lists(st.floats(0, 1, exclude_min=True, exclude_max=True), min_size=1, max_size=3, unique=True)
+        train["halving"] = draw(st.none() | st.builds(HalvingSpec, rungs.map(sorted), st.integers(2, 9)))
     names = draw(st.lists(st.from_regex(r"[a-z\"\\ é]{1,5}", fullmatch=True), min_size=1, max_size=3, unique=True))
     models = []
     for name in names:

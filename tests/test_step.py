@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from engine_helpers import BASE, device_data, finish, pack_of, planned, recipe
+from engine_helpers import BASE, device_data, finish, go_on, pack_of, planned, recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -146,7 +146,7 @@ def test_the_best_step_is_remembered_and_tested(data):
     # A trial that ends at that step with the same schedule has the same parameters, so the same test error.
     pack = pack_of([each], data)
     while pack.occupied[0][1].step < best_step:
-        pack.advance()
+        go_on(pack)
     data_on_device = device_data(data)
     learner = jax.tree.map(lambda leaf: leaf[0], pack.lanes.learner)
     loss, error = loss_and_error(each.architecture, learner.params, learner.rest, blocks=data_on_device.test)

@@ -70,7 +70,7 @@ def test_knobs_that_every_family_has_stay_whole_numbers_and_words_stay_words(sto
 
 def test_a_finished_trial_comes_with_its_measurements(store: Store):
     store.start(["b", "c"])
-    assert store.counts() == {"pending": 1, "running": 2, "done": 0, "diverged": 0, "failed": 0}
+    assert store.counts() == {"pending": 1, "running": 2, "done": 0, "diverged": 0, "stopped": 0, "failed": 0}
     store.finish(DONE, MEASURED)
     row = store.results().set_index("trial_id").loc["b"]
     for name in ("status", "reason", "train_loss", "test_error", "best_step", "seconds", "mode", "device", "versions"):
@@ -79,7 +79,7 @@ def test_a_finished_trial_comes_with_its_measurements(store: Store):
     assert table.columns.tolist() == list(MeasurementRow.__dataclass_fields__)
     assert table["step"].tolist() == [10, 20]
     assert table["examples_seen"].tolist() == [160, 320]
-    assert store.finished() == {"b"}
+    assert store.ended().keys() == {"b"}
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_what_is_not_finite_is_missing(store: Store):
     measured = store.measurements()
     assert measured[["train_loss", "validation_loss"]].isna().to_numpy().all()
     assert measured["validation_error"].tolist() == [0.75]
-    assert store.finished() == {"b"}  # a diverged trial would diverge again
+    assert store.ended().keys() == {"b"}  # a diverged trial would diverge again
 
 
 def test_a_new_plan_keeps_what_is_finished_and_repeats_what_was_not(store: Store):
@@ -130,7 +130,7 @@ def test_removed_trials_are_left_out_but_kept(store: Store):
     assert "width" not in store.results()
     assert store.measurements().empty
     assert sum(store.counts().values()) == 1
-    assert store.finished() == {"b"}
+    assert store.ended().keys() == {"b"}
     store.plan(SWEEP)
     assert store.counts()["done"] == 1
     assert len(store.measurements()) == len(MEASURED)
@@ -200,8 +200,8 @@ READ, WRITE = False, True
         (empty_file, READ, "no results here yet"),
         (no_database, READ, "not a readable ledger"),
         (no_database, WRITE, "not a readable ledger"),
-        (newer_version, READ, "schema 99, this one reads 1"),
-        (newer_version, WRITE, "schema 99, this one reads 1"),
+        (newer_version, READ, "schema 99, this one reads 2"),
+        (newer_version, WRITE, "schema 99, this one reads 2"),
         (other_program, READ, "another program"),
         (other_program, WRITE, "another program"),
         (folder, READ, "no results here"),
@@ -223,7 +223,7 @@ def test_a_writer_that_died_before_it_made_the_tables_is_followed_by_another(pat
     empty_file(path)
     with Store(path, write=True) as store:
         store.plan(SWEEP)
-        assert store.finished() == set()
+        assert store.ended() == {}
 
 
 def test_numbers_keep_all_their_digits(store: Store):

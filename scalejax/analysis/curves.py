@@ -18,7 +18,8 @@ __all__ = ["learning_curves", "notes", "order_at_smallest", "trends", "tuned"]
 
 CURVE_COLUMNS = (
     *("model", "family", "params", "train_examples", "value", "low", "high", "standard_error", "seeds"),
-    *("diverged", "pending", "excluded_elsewhere", "learning_rate", "learning_rates", "edge", "band", "metric"),
+    *("diverged", "pending", "stopped", "excluded_elsewhere", "learning_rate", "learning_rates", "edge", "band"),
+    "metric",
 )
 
 # With fewer seeds than this the range of the seeds is shown, which hides nothing; the range grows with every further
@@ -50,8 +51,8 @@ def learning_curves(rows: pd.DataFrame, metric: str = "test_error") -> pd.DataFr
     Returns:
         Columns: model (str: the family and its knobs that vary within the family), family, params, train_examples,
         value (arithmetic mean over seeds; NaN if no row counts), low, high, standard_error (of the mean; NaN for
-        one seed), seeds (count used), diverged, pending, excluded_elsewhere (counts, see `tuned`), learning_rate,
-        learning_rates, edge, band, metric. Ordered by params, smallest first, then by train_examples.
+        one seed), seeds (count used), diverged, pending, stopped, excluded_elsewhere (counts, see `tuned`),
+        learning_rate, learning_rates, edge, band, metric. Ordered by params, smallest first, then by train_examples.
 
     Raises:
         ValueError: as `tuned`.
@@ -163,11 +164,14 @@ def notes(curves: pd.DataFrame) -> list[str]:
         two = any(point["learning_rates"] == 2 for point in at_edge)
         remedy = "widen the grid (of two values every choice is an edge)." if two else "widen the grid."
         lines.append(f"Best learning rate at an edge of its grid in {_count(len(at_edge), 'point')}: {remedy}")
-    counts = {name: sum(point[name] for point in points) for name in ("diverged", "pending", "excluded_elsewhere")}
+    names = ("diverged", "pending", "stopped", "excluded_elsewhere")
+    counts = {name: sum(point.get(name, 0) for point in points) for name in names}
     if counts["diverged"]:
         lines.append(f"Excluded at the chosen settings: {_count(counts['diverged'], 'diverged or failed trial')}.")
     if counts["pending"]:
         lines.append(f"Not yet run at the chosen settings: {_count(counts['pending'], 'trial')}.")
+    if counts["stopped"]:
+        lines.append(f"Stopped early by halving and not counted: {_count(counts['stopped'], 'trial')}.")
     if counts["excluded_elsewhere"]:
         trials = _count(counts["excluded_elsewhere"], "trial")
         lines.append(f"Not counted at other settings: {trials} (diverged, failed or not run).")

@@ -12,14 +12,16 @@ from typing import Any
 import pandas as pd
 
 SETTING_COLUMNS = ("learning_rate", "weight_decay", "batch_size")
-CHOICE_COLUMNS = ("learning_rates", "edge", "diverged", "pending", "excluded_elsewhere")
+CHOICE_COLUMNS = ("learning_rates", "edge", "diverged", "pending", "stopped", "excluded_elsewhere")
 NOT_YET_RUN = ("pending", "running")
+STOPPED = "stopped"  # early, by halving
 
 
 def tuned(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the counted rows of the best setting of each cell: one row per (cell, seed).
 
-    A row counts if its status is "done" and its validation_loss and test_error are finite. In each cell (family, size
+    A row counts if its status is "done" and its validation_loss and test_error are finite; one that was stopped early
+    never does, however low its loss was, for it has taken fewer steps than the others. In each cell (family, size
     knobs, train_examples) the settings are ordered by: fewest of the cell's seeds without a counted row (so that a
     setting cannot win because its bad seeds diverged), lowest mean validation_loss, smallest learning rate, smallest
     weight decay, smallest batch size. The first is chosen. Test measurements never take part in the choice.
@@ -30,11 +32,12 @@ def tuned(rows: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         The chosen rows with their columns, in the order of the table, and further columns: `edge` ("lowest" or
-        "highest" if the chosen learning rate is an end of the cell's grid of at least two, else ""; with two values
-        every choice is an edge), `learning_rates` (how many values that grid has), `diverged` and `pending` (seeds of
-        the chosen setting that do not count: diverged, failed or not finite; not yet run) and `excluded_elsewhere`
-        (uncounted rows at the cell's other settings). A cell in which nothing counts has no row here; `learning_curves`
-        shows it with value NaN and 0 seeds.
+        "highest" if the chosen learning rate is an end of the cell's grid of at least two, stopped rates included,
+        else ""; with two values every choice is an edge), `learning_rates` (how many values that grid has), `diverged`
+        and `pending` (seeds of the chosen setting that do not count: diverged, failed or not finite; not yet run),
+        `stopped` (rows of the cell that halving has stopped) and `excluded_elsewhere` (other uncounted rows at the
+        cell's other settings). A cell in which nothing counts has no row here; `learning_curves` shows it with value
+        NaN and 0 seeds.
 
     Raises:
         ValueError: no rows, a column is missing, no row counts, or two rows are the same trial in all but `steps`.
@@ -57,7 +60,7 @@ class Cell:
 
 def cells_of(rows: pd.DataFrame, metric: str) -> list[Cell]:
     """Return the cells of the table in the order of their first rows, each with its choice."""
-    knobs = _knob_columns(rows)
+    knobs = knob_columns(rows)
     require(rows, ["train_examples", "seed", "learning_rate", "status", "validation_loss", metric])
     cells: dict[tuple[Any, ...], dict[int, dict[Hashable, Any]]] = {}
     seen = set()
@@ -107,12 +110,13 @@ def _choose(cell: dict[int, dict[Hashable, Any]], counted: set[int]) -> tuple[tu
     best = min(settings, key=rank)
     places = tuple(place for place in settings[best] if place in counted)
     waiting = [place for place, row in cell.items() if row["status"] in NOT_YET_RUN]
+    stopped = {place for place, row in cell.items() if row["status"] == STOPPED}
     grid = sorted({setting[0] for setting in settings if setting[0] is not None})
     edge = ""
     if places and len(grid) >= 2:
         edge = "lowest" if best[0] == grid[0] else "highest" if best[0] == grid[-1] else ""
     # A cell in which nothing counts has no chosen setting: all of its rows are told as excluded or not yet run.
-    here = set(settings[best] if places else cell)
+    here = set(settings[best] if places else cell) - stopped
     pending = len(here.intersection(waiting))
     return places, {
         "learning_rate": best[0] if places and best[0] is not None else math.nan,
@@ -120,7 +124,8 @@ def _choose(cell: dict[int, dict[Hashable, Any]], counted: set[int]) -> tuple[tu
         "edge": edge,
         "diverged": len(here) - len(places) - pending,
         "pending": pending,
-        "excluded_elsewhere": len(set(cell) - here - counted),
+        "stopped": len(stopped),
+        "excluded_elsewhere": len(set(cell) - here - stopped - counted),
     }
 
 
@@ -142,7 +147,7 @@ def _refuse_repeats(rows: Sequence[dict[Hashable, Any]]) -> None:
             )
 
 
-def _knob_columns(rows: pd.DataFrame) -> list[str]:
+def knob_columns(rows: pd.DataFrame) -> list[str]:
     """Return the size-knob columns: those between `family` and `params`."""
     require(rows, ["family", "params"])
     columns = list(rows.columns)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-ROUNDS = 8  # even, so that both halves are mixed equally often
+ROUNDS = 6  # even, so that both halves are mixed equally often
 MAX_SIZE = 2**31 - 1  # the halves must fit in 16 bits
 
 
@@ -17,6 +17,20 @@ def mix(word: jax.Array) -> jax.Array:
     word = (word ^ (word >> 16)) * jnp.uint32(0x85EBCA6B)
     word = (word ^ (word >> 13)) * jnp.uint32(0xC2B2AE35)
     return word ^ (word >> 16)
+
+
+def divide(value: jax.Array, by: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return (value // by, value % by), elementwise, exact wherever the quotient is below 2**20; all uint32.
+
+    Processors divide integers one at a time, but floats many at once. float32 holds value and 1 / by to 2**-24 each,
+    so the product is off by less than one, and one correction either way makes it exact.
+    """
+    quotient = (value.astype(jnp.float32) * (1.0 / by.astype(jnp.float32))).astype(jnp.uint32)
+    rest = value - quotient * by
+    below = rest > value  # wrapped around zero: the quotient was one too large
+    quotient, rest = jnp.where(below, quotient - 1, quotient), jnp.where(below, rest + by, rest)
+    above = rest >= by
+    return jnp.where(above, quotient + 1, quotient), jnp.where(above, rest - by, rest)
 
 
 def index_shuffle(index: jax.Array, *, size: jax.Array, key: jax.Array) -> jax.Array:
@@ -29,13 +43,12 @@ def index_shuffle(index: jax.Array, *, size: jax.Array, key: jax.Array) -> jax.A
 
     Args:
         index: uint32 [...], each below `size`.
-        size: uint32, a scalar or [...] like `index`; from 1 to 2**31 - 1.
+        size: uint32, a scalar; from 1 to 2**31 - 1.
         key: uint32, a scalar or [...] like `index`.
 
     Returns:
         uint32 [...], each below `size`.
     """
-    size, key = jnp.broadcast_to(size, index.shape), jnp.broadcast_to(key, index.shape)
     rows = jnp.sqrt(size.astype(jnp.float32)).astype(jnp.uint32) + 1
     columns = (size + rows - 1) // rows
 
@@ -49,8 +62,8 @@ def index_shuffle(index: jax.Array, *, size: jax.Array, key: jax.Array) -> jax.A
 
 
 def _feistel(cell: jax.Array, rows: jax.Array, columns: jax.Array, key: jax.Array) -> jax.Array:
-    """Permute [0, rows * columns), elementwise, for uint32 arrays of one shape."""
-    left, right = cell // columns, cell % columns
+    """Permute [0, rows * columns), elementwise, for uint32 arrays."""
+    left, right = divide(cell, columns)
     for round_number in range(0, ROUNDS, 2):
         left = _add_modulo(left, _draw(right, key, round_number, rows), rows)
         right = _add_modulo(right, _draw(left, key, round_number + 1, columns), columns)
@@ -59,8 +72,10 @@ def _feistel(cell: jax.Array, rows: jax.Array, columns: jax.Array, key: jax.Arra
 
 def _draw(half: jax.Array, key: jax.Array, round_number: int, bound: jax.Array) -> jax.Array:
     """Hash one half to [0, bound) by multiplying 16 random bits with the bound; no division, no 64-bit integers."""
+    # Every round sees other bits of the key beside those of the half; a hash of its own would cost as much again.
+    turned = (key << (5 * round_number)) | (key >> (32 - 5 * round_number)) if round_number else key
     salt = jnp.uint32((0x9E3779B9 * (round_number + 1)) & 0xFFFFFFFF)
-    return ((mix(mix(half + salt) ^ key) >> 16) * bound) >> 16
+    return ((mix((half + salt) ^ turned) >> 16) * bound) >> 16
 
 
 def _add_modulo(value: jax.Array, addend: jax.Array, bound: jax.Array) -> jax.Array:

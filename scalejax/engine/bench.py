@@ -11,7 +11,7 @@ import numpy as np
 
 from scalejax.data import DataCard
 from scalejax.engine.cost import step_flops
-from scalejax.engine.device import Device
+from scalejax.engine.device import Device, Group, groups
 from scalejax.engine.kinds import local_kind
 from scalejax.engine.mode import MODES, in_mode
 from scalejax.engine.packing import Bucket, Limits, pack
@@ -63,7 +63,7 @@ def bench(widths: Sequence[int], *, batch_size: int, repetitions: int, told: Cal
         repetitions: measurements of each contestant.
         told: is called with a line before each width.
     """
-    devices = jax.local_devices()
+    devices = groups(jax.local_devices())[0].devices
     peaks, speeds = [], []
     for width in widths:
         told(f"width {width}: compiling and measuring")
@@ -71,7 +71,7 @@ def bench(widths: Sequence[int], *, batch_size: int, repetitions: int, told: Cal
         flops = step_flops(bucket.recipe.architecture, batch_size, CARD.shape)
         with ThreadPoolExecutor(len(devices)) as threads:
             runs = {"peak": _peak_run(devices, threads), "loop": _loop_run(bucket)}
-            runs |= {mode: _lanes_run(in_mode(bucket, mode), devices, threads) for mode in MODES}
+            runs |= {mode: _lanes_run(in_mode(bucket, mode)) for mode in MODES}
             amounts = {name: _amount(run) for name, run in runs.items()}
             rates = {name: [] for name in runs}
             for _ in range(repetitions):
@@ -109,31 +109,31 @@ def _bucket(width: int, batch_size: int) -> Bucket:
     )
     trials = [PlannedTrial(replace(trial, seed=seed), str(seed), built) for seed in range(TRIALS)]
     speed = local_kind().speed
-    limits = Limits(devices=len(jax.local_devices()), state_bytes=4e9, shape=CARD.shape, speed=speed)
+    limits = Limits(devices=len(groups(jax.local_devices())[0].devices), state_bytes=4e9, shape=CARD.shape, speed=speed)
     return pack(trials, limits=limits, prober=lambda *_: Probe(True, "")).buckets[0]
 
 
 Run = Callable[[int], None]  # do so many steps, or matrix products, and wait for them
 
 
-def _lanes_run(bucket: Bucket, devices: Sequence[Device], threads: ThreadPoolExecutor) -> Run:
-    packs = list(threads.map(lambda device: ready_pack(bucket, device, CARD), devices))
+def _lanes_run(bucket: Bucket) -> Run:
+    pack = ready_pack(bucket, CARD)
 
     def run(steps: int) -> None:
-        list(threads.map(lambda each: each.call(steps, due=[], ending=[]), packs))
+        pack.call(steps, due=[], ending=[])
 
     return run
 
 
 def _loop_run(bucket: Bucket) -> Run:
     """Return the plain loop: one trial, its whole training one compiled program, on all threads of one device."""
-    recipe, device = bucket.recipe, jax.local_devices()[0]
-    pool = sample_data(CARD, device).pool
+    recipe, alone = bucket.recipe, Group((jax.local_devices()[0],))
+    pool = sample_data(CARD, alone).pool
     zero = np.uint32(0)
     program = jax.jit(
         lambda state, pool, steps: train(recipe, state, Cursor(zero, zero), pool=pool, steps=steps), donate_argnums=0
     )
-    state = [jax.device_put(sample_state(bucket, CARD)[0], device)]
+    state = [jax.device_put(sample_state(bucket, CARD)[0], alone.whole)]
 
     def run(steps: int) -> None:
         state[0] = jax.block_until_ready(program(state[0], pool, np.int32(steps)))

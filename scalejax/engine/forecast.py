@@ -58,9 +58,9 @@ def forecast(plan: Plan, *, patience_seconds: float) -> Forecast:
 
 
 def _bucket_seconds(bucket: Bucket, timing: Timing, plan: Plan) -> float:
-    trials = [planned.trial for planned in bucket.trials]
-    evaluations = sum(math.ceil(trial.steps / trial.evaluate_every) for trial in trials)
+    evaluations = sum(math.ceil(each.expected_steps / each.trial.evaluate_every) for each in bucket.trials)
+    tests = sum(each.expected_stop is None for each in bucket.trials)
     speed = local_kind().speed
     compiling = compile_seconds(len(bucket.architectures), speed=speed)
-    measuring = evaluations * timing.evaluation + len(trials) * timing.test
+    measuring = evaluations * timing.evaluation + tests * timing.test
     return compiling + bucket.makespan * timing.step + measuring / plan.devices

@@ -115,23 +115,29 @@ def _where(
 
 
 def place(
-    recipe: Recipe, lanes: TrialState, slot: jax.Array, settings: Settings, weights: tuple[nnx.State, nnx.State]
+    recipe: Recipe, lanes: TrialState, slots: jax.Array, settings: Settings, weights: tuple[nnx.State, nnx.State]
 ) -> TrialState:
-    """Write a new trial into a slot: the program goes on, nothing is compiled again."""
-    fresh = start(recipe, settings, weights)
-    return jax.tree.map(lambda all_lanes, one: all_lanes.at[slot].set(one), lanes, fresh)
+    """Write new trials into slots: the program goes on, nothing is compiled again.
+
+    Args:
+        recipe: the constants of the program.
+        lanes: states with a leading axis [lanes].
+        slots: int32 [trials]; a trial whose slot lies beyond the lanes is written nowhere.
+        settings: of each trial, [trials].
+        weights: padded parameters and rest, with a leading axis [trials].
+    """
+    fresh = jax.vmap(functools.partial(start, recipe))(settings, weights)
+    return jax.tree.map(lambda all_lanes, new: all_lanes.at[slots].set(new, mode="drop"), lanes, fresh)
 
 
-@functools.cache
-def advance_program(recipe: Recipe):
-    """Return `advance`, compiled once a recipe; the lanes given in are used up."""
-    return jax.jit(functools.partial(advance, recipe), donate_argnums=0)
+def extract(lanes: TrialState, slot: jax.Array) -> TrialState:
+    """Return the state in one slot, with a leading axis of one."""
+    return jax.tree.map(lambda all_lanes: all_lanes[slot][None], lanes)
 
 
-@functools.cache
-def place_program(recipe: Recipe):
-    """Return `place`, compiled once a recipe; the lanes given in are used up."""
-    return jax.jit(functools.partial(place, recipe), donate_argnums=0)
+def restore(lanes: TrialState, slot: jax.Array, state: TrialState) -> TrialState:
+    """Write the state of a trial on its way into a slot; beyond the lanes it is written nowhere."""
+    return jax.tree.map(lambda all_lanes, one: all_lanes.at[slot].set(one, mode="drop"), lanes, state)
 
 
 def abstract_lane(recipe: Recipe) -> TrialState:

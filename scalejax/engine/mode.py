@@ -49,6 +49,8 @@ def choose_mode(bucket: Bucket, plan: Plan, *, measure: bool) -> str:
 
     Accelerators run lanes side by side: one lane alone leaves them idle.
     """
+    if bucket.lanes == 1:
+        return "map"  # there is nothing to run side by side
     if jax.default_backend() != "cpu":
         return MODES[0]
     candidates = [in_mode(bucket, mode) for mode in MODES]

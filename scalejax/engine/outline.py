@@ -22,6 +22,7 @@ def outline(plan: Plan, forecast: Forecast | Simulation, *, simulation: Simulati
     return {
         "name": plan.sweep.name,
         "trials": plan.count,
+        "stopped_early": sum(planned.copies for planned in plan.trials if planned.expected_stop is not None),
         "devices": plan.devices,
         "device_kind": simulation.kind if simulation and simulation.kind != LOCAL else device_kind(),
         "lane_programs": len(plan.packing.buckets),

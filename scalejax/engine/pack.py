@@ -1,19 +1,24 @@
-"""A pack: the lanes of one bucket running on one device, and which trial is in which lane."""
+"""A pack: the lanes of one bucket running on one group of devices, and which trial is in which lane."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from scalejax.engine.device import Device
-from scalejax.engine.lanes import DeviceData, Order, Outcome, advance_program, empty, place_program
+from scalejax.engine.device import Group
+from scalejax.engine.lanes import DeviceData, Order, Outcome, empty
 from scalejax.engine.packing import Bucket
-from scalejax.engine.padding import pad
-from scalejax.engine.step import Cursor, Settings, TrialState
+from scalejax.engine.padding import stack_padded
+from scalejax.engine.programs import PLACED, Programs
+from scalejax.engine.step import Cursor, Leaf, Settings, TrialState
 from scalejax.engine.trial import PlannedTrial
+
+Weights = tuple[nnx.State, nnx.State]
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Evaluation:
 class Finished:
     """A trial that has ended, and all that is known of it; losses are of its best step.
 
-    `status` is "done", "diverged" or "failed"; `reason` says why in words if it is not "done".
+    `status` is "done", "diverged", "stopped" or "failed"; `reason` says why in words if it is not "done".
     """
 
     planned: PlannedTrial
@@ -52,13 +57,17 @@ class Finished:
 
 @dataclass
 class Slot:
-    """A trial in a lane."""
+    """A trial in a lane.
+
+    `step` is where the calls that were launched will have brought it, `evaluations` what the landed ones have seen.
+    """
 
     planned: PlannedTrial
     step: int = 0
     seconds: float = 0.0
     stale: int = 0  # evaluations since the best
     evaluations: list[Evaluation] = field(default_factory=list)
+    ended: bool = False
 
     @property
     def next_stop(self) -> int:
@@ -66,86 +75,152 @@ class Slot:
         trial = self.planned.trial
         return min((self.step // trial.evaluate_every + 1) * trial.evaluate_every, trial.steps)
 
+    @property
+    def best_step(self) -> int:
+        """The step of the lowest validation loss so far."""
+        return self.evaluations[-1 - self.stale].step
+
+
+@dataclass(frozen=True)
+class Parked:
+    """A trial that waits at a rung, outside of any lane, until its competitors have arrived; its state as arrays."""
+
+    slot: Slot
+    state: TrialState
+
+    @property
+    def planned(self) -> PlannedTrial:
+        """The trial."""
+        return self.slot.planned
+
+
+@dataclass(frozen=True)
+class Flight:
+    """A call that was launched: who was in which lane at which step, and the outcome, which may still be computed."""
+
+    count: int
+    steps: dict[int, int]  # by lane: the step after the call
+    slots: dict[int, Slot]
+    due: frozenset[int]
+    ending: frozenset[int]
+    parked: dict[int, TrialState]  # by lane: [devices, ...], one of them the lane's
+    outcome: Outcome
+    began: float
+
+    @property
+    def decisive(self) -> bool:
+        """Whether its outcome decides who goes on, so that nothing may be launched before it has landed."""
+        return any(self.slots[number].planned.trial.patience is not None for number in self.due)
+
+
+@dataclass(frozen=True)
+class Landing:
+    """What a call has brought: the steps that each trial took, who has ended, and who waits at a rung."""
+
+    steps: dict[PlannedTrial, int]
+    ended: list[Finished]
+    parked: list[Parked]
+
 
 class Pack:
-    """The lanes of one bucket on one device, and which trial is in which."""
+    """The lanes of one bucket on one group of devices, and which trial is in which."""
 
-    def __init__(self, bucket: Bucket, *, device: Device, data: DeviceData):
+    def __init__(self, bucket: Bucket, *, group: Group, data: DeviceData, programs: "Future[Programs]"):
         self.bucket = bucket
-        self._device = device
+        self._group = group
         self._data = data
-        self._slots: list[Slot | None] = [None] * bucket.lanes
-        self._blank = set(range(bucket.lanes))  # lanes that were never written
-        self._example: tuple | None = None  # what an idle lane is filled with
-        self.lanes = jax.device_put(empty(bucket.recipe, bucket.lanes), device)
+        self._programs = programs
+        self._slots: list[Slot | None] = [None] * (bucket.lanes * len(group.devices))
+        self._blank = set(range(len(self._slots)))  # lanes that were never written
+        self._example: tuple[PlannedTrial, Weights] | None = None  # what an idle lane is filled with
+        self._landed = 0.0  # when the latest call did
+        self.lanes = jax.device_put(empty(bucket.recipe, len(self._slots)), group.by_lane)
 
     @property
     def free(self) -> list[int]:
-        """Lanes without a trial."""
-        return [number for number, slot in enumerate(self._slots) if slot is None]
+        """Lanes without a trial, of all devices in turn, so that few trials are spread over the devices."""
+        numbers = [number for number, slot in enumerate(self._slots) if slot is None]
+        return sorted(numbers, key=lambda number: (number % self.bucket.lanes, number))
 
     @property
     def occupied(self) -> list[tuple[int, Slot]]:
         """Lanes with their trials."""
         return [(number, slot) for number, slot in enumerate(self._slots) if slot is not None]
 
-    def place(self, number: int, planned: PlannedTrial, weights: tuple[nnx.State, nnx.State]) -> None:
-        """Write a trial into a lane."""
-        self._write(number, planned, weights)
-        self._example = (planned, weights)
-        self._slots[number] = Slot(planned)
+    def place(self, trials: Sequence[tuple[int, PlannedTrial, Weights]]) -> None:
+        """Write new trials into lanes."""
+        self._write(trials)
+        for number, planned, weights in trials:
+            self._example = (planned, weights)
+            self._slots[number] = Slot(planned)
+
+    def resume(self, number: int, parked: Parked) -> None:
+        """Let a trial that has waited go on in a lane."""
+        self.lanes = self._programs.result().restore(self.lanes, np.int32(number), parked.state)
+        self._blank.discard(number)
+        # A copy: should this call be refused, the parked trial is as it was.
+        self._slots[number] = replace(parked.slot, evaluations=list(parked.slot.evaluations))
 
     def adopt(self, lanes: TrialState, planned: PlannedTrial) -> None:
         """Take over a ready state of all lanes, each with a trial like `planned` at its start."""
-        self.lanes = jax.device_put(lanes, self._device)
+        self.lanes = jax.device_put(lanes, self._group.by_lane)
         self._slots = [Slot(planned) for _ in self._slots]
 
     def fill_idle(self) -> None:
         """Give lanes that never had a trial something harmless to compute: the zeros there are no valid settings."""
-        if self._example is not None:
-            for number in list(self._blank):
-                self._write(number, *self._example)
+        if self._example is not None and self._blank:
+            self._write([(number, *self._example) for number in sorted(self._blank)])
 
-    def advance(self) -> tuple[dict[PlannedTrial, int], list[Finished]]:
-        """Go on to the next step at which any lane has an evaluation, or as far as one call goes.
+    def launch(self) -> Flight:
+        """Set off to the next step at which any lane has an evaluation, or as far as one call goes.
 
-        Returns:
-            The steps taken by each trial, and the trials that have ended, whose lanes are now free.
+        Lanes whose trial comes to its horizon or to a rung are free at once: the next trial is written behind the call.
         """
-        occupied = self.occupied
-        count = min(self.bucket.call_steps, *(slot.next_stop - slot.step for _, slot in occupied))
-        due = [number for number, slot in occupied if slot.step + count == slot.next_stop]
-        ending = [number for number, slot in occupied if slot.step + count == slot.planned.trial.steps]
+        slots = dict(self.occupied)
+        count = min(self.bucket.call_steps, *(slot.next_stop - slot.step for slot in slots.values()))
+        due = frozenset(number for number, slot in slots.items() if slot.step + count == slot.next_stop)
+        ending = frozenset(n for n, slot in slots.items() if slot.step + count == slot.planned.trial.steps)
         began = time.perf_counter()
-        outcome = self.call(count, due=due, ending=ending)
-        for number, slot in occupied:
+        outcome = self._dispatch(count, due=due, ending=ending)
+        parked = {}
+        for number, slot in slots.items():
             slot.step += count
-            if number in due:
-                self._note(slot, number, outcome)
-        # Whoever ran out of patience is known only now, and is tested in a call of no steps.
-        impatient = [
-            number for number, slot in occupied if number in due and number not in ending and _is_impatient(slot)
-        ]
-        late = self.call(0, due=[], ending=impatient) if impatient else outcome
-        share = (time.perf_counter() - began) / len(occupied)
-        ended = []
-        for number, slot in occupied:
-            slot.seconds += share
-            diverged = _diverged(slot, outcome, number) if number in due else ""
-            if diverged or number in ending or number in impatient:
-                ended.append(self._end(slot, diverged, (late if number in impatient else outcome), number))
+            if number in due and slot.step in slot.planned.rungs:
+                parked[number] = self._extract(number)
+            if number in ending or number in parked:
                 self._slots[number] = None
-        return {slot.planned: count for _, slot in occupied}, ended
+        steps = {number: slot.step for number, slot in slots.items()}
+        return Flight(count, steps, slots, due, ending, parked, outcome, began)
 
-    def _write(self, number: int, planned: PlannedTrial, weights: tuple[nnx.State, nnx.State]) -> None:
-        recipe = self.bucket.recipe
-        like = recipe.architecture.abstract[1:]
-        padded = pad(weights[0], like[0]), pad(weights[1], like[1])
-        self.lanes = place_program(recipe)(self.lanes, np.int32(number), settings_of(planned), padded)
-        self._blank.discard(number)
+    def land(self, flight: Flight) -> Landing:
+        """Wait for a call and read its outcome; calls land in the order in which they were launched."""
+        outcome = jax.device_get(flight.outcome)
+        present = {number: slot for number, slot in flight.slots.items() if not slot.ended}
+        for number in flight.due & present.keys():
+            self._note(present[number], number, flight, outcome)
+        impatient = {n for n in (flight.due - flight.ending) & present.keys() if _is_impatient(present[n])}
+        late = jax.device_get(self._dispatch(0, due=(), ending=impatient)) if impatient else outcome
+        now = time.perf_counter()
+        share = (now - max(flight.began, self._landed)) / len(flight.slots)
+        self._landed = now
+        ended, parked = [], []
+        for number, slot in present.items():
+            slot.seconds += share
+            diverged = _diverged(slot, outcome, number, flight) if number in flight.due else ""
+            if diverged or number in flight.ending or number in impatient:
+                ended.append(self._end(slot, diverged, late if number in impatient else outcome, number))
+                slot.ended = True
+                if self._slots[number] is slot:
+                    self._slots[number] = None
+            elif number in flight.parked:
+                parked.append(Parked(slot, self._own(flight.parked[number], number)))
+        return Landing({slot.planned: flight.count for slot in present.values()}, ended, parked)
 
     def call(self, steps: int, *, due: Sequence[int], ending: Sequence[int]) -> Outcome:
-        """Run the program once and bring its outcome to the host."""
+        """Run the program once and bring its outcome to the host; the trials' own steps are not counted on."""
+        return jax.device_get(self._dispatch(steps, due=due, ending=ending))
+
+    def _dispatch(self, steps: int, *, due: Collection[int], ending: Collection[int]) -> Outcome:
         lanes = range(len(self._slots))
         cursors = [_cursor(slot) for slot in self._slots]
         order = Order(
@@ -158,36 +233,63 @@ class Pack:
             due=np.array([number in due for number in lanes]),
             ending=np.array([number in ending for number in lanes]),
         )
-        self.lanes, outcome = advance_program(self.bucket.recipe)(self.lanes, self._data, order)
-        return jax.device_get(outcome)
+        self.lanes, outcome = self._programs.result().advance(self.lanes, self._data, order)
+        return outcome
+
+    def _write(self, trials: Sequence[tuple[int, PlannedTrial, Weights]]) -> None:
+        """Write trials into lanes, PLACED at a time; what is short of that goes beyond the lanes."""
+        beyond = len(self._slots)
+        for begin in range(0, len(trials), PLACED):
+            some = list(trials[begin : begin + PLACED])
+            slots = np.full(PLACED, beyond, np.int32)
+            slots[: len(some)] = [number for number, _, _ in some]
+            some += [some[-1]] * (PLACED - len(some))
+            settings = jax.tree.map(lambda *each: np.stack(each), *(settings_of(planned) for _, planned, _ in some))
+            like = self.bucket.recipe.architecture.abstract[1:]
+            weights = tuple(stack_padded([each[part] for _, _, each in some], like[part]) for part in range(len(like)))
+            self.lanes = self._programs.result().place(self.lanes, slots, settings, weights)
+            self._blank.difference_update(number for number, _, _ in some)
+
+    def _extract(self, number: int) -> TrialState:
+        return self._programs.result().extract(self.lanes, np.int32(number % self.bucket.lanes))
+
+    def _own(self, states: TrialState, number: int) -> TrialState:
+        """Bring a lane's state to the host, of those that all devices have extracted."""
+        device = number // self.bucket.lanes
+
+        def one(leaf: jax.Array) -> Leaf:
+            if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                return np.asarray(leaf)[device]
+            bits = np.asarray(jax.random.key_data(leaf))[device]
+            return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaf))
+
+        return jax.tree.map(one, states)
 
     @staticmethod
-    def _note(slot: Slot, number: int, outcome: Outcome) -> None:
+    def _note(slot: Slot, number: int, flight: Flight, outcome: Outcome) -> None:
         measured = outcome.measurement
+        step = flight.steps[number]
         slot.evaluations.append(
             Evaluation(
-                step=slot.step,
-                examples_seen=slot.step * slot.planned.trial.batch_size,
+                step=step,
+                examples_seen=step * slot.planned.trial.batch_size,
                 train_loss=float(measured.train_loss[number]),
                 validation_loss=float(measured.validation_loss[number]),
                 validation_error=float(measured.validation_error[number]),
             )
         )
-        slot.stale = 0 if int(measured.best_step[number]) == slot.step else slot.stale + 1
+        slot.stale = 0 if int(measured.best_step[number]) == step else slot.stale + 1
 
     def _end(self, slot: Slot, diverged: str, outcome: Outcome, number: int) -> Finished:
-        best, test = None, (None, None)
-        if not diverged:
-            best = slot.evaluations[-1 - slot.stale].step
-            test = float(outcome.test_loss[number]), float(outcome.test_error[number])
+        test = (float(outcome.test_loss[number]), float(outcome.test_error[number]))
         return Finished(
             planned=slot.planned,
             status="diverged" if diverged else "done",
             reason=diverged,
             evaluations=tuple(slot.evaluations),
-            best_step=best,
-            test_loss=test[0],
-            test_error=test[1],
+            best_step=None if diverged else slot.best_step,
+            test_loss=None if diverged else test[0],
+            test_error=None if diverged else test[1],
             seconds=slot.seconds,
             mode=self.bucket.recipe.mode,
         )
@@ -198,18 +300,25 @@ def failed(planned: PlannedTrial, reason: str, *, mode: str) -> Finished:
     return Finished(planned, "failed", reason, (), None, None, None, 0.0, mode)
 
 
+def stopped(parked: Parked, reason: str, *, mode: str) -> Finished:
+    """Return the end of a trial that halving has stopped at a rung."""
+    slot = parked.slot
+    found = tuple(slot.evaluations)
+    return Finished(slot.planned, "stopped", reason, found, slot.best_step, None, None, slot.seconds, mode)
+
+
 def _is_impatient(slot: Slot) -> bool:
     patience = slot.planned.trial.patience
     return patience is not None and slot.stale >= patience
 
 
-def _diverged(slot: Slot, outcome: Outcome, number: int) -> str:
+def _diverged(slot: Slot, outcome: Outcome, number: int, flight: Flight) -> str:
     """Say at which step a trial's loss ceased to be finite; empty if it is."""
     step = int(outcome.measurement.diverged_step[number])
     if step:
         return f"the training loss was not finite at step {step}"
     if not np.isfinite(slot.evaluations[-1].validation_loss):
-        return f"the validation loss was not finite at step {slot.step}"
+        return f"the validation loss was not finite at step {flight.steps[number]}"
     return ""
 
 

@@ -28,7 +28,7 @@ class Bucket:
 
     Attributes:
         recipe: the program's constants; its architecture is the largest of the bucket.
-        trials: longest horizon first, then in the order of the sweep.
+        trials: longest horizon first, then in the order of the sweep, so that competitors are close together.
         lanes: slots of the program on each device.
         seconds: the cost model's estimate of a step of all lanes.
         makespan: steps that the program takes until its last trial ends, on each device.
@@ -54,11 +54,11 @@ class Bucket:
 
     @property
     def horizons(self) -> dict[int, int]:
-        """The number of trials of each horizon, longest horizon first."""
+        """The number of trials that a plan counts with each number of steps, the longest first."""
         counts: Counter[int] = Counter()
         for planned in self.trials:
-            counts[planned.trial.steps] += planned.copies
-        return dict(counts)
+            counts[planned.expected_steps] += planned.copies
+        return dict(sorted(counts.items(), reverse=True))
 
 
 @dataclass(frozen=True)
@@ -187,8 +187,8 @@ def waste(buckets: Sequence[Bucket], shape: tuple[int, ...]) -> tuple[int, int, 
         padded = step_flops(bucket.recipe.architecture, bucket.recipe.batch_size, shape)
         for planned in bucket.trials:
             own = step_flops(planned.architecture, bucket.recipe.batch_size, shape)
-            useful += own * planned.trial.steps * planned.copies
-            padding += (padded - own) * planned.trial.steps * planned.copies
+            useful += own * planned.expected_steps * planned.copies
+            padding += (padded - own) * planned.expected_steps * planned.copies
         busy = sum(steps * count for steps, count in bucket.horizons.items())
         idle += padded * max(0, bucket.makespan * bucket.lanes - busy)
     return useful, padding, idle
@@ -198,9 +198,9 @@ def padding_share(bucket: Bucket, shape: tuple[int, ...]) -> float:
     """Return the share of a bucket's FLOPs that is spent on the zeros of its smaller sizes."""
     batch_size = bucket.recipe.batch_size
     padded = step_flops(bucket.recipe.architecture, batch_size, shape) * sum(
-        p.trial.steps * p.copies for p in bucket.trials
+        p.expected_steps * p.copies for p in bucket.trials
     )
-    own = sum(step_flops(p.architecture, batch_size, shape) * p.trial.steps * p.copies for p in bucket.trials)
+    own = sum(step_flops(p.architecture, batch_size, shape) * p.expected_steps * p.copies for p in bucket.trials)
     return 1 - own / padded
 
 

@@ -5,6 +5,7 @@ and every optimizer here maps zero to zero. So models of different sizes share o
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -15,6 +16,8 @@ from flax import nnx
 from scalejax.engine.step import Examples, Leaf, Learner, Recipe, Settings, start, train_step
 from scalejax.models import Architecture
 
+# For programs that run for a millisecond: optimised they would take a second to compile, so a third of it.
+HASTY: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
 PROBE_STEPS = 4
 PROBE_BATCH = 8
 PROBE_TOLERANCE = 1e-5  # relative; packed against solo over at most ten steps
@@ -44,12 +47,14 @@ def initial_weights(architecture: Architecture, key: int) -> tuple[nnx.State, nn
 
     One size at a time: compiled over lanes or at the padded size, initialisation would cost more than it saves.
     """
-    return jax.device_get(_initialiser(architecture)(jnp.uint32(key)))
+    return jax.device_get(initialiser(architecture)(np.uint32(key)))
 
 
 @functools.cache
-def _initialiser(architecture: Architecture):
-    return jax.jit(lambda key: architecture.initialise(jax.random.key(key)))
+def initialiser(architecture: Architecture):
+    """Return the compiled program from 32 random bits to parameters and rest at the true size."""
+    drawing = jax.jit(lambda key: architecture.initialise(jax.random.key(key)))
+    return drawing.lower(jax.ShapeDtypeStruct((), np.uint32)).compile(HASTY)
 
 
 def pad(tree: nnx.State, like: nnx.State) -> nnx.State:
@@ -62,6 +67,20 @@ def pad(tree: nnx.State, like: nnx.State) -> nnx.State:
         return np.pad(array, widths) if isinstance(array, np.ndarray) else jnp.pad(array, widths)
 
     return jax.tree.map(one, tree, like)
+
+
+def stack_padded(trees: Sequence[nnx.State], like: nnx.State) -> nnx.State:
+    """Return trees of arrays on the host, zeros appended to the shapes of `like`, with a leading axis over trees."""
+
+    def one(target: jax.ShapeDtypeStruct, *arrays: Leaf) -> Leaf:
+        if not isinstance(arrays[0], np.ndarray):
+            return jnp.stack(arrays)  # random keys, which know no zeros
+        stacked = np.zeros((len(arrays), *target.shape), target.dtype)
+        for row, array in enumerate(arrays):
+            stacked[row, *(slice(size) for size in array.shape)] = array
+        return stacked
+
+    return jax.tree.map(one, like, *trees)
 
 
 @dataclass(frozen=True)
@@ -81,8 +100,15 @@ def probe(small: Architecture, large: Architecture, *, recipe: Recipe, shape: tu
         recipe: optimizer, schedule and clipping to probe with; its architecture is not used.
         shape: of one example's inputs.
     """
+    generator = np.random.default_rng(0)
+    batch = Examples(
+        generator.normal(size=(PROBE_STEPS, PROBE_BATCH, *shape)).astype(np.float32),
+        generator.integers(0, 2, (PROBE_STEPS, PROBE_BATCH)).astype(np.int32),
+    )
     try:
-        solo, padded = jax.jit(_side_by_side, static_argnums=(0, 1, 2, 3))(small, large, recipe, shape)
+        training = jax.jit(functools.partial(_side_by_side, small, large, recipe))
+        own = initial_weights(small, 0)
+        solo, padded = training.lower(own, batch).compile(HASTY)(own, batch)
     except (TypeError, ValueError) as error:  # shapes that only the module itself knows to be wrong
         return Probe(False, f"padded, the module fails: {str(error).splitlines()[0]}")
     losses, params = (np.asarray(each[0]) for each in (solo, padded)), (each[1] for each in (solo, padded))
@@ -104,13 +130,10 @@ def _difference(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one - other).max(initial=0.0)) / scale
 
 
-def _side_by_side(small: Architecture, large: Architecture, recipe: Recipe, shape: tuple[int, ...]):
+def _side_by_side(
+    small: Architecture, large: Architecture, recipe: Recipe, own: tuple[nnx.State, nnx.State], batches: Examples
+):
     """Return (losses [steps], final parameters padded to `large`) of the solo and of the padded run."""
-    initial, data, labels = jax.random.split(jax.random.key(0), 3)
-    batch = Examples(
-        jax.random.normal(data, (PROBE_STEPS, PROBE_BATCH, *shape)),
-        jax.random.randint(labels, (PROBE_STEPS, PROBE_BATCH), 0, 2),
-    )
     settings = Settings(
         learning_rate=jnp.float32(1e-2),
         weight_decay=jnp.float32(1e-2),
@@ -120,7 +143,6 @@ def _side_by_side(small: Architecture, large: Architecture, recipe: Recipe, shap
         subset_key=jnp.uint32(0),
         shuffle_key=jnp.uint32(0),
     )
-    own = small.initialise(initial)
     results = []
     for architecture in (small, large):
         here = Recipe(architecture, recipe.optimizer, recipe.schedule, recipe.clip_norm, PROBE_BATCH)
@@ -130,6 +152,6 @@ def _side_by_side(small: Architecture, large: Architecture, recipe: Recipe, shap
             after = train_step(here, settings, learner, each)
             return after, after.loss_sum - learner.loss_sum
 
-        learner, losses = jax.lax.scan(step, start(here, settings, (params, rest)).learner, batch)
+        learner, losses = jax.lax.scan(step, start(here, settings, (params, rest)).learner, batches)
         results.append((losses, pad(learner.params, weights(large)[0])))
     return results

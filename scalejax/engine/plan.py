@@ -29,7 +29,8 @@ class Plan:
         trials: in the order of the sweep file.
         packing: the buckets, and why some sizes are apart.
         devices: number of devices planned for.
-        useful_flops, padding_flops, idle_flops: of all trials, of zeros, of lanes without a trial.
+        useful_flops, padding_flops, idle_flops: of all trials, of zeros, of lanes without a trial; all of them with
+            the steps that trials are expected to take.
         state_bytes: of the largest program's lanes on one device.
         data_bytes: of the data set on each device.
     """
@@ -86,11 +87,14 @@ def make_plan(sweep: Sweep, *, devices: int | None = None, kind: DeviceKind | No
             and takes it for granted that sizes of scalejax's own families may be padded, as its tests have shown.
 
     Raises:
-        SweepError: the sweep asks for what its data or its families do not have.
+        SweepError: the sweep asks for what its data or its families do not have, or for halving that halves nothing.
     """
     check_sweep(sweep)
     card = describe(sweep.data)
     trials = expand_counted(sweep, card) if kind else expand(sweep, card)
+    if sweep.train.halving and not any(planned.rungs for planned in trials):
+        says = "no rung comes before the end of any trial; expected smaller rungs, or a smaller train.evaluate_every"
+        raise SpecError(says, table="train", keys=("halving",))
     for built in dict.fromkeys(planned.architecture for planned in trials):
         built.check(card.shape, classes=card.classes)
     count, device = devices or len(jax.local_devices()), kind or local_kind()

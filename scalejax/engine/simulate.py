@@ -19,7 +19,7 @@ LARGE_SHARE = 0.25  # of the devices' time: what takes that much is called the l
 
 @dataclass(frozen=True)
 class Simulation:
-    """How a plan would go on its devices if every trial takes all its steps.
+    """How a plan would go on its devices if every trial takes the steps that it is counted with.
 
     Attributes:
         kind: of device.
@@ -114,10 +114,14 @@ def _load(bucket: Bucket, plan: Plan, kind: DeviceKind) -> Load:
 def _measuring(bucket: Bucket, evaluation: float, test: float) -> tuple[float, ...]:
     """Return the seconds of all evaluations and the test of a trial, for each horizon, given those of one."""
     evaluations: Counter[int] = Counter()
+    tests: Counter[int] = Counter()
     for planned in bucket.trials:
-        trial = planned.trial
-        evaluations[trial.steps] += planned.copies * math.ceil(trial.steps / trial.evaluate_every)
-    return tuple(test + evaluation * evaluations[steps] / count for steps, count in bucket.horizons.items())
+        steps = planned.expected_steps
+        evaluations[steps] += planned.copies * math.ceil(steps / planned.trial.evaluate_every)
+        tests[steps] += planned.copies * (planned.expected_stop is None)  # what halving stops is not tested
+    return tuple(
+        (test * tests[steps] + evaluation * evaluations[steps]) / count for steps, count in bucket.horizons.items()
+    )
 
 
 def _corrected(loads: Sequence[Load], timings: Sequence[Timing | None], plan: Plan) -> list[Load]:

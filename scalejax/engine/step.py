@@ -12,7 +12,7 @@ import optax
 from flax import nnx
 from jax import lax
 
-from scalejax.data.shuffle import index_shuffle, mix
+from scalejax.data.shuffle import divide, index_shuffle, mix
 from scalejax.models import Architecture
 
 Leaf = Any  # an array of the type and shape in the comment: JAX's in a program, NumPy's on the way there
@@ -176,11 +176,11 @@ def batch_indices(recipe: Recipe, settings: Settings, cursor: Cursor, *, pool: i
     The batches are those from step `first` after the cursor on. One vectorised call for all of them: drawn step by
     step the indices of a small network's batch would cost as much as its training.
     """
-    count = BLOCK_STEPS * recipe.batch_size
-    offset = cursor.position + first.astype(jnp.uint32) * recipe.batch_size + jnp.arange(count, dtype=jnp.uint32)
-    size = settings.train_examples
-    epoch_key = mix(settings.shuffle_key ^ mix(cursor.epoch + offset // size + 1))
-    own = index_shuffle(offset % size, size=size, key=epoch_key)
+    count, size = BLOCK_STEPS * recipe.batch_size, settings.train_examples
+    begin = cursor.position + first.astype(jnp.uint32) * recipe.batch_size
+    further, offset = divide(begin % size + jnp.arange(count, dtype=jnp.uint32), size)
+    epoch_key = mix(settings.shuffle_key ^ mix(cursor.epoch + begin // size + further + 1))
+    own = index_shuffle(offset, size=size, key=epoch_key)
     row = index_shuffle(own, size=jnp.uint32(pool), key=settings.subset_key)
     return row.astype(jnp.int32).reshape(BLOCK_STEPS, recipe.batch_size)
 

@@ -1,37 +1,33 @@
 """Programs timed on this machine, and what is remembered of them per kind of device."""
 
-import contextlib
 import hashlib
 import json
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from scalejax.cache import cache_directory
 from scalejax.data import DataCard
-from scalejax.engine.device import Device, device_kind, versions
+from scalejax.engine.device import Group, device_kind, groups, versions
 from scalejax.engine.lanes import DeviceData, abstract_lane, block_shape
 from scalejax.engine.pack import Pack, settings_of
 from scalejax.engine.packing import Bucket
+from scalejax.engine.programs import Programs, compiled_programs
 from scalejax.engine.step import Blocks, Examples, TrialState
 from scalejax.engine.trial import PlannedTrial
 
 GUESSED_STEPS = 8  # timed first, to know how many to time
 TIMED_SECONDS = 0.25  # of steps in each repetition
 REPETITIONS = 3
-BUSY_SIZE = 512  # of the matrices that the other devices multiply meanwhile
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that a bucket's program takes on one device: a step of all lanes, an evaluation and a test of one."""
+    """Seconds that a bucket's program takes: a step of all lanes of a group, an evaluation and a test of one."""
 
     step: float
     evaluation: float
@@ -57,54 +53,32 @@ def timed(bucket: Bucket, card: DataCard) -> Timing:
 
 
 def _time(bucket: Bucket, card: DataCard) -> Timing:
-    """Run a bucket's own program on numbers of the right shapes; what it compiles, the run will find again.
-
-    It is timed on one device, because every further one would have to compile it too; the others are kept busy, since
-    the devices of a CPU share its caches, its memory and its threads.
-    """
-    device, *others = jax.local_devices()
-    pack = ready_pack(bucket, device, card)
+    """Run a bucket's own program on numbers of the right shapes; what it compiles, the run will find again."""
+    pack = ready_pack(bucket, card)
 
     def seconds(steps: int, *, due: list[int], ending: list[int]) -> float:
         began = time.perf_counter()
         pack.call(steps, due=due, ending=ending)
         return time.perf_counter() - began
 
-    with _busy(others):
-        guess = seconds(GUESSED_STEPS, due=[], ending=[]) / GUESSED_STEPS
-        steps = int(np.clip(TIMED_SECONDS / guess, GUESSED_STEPS, bucket.call_steps))
-        return Timing(
-            step=float(np.median([seconds(steps, due=[], ending=[]) for _ in range(REPETITIONS)])) / steps,
-            evaluation=seconds(0, due=[0], ending=[]),
-            test=seconds(0, due=[], ending=[0]),
-        )
+    guess = seconds(GUESSED_STEPS, due=[], ending=[]) / GUESSED_STEPS
+    steps = int(np.clip(TIMED_SECONDS / guess, GUESSED_STEPS, bucket.call_steps))
+    return Timing(
+        step=float(np.median([seconds(steps, due=[], ending=[]) for _ in range(REPETITIONS)])) / steps,
+        evaluation=seconds(0, due=[0], ending=[]),
+        test=seconds(0, due=[], ending=[0]),
+    )
 
 
-@contextlib.contextmanager
-def _busy(devices: Sequence[Device]) -> Iterator[None]:
-    """Let devices multiply matrices until the block is left."""
-    done = threading.Event()
-
-    def work(device: Device) -> None:
-        matrix = jnp.full((BUSY_SIZE, BUSY_SIZE), 1 / BUSY_SIZE, device=device)
-        while not done.is_set():
-            jax.block_until_ready(matrix @ matrix)
-
-    with ThreadPoolExecutor(max(1, len(devices))) as threads:
-        working = [threads.submit(work, device) for device in devices]
-        try:
-            yield
-        finally:
-            done.set()
-            for each in working:
-                each.result()
-
-
-def ready_pack(bucket: Bucket, device: Device, card: DataCard) -> Pack:
-    """Return a pack with a full set of lanes that has run once."""
+def ready_pack(bucket: Bucket, card: DataCard) -> Pack:
+    """Return a pack on the first group of local devices, with a full set of lanes, that has run once."""
+    group = groups(jax.local_devices())[0].first(bucket.count)
     state, planned = sample_state(bucket, card)
-    pack = Pack(bucket, device=device, data=sample_data(card, device))
-    pack.adopt(jax.tree.map(lambda leaf: np.stack([leaf] * bucket.lanes), state), planned)
+    ready: Future[Programs] = Future()
+    ready.set_result(compiled_programs(bucket.recipe, bucket.lanes, group, card=card))
+    pack = Pack(bucket, group=group, data=sample_data(card, group), programs=ready)
+    lanes = bucket.lanes * len(group.devices)
+    pack.adopt(jax.tree.map(lambda leaf: np.stack([leaf] * lanes), state), planned)
     pack.call(1, due=[], ending=[])
     return pack
 
@@ -129,18 +103,18 @@ def sample_state(bucket: Bucket, card: DataCard) -> tuple[TrialState, PlannedTri
     return replace(state, settings=settings_of(planned), learner=learner), planned
 
 
-def sample_data(card: DataCard, device: Device) -> DeviceData:
-    """Return a data set of the card's shapes on a device, made there."""
+def sample_data(card: DataCard, group: Group) -> DeviceData:
+    """Return a data set of the card's shapes on every device of a group."""
 
-    def examples(*count: int) -> tuple[jax.Array, jax.Array]:
-        inputs = jnp.full((*count, *card.shape), 0.5, jnp.float32, device=device)
-        return inputs, jnp.zeros(count, jnp.int32, device=device)
+    def examples(*count: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.full((*count, *card.shape), 0.5, np.float32), np.zeros(count, np.int32)
 
     def cut(count: int) -> Blocks:
         pieces, size = block_shape(count)
-        return Blocks(*examples(pieces, size), jnp.ones((pieces, size), jnp.float32, device=device))
+        return Blocks(*examples(pieces, size), np.ones((pieces, size), np.float32))
 
-    return DeviceData(Examples(*examples(card.examples)), cut(card.validation_examples), cut(card.test_examples))
+    data = DeviceData(Examples(*examples(card.examples)), cut(card.validation_examples), cut(card.test_examples))
+    return jax.device_put(data, group.whole)
 
 
 def _path(bucket: Bucket, card: DataCard) -> Path:

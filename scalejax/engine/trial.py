@@ -1,5 +1,6 @@
 """Trials: what a sweep asks for, each known by a hash of everything that determines its result."""
 
+import functools
 import hashlib
 import itertools
 import json
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 from scalejax.data import DataCard
+from scalejax.engine.halving import expected_stops, rung_steps
 from scalejax.models import FAMILIES
 from scalejax.models.architecture import Architecture, architecture, fingerprint
 from scalejax.spec import DataSpec, Knob, ModelGrid, Sweep, TrainSpec
@@ -61,36 +63,75 @@ class Trial:
 class PlannedTrial:
     """A trial with the architecture that it trains.
 
-    `copies` is 1 wherever something is trained; in a plan that is only simulated, one trial stands for all of its
-    kind, as `expand_counted` returns them.
+    Attributes:
+        trial: what determines its result.
+        trial_id: its id.
+        architecture: of its size.
+        copies: 1 wherever something is trained; in a plan that is only simulated, one trial stands for all of its
+            kind, as `expand_counted` returns them.
+        rungs: steps at which it waits for its competitors, ascending; none without halving.
+        expected_stop: the rung at which a plan counts it as stopped, None if it counts all its steps. Where the trial
+            really ends, its losses decide.
     """
 
     trial: Trial
     trial_id: str
     architecture: Architecture
     copies: int = 1
+    rungs: tuple[int, ...] = ()
+    expected_stop: int | None = None
+
+    @property
+    def expected_steps(self) -> int:
+        """The steps that a plan counts with: the horizon, unless halving is expected to stop the trial."""
+        return self.trial.steps if self.expected_stop is None else self.expected_stop
 
 
 def expand(sweep: Sweep, card: DataCard) -> list[PlannedTrial]:
     """Return the trials of a sweep in the order of its file: models, examples, hyperparameters, seeds."""
+    halving = functools.cache(functools.partial(_halving, sweep.train))
     planned = []
     for grid in sweep.models:
         for family, knobs, built, builder in _sizes(grid, card):
             for trial in _trials_of_size(sweep, card, (family, knobs, builder)):
-                planned.append(PlannedTrial(trial, trial.trial_id, built))
+                rungs, stops = halving(trial.steps, trial.evaluate_every)
+                planned.append(
+                    PlannedTrial(
+                        trial, trial.trial_id, built, rungs=rungs, expected_stop=stops.get(trial.learning_rate)
+                    )
+                )
     return planned
 
 
 def expand_counted(sweep: Sweep, card: DataCard) -> list[PlannedTrial]:
     """Return one trial, with its `copies`, for all that differ in seed, learning rate and weight decay alone.
 
-    These are alike to a schedule. A million of them would take half a minute to spell out, most of it for their ids.
+    These are alike to a schedule; with halving, those of them that are counted with the same number of steps. A
+    million of them would take half a minute to spell out, most of it for their ids.
     """
     train = sweep.train
-    copies = len(sweep.seeds) * len(train.learning_rate) * len(train.weight_decay)
-    first = replace(train, learning_rate=train.learning_rate[:1], weight_decay=train.weight_decay[:1])
-    kinds = expand(replace(sweep, seeds=sweep.seeds[:1], train=first), card)
-    return [replace(planned, copies=copies) for planned in kinds]
+    copies = len(sweep.seeds) * len(train.weight_decay)
+    first = replace(train, learning_rate=train.learning_rate[:1], weight_decay=train.weight_decay[:1], halving=None)
+    planned = []
+    for kind in expand(replace(sweep, seeds=sweep.seeds[:1], train=first), card):
+        rungs, stops = _halving(train, kind.trial.steps, kind.trial.evaluate_every)
+        rates: dict[int | None, list[float]] = {}
+        for rate in train.learning_rate:
+            rates.setdefault(stops.get(rate), []).append(rate)
+        for stop, alike in rates.items():
+            trial = replace(kind.trial, learning_rate=alike[0])
+            count = copies * len(alike)
+            planned.append(PlannedTrial(trial, trial.trial_id, kind.architecture, count, rungs, stop))
+    return planned
+
+
+def _halving(train: TrainSpec, steps: int, evaluate_every: int) -> tuple[tuple[int, ...], dict[float, int | None]]:
+    """Return the rungs of a horizon, and for each learning rate the one at which a plan counts it as stopped."""
+    if train.halving is None:
+        return (), {}
+    rungs = rung_steps(train.halving.rungs, steps, evaluate_every=evaluate_every)
+    stops = expected_stops(len(train.learning_rate), rungs, reduction=train.halving.reduction)
+    return rungs, dict(zip(train.learning_rate, stops, strict=True))
 
 
 def training_sizes(data: DataSpec, card: DataCard) -> list[int]:

@@ -34,13 +34,15 @@ def plan_lines(facts: Mapping[str, Any]) -> list[str]:
         )
     lines.extend(f"  note: {note}" for note in facts["notes"])
     total = facts["useful_flops"] + facts["padding_flops"] + facts["idle_flops"]
+    stopped = facts["stopped_early"]
+    unless = f", but for the {stopped:,} that halving is to stop early" if stopped else ""
     state, data = (quantity(facts[name], "B") for name in ("state_bytes", "data_bytes"))
     lines += [
         f"waste     {facts['waste']:.1%} of {quantity(total, 'FLOP')} "
         f"({facts['padding_flops'] / total:.1%} padding, {facts['idle_flops'] / total:.1%} idle lanes)",
         f"FLOPs     {quantity(facts['useful_flops'], 'FLOP')} useful",
         f"memory    {state} of lane states and {data} of data on each device, activations apart",
-        f"forecast  {duration(facts['forecast_seconds'])} if every trial takes all its steps",
+        f"forecast  {duration(facts['forecast_seconds'])} if every trial takes all its steps{unless}",
     ]
     if "simulation" in facts:
         lines += _simulation_lines(facts["simulation"], facts["devices"], kind=facts["device_kind"])

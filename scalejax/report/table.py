@@ -1,14 +1,16 @@
 """Learning curves in the terminal: a short table and plain sentences."""
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE
 from rich.table import Table
 
 from scalejax.analysis.curves import notes, order_at_smallest
-from scalejax.analysis.tuning import short, short_count
+from scalejax.analysis.tuning import STOPPED, knob_columns, known, listing, short, short_count
 
 MOST_SIZES = 7  # columns of sizes that, with labels and verdict, still fit a terminal of 80 characters
 EDGE_MARK = "*"
@@ -57,6 +59,55 @@ def summary_lines(curves: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
         trends: as returned by `scalejax.analysis.trends` for these curves.
     """
     return [order_at_smallest(curves), *(str(sentence) for sentence in trends["sentence"])]
+
+
+def halving_lines(results: pd.DataFrame) -> list[str]:
+    """Say how many trials halving has stopped, at which rungs, and which learning rates went on; nothing if none.
+
+    Args:
+        results: the trial table, with steps and steps_taken.
+    """
+    if STOPPED not in results["status"].tolist():
+        return []
+    cells = [cell for cell in _cells(results) if any(row["status"] == STOPPED for row in cell)]
+    shares: dict[int, list[float]] = {}  # of their steps that trials had taken, by the number of the rung
+    rates: Counter[float] = Counter()  # cells in which a rate went on
+    for cell in cells:
+        stopped = [row for row in cell if row["status"] == STOPPED]
+        rungs = sorted({row["steps_taken"] for row in stopped})
+        for row in stopped:
+            shares.setdefault(rungs.index(row["steps_taken"]) + 1, []).append(row["steps_taken"] / row["steps"])
+        halved = {row["learning_rate"] for row in stopped}
+        rates.update({row["learning_rate"] for row in cell if row["status"] == "done"} - halved)
+    count = sum(map(len, shares.values()))
+    places = [f"{len(found):,} after {_percent(found)}" for _, found in sorted(shares.items())]
+    places = places if len(places) > 1 else [f"after {_percent(shares[1])}"]
+    lines = [
+        f"{count:,} of {len(results):,} trials were stopped early by halving, {listing(places)} of their steps; "
+        "they enter no curve."
+    ]
+    if rates and len(cells) == 1:
+        noun = "Learning rate" if len(rates) == 1 else "Learning rates"
+        lines.append(f"{noun} {listing([f'{rate:g}' for rate in sorted(rates)])} went on to the end.")
+    elif rates:
+        first, *others = sorted(rates)
+        place = f"{first:g} went on to the end in {rates[first]:,} of {len(cells):,} cells"
+        lines.append(f"Learning rate {listing([place, *(f'{rate:g} in {rates[rate]:,}' for rate in others)])}.")
+    return lines
+
+
+def _cells(results: pd.DataFrame) -> list[list[dict[Hashable, Any]]]:
+    """Return the rows of each set of competitors: those that differ in learning rate and seed alone."""
+    names = ("family", *knob_columns(results), "train_examples", "weight_decay", "batch_size", "steps")
+    cells: dict[tuple[Any, ...], list[dict[Hashable, Any]]] = {}
+    for row in results.to_dict("records"):
+        cells.setdefault(tuple(known(row.get(name)) for name in names), []).append(row)
+    return list(cells.values())
+
+
+def _percent(shares: Sequence[float]) -> str:
+    low, high = (f"{100 * share:.0f}" for share in (min(shares), max(shares)))
+    return f"{low} %" if low == high else f"{low} to {high} %"
 
 
 def _cell(point: dict) -> str:

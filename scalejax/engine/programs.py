@@ -1,0 +1,174 @@
+"""The compiled programs of a bucket on a group of devices: made ahead of time, in threads beside the training."""
+
+import functools
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from scalejax.data import DataCard
+from scalejax.engine.device import LANE_AXIS, Group
+from scalejax.engine.lanes import (
+    SETTING_TYPES,
+    DeviceData,
+    Order,
+    abstract_lane,
+    advance,
+    block_shape,
+    extract,
+    place,
+    restore,
+)
+from scalejax.engine.padding import initialiser
+from scalejax.engine.step import Blocks, Cursor, Examples, Recipe, Settings, TrialState
+from scalejax.models import Architecture
+
+PLACED = 8  # trials that one call of `place` writes: of small models eight cost hardly more than one
+THREADS = 2  # that compile; more would only take the cores of the training
+
+WHOLE, LANES = PartitionSpec(), PartitionSpec(LANE_AXIS)
+ORDER = Order(steps=WHOLE, cursor=Cursor(LANES, LANES), busy=LANES, due=LANES, ending=LANES)
+
+Program = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Programs:
+    """What a pack runs: `advance` and `place` of `lanes.py`, each device with its own lanes, compiled.
+
+    `extract` and `restore` are compiled when they are first called: most sweeps never do.
+    """
+
+    advance: Program
+    place: Program
+    extract: Program
+    restore: Program
+
+
+def compiled_programs(recipe: Recipe, lanes: int, group: Group, *, card: DataCard) -> Programs:
+    """Compile the programs of a bucket: one each, however many devices the group has.
+
+    Args:
+        recipe: the constants.
+        lanes: on each device.
+        group: the devices, each of which runs its share of the lanes.
+        card: of the data, for whose shapes the programs are compiled.
+    """
+    state = _abstract_lanes(recipe, lanes * len(group.devices), group)
+    order = _abstract_order(lanes * len(group.devices))
+    advancing = _lifted(functools.partial(advance, recipe), group, (LANES, WHOLE, ORDER), (LANES, LANES))
+    placing = _lifted(functools.partial(_place_own, recipe), group, (LANES, WHOLE, WHOLE, WHOLE), LANES)
+    return Programs(
+        advance=advancing.lower(state, _abstract_data(card, group), order).compile(),
+        place=placing.lower(state, *_abstract_fresh(recipe)).compile(),
+        extract=_extracting(group),
+        restore=_lifted(_restore_own, group, (LANES, WHOLE, WHOLE), LANES),
+    )
+
+
+def _lifted(function: Program, group: Group, wanted: Any, given: Any) -> Any:
+    """Let every device of a group run `function` on its own lanes; the lanes given in are used up."""
+    here = jax.shard_map(function, mesh=group.mesh, in_specs=wanted, out_specs=given, check_vma=False)
+    return jax.jit(here, donate_argnums=0)
+
+
+@functools.cache
+def _extracting(group: Group) -> Any:
+    """Return a program from lanes and a number below the lanes of a device to that lane of every device."""
+    here = jax.shard_map(extract, mesh=group.mesh, in_specs=(LANES, WHOLE), out_specs=LANES, check_vma=False)
+    return jax.jit(here)
+
+
+def _own(slots: jax.Array, lanes: TrialState) -> jax.Array:
+    """Return slots as numbered on this device, beyond its lanes where they are another's."""
+    count = lanes.learner.step.shape[0]
+    own = slots - lax.axis_index(LANE_AXIS) * count
+    return jnp.where(own < 0, count, own)  # a negative index would count from the end
+
+
+def _place_own(recipe: Recipe, lanes: TrialState, slots: jax.Array, settings: Settings, weights: Any) -> TrialState:
+    return place(recipe, lanes, _own(slots, lanes), settings, weights)
+
+
+def _restore_own(lanes: TrialState, slot: jax.Array, state: TrialState) -> TrialState:
+    return restore(lanes, _own(slot, lanes), state)
+
+
+def _abstract_lanes(recipe: Recipe, lanes: int, group: Group) -> TrialState:
+    def one(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((lanes, *leaf.shape), leaf.dtype, sharding=group.by_lane)
+
+    return jax.tree.map(one, abstract_lane(recipe))
+
+
+def _abstract_fresh(recipe: Recipe) -> tuple[Any, Settings, Any]:
+    """Return slots, settings and weights of PLACED trials as shapes."""
+
+    def one(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((PLACED, *leaf.shape), leaf.dtype)
+
+    settings = Settings(**{name: jax.ShapeDtypeStruct((PLACED,), kind) for name, kind in SETTING_TYPES.items()})
+    slots = jax.ShapeDtypeStruct((PLACED,), np.int32)
+    return slots, settings, jax.tree.map(one, recipe.architecture.abstract[1:])
+
+
+def _abstract_order(lanes: int) -> Order:
+    def each(kind: type) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((lanes,), kind)
+
+    cursor = Cursor(each(np.uint32), each(np.uint32))
+    return Order(jax.ShapeDtypeStruct((), np.int32), cursor, each(np.bool_), each(np.bool_), each(np.bool_))
+
+
+def _abstract_data(card: DataCard, group: Group) -> DeviceData:
+    def array(shape: Sequence[int], kind: type) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(tuple(shape), kind, sharding=group.whole)
+
+    def cut(count: int) -> Blocks:
+        cells = block_shape(count)
+        return Blocks(array((*cells, *card.shape), np.float32), array(cells, np.int32), array(cells, np.float32))
+
+    pool = Examples(array((card.examples, *card.shape), np.float32), array((card.examples,), np.int32))
+    return DeviceData(pool, cut(card.validation_examples), cut(card.test_examples))
+
+
+class Workshop:
+    """Compiles the programs of a sweep in background threads, in the order in which they are asked for."""
+
+    def __init__(self, card: DataCard):
+        self._card = card
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="compile")
+        self._lock = threading.Lock()
+        self._orders: dict[Any, Future[Any]] = {}
+
+    def order(self, recipe: Recipe, lanes: int, group: Group) -> "Future[Programs]":
+        """Ask for the programs of a bucket; whoever needs them waits for the result."""
+        return self._order(
+            (recipe, lanes, group),
+            lambda: compiled_programs(recipe, lanes, group, card=self._card),
+        )
+
+    def order_initialiser(self, architecture: Architecture) -> "Future[Program]":
+        """Ask for the program that draws the initial weights of a size."""
+        return self._order(architecture, lambda: initialiser(architecture))
+
+    def initial_weights(self, architecture: Architecture, key: int) -> Any:
+        """Return a size's parameters and rest on the host, drawn from 32 random bits."""
+        return jax.device_get(self.order_initialiser(architecture).result()(np.uint32(key)))
+
+    def _order(self, what: Any, make: Callable[[], Any]) -> "Future[Any]":
+        with self._lock:
+            if what not in self._orders:
+                self._orders[what] = self._threads.submit(make)
+            return self._orders[what]
+
+    def close(self) -> None:
+        """Give up what nobody waits for."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
