@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +67,7 @@ def test_the_division_is_the_best_of_all_divisions():
         found = []
         for group in groups:
             # Forced into one program by a compiler that takes forever otherwise.
-            forced = Limits(2, 1e9, (12,), LIMITS.speed.__class__(1e11, 2.5e10, 3e-4, compile=1e9))
+            forced = Limits(2, 1e9, (12,), replace(LIMITS.speed, compile=1e9))
             found.extend(pack([each for width in group for each in by_width[width]], limits=forced, prober=yes).buckets)
         return sum(LIMITS.speed.compile + bucket.seconds * bucket.makespan for bucket in found)
 

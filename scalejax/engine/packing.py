@@ -14,9 +14,9 @@ from scalejax.engine.step import Recipe
 from scalejax.engine.trial import PlannedTrial
 from scalejax.models import Architecture
 
-MAX_LANES = 32  # beyond it a CPU gains nothing and its caches overflow
 CALL_SECONDS = 2.0  # a call aims to take no longer, so that progress shows and a stop is heard
 CALL_EXAMPLES = 2**30  # a lane's examples in one call are counted in 32 bits
+FEW_LANES = 32  # up to which every number is considered
 EXACT_MAKESPAN = 4000  # trials up to which the schedule is simulated rather than bounded
 
 Prober = Callable[[Architecture, Architecture, Recipe], Probe]
@@ -135,13 +135,13 @@ def _bucket(trials: Sequence[PlannedTrial], largest: Architecture, *, limits: Li
     room = min(limits.state_bytes, limits.speed.cache)
     ordered = tuple(sorted(trials, key=lambda planned: -planned.trial.steps))
     bucket = Bucket(recipe, ordered, lanes=1, seconds=overhead + each, makespan=0, call_steps=1)
-    counts, most = bucket.horizons, min(MAX_LANES, bucket.count, fitting_lanes(recipe, room))
+    counts, most = bucket.horizons, min(limits.speed.lanes, bucket.count, fitting_lanes(recipe, room))
     horizons, copies = list(counts), list(counts.values())
 
     def cost(lanes: int) -> tuple[float, int]:
         return (overhead + lanes * each) * makespan(horizons, lanes * limits.devices, copies=copies), -lanes
 
-    lanes = min(range(1, most + 1), key=cost)
+    lanes = min(_lane_counts(bucket.count, most, devices=limits.devices), key=cost)
     seconds = overhead + lanes * each
     return replace(
         bucket,
@@ -150,6 +150,12 @@ def _bucket(trials: Sequence[PlannedTrial], largest: Architecture, *, limits: Li
         makespan=makespan(horizons, lanes * limits.devices, copies=copies),
         call_steps=max(1, int(min(CALL_SECONDS / seconds, CALL_EXAMPLES / recipe.batch_size))),
     )
+
+
+def _lane_counts(trials: int, most: int, *, devices: int) -> list[int]:
+    """Return the numbers of lanes worth considering: all small ones, and those that end with a full round."""
+    full_rounds = {-(-trials // (devices * rounds)) for rounds in range(1, FEW_LANES + 1)}
+    return sorted(lanes for lanes in {*range(1, FEW_LANES + 1), *full_rounds, most} if lanes <= most)
 
 
 def fitting_lanes(recipe: Recipe, state_bytes: float) -> int:

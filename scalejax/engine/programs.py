@@ -60,13 +60,18 @@ def compiled_programs(recipe: Recipe, lanes: int, group: Group, *, card: DataCar
         lanes: on each device.
         group: the devices, each of which runs its share of the lanes.
         card: of the data, for whose shapes the programs are compiled.
+
+    Raises:
+        MemoryError: by the compiler's own account the lanes do not fit into the memory of a device.
     """
     state = _abstract_lanes(recipe, lanes * len(group.devices), group)
     order = _abstract_order(lanes * len(group.devices))
     advancing = _lifted(functools.partial(advance, recipe), group, (LANES, WHOLE, ORDER), (LANES, LANES))
     placing = _lifted(functools.partial(_place_own, recipe), group, (LANES, WHOLE, WHOLE, WHOLE), LANES)
+    advanced = advancing.lower(state, _abstract_data(card, group), order).compile()
+    check_memory(advanced, group)
     return Programs(
-        advance=advancing.lower(state, _abstract_data(card, group), order).compile(),
+        advance=advanced,
         place=placing.lower(state, *_abstract_fresh(recipe)).compile(),
         extract=_extracting(group),
         restore=_lifted(_restore_own, group, (LANES, WHOLE, WHOLE), LANES),
@@ -77,6 +82,18 @@ def _lifted(function: Program, group: Group, wanted: Any, given: Any) -> Any:
     """Let every device of a group run `function` on its own lanes; the lanes given in are used up."""
     here = jax.shard_map(function, mesh=group.mesh, in_specs=wanted, out_specs=given, check_vma=False)
     return jax.jit(here, donate_argnums=0)
+
+
+def check_memory(program: Any, group: Group) -> None:
+    """Refuse a program that will not fit, where the compiler and the device tell, before it fails half way."""
+    needs = program.memory_analysis()
+    room = (group.devices[0].memory_stats() or {}).get("bytes_limit")
+    if needs is None or room is None:
+        return
+    total = needs.argument_size_in_bytes + needs.output_size_in_bytes + needs.temp_size_in_bytes
+    total -= needs.alias_size_in_bytes
+    if total > room:
+        raise MemoryError(f"the program needs {total / 1e9:.1f} GB of the device's {room / 1e9:.1f}")
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from scalejax.engine.cost import compile_seconds, lane_seconds, measuring_seconds
 from scalejax.engine.kinds import LOCAL, DeviceKind
-from scalejax.engine.packing import MAX_LANES, Bucket, fitting_lanes, padding_share
+from scalejax.engine.packing import Bucket, fitting_lanes, padding_share
 from scalejax.engine.plan import STATE_SHARE, Plan
 from scalejax.engine.schedule import Load, Schedule, schedule
 from scalejax.engine.timing import Timing, remembered
@@ -84,7 +84,7 @@ def simulate(plan: Plan, kind: DeviceKind) -> Simulation:
         limit=_limit(
             shares,
             near_floor=done.makespan <= NEAR_FLOOR * floor,
-            cramped=lanes == fitting < min(MAX_LANES, buckets[heaviest].count),
+            cramped=lanes == fitting < min(kind.speed.lanes, buckets[heaviest].count),
         ),
         floor=floor,
         twice=schedule(loads, 2 * plan.devices).makespan,

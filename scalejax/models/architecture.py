@@ -91,7 +91,8 @@ class Architecture:
 
     def predict(self, params: nnx.State, rest: nnx.State, inputs: jax.Array) -> jax.Array:
         """Map inputs [batch, ...] to logits [batch, classes] in evaluation mode."""
-        module = nnx.merge(self.abstract[0], params, rest)
+        # A copy here too: Flax's own transformations refuse variables that were made outside of the loop they run in.
+        module = nnx.merge(self.abstract[0], params, rest, copy=True)
         module.eval()
         return module(inputs)
 

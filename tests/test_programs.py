@@ -1,0 +1,130 @@
+"""Programs are compiled once for all devices of a group, in the background, and refused if they cannot fit."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from engine_helpers import FIRST, device_data, planned, ready, recipe
+
+from scalejax.engine import programs
+from scalejax.engine.device import Group, groups
+from scalejax.engine.pack import Pack
+from scalejax.engine.packing import Bucket
+from scalejax.engine.padding import initial_weights
+from scalejax.engine.programs import PLACED, Workshop, check_memory, compiled_programs
+
+
+def pack_on(group, trials, data, *, lanes):
+    bucket = Bucket(recipe(trials[0]), tuple(trials), lanes, 1.0, 1, 50)
+    programs_of = ready(bucket.recipe, lanes, group, data.card)
+    return Pack(bucket, group=group, data=device_data(data, group), programs=programs_of)
+
+
+def test_the_cores_of_a_cpu_are_one_group_and_accelerators_work_alone():
+    cores = jax.local_devices()
+    assert groups(cores) == [Group(tuple(cores))]
+    accelerators = [SimpleNamespace(platform="gpu", id=number) for number in range(3)]
+    assert [group.devices for group in groups(accelerators)] == [(each,) for each in accelerators]
+
+
+def test_few_trials_are_spread_over_the_devices(data):
+    group = Group(tuple(jax.local_devices()))
+    pack = pack_on(group, [planned()], data, lanes=3)
+    count = len(group.devices)
+    assert {number // 3 for number in pack.free[:count]} == set(range(count))
+
+
+@pytest.mark.parametrize("count", [1, PLACED - 1, PLACED, PLACED + 3])
+def test_any_number_of_trials_is_placed_each_in_its_lane(data, count):
+    group = Group(tuple(jax.local_devices()))
+    trials = [planned(seed=seed, learning_rate=10.0 ** -(1 + seed % 5)) for seed in range(count)]
+    lanes = 1 + count // len(group.devices)
+    pack = pack_on(group, trials, data, lanes=lanes)
+    slots = np.random.default_rng(count).permutation(pack.free)[:count].tolist()
+    weights = [initial_weights(each.architecture, each.trial.key("initialise")) for each in trials]
+    pack.place(list(zip(slots, trials, weights, strict=True)))
+    rates = np.asarray(pack.lanes.settings.learning_rate)
+    first = np.asarray(jax.tree.leaves(pack.lanes.learner.params)[1])
+    for slot, each, own in zip(slots, trials, weights, strict=True):
+        assert rates[slot] == np.float32(each.trial.learning_rate)
+        np.testing.assert_array_equal(first[slot], jax.tree.leaves(own[0])[1])
+    untouched = sorted(set(range(len(rates))) - set(slots))
+    assert not rates[untouched].any()
+
+
+def device_with(room: int | None):
+    """Return a group of one device that claims so many bytes of memory."""
+    return Group((SimpleNamespace(memory_stats=lambda: None if room is None else {"bytes_limit": room}),))
+
+
+def test_a_program_that_cannot_fit_is_refused_before_it_runs(data):
+    program = ready(recipe(planned()), 2, FIRST, data.card).result().advance
+    check_memory(program, device_with(None))
+    check_memory(program, device_with(10**9))
+    with pytest.raises(MemoryError, match=r"the program needs \S+ GB of the device's 0\.0"):
+        check_memory(program, device_with(10_000))
+
+
+def test_programs_are_made_once_and_errors_reach_whoever_waits(data, monkeypatch):
+    made = []
+
+    def make(recipe, lanes, group, *, card):
+        made.append(lanes)
+        if lanes > 4:
+            raise MemoryError("too many")
+        return compiled_programs(recipe, lanes, group, card=card)
+
+    monkeypatch.setattr(programs, "compiled_programs", make)
+    workshop = Workshop(data.card)
+    constants = recipe(planned())
+    first, second = workshop.order(constants, 2, FIRST), workshop.order(constants, 2, FIRST)
+    assert first is second
+    assert first.result().advance
+    with pytest.raises(MemoryError, match="too many"):
+        workshop.order(constants, 5, FIRST).result()
+    workshop.close()
+    assert made == [2, 5]
+
+
+SWEEP = """
+name = "twice"
+seeds = 2
+[data]
+source = "mnist1d"
+train_examples = [20, 200]
+validation_examples = 50
+test_examples = 50
+[[models]]
+family = "mlp"
+width = [4, 8]
+depth = 1
+[train]
+learning_rate = [1e-3, 1e-2]
+batch_size = 16
+steps = 30
+"""
+
+
+def test_a_second_run_compiles_nothing_anew(tmp_path: Path):
+    (tmp_path / "sweep.toml").write_text(SWEEP)
+    environment = os.environ | {"SCALEJAX_CACHE": str(tmp_path / "cache")}
+    kept = []
+    for out in ("one", "two"):
+        command = [
+            sys.executable,
+            "-c",
+            "import sys; from scalejax.cli import main; sys.exit(main())",
+            "run",
+            "sweep.toml",
+            "--out",
+            out,
+        ]
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+        kept.append({path.name for path in (tmp_path / "cache").rglob("*-cache")})
+    assert kept[0]
+    assert kept[1] == kept[0]
