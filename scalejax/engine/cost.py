@@ -35,7 +35,7 @@ class DeviceSpeed:
 
 
 SPEEDS = {
-    # One core, measured on a Xeon with 2 MB of second-level cache: a lane's step takes 14 us at width 8, 26 at 32 and 48
+    # One core of a Xeon with 2 MB of second-level cache, measured: a lane's step takes 14 us at width 8, 26 at 32, 48
     # at 64 (batch 64). Lanes that leave the cache are a tenth slower at widths 32 to 128, a third at width 512.
     "cpu": DeviceSpeed(
         products=8e10, bandwidth=2.5e10, overhead=6e-5, lane_overhead=1e-5, compile=2.0, lanes=32, cache=1.3e6
