@@ -6,6 +6,7 @@ import math
 import operator
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from scalejax.engine.cost import DeviceSpeed, lane_bytes, lane_seconds, step_flops
@@ -17,6 +18,7 @@ from scalejax.models import Architecture
 CALL_SECONDS = 2.0  # a call aims to take no longer, so that progress shows and a stop is heard
 CALL_EXAMPLES = 2**30  # a lane's examples in one call are counted in 32 bits
 FEW_LANES = 32  # up to which every number is considered
+PROBES = 2  # that are compiled at a time
 EXACT_MAKESPAN = 4000  # trials up to which the schedule is simulated rather than bounded
 
 Prober = Callable[[Architecture, Architecture, Recipe], Probe]
@@ -213,10 +215,10 @@ def padding_share(bucket: Bucket, shape: tuple[int, ...]) -> float:
 def _refusal(bucket: Bucket, prober: Prober) -> str:
     """Say why the sizes of a bucket may not share its program; empty if they may."""
     largest = bucket.recipe.architecture
-    for size in bucket.architectures:
-        if size != largest:
-            found = prober(size, largest, bucket.recipe)
-            if not found.packable:
-                name = getattr(largest.build, "__name__", "module")
-                return f"{name}: sizes are not packed together, because {found.reason}"
-    return ""
+    smaller = [size for size in bucket.architectures if size != largest]
+    with ThreadPoolExecutor(PROBES) as threads:
+        probes = list(threads.map(lambda size: prober(size, largest, bucket.recipe), smaller))
+    name = getattr(largest.build, "__name__", "module")
+    return next(
+        (f"{name}: sizes are not packed together, because {each.reason}" for each in probes if not each.packable), ""
+    )

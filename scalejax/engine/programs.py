@@ -26,7 +26,7 @@ from scalejax.engine.lanes import (
     place,
     restore,
 )
-from scalejax.engine.padding import initialiser
+from scalejax.engine.padding import HASTY, initialiser
 from scalejax.engine.step import Blocks, Cursor, Examples, Recipe, Settings, TrialState
 from scalejax.models import Architecture
 
@@ -72,7 +72,7 @@ def compiled_programs(recipe: Recipe, lanes: int, group: Group, *, card: DataCar
     check_memory(advanced, group)
     return Programs(
         advance=advanced,
-        place=placing.lower(state, *_abstract_fresh(recipe)).compile(),
+        place=placing.lower(state, *_abstract_fresh(recipe)).compile(HASTY),
         extract=_extracting(group),
         restore=_lifted(_restore_own, group, (LANES, WHOLE, WHOLE), LANES),
     )

@@ -15,7 +15,7 @@ from scalejax.models.architecture import Architecture, architecture, fingerprint
 from scalejax.spec import DataSpec, Knob, ModelGrid, Sweep, TrainSpec
 
 # Raise it when a change to the training step or to a family changes results: old rows are then never mixed with new.
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 EVALUATIONS = 20  # of a trial, where the sweep does not say how often
 
 
