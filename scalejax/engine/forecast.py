@@ -12,6 +12,8 @@ from scalejax.engine.packing import Bucket
 from scalejax.engine.plan import Plan
 from scalejax.engine.timing import Timing, remembered, timed
 
+LOADING_SHARE = 0.25  # of the time to compile a program, if a timing has left it on disk
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -27,7 +29,7 @@ class Forecast:
 
 
 def forecast(plan: Plan, *, patience_seconds: float) -> Forecast:
-    """Foretell the wall time of a plan if every trial takes all its steps.
+    """Foretell the wall time of a plan if every trial takes the steps that the plan counts with.
 
     Programs are timed in the order of their cost until `patience_seconds` are over (the first one always); what is
     left is taken from the cost model, corrected by what the timed ones have shown. Timings are remembered on disk.
@@ -38,29 +40,29 @@ def forecast(plan: Plan, *, patience_seconds: float) -> Forecast:
     """
     began = time.perf_counter()
     timings: list[Timing | None] = []
-    for bucket in plan.packing.buckets:
+    buckets = plan.packing.buckets
+    for bucket in buckets:
         timing = remembered(bucket, plan.card)
         if timing is None and (not any(timings) or time.perf_counter() - began < patience_seconds):
             timing = timed(bucket, plan.card)
         timings.append(timing)
-    pairs = zip(timings, plan.packing.buckets, strict=True)
+    pairs = zip(timings, buckets, strict=True)
     ratios = [timing.step / bucket.seconds for timing, bucket in pairs if timing is not None]
     usual = float(np.median(ratios))
+    guesses = [Timing(usual * bucket.seconds, usual * bucket.seconds, usual * bucket.seconds) for bucket in buckets]
     return Forecast(
         seconds=tuple(
-            _bucket_seconds(
-                bucket, timing or Timing(usual * bucket.seconds, usual * bucket.seconds, usual * bucket.seconds), plan
-            )
-            for bucket, timing in zip(plan.packing.buckets, timings, strict=True)
+            _bucket_seconds(bucket, timing or guess, plan, compiled=timing is not None)
+            for bucket, timing, guess in zip(buckets, timings, guesses, strict=True)
         ),
         timed=tuple(timing is not None for timing in timings),
     )
 
 
-def _bucket_seconds(bucket: Bucket, timing: Timing, plan: Plan) -> float:
+def _bucket_seconds(bucket: Bucket, timing: Timing, plan: Plan, *, compiled: bool) -> float:
     evaluations = sum(math.ceil(each.expected_steps / each.trial.evaluate_every) for each in bucket.trials)
     tests = sum(each.expected_stop is None for each in bucket.trials)
     speed = local_kind().speed
-    compiling = compile_seconds(len(bucket.architectures), speed=speed)
+    compiling = compile_seconds(len(bucket.architectures), speed=speed) * (LOADING_SHARE if compiled else 1)
     measuring = evaluations * timing.evaluation + tests * timing.test
     return compiling + bucket.makespan * timing.step + measuring / plan.devices
