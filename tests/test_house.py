@@ -141,5 +141,4 @@ def test_the_linter_and_the_type_checker_are_content(command: tuple[str, ...]):
     if not (ROOT / "pyproject.toml").is_file():
         pytest.skip("scalejax is installed without its sources, which these tools check")
     found = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
-    if found.returncode:
-        pytest.fail(found.stdout + found.stderr, pytrace=False)
+    assert found.returncode == 0, found.stdout + found.stderr

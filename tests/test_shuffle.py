@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalejax.data.shuffle import index_shuffle, mix
+from scalejax.data.shuffle import divide, index_shuffle, mix
 
 
 @jax.jit
@@ -59,6 +59,15 @@ def test_every_image_is_equally_likely(size):
         counts = np.bincount(np.asarray(image), minlength=size)
         chi_squared = ((counts - 100.0) ** 2 / 100.0).sum() / (size - 1)
         assert chi_squared < 1 + 6 * np.sqrt(2 / (size - 1))
+
+
+@settings(max_examples=200, deadline=None)
+@given(by=st.integers(1, 2**31 - 1), quotient=st.integers(0, 2**20 - 1), rest=st.integers(0, 2**31 - 1))
+def test_division_by_floats_is_exact(by, quotient, rest):
+    value = min(quotient * by + rest % by, 2**32 - 1)
+    if value // by < 2**20:
+        found = divide(jnp.uint32(value), jnp.uint32(by))
+        assert tuple(map(int, found)) == divmod(value, by)
 
 
 def test_another_key_is_another_order():

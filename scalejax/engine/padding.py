@@ -98,7 +98,7 @@ def probe(small: Architecture, large: Architecture, *, recipe: Recipe, shape: tu
     Args:
         small: the size to pad.
         large: the size to pad it to; `fits_into(small, large)` holds.
-        recipe: optimizer, schedule and clipping to probe with; its architecture is not used.
+        recipe: schedule and clipping to probe with; its architecture and its optimizer are not used.
         shape: of one example's inputs.
     """
     generator = np.random.default_rng(0)

@@ -26,7 +26,7 @@ from scalejax.engine.lanes import (
     place,
     restore,
 )
-from scalejax.engine.padding import HASTY, initialiser
+from scalejax.engine.padding import HASTY, initial_weights, initialiser
 from scalejax.engine.step import Blocks, Cursor, Examples, Recipe, Settings, TrialState
 from scalejax.models import Architecture
 
@@ -178,7 +178,8 @@ class Workshop:
 
     def initial_weights(self, architecture: Architecture, key: int) -> Any:
         """Return a size's parameters and rest on the host, drawn from 32 random bits."""
-        return jax.device_get(self.order_initialiser(architecture).result()(np.uint32(key)))
+        self.order_initialiser(architecture).result()
+        return initial_weights(architecture, key)
 
     def _order(self, what: Any, make: Callable[[], Any]) -> "Future[Any]":
         with self._lock:
