@@ -1,14 +1,17 @@
 """The command line: one thin function a command, each of which calls what Python users call."""
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from scalejax.errors import SweepError
+from scalejax.errors import Interrupted, RunError, SweepError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,16 +19,29 @@ if TYPE_CHECKING:
     from scalejax.engine.kinds import DeviceKind
     from scalejax.engine.plan import Plan
 
-BAD_INPUT, SOME_FAILED, INTERRUPTED = 2, 1, 130
+BAD_INPUT, TROUBLE, SIGNALLED = 2, 1, 128  # to the last one the number of the signal is added
 PLAIN_WIDTH = 120  # characters of a table where there is no terminal
 TIMING_PATIENCE = 0.5  # seconds after which `plan` compiles no further program just to time it
 
 
+def entry() -> NoReturn:
+    """Run the command line and end the process, without waiting for threads if it was interrupted."""
+    code = main()
+    if code <= SIGNALLED:
+        sys.exit(code)
+    sys.stdout.flush()
+    os._exit(code)  # a program that is still being compiled would keep the process for as long as that takes
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 1 if trials failed, 2 for bad input, 130 if interrupted."""
+    """Run one command and return its exit code: 0, 1 for trouble, 2 for bad input, 130 and 143 if interrupted.
+
+    Trouble is a trial that failed, or what broke a run off, such as a full disk.
+    """
     options = _parser().parse_args(arguments)
     try:
-        code = options.run(options)
+        with _plain_warnings(options.command):
+            code = options.run(options)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader of our output has enough, as `head` does; at exit Python flushes once more
@@ -34,11 +50,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SweepError as error:
         print(f"scalejax {options.command}: {error}", file=sys.stderr)
         return BAD_INPUT
-    except KeyboardInterrupt:
-        print(
-            "scalejax: interrupted; finished trials are kept, and the same command goes on from there", file=sys.stderr
-        )
-        return INTERRUPTED
+    except RunError as error:
+        print(f"scalejax {options.command}: {error}", file=sys.stderr)
+        return TROUBLE
+    except KeyboardInterrupt as error:
+        saved = "what was on its way is saved, and " if isinstance(error, Interrupted) else ""
+        says = f"interrupted; finished trials are kept, {saved}the same command goes on from there"
+        print(f"scalejax {options.command}: {says}", file=sys.stderr)
+        return SIGNALLED + (error.signal if isinstance(error, Interrupted) else signal.SIGINT)
+
+
+@contextlib.contextmanager
+def _plain_warnings(command: str) -> Iterator[None]:
+    """Show our warnings as sentences, without the line of the code that they come from."""
+    before = warnings.formatwarning
+
+    def plain(message: Warning | str, category: type[Warning], *place: Any) -> str:
+        if category is UserWarning:
+            return f"scalejax {command}: {message}\n"
+        return before(message, category, *place)
+
+    warnings.formatwarning = plain
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def plan(options: argparse.Namespace) -> int:
@@ -67,35 +103,29 @@ def plan(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Train what has not been trained yet, draw the learning curves, and say which have flattened."""
+    from scalejax.report.status import counted
     from scalejax.run import carry_out
 
     made = _plan(options)
-    done = carry_out(made, options.out)
+    done = carry_out(made, options.out, checkpoint_seconds=options.checkpoint_seconds)
     counts, programs = done.counts(), len(made.packing.buckets)
     facts = {"directory": str(done.directory), "trials": counts, "lane_programs": programs}
     if options.json:
         print(json.dumps(facts, indent=2))
     else:
-        print(f"{_counted(counts)}; {programs} lane programs for all of them")
+        print(f"{counted(counts)}; {programs} lane programs for all of them")
         _show(done)
-    return SOME_FAILED if counts["failed"] else 0
+    return TROUBLE if counts["failed"] else 0
 
 
 def status(options: argparse.Namespace) -> int:
-    """Say how many trials of a run are pending, running, done, diverged, stopped and failed."""
+    """Say how far a run is, at any time: done, running at which step, diverged or failed and why, and the time left."""
+    from scalejax.report.status import status_facts, status_lines
     from scalejax.run import Run
 
     found = Run(options.directory)
-    counts = found.counts()
-    table = found.results()
-    ended = zip(table["trial_id"], table["status"], table["reason"], strict=True)
-    reasons = {trial_id: f"{how}: {reason}" for trial_id, how, reason in ended if how in ("diverged", "failed")}
-    if options.json:
-        print(json.dumps({"trials": counts, "reasons": reasons}, indent=2))
-    else:
-        print(_counted(counts))
-        for trial_id, reason in reasons.items():
-            print(f"  {trial_id} {reason}")
+    facts = status_facts(found.results(), found.heartbeat())
+    print(json.dumps(facts, indent=2) if options.json else "\n".join(status_lines(facts)))
     return 0
 
 
@@ -191,12 +221,6 @@ def _print(*parts: "Table | str") -> None:
         print(captured.get(), end="")
 
 
-def _counted(counts: dict[str, int]) -> str:
-    return f"{sum(counts.values())} trials: " + ", ".join(
-        f"{number} {name}" for name, number in counts.items() if number
-    )
-
-
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, without the usage before it."""
 
@@ -230,6 +254,10 @@ def _parser() -> argparse.ArgumentParser:
             )  # fmt: skip
         else:
             command.add_argument("--out", type=Path, metavar="DIR", help="directory of the run (default: runs/<name>)")
+            command.add_argument(
+                "--checkpoint-seconds", type=_seconds, default=60.0, metavar="S",
+                help="between two checkpoints of the trials on their way (default: 60)",
+            )  # fmt: skip
         command.add_argument("--json", action="store_true", help="print the same as JSON")
     for function in (status, export):
         command = add(function)
@@ -257,3 +285,13 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r}")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds from 0 on, found {text!r}")
+    return seconds

@@ -1,4 +1,6 @@
-"""The two ways in which scalejax refuses: the caller's mistake, and trouble on the way."""
+"""The ways in which scalejax stops: the caller's mistake, trouble on the way, and being told to."""
+
+import signal
 
 
 class SweepError(ValueError):
@@ -6,3 +8,23 @@ class SweepError(ValueError):
 
     Raised before anything is trained or written. The command line prints it and exits with code 2.
     """
+
+
+class RunError(RuntimeError):
+    """Trouble on the way, such as a full disk: one sentence that says what, where and what to do.
+
+    What has been done is kept, and the same command goes on from there. The command line prints it and exits with
+    code 1.
+    """
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was told to stop by a signal, and has saved what was on its way.
+
+    Attributes:
+        signal: the signal. The command line exits with 128 plus its number.
+    """
+
+    def __init__(self, number: int = signal.SIGINT):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.signal = number

@@ -1,31 +1,31 @@
 """A run: a sweep carried out in a directory. This is where the rooms meet; the command line calls the same."""
 
-import json
 import os
-import platform
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scalejax.errors import SweepError
+from scalejax.errors import Interrupted
+from scalejax.run_directory import CHECKPOINTS, FIGURES, LEDGER, locked, prepare, read_environment
+from scalejax.run_rows import measurement_rows, result_row, trial_row
+from scalejax.run_watch import Accountant, Interruption, Pulse
 from scalejax.spec import Sweep
-from scalejax.spec_file import sweep_to_toml
-from scalejax.store import FINAL, STOPPED, Ended, MeasurementRow, ResultRow, Store, TrialRow
+from scalejax.store import FINAL, STOPPED, Ended, Heartbeat, Store
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from scalejax.data import DataSet
-    from scalejax.engine.pack import Finished
+    from scalejax.engine.checkpoint import Checkpoints
     from scalejax.engine.plan import Plan
     from scalejax.engine.scheduler import Progress
+    from scalejax.engine.slot import Finished, Parked
+    from scalejax.engine.snapshot import Homes
     from scalejax.engine.tournament import Tournament
     from scalejax.engine.trial import PlannedTrial
-    from scalejax.report.progress import ProgressDisplay
 
-LEDGER, ENVIRONMENT = "results.sqlite", "environment.json"
+CHECKPOINT_SECONDS = 60.0  # between two checkpoints of a pack
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ class Run:
         with Store(self.directory / LEDGER, write=False) as store:
             return store.counts()
 
+    def heartbeat(self) -> Heartbeat | None:
+        """Return the process that runs here, or ran here when it was killed; None if the last one ended in order."""
+        with Store(self.directory / LEDGER, write=False) as store:
+            return store.heartbeat()
+
     def curves(self) -> "pd.DataFrame":
         """Return the tuned learning curves, one row a model size and number of training examples.
 
@@ -64,7 +69,7 @@ class Run:
         from scalejax.report.plot import plot_learning_curves, save_figure
 
         axes = plot_learning_curves(self.curves())
-        return list(save_figure(axes.figure, self.directory / "figures", "learning_curves"))
+        return list(save_figure(axes.figure, self.directory / FIGURES, "learning_curves"))
 
     def summary(self) -> list[str]:
         """Say in words which curves have flattened and which still fall, and what halving has stopped."""
@@ -75,130 +80,138 @@ class Run:
         return [*summary_lines(curves, trends(curves)), *halving_lines(self.results())]
 
 
-def run_sweep(sweep: Sweep, out: str | os.PathLike[str] | None = None, *, progress: bool = True) -> Run:
+def run_sweep(
+    sweep: Sweep,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    progress: bool = True,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Run:
     """Train what a sweep asks for and has not been trained yet, on all local devices, and draw the learning curves.
 
     Args:
         sweep: the question.
         out: directory of the run, made if needed; runs/<name> by default. A directory that holds a run is resumed or
-            extended: finished trials are never repeated.
+            extended: finished trials are never repeated, and those on their way go on at their step.
         progress: show progress on standard error.
+        checkpoint_seconds: between two checkpoints of the trials on their way.
 
     Raises:
-        SweepError: the sweep asks for what cannot be, before anything is trained or written.
+        SweepError: the sweep asks for what cannot be, or another process runs in the directory; before anything is
+            trained.
+        RunError: trouble on the way, such as a full disk; what has been done is kept.
+        Interrupted: SIGINT or SIGTERM was heard; what was on its way is saved.
     """
-    from scalejax.engine.device import prepare
+    from scalejax.engine.device import prepare as prepare_devices
     from scalejax.engine.plan import make_plan
 
-    prepare()
-    return carry_out(make_plan(sweep), out, progress=progress)
+    prepare_devices()
+    return carry_out(make_plan(sweep), out, progress=progress, checkpoint_seconds=checkpoint_seconds)
 
 
-def carry_out(plan: "Plan", out: str | os.PathLike[str] | None = None, *, progress: bool = True) -> Run:
+def carry_out(
+    plan: "Plan",
+    out: str | os.PathLike[str] | None = None,
+    *,
+    progress: bool = True,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Run:
     """Carry out a plan; see `run_sweep`."""
-    from scalejax.data import load
+    from scalejax.engine.checkpoint import Checkpoints
     from scalejax.engine.mode import kept_modes, with_modes
 
     directory = Path(out) if out is not None else Path("runs") / plan.sweep.name
-    halving = plan.sweep.train.halving
-    ended = _ended_trials(directory, FINAL if halving is None else (*FINAL, STOPPED))
-    waiting = [planned for planned in plan.trials if planned.trial_id not in ended]
-    data = load(plan.sweep.data) if waiting else None
-    plan = with_modes(plan, kept_modes(_read_environment(directory)), measure=bool(waiting))
-    _prepare(directory, plan)
-    with Store(directory / LEDGER, write=True) as store:
-        store.plan([_trial_row(planned, plan) for planned in plan.trials])
-        try:
-            if data is not None:
-                _train(plan, waiting, data, store, tournament=_tournament(plan, ended), progress=progress)
-        finally:
-            store.release()
     run = Run(directory)
-    if run.counts()["done"]:
-        run.save_figure()
+    with locked(directory):
+        halving = plan.sweep.train.halving
+        ended = _ended_trials(directory, FINAL if halving is None else (*FINAL, STOPPED))
+        waiting = [planned for planned in plan.trials if planned.trial_id not in ended]
+        plan = with_modes(plan, kept_modes(read_environment(directory)), measure=bool(waiting))
+        prepare(directory, plan)
+        with Store(directory / LEDGER, write=True) as store:
+            store.plan([trial_row(planned, plan) for planned in plan.trials])
+            checkpoints = Checkpoints(directory / CHECKPOINTS, seconds=checkpoint_seconds)
+            try:
+                _train(plan, waiting, ended, store=store, checkpoints=checkpoints, progress=progress)
+            finally:
+                store.release()
+        if run.counts()["done"]:
+            run.save_figure()
     return run
 
 
-def _tournament(plan: "Plan", ended: Mapping[str, Ended]) -> "Tournament | None":
+def _train(
+    plan: "Plan",
+    waiting: Sequence["PlannedTrial"],
+    ended: Mapping[str, Ended],
+    *,
+    store: Store,
+    checkpoints: "Checkpoints",
+    progress: bool,
+) -> None:
+    """Train the waiting trials, those that an earlier run has begun from where it left them."""
+    import jax
+
+    from scalejax.data import load
+    from scalejax.engine.scheduler import Observer, Scheduler
+    from scalejax.report.progress import ProgressDisplay
+
+    begun = checkpoints.load(_homes(plan, waiting))
+    if not waiting:
+        checkpoints.finish(complete=True)
+        return
+    data = load(plan.sweep.data)
+    accountant = Accountant(plan, waiting, begun=begun)
+    with ExitStack() as exits:
+        stream = None if progress else exits.enter_context(Path(os.devnull).open("w"))
+        display = exits.enter_context(ProgressDisplay(trials=len(waiting), work=accountant.total, stream=stream))
+        exits.enter_context(Pulse(store, accountant=accountant, display=display))
+
+        def started(trials: Sequence["PlannedTrial"]) -> None:
+            store.start([planned.trial_id for planned in trials])
+
+        def begins(trials: Sequence["PlannedTrial"]) -> None:
+            started(trials)
+            accountant.begin(trials)
+
+        def finished(end: "Finished") -> None:
+            store.finish(result_row(end), measurement_rows(end))
+            display.end_trial(end.status, spared=accountant.spared(end.planned))
+
+        def progressed(progress: "Progress") -> None:
+            accountant.show(progress, display)
+
+        started([parked.planned for parked in begun.values()])
+        scheduler = Scheduler(
+            plan.packing.buckets,
+            {planned.trial_id for planned in waiting},
+            data=data,
+            observer=Observer(started=begins, finished=finished, progressed=progressed),
+            tournament=_tournament(plan, ended, begun),
+            checkpoints=checkpoints,
+            begun=begun,
+        )
+        interruption = exits.enter_context(Interruption(scheduler.stop))
+        if not scheduler.run(jax.local_devices()) and interruption.signal:
+            raise Interrupted(interruption.signal)
+
+
+def _homes(plan: "Plan", waiting: Sequence["PlannedTrial"]) -> "Homes":
+    """Return the program in which each waiting trial is to go on, by its id."""
+    recipes = {planned.trial_id: bucket.recipe for bucket in plan.packing.buckets for planned in bucket.trials}
+    return {planned.trial_id: (planned, recipes[planned.trial_id]) for planned in waiting}
+
+
+def _tournament(plan: "Plan", ended: Mapping[str, Ended], begun: Mapping[str, "Parked"]) -> "Tournament | None":
     from scalejax.engine.tournament import History, Tournament
 
     halving = plan.sweep.train.halving
     if halving is None:
         return None
     histories = {trial: History(each.losses, each.status) for trial, each in ended.items()}
+    for trial, parked in begun.items():
+        histories[trial] = History({each.step: each.validation_loss for each in parked.slot.evaluations})
     return Tournament(plan.trials, reduction=halving.reduction, histories=histories)
-
-
-def _train(
-    plan: "Plan",
-    waiting: Sequence["PlannedTrial"],
-    data: "DataSet",
-    store: Store,
-    *,
-    tournament: "Tournament | None",
-    progress: bool,
-) -> None:
-    import jax
-
-    from scalejax.engine.scheduler import Observer, Scheduler
-    from scalejax.report.progress import ProgressDisplay
-
-    accountant = _Accountant(plan, waiting)
-    with (
-        nullcontext() if progress else Path(os.devnull).open("w") as stream,
-        ProgressDisplay(trials=len(waiting), work=accountant.total, stream=stream) as display,
-    ):
-
-        def started(trials: Sequence["PlannedTrial"]) -> None:
-            store.start([planned.trial_id for planned in trials])
-            accountant.begin(trials)
-
-        def finished(end: "Finished") -> None:
-            store.finish(_result_row(end), _measurement_rows(end))
-            display.end_trial(end.status, spared=accountant.spared(end.planned))
-
-        def progressed(progress: "Progress") -> None:
-            accountant.show(progress, display)
-
-        Scheduler(
-            plan.packing.buckets,
-            {planned.trial_id for planned in waiting},
-            data=data,
-            observer=Observer(started=started, finished=finished, progressed=progressed),
-            tournament=tournament,
-        ).run(jax.local_devices())
-
-
-class _Accountant:
-    """Knows what share of the work each step of each waiting trial is."""
-
-    def __init__(self, plan: "Plan", waiting: Sequence["PlannedTrial"]):
-        from scalejax.engine.cost import step_flops
-
-        self._left = {planned.trial_id: planned.trial.steps for planned in waiting}
-        self._cost: dict[str, tuple[float, int]] = {}  # work and useful FLOPs of one step
-        for bucket in plan.packing.buckets:
-            for planned in bucket.trials:
-                flops = step_flops(planned.architecture, planned.trial.batch_size, plan.card.shape)
-                self._cost[planned.trial_id] = (bucket.seconds / bucket.lanes, flops)
-        self.total = sum(self._cost[trial][0] * steps for trial, steps in self._left.items())
-
-    def begin(self, trials: Sequence["PlannedTrial"]) -> None:
-        """Count all steps of trials that start, or start again, as left."""
-        self._left.update({planned.trial_id: planned.trial.steps for planned in trials})
-
-    def show(self, progress: "Progress", display: "ProgressDisplay") -> None:
-        """Report a call of a program."""
-        work = flops = 0.0
-        for planned, steps in progress.steps.items():
-            self._left[planned.trial_id] -= steps
-            work += self._cost[planned.trial_id][0] * steps
-            flops += self._cost[planned.trial_id][1] * steps
-        display.advance(steps=sum(progress.steps.values()), flops=flops, work=work)
-
-    def spared(self, planned: "PlannedTrial") -> float:
-        """Return the work of the steps that a trial that has ended did not take."""
-        return self._cost[planned.trial_id][0] * self._left.pop(planned.trial_id)
 
 
 def _ended_trials(directory: Path, statuses: Sequence[str]) -> dict[str, Ended]:
@@ -206,103 +219,3 @@ def _ended_trials(directory: Path, statuses: Sequence[str]) -> dict[str, Ended]:
         return {}
     with Store(directory / LEDGER, write=True) as store:  # an earlier process may have ended before it made the tables
         return store.ended(statuses)
-
-
-def _prepare(directory: Path, plan: "Plan") -> None:
-    """Make the run directory and write down the sweep as resolved and what it runs on.
-
-    Raises:
-        SweepError: the directory cannot be written.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        _write(directory / "sweep.toml", sweep_to_toml(plan.sweep))
-        _write(directory / ENVIRONMENT, json.dumps(_environment(plan, directory), indent=2) + "\n")
-    except OSError as error:
-        raise SweepError(
-            f"{directory}: cannot be written ({error.strerror}); give another directory with --out"
-        ) from error
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file whole: a reader never sees half of it."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
-def _read_environment(directory: Path) -> object:
-    """Return what an earlier process wrote down, or None."""
-    try:
-        return json.loads((directory / ENVIRONMENT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _environment(plan: "Plan", directory: Path) -> dict[str, object]:
-    from scalejax.engine.device import device_kind, versions
-    from scalejax.engine.mode import modes_to_keep
-
-    return {
-        "device": device_kind(),
-        "devices": plan.devices,
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "versions": dict(versions()),
-        "modes": modes_to_keep(plan, _read_environment(directory)),
-    }
-
-
-def _trial_row(planned: "PlannedTrial", plan: "Plan") -> TrialRow:
-    from scalejax.engine.cost import step_flops
-
-    trial = planned.trial
-    return TrialRow(
-        trial_id=planned.trial_id,
-        family=trial.family,
-        knobs=dict(trial.knobs),
-        params=planned.architecture.parameter_count,
-        train_examples=trial.train_examples,
-        fraction=trial.train_examples / plan.card.examples,
-        seed=trial.seed,
-        learning_rate=trial.learning_rate,
-        weight_decay=trial.weight_decay,
-        batch_size=trial.batch_size,
-        steps=trial.steps,
-        flops=step_flops(planned.architecture, trial.batch_size, plan.card.shape) * trial.steps,
-    )
-
-
-def _result_row(end: "Finished") -> ResultRow:
-    from scalejax.engine.device import device_kind, versions
-
-    best = end.best
-    return ResultRow(
-        trial_id=end.planned.trial_id,
-        status=end.status,
-        reason=end.reason,
-        steps_taken=end.evaluations[-1].step if end.evaluations else 0,
-        train_loss=best and best.train_loss,
-        validation_loss=best and best.validation_loss,
-        test_loss=end.test_loss,
-        test_error=end.test_error,
-        best_step=end.best_step,
-        seconds=end.seconds,
-        mode=end.mode,
-        device=device_kind(),
-        versions=" ".join(f"{name} {version}" for name, version in versions().items()),
-    )
-
-
-def _measurement_rows(end: "Finished") -> list[MeasurementRow]:
-    return [
-        MeasurementRow(
-            trial_id=end.planned.trial_id,
-            step=each.step,
-            examples_seen=each.examples_seen,
-            train_loss=each.train_loss,
-            validation_loss=each.validation_loss,
-            validation_error=each.validation_error,
-        )
-        for each in end.evaluations
-    ]

@@ -7,19 +7,24 @@ measurements are written in one transaction: a trial is there whole or not at al
 import contextlib
 import json
 import math
+import os
+import socket
 import sqlite3
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalejax.errors import SweepError
+from scalejax.errors import RunError, SweepError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READABLE = (2, 3)  # an older one gets the tables that it lacks when it is written to
+SILENCE = 60.0  # seconds without a heartbeat after which a process counts as gone
 STOPPED = "stopped"  # by halving: final as long as the sweep as it stands stops it
 STATUSES = ("pending", "running", "done", "diverged", STOPPED, "failed")
 FINAL = ("done", "diverged")  # never trained again; failed trials are
@@ -82,6 +87,29 @@ class Ended:
     losses: dict[int, float]
 
 
+@dataclass(frozen=True)
+class Heartbeat:
+    """The process that writes a ledger, and when it was last heard of; times in seconds since 1970."""
+
+    pid: int
+    host: str
+    began: float
+    beat: float
+    eta_seconds: float | None  # None while nothing is known
+
+    @property
+    def alive(self) -> bool:
+        """Whether it seems to be at work: heard of lately, and there, as far as can be seen from this host."""
+        if self.host == socket.gethostname():
+            try:
+                os.kill(self.pid, 0)
+            except ProcessLookupError:
+                return False
+            except OSError:
+                pass  # it is there, and another user's
+        return time.time() - self.beat < SILENCE
+
+
 _RESULT_COLUMNS = [field.name for field in fields(ResultRow) if field.name != "trial_id"]
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS trials (
@@ -100,6 +128,10 @@ CREATE TABLE IF NOT EXISTS measurements (
     train_loss REAL, validation_loss REAL, validation_error REAL,
     PRIMARY KEY (trial_id, step)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS heartbeat (
+    only INTEGER PRIMARY KEY CHECK (only = 1), pid INTEGER NOT NULL, host TEXT NOT NULL, began REAL NOT NULL,
+    beat REAL NOT NULL, eta_seconds REAL
+);
 """
 
 
@@ -120,6 +152,7 @@ class Store:
             raise SweepError(
                 f"{path}: there are no results here; give the directory of a run, or start one with `scalejax run`"
             )
+        self._path = path
         self._lock = threading.Lock()
         self._writes = write
         address = path if write else f"{path.absolute().as_uri()}?mode=ro"
@@ -128,6 +161,9 @@ class Store:
                 self._connection = sqlite3.connect(address, uri=not write, check_same_thread=False, timeout=30)
                 failing.callback(self._connection.close)
                 self._settle(path)
+            except sqlite3.OperationalError as error:
+                says = f"cannot be opened ({error}); see that it can be {'written' if write else 'read'}"
+                raise SweepError(f"{path}: {says}, and that its disk has room") from error
             except sqlite3.DatabaseError as error:
                 says = f"not a readable ledger of results ({error}); move it away or give another directory"
                 raise SweepError(f"{path}: {says}") from error
@@ -139,18 +175,53 @@ class Store:
         new = version == 0 and self._connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None
         if new and not self._writes:
             raise SweepError(f"{path}: there are no results here yet; `scalejax run` on the same directory goes on")
-        if not new and version != SCHEMA_VERSION:
+        if not new and version not in READABLE:
             raise SweepError(
                 f"{path}: written by another program or version of scalejax (schema {version}, this one reads "
                 f"{SCHEMA_VERSION}); use that version, or another directory"
             )
-        if self._writes:
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            # A killed process loses nothing; only a power cut may take the last transactions, whole ones.
-            self._connection.execute("PRAGMA synchronous = NORMAL")
-            self._connection.execute("PRAGMA foreign_keys = ON")
-        if new:
+        if not self._writes:
+            return
+        found = "ok" if new else self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise sqlite3.DatabaseError(str(found).replace("\n", " "))
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        # A killed process loses nothing; only a power cut may take the last transactions, whole ones.
+        self._connection.execute("PRAGMA synchronous = NORMAL")
+        self._connection.execute("PRAGMA foreign_keys = ON")
+        if version != SCHEMA_VERSION:
             self._connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """Yield a transaction, which is written whole or not at all.
+
+        Raises:
+            RunError: the file cannot be written, for instance because the disk is full.
+        """
+        try:
+            with self._lock, self._connection as transaction:
+                yield transaction
+        except sqlite3.IntegrityError:
+            raise  # a mistake of the caller
+        except sqlite3.DatabaseError as error:
+            remedy = "see that the disk has room, then run the same command again: what has been written is kept"
+            raise RunError(f"{self._path}: cannot be written ({error}); {remedy}") from error
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """Yield the connection.
+
+        Raises:
+            SweepError: what is in the file is damaged.
+        """
+        try:
+            with self._lock:
+                yield self._connection
+        except Exception as error:  # a flipped byte may turn up as anything: a bad page, a word for a number
+            remedy = "restore a copy of it, or move it away and run again"
+            says = f"damaged ({(str(error).splitlines() or [''])[0] or type(error).__name__})"
+            raise SweepError(f"{self._path}: {says}; {remedy}") from error
 
     def __enter__(self) -> "Store":
         return self
@@ -171,10 +242,11 @@ class Store:
 
         What was running when an earlier process ended, or has failed, is pending again.
         """
-        with self._lock, self._connection as transaction:
+        with self._writing() as transaction:
             transaction.execute("UPDATE trials SET position = NULL")
             transaction.execute(
-                "UPDATE trials SET status = 'pending', reason = '' WHERE status IN ('running', 'failed')"
+                "UPDATE trials SET status = 'pending', reason = '', steps_taken = NULL "
+                "WHERE status IN ('pending', 'running', 'failed')"
             )
             transaction.executemany(
                 "INSERT INTO trials (position, trial_id, family, knobs, params, train_examples, fraction, seed, "
@@ -198,18 +270,17 @@ class Store:
             "SELECT trial_id, status, step, m.validation_loss FROM trials LEFT JOIN measurements m USING (trial_id) "
             f"WHERE status IN ({marks})"
         )
-        with self._lock:
-            rows = self._connection.execute(query, tuple(statuses)).fetchall()
         found: dict[str, Ended] = {}
-        for trial_id, status, step, loss in rows:
-            losses = found.setdefault(trial_id, Ended(status, {})).losses
-            if step is not None:
-                losses[step] = math.inf if loss is None else loss
+        with self._reading() as connection:
+            for trial_id, status, step, loss in connection.execute(query, tuple(statuses)):
+                losses = found.setdefault(trial_id, Ended(status, {})).losses
+                if step is not None:
+                    losses[int(step)] = math.inf if loss is None else float(loss)
         return found
 
     def start(self, trial_ids: Sequence[str]) -> None:
         """Mark trials as running."""
-        with self._lock, self._connection as transaction:
+        with self._writing() as transaction:
             transaction.executemany(
                 "UPDATE trials SET status = 'running' WHERE trial_id = ?", [(one,) for one in trial_ids]
             )
@@ -218,7 +289,7 @@ class Store:
         """Write a trial's result and its measurements, all or nothing."""
         values = [_finite(getattr(result, name)) for name in _RESULT_COLUMNS]
         assignments = ", ".join(f"{name} = ?" for name in _RESULT_COLUMNS)
-        with self._lock, self._connection as transaction:
+        with self._writing() as transaction:
             transaction.execute(f"UPDATE trials SET {assignments} WHERE trial_id = ?", (*values, result.trial_id))
             transaction.execute("DELETE FROM measurements WHERE trial_id = ?", (result.trial_id,))
             transaction.executemany(
@@ -226,18 +297,38 @@ class Store:
                 [tuple(_finite(getattr(row, each.name)) for each in fields(MeasurementRow)) for row in measurements],
             )
 
+    def beat(self, heartbeat: Heartbeat, steps: Mapping[str, int]) -> None:
+        """Write down that the writer is at work, and how many steps each running trial has taken, by id."""
+        with self._writing() as transaction:
+            transaction.execute("INSERT OR REPLACE INTO heartbeat VALUES (1, ?, ?, ?, ?, ?)", astuple(heartbeat))
+            transaction.executemany(
+                "UPDATE trials SET steps_taken = ? WHERE trial_id = ? AND status = 'running'",
+                [(taken, trial_id) for trial_id, taken in steps.items()],
+            )
+
+    def heartbeat(self) -> Heartbeat | None:
+        """Return the process that writes, or wrote when it was killed; None if the last one has ended in order."""
+        with self._reading() as connection:
+            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'heartbeat'").fetchone():
+                return None  # an older version's
+            row = connection.execute("SELECT pid, host, began, beat, eta_seconds FROM heartbeat").fetchone()
+            if row is None:
+                return None
+            pid, host, began, beat, eta = row
+            return Heartbeat(int(pid), str(host), float(began), float(beat), None if eta is None else float(eta))
+
     def release(self) -> None:
         """Mark what is still running as pending: the run has ended, in whichever way."""
-        with self._lock, self._connection as transaction:
+        with self._writing() as transaction:
             transaction.execute("UPDATE trials SET status = 'pending' WHERE status = 'running'")
+            transaction.execute("DELETE FROM heartbeat")
 
     def counts(self) -> dict[str, int]:
         """Return the number of trials of the sweep in each status."""
-        with self._lock:
-            rows = self._connection.execute(
-                "SELECT status, COUNT(*) FROM trials WHERE position IS NOT NULL GROUP BY status"
-            ).fetchall()
-        return {status: dict(rows).get(status, 0) for status in STATUSES}
+        query = "SELECT status, COUNT(*) FROM trials WHERE position IS NOT NULL GROUP BY status"
+        with self._reading() as connection:
+            found = dict(connection.execute(query).fetchall())
+        return {status: found.get(status, 0) for status in STATUSES}
 
     def results(self) -> "pd.DataFrame":
         """Return the trial table of the sweep, one row a trial in the order of its file.
@@ -248,18 +339,17 @@ class Store:
         """
         import pandas as pd
 
-        with self._lock:
-            table = pd.read_sql_query(
-                "SELECT * FROM trials WHERE position IS NOT NULL ORDER BY position", self._connection
-            )
-        knobs = [json.loads(text) for text in table.pop("knobs")]
-        names = list(dict.fromkeys(name for each in knobs for name in each))
-        for place, name in enumerate(names, start=table.columns.tolist().index("params")):
-            values = pd.Series([each.get(name) for each in knobs], dtype=object).infer_objects()
-            table.insert(place, name, values)
+        query = "SELECT * FROM trials WHERE position IS NOT NULL ORDER BY position"
         numbers = ("train_loss", "validation_loss", "test_loss", "test_error", "seconds")
         types = dict.fromkeys(numbers, "float64") | dict.fromkeys(("best_step", "steps_taken"), "Int64")
-        return table.drop(columns="position").astype(types)
+        with self._reading() as connection:
+            table = pd.read_sql_query(query, connection)
+            knobs = [json.loads(text) for text in table.pop("knobs")]
+            names = list(dict.fromkeys(name for each in knobs for name in each))
+            for place, name in enumerate(names, start=table.columns.tolist().index("params")):
+                values = pd.Series([each.get(name) for each in knobs], dtype=object).infer_objects()
+                table.insert(place, name, values)
+            return table.drop(columns="position").astype(types)
 
     def measurements(self) -> "pd.DataFrame":
         """Return the measurements along training of the sweep's trials, in the order of its file, then by step."""
@@ -269,9 +359,9 @@ class Store:
             "SELECT m.* FROM measurements m JOIN trials t USING (trial_id) "
             "WHERE t.position IS NOT NULL ORDER BY t.position, m.step"
         )
-        with self._lock:
-            table = pd.read_sql_query(query, self._connection)
-        return table.astype(dict.fromkeys(("train_loss", "validation_loss", "validation_error"), "float64"))
+        with self._reading() as connection:
+            table = pd.read_sql_query(query, connection)
+            return table.astype(dict.fromkeys(("train_loss", "validation_loss", "validation_error"), "float64"))
 
 
 def _finite(value: Any) -> Any:

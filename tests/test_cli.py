@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from scalejax.cli import main
+from scalejax.cli import entry, main
 from scalejax.engine.pack import Pack
 from scalejax.models import MLP
 from scalejax.run import Run
@@ -115,7 +115,7 @@ def test_help(cli, command: tuple[str, ...]):
 
 def test_the_console_script_is_this_command_line():
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="scalejax")
-    assert script.load() is main
+    assert script.load() is entry
 
 
 def test_plan_says_what_a_sweep_will_do_and_writes_nothing(cli, here: Path, finished: Path):
@@ -201,7 +201,7 @@ def test_export_to_standard_output_and_to_files(cli, finished: Path, here: Path)
 @pytest.mark.parametrize("arguments", [["export"], ["run", "sweep.toml", "--out"]])
 def test_a_reader_that_has_enough_is_no_error(arguments: list[str], finished: Path):
     """As in `scalejax export DIR | head -1`; also the test of the command line in a process of its own."""
-    code = "import sys; from scalejax.cli import main; sys.exit(main())"
+    code = "import sys; from scalejax.cli import entry, main; sys.exit(main())"
     arguments = [str(finished / "sweep.toml") if one == "sweep.toml" else one for one in arguments]
     command = [sys.executable, "-c", code, *arguments, str(finished)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -248,10 +248,10 @@ def test_where_every_trial_diverged_there_is_no_figure(cli, here: Path):
 def test_trials_that_failed_are_tried_again(cli, here: Path, monkeypatch: pytest.MonkeyPatch):
     launch = Pack.launch
 
-    def refusing(pack: Pack):
+    def refusing(pack: Pack, *, copy: bool):
         if pack.bucket.recipe.architecture.build is MLP:
             raise MemoryError("no room\nfor a second line")
-        return launch(pack)
+        return launch(pack, copy=copy)
 
     with monkeypatch.context() as patch:
         patch.setattr(Pack, "launch", refusing)
@@ -278,7 +278,7 @@ def test_an_interrupt_keeps_what_is_finished(cli, here: Path, monkeypatch: pytes
         ran = cli("run", "sweep.toml", "--json")
     assert (ran.code, ran.out) == (130, "")
     assert "Traceback" not in ran.err
-    assert ran.err.splitlines()[-1].startswith("scalejax: interrupted; ")
+    assert ran.err.splitlines()[-1].startswith("scalejax run: interrupted; ")
     run = Run(here / "runs" / "small")
     kept = run.results().query("status == 'done'").set_index("trial_id")
     assert 0 < len(kept) < TRIALS

@@ -1,5 +1,7 @@
 """The scheduler trains every trial once, on all devices, and isolates what fails."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +9,9 @@ from engine_helpers import EXACT_SOLO, planned, recipe
 
 from scalejax.engine.pack import Pack
 from scalejax.engine.packing import Bucket
+from scalejax.engine.programs import Workshop
 from scalejax.engine.scheduler import Observer, Scheduler
+from scalejax.errors import RunError
 
 
 def buckets():
@@ -69,11 +73,11 @@ def test_every_trial_is_trained_once_whatever_the_number_of_devices(data):
 def test_a_device_error_fails_the_trials_in_its_lanes_and_no_others(data, monkeypatch):
     launch, calls = Pack.launch, []
 
-    def refuse_the_first(pack):
+    def refuse_the_first(pack, **named):
         calls.append(pack)
         if len(calls) == 1:
             raise jax.errors.JaxRuntimeError("INTERNAL: a broken device\nand more")
-        return launch(pack)
+        return launch(pack, **named)
 
     monkeypatch.setattr(Pack, "launch", refuse_the_first)
     _, ended, _ = train(data, jax.local_devices()[:1])
@@ -107,10 +111,10 @@ def test_out_of_memory_halves_the_lanes_and_loses_no_trial(data, monkeypatch, wh
 def test_a_trial_that_does_not_fit_alone_fails_and_the_others_go_on(data, monkeypatch):
     launch = Pack.launch
 
-    def refuse(pack):
+    def refuse(pack, **named):
         if any(slot.planned.trial.family == "mlp" for _, slot in pack.occupied):
             raise MemoryError
-        return launch(pack)
+        return launch(pack, **named)
 
     monkeypatch.setattr(Pack, "launch", refuse)
     _, ended, _ = train(data, jax.local_devices())
@@ -122,13 +126,47 @@ def test_a_trial_that_does_not_fit_alone_fails_and_the_others_go_on(data, monkey
     assert len(ended) == 10
 
 
-def test_a_mistake_in_the_code_is_raised_not_swallowed(data, monkeypatch):
-    def fail(_):
-        raise ZeroDivisionError("a mistake")
+def test_what_a_module_raises_fails_its_own_trials_and_says_where(data, monkeypatch):
+    launch = Pack.launch
+
+    def fail(pack, **named):
+        if any(slot.planned.trial.family == "mlp" for _, slot in pack.occupied):
+            raise ZeroDivisionError("a mistake\nand more")
+        return launch(pack, **named)
 
     monkeypatch.setattr(Pack, "launch", fail)
-    with pytest.raises(ZeroDivisionError, match="a mistake"):
-        train(data, jax.local_devices())
+    _, ended, _ = train(data, jax.local_devices())
+    bad = [end for end in ended.values() if end.planned.trial.family == "mlp"]
+    assert {end.status for end in bad} == {"failed"}
+    assert all(re.fullmatch(r"ZeroDivisionError: a mistake \(test_scheduler.py, line \d+\)", end.reason) for end in bad)
+    assert {end.status for end in ended.values() if end not in bad} == {"done"}
+
+
+def test_a_size_whose_weights_cannot_be_drawn_fails_alone(data, monkeypatch):
+    initial = Workshop.initial_weights
+
+    def refuse(workshop, architecture, key):
+        if dict(architecture.arguments).get("width") == 3:
+            raise ValueError("no width of three")
+        return initial(workshop, architecture, key)
+
+    monkeypatch.setattr(Workshop, "initial_weights", refuse)
+    _, ended, _ = train(data, jax.local_devices())
+    statuses = {(dict(end.planned.trial.knobs).get("width"), end.status) for end in ended.values()}
+    assert statuses == {(3, "failed"), (4, "done"), (None, "done")}
+
+
+@pytest.mark.parametrize("error", [RunError("the disk is full"), ZeroDivisionError("a mistake")])
+def test_trouble_that_is_not_of_a_trial_ends_the_run_with_a_sentence(data, error):
+    def finished(_):
+        raise error
+
+    wanted = buckets()
+    waiting = {each.trial_id for bucket in wanted for each in bucket.trials}
+    observer = Observer(lambda _: None, finished, lambda _: None)
+    with pytest.raises(RunError, match=str(error)) as caught:
+        Scheduler(wanted, waiting, data=data, observer=observer).run(jax.local_devices())
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_seconds_are_shared_among_lanes(data):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scalejax.errors import SweepError
+from scalejax.errors import RunError, SweepError
 from scalejax.store import MeasurementRow, ResultRow, Store, TrialRow
 
 LOGISTIC = TrialRow(
@@ -142,7 +142,7 @@ def test_a_reader_sees_each_trial_as_soon_as_the_writer_has_finished_it(store: S
         store.finish(DONE, MEASURED)
         assert reader.counts()["done"] == 1
         assert len(reader.measurements()) == len(MEASURED)
-        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        with pytest.raises(RunError, match="readonly"):
             reader.start(["a"])
 
 
@@ -200,12 +200,12 @@ READ, WRITE = False, True
         (empty_file, READ, "no results here yet"),
         (no_database, READ, "not a readable ledger"),
         (no_database, WRITE, "not a readable ledger"),
-        (newer_version, READ, "schema 99, this one reads 2"),
-        (newer_version, WRITE, "schema 99, this one reads 2"),
+        (newer_version, READ, "schema 99, this one reads 3"),
+        (newer_version, WRITE, "schema 99, this one reads 3"),
         (other_program, READ, "another program"),
         (other_program, WRITE, "another program"),
         (folder, READ, "no results here"),
-        (folder, WRITE, "not a readable ledger"),
+        (folder, WRITE, "cannot be opened"),
     ],
 )
 def test_what_is_no_ledger_is_refused_in_one_line(path: Path, make, write: bool, says: str):

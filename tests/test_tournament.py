@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from scalejax import DataSpec, HalvingSpec, ModelGrid, Sweep, TrainSpec, run_sweep
 from scalejax.engine.halving import survivors, verdict
-from scalejax.engine.pack import Evaluation, Finished, Pack, Parked, Slot
+from scalejax.engine.pack import Pack
 from scalejax.engine.packing import Bucket
 from scalejax.engine.scheduler import Observer, Scheduler
+from scalejax.engine.slot import Evaluation, Finished, Parked, Slot
 from scalejax.engine.tournament import History, Tournament
 
 RATES, SEEDS, RUNGS = (1e-4, 1e-3, 1e-2, 1e-1), (0, 1), (10, 20)
@@ -134,11 +135,11 @@ def test_a_diverging_rate_is_stopped_first_and_keeps_nobody_waiting(data):
 def test_out_of_memory_in_the_middle_loses_no_trial(data, monkeypatch, full):
     launch, calls = Pack.launch, []
 
-    def refuse_sometimes(pack):
+    def refuse_sometimes(pack, **named):
         calls.append(pack.bucket.lanes)
         if pack.bucket.lanes > 1 and len(calls) in (2, 9):
             raise MemoryError
-        return launch(pack)
+        return launch(pack, **named)
 
     monkeypatch.setattr(Pack, "launch", refuse_sometimes)
     trials = competitors((3, 4))

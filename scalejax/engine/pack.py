@@ -1,9 +1,10 @@
 """A pack: the lanes of one bucket running on one group of devices, and which trial is in which lane."""
 
+import functools
 import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -12,86 +13,20 @@ from flax import nnx
 
 from scalejax.engine.device import Group
 from scalejax.engine.lanes import DeviceData, Order, Outcome, empty
-from scalejax.engine.packing import Bucket
+from scalejax.engine.packing import CALL_SECONDS, Bucket
 from scalejax.engine.padding import stack_padded
 from scalejax.engine.programs import PLACED, Programs
-from scalejax.engine.step import Cursor, Leaf, Settings, TrialState
+from scalejax.engine.slot import Evaluation, Finished, Parked, Slot
+from scalejax.engine.snapshot import Snapshot, bits, keyed
+from scalejax.engine.step import Cursor, Settings, TrialState
 from scalejax.engine.trial import PlannedTrial
 
 Weights = tuple[nnx.State, nnx.State]
 
+LONGEST_CALL = 2 * CALL_SECONDS  # above which calls are shortened
 
-@dataclass(frozen=True)
-class Evaluation:
-    """One measurement along a trial's training."""
-
-    step: int
-    examples_seen: int
-    train_loss: float
-    validation_loss: float
-    validation_error: float
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A trial that has ended, and all that is known of it; losses are of its best step.
-
-    `status` is "done", "diverged", "stopped" or "failed"; `reason` says why in words if it is not "done".
-    """
-
-    planned: PlannedTrial
-    status: str
-    reason: str
-    evaluations: tuple[Evaluation, ...]
-    best_step: int | None
-    test_loss: float | None
-    test_error: float | None
-    seconds: float  # the lane's share of the program's time
-    mode: str
-
-    @property
-    def best(self) -> Evaluation | None:
-        """The evaluation at the best step."""
-        return next((each for each in self.evaluations if each.step == self.best_step), None)
-
-
-@dataclass
-class Slot:
-    """A trial in a lane.
-
-    `step` is where the calls that were launched will have brought it, `evaluations` what the landed ones have seen.
-    """
-
-    planned: PlannedTrial
-    step: int = 0
-    seconds: float = 0.0
-    stale: int = 0  # evaluations since the best
-    evaluations: list[Evaluation] = field(default_factory=list)
-    ended: bool = False
-
-    @property
-    def next_stop(self) -> int:
-        """The step of the next evaluation, at the latest the horizon."""
-        trial = self.planned.trial
-        return min((self.step // trial.evaluate_every + 1) * trial.evaluate_every, trial.steps)
-
-    @property
-    def best_step(self) -> int:
-        """The step of the lowest validation loss so far."""
-        return self.evaluations[-1 - self.stale].step
-
-
-@dataclass(frozen=True)
-class Parked:
-    """A trial that waits at a rung, outside of any lane, until its competitors have arrived; its state as arrays."""
-
-    slot: Slot
-    state: TrialState
-
-    @property
-    def planned(self) -> PlannedTrial:
-        """The trial."""
-        return self.slot.planned
+# On the device: the next call uses the lanes up, and must not wait for the host to have read them.
+_copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))
 
 
 @dataclass(frozen=True)
@@ -106,6 +41,7 @@ class Flight:
     parked: dict[int, TrialState]  # by lane: [devices, ...], one of them the lane's
     outcome: Outcome
     began: float
+    copied: TrialState | None = None  # all lanes after the call, if a snapshot was asked for
 
     @property
     def decisive(self) -> bool:
@@ -115,11 +51,15 @@ class Flight:
 
 @dataclass(frozen=True)
 class Landing:
-    """What a call has brought: the steps that each trial took, who has ended, and who waits at a rung."""
+    """What a call has brought: the steps that each trial took, who has ended, and who waits at a rung.
+
+    `snapshot` is of the trials that are still in lanes, as they were when the call ended, if it was asked for.
+    """
 
     steps: dict[PlannedTrial, int]
     ended: list[Finished]
     parked: list[Parked]
+    snapshot: Snapshot | None
 
 
 class Pack:
@@ -132,8 +72,9 @@ class Pack:
         self._programs = programs
         self._slots: list[Slot | None] = [None] * (bucket.lanes * len(group.devices))
         self._blank = set(range(len(self._slots)))  # lanes that were never written
-        self._example: tuple[PlannedTrial, Weights] | None = None  # what an idle lane is filled with
+        self._example: tuple[PlannedTrial, Weights] | Parked | None = None  # what an idle lane is filled with
         self._landed = 0.0  # when the latest call did
+        self._pace = 0.0  # seconds a step of the latest call without evaluation
         self.lanes = jax.device_put(empty(bucket.recipe, len(self._slots)), group.by_lane)
 
     @property
@@ -158,8 +99,9 @@ class Pack:
         """Let a trial that has waited go on in a lane."""
         self.lanes = self._programs.result().restore(self.lanes, np.int32(number), parked.state)
         self._blank.discard(number)
+        self._example = self._example or parked
         # A copy: should this call be refused, the parked trial is as it was.
-        self._slots[number] = replace(parked.slot, evaluations=list(parked.slot.evaluations))
+        self._slots[number] = parked.slot.copy()
 
     def adopt(self, lanes: TrialState, planned: PlannedTrial) -> None:
         """Take over a ready state of all lanes, each with a trial like `planned` at its start."""
@@ -168,20 +110,28 @@ class Pack:
 
     def fill_idle(self) -> None:
         """Give lanes that never had a trial something harmless to compute: the zeros there are no valid settings."""
-        if self._example is not None and self._blank:
+        if isinstance(self._example, Parked):
+            for number in self._blank:
+                self.lanes = self._programs.result().restore(self.lanes, np.int32(number), self._example.state)
+            self._blank.clear()
+        elif self._example is not None and self._blank:
             self._write([(number, *self._example) for number in sorted(self._blank)])
 
-    def launch(self) -> Flight:
+    def launch(self, *, copy: bool = False) -> Flight:
         """Set off to the next step at which any lane has an evaluation, or as far as one call goes.
 
         Lanes whose trial comes to its horizon or to a rung are free at once: the next trial is written behind the call.
+
+        Args:
+            copy: whether its landing shall bring a snapshot.
         """
         slots = dict(self.occupied)
-        count = min(self.bucket.call_steps, *(slot.next_stop - slot.step for slot in slots.values()))
+        count = min(self._call_steps, *(slot.next_stop - slot.step for slot in slots.values()))
         due = frozenset(number for number, slot in slots.items() if slot.step + count == slot.next_stop)
         ending = frozenset(n for n, slot in slots.items() if slot.step + count == slot.planned.trial.steps)
         began = time.perf_counter()
         outcome = self._dispatch(count, due=due, ending=ending)
+        copied = _copy(self.lanes) if copy else None
         parked = {}
         for number, slot in slots.items():
             slot.step += count
@@ -190,7 +140,7 @@ class Pack:
             if number in ending or number in parked:
                 self._slots[number] = None
         steps = {number: slot.step for number, slot in slots.items()}
-        return Flight(count, steps, slots, due, ending, parked, outcome, began)
+        return Flight(count, steps, slots, due, ending, parked, outcome, began, copied)
 
     def land(self, flight: Flight) -> Landing:
         """Wait for a call and read its outcome; calls land in the order in which they were launched."""
@@ -198,11 +148,14 @@ class Pack:
         present = {number: slot for number, slot in flight.slots.items() if not slot.ended}
         for number in flight.due & present.keys():
             self._note(present[number], number, flight, outcome)
-        impatient = {n for n in (flight.due - flight.ending) & present.keys() if _is_impatient(present[n])}
+        impatient = {n for n in (flight.due - flight.ending) & present.keys() if present[n].impatient}
         late = jax.device_get(self._dispatch(0, due=(), ending=impatient)) if impatient else outcome
         now = time.perf_counter()
-        share = (now - max(flight.began, self._landed)) / len(flight.slots)
+        elapsed = now - max(flight.began, self._landed)
         self._landed = now
+        if not flight.due:
+            self._pace = elapsed / flight.count
+        share = elapsed / len(flight.slots)
         ended, parked = [], []
         for number, slot in present.items():
             slot.seconds += share
@@ -214,7 +167,18 @@ class Pack:
                     self._slots[number] = None
             elif number in flight.parked:
                 parked.append(Parked(slot, self._own(flight.parked[number], number)))
-        return Landing({slot.planned: flight.count for slot in present.values()}, ended, parked)
+        steps = {slot.planned: flight.count for slot in present.values()}
+        return Landing(steps, ended, parked, _snapshot(flight, present))
+
+    def snapshot(self) -> Snapshot:
+        """Return the trials in lanes as they are; no call may be on its way, and none may follow."""
+        return Snapshot(self.lanes, {number: slot.copy() for number, slot in self.occupied})
+
+    @property
+    def _call_steps(self) -> int:
+        """The most steps of a call: as planned, unless it turned out that a stop would have to wait too long."""
+        most = self.bucket.call_steps
+        return most if most * self._pace < LONGEST_CALL else max(1, int(CALL_SECONDS / self._pace))
 
     def call(self, steps: int, *, due: Sequence[int], ending: Sequence[int]) -> Outcome:
         """Run the program once and bring its outcome to the host; the trials' own steps are not counted on."""
@@ -256,14 +220,7 @@ class Pack:
     def _own(self, states: TrialState, number: int) -> TrialState:
         """Bring a lane's state to the host, of those that all devices have extracted."""
         device = number // self.bucket.lanes
-
-        def one(leaf: jax.Array) -> Leaf:
-            if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                return np.asarray(leaf)[device]
-            bits = np.asarray(jax.random.key_data(leaf))[device]
-            return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaf))
-
-        return jax.tree.map(one, states)
+        return jax.tree.map(lambda leaf: keyed(bits(leaf)[device], leaf), states)
 
     @staticmethod
     def _note(slot: Slot, number: int, flight: Flight, outcome: Outcome) -> None:
@@ -295,21 +252,15 @@ class Pack:
         )
 
 
-def failed(planned: PlannedTrial, reason: str, *, mode: str) -> Finished:
-    """Return the end of a trial that could not be trained."""
-    return Finished(planned, "failed", reason, (), None, None, None, 0.0, mode)
-
-
-def stopped(parked: Parked, reason: str, *, mode: str) -> Finished:
-    """Return the end of a trial that halving has stopped at a rung."""
-    slot = parked.slot
-    found = tuple(slot.evaluations)
-    return Finished(slot.planned, "stopped", reason, found, slot.best_step, None, None, slot.seconds, mode)
-
-
-def _is_impatient(slot: Slot) -> bool:
-    patience = slot.planned.trial.patience
-    return patience is not None and slot.stale >= patience
+def _snapshot(flight: Flight, present: dict[int, Slot]) -> Snapshot | None:
+    """Return the trials of a call that has landed and that stay in their lanes."""
+    if flight.copied is None:
+        return None
+    gone = flight.ending | flight.parked.keys()
+    staying = {number: slot for number, slot in present.items() if number not in gone and not slot.ended}
+    # Another call may have been launched since.
+    slots = {number: replace(slot.copy(), step=flight.steps[number]) for number, slot in staying.items()}
+    return Snapshot(flight.copied, slots)
 
 
 def _diverged(slot: Slot, outcome: Outcome, number: int, flight: Flight) -> str:

@@ -187,6 +187,6 @@ class Workshop:
                 self._orders[what] = self._threads.submit(make)
             return self._orders[what]
 
-    def close(self) -> None:
-        """Give up what nobody waits for."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+    def close(self, *, wait: bool = True) -> None:
+        """Give up what nobody waits for; wait for what is being compiled unless there is no time."""
+        self._threads.shutdown(wait=wait, cancel_futures=True)

@@ -1,22 +1,31 @@
 """The scheduler: keeps every lane of every device busy until no trial is left."""
 
 import threading
+import time
+import traceback
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import jax
 
 from scalejax.data import DataSet
+from scalejax.engine.checkpoint import Checkpoints, Shelf
 from scalejax.engine.device import Device, Group, groups
 from scalejax.engine.lanes import DeviceData, blocks
-from scalejax.engine.pack import Finished, Flight, Pack, Parked, Weights, failed, stopped
+from scalejax.engine.mode import program_key
+from scalejax.engine.pack import Flight, Pack, Weights
 from scalejax.engine.packing import Bucket
 from scalejax.engine.programs import Workshop
+from scalejax.engine.slot import Finished, Parked, failed, stopped
+from scalejax.engine.snapshot import Snapshot
 from scalejax.engine.step import Examples
 from scalejax.engine.tournament import Decision, Tournament
 from scalejax.engine.trial import PlannedTrial
+from scalejax.errors import RunError
 
+STOP_SECONDS = 8.0  # for calls to end and checkpoints to be written once a run is told to stop
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # in the message of XLA's error
 
 Waiting = PlannedTrial | Parked  # to begin, or to go on
@@ -59,6 +68,8 @@ class Scheduler:
         data: in memory.
         observer: is told what happens.
         tournament: the halving, if there is one.
+        checkpoints: where trials on their way are kept, if they are.
+        begun: trials that go on where an earlier run left them, by id.
     """
 
     def __init__(
@@ -69,45 +80,74 @@ class Scheduler:
         data: DataSet,
         observer: Observer,
         tournament: Tournament | None = None,
+        checkpoints: Checkpoints | None = None,
+        begun: Mapping[str, Parked] | None = None,
     ):
+        self._begun = begun or {}
+        fresh = {trial_id for trial_id in waiting if trial_id not in self._begun}
         self._works = [
-            Work(bucket, deque(planned for planned in bucket.trials if planned.trial_id in waiting))
-            for bucket in buckets
+            Work(bucket, deque(planned for planned in bucket.trials if planned.trial_id in fresh)) for bucket in buckets
         ]
         self._home = {planned.trial_id: work for work in self._works for planned in work.bucket.trials}
         self._data = data
         self._observer = observer
         self._tournament = tournament
+        self._checkpoints = checkpoints
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._errors: list[BaseException] = []
+        self._errors: list[RunError] = []
         self._weights: dict[tuple, Weights] = {}
         self._workshop = Workshop(data.card)
 
-    def run(self, devices: Sequence[Device]) -> None:
-        """Train everything. Returns when all trials have ended.
+    def run(self, devices: Sequence[Device]) -> bool:
+        """Train everything. Returns whether all trials have ended; they have not if it was stopped.
 
         Raises:
-            BaseException: what a worker raised outside a trial, once the others have stopped.
+            RunError: a worker met with trouble that is not of a trial, once the others have stopped and saved.
         """
         teams = groups(devices)
-        if self._tournament:
-            self._carry_out(self._tournament.begin())
+        self._admit()
         self._order_programs(teams)
         workers = [threading.Thread(target=self._work, args=(team,), daemon=True) for team in teams]
         for worker in workers:
             worker.start()
+        complete = False
         try:
-            for worker in workers:
-                while worker.is_alive():
-                    worker.join(timeout=0.2)  # so that the main thread hears an interrupt
+            while (alive := [worker for worker in workers if worker.is_alive()]) and not self._stopping.is_set():
+                alive[0].join(timeout=0.2)  # so that the main thread hears a signal
+            complete = not self._stopping.is_set()
         finally:
-            self._stopping.set()
-            for worker in workers:
-                worker.join()
-            self._workshop.close()
-        if self._errors:
-            raise self._errors[0]
+            self._wind_up(workers, complete=complete)
+        return complete
+
+    def _wind_up(self, workers: Sequence[threading.Thread], *, complete: bool) -> None:
+        """Wait for the workers and what they save; not for ever if they were told to stop."""
+        self._stopping.set()
+        deadline = time.monotonic() + STOP_SECONDS
+        for worker in workers:
+            worker.join(timeout=max(0.0, deadline - time.monotonic()))
+        self._workshop.close(wait=complete)
+        try:
+            if self._checkpoints:
+                left = max(1.0, deadline - time.monotonic())
+                self._checkpoints.finish(complete=complete, seconds=None if complete else left)
+        finally:
+            if self._errors:
+                raise self._errors[0]
+
+    def stop(self) -> None:
+        """Have the workers save what is on its way and end."""
+        self._stopping.set()
+
+    def _admit(self) -> None:
+        """Let the trials that an earlier run has begun go on, before all others; those at a rung ask the halving."""
+        if self._tournament:
+            self._carry_out(self._tournament.begin())
+        for parked in reversed(list(self._begun.values())):
+            if self._tournament and parked.slot.step in parked.planned.rungs:
+                self._carry_out(self._tournament.arrive(parked))
+            else:
+                self._home[parked.planned.trial_id].queue.appendleft(parked)
 
     def _order_programs(self, teams: Sequence[Group]) -> None:
         """Have the programs compiled in the background, those first that are needed first.
@@ -133,7 +173,7 @@ class Scheduler:
                     data[part] = _device_data(self._data, part)
                 self._train(work, part, data[part])
         except BaseException as error:
-            self._errors.append(error)
+            self._errors.append(error if isinstance(error, RunError) else _broke_off(error))
             self._stopping.set()
 
     def _most_work(self) -> Work:
@@ -150,26 +190,47 @@ class Scheduler:
         bucket = work.bucket
         flying: dict[str, Waiting] = {}
         flights: deque[Flight] = deque()
+        shelf = self._checkpoints.open(program_key(bucket)[:8]) if self._checkpoints else None
         try:
             programs = self._workshop.order(bucket.recipe, bucket.lanes, group)
             pack = Pack(bucket, group=group, data=data, programs=programs)
-            self._draw(list(work.queue))
+            self._draw(work)
             while True:
                 if not self._stopping.is_set():
                     self._refill(pack, work.queue, flying)
                     if pack.occupied:
-                        flights.append(pack.launch())
+                        flights.append(pack.launch(copy=self._due(shelf)))
                         if len(flights) == 1 and not flights[0].decisive:
                             continue
                 if not flights:
-                    return
-                self._land(pack, flights.popleft(), flying)
+                    break
+                self._land(pack, flights.popleft(), flying, work=work, shelf=shelf)
                 while flights and flights[-1].decisive:
-                    self._land(pack, flights.popleft(), flying)
-        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+                    self._land(pack, flights.popleft(), flying, work=work, shelf=shelf)
+            self._save(pack.snapshot(), work, shelf)
+        except RunError:
+            raise  # trouble of the run, not of a trial
+        except Exception as error:  # a device that refuses, or a module that fails
             self._refused(work, bucket, flying, error)
+        finally:
+            if shelf and self._checkpoints and not self._stopping.is_set():
+                self._checkpoints.close(shelf)
 
-    def _land(self, pack: Pack, flight: Flight, flying: dict[str, Waiting]) -> None:
+    def _due(self, shelf: Shelf | None) -> bool:
+        return bool(shelf and self._checkpoints and self._checkpoints.due(shelf))
+
+    def _save(self, snapshot: Snapshot, work: Work, shelf: Shelf | None) -> None:
+        """Have a pack's trials written, those at a rung and those that wait to go on included."""
+        if not (shelf and self._checkpoints):
+            return
+        with self._lock:
+            outside = [waiting for waiting in work.queue if isinstance(waiting, Parked)]
+            if self._tournament:
+                waiting = self._tournament.waiting
+                outside += [each for each in waiting if self._home[each.planned.trial_id] is work]
+        self._checkpoints.save(shelf, replace(snapshot, parked=outside))
+
+    def _land(self, pack: Pack, flight: Flight, flying: dict[str, Waiting], *, work: Work, shelf: Shelf | None) -> None:
         """Wait for a call, and tell what it has brought."""
         landing = pack.land(flight)
         with self._lock:
@@ -181,9 +242,13 @@ class Scheduler:
                 del flying[parked.planned.trial_id]
                 if self._tournament:
                     self._carry_out(self._tournament.arrive(parked))
+        if landing.snapshot:
+            self._save(landing.snapshot, work, shelf)
 
     def _end(self, finished: Finished) -> None:
         self._observer.finished(finished)
+        if self._checkpoints:
+            self._checkpoints.ended(finished.planned.trial_id)
         if self._tournament:
             self._carry_out(self._tournament.leave(finished))
 
@@ -195,6 +260,8 @@ class Scheduler:
         for parked, reason in decision.stop:
             mode = self._home[parked.planned.trial_id].bucket.recipe.mode
             self._observer.finished(stopped(parked, reason, mode=mode))
+            if self._checkpoints:
+                self._checkpoints.ended(parked.planned.trial_id)
 
     def _refused(self, work: Work, bucket: Bucket, flying: dict[str, Waiting], error: Exception) -> None:
         """Answer to a device that refuses: fewer lanes if memory is short, else its trials fail; others may still fit.
@@ -209,9 +276,8 @@ class Scheduler:
                 work.bucket = replace(bucket, lanes=min(work.bucket.lanes, bucket.lanes // 2))
                 work.queue.extendleft(reversed(flying.values()))
                 return
-            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             for waiting in flying.values():
-                self._end(failed(_planned(waiting), reason, mode=bucket.recipe.mode))
+                self._end(failed(_planned(waiting), reason_of(error), mode=bucket.recipe.mode))
 
     def _refill(self, pack: Pack, queue: deque[Waiting], flying: dict[str, Waiting]) -> None:
         with self._lock:
@@ -225,11 +291,22 @@ class Scheduler:
         pack.place([(slot, planned, self._initial(planned)) for slot, planned in fresh])
         pack.fill_idle()
 
-    def _draw(self, queue: Sequence[Waiting]) -> None:
+    def _draw(self, work: Work) -> None:
         """Draw all initial weights before the first call: later on an accelerator they would wait behind its work."""
-        for waiting in queue:
-            if not isinstance(waiting, Parked):
-                self._initial(waiting)
+        refused: dict[str, Exception] = {}
+        for waiting in list(work.queue):
+            if not isinstance(waiting, Parked) and not self._stopping.is_set():
+                try:
+                    self._initial(waiting)
+                except (jax.errors.JaxRuntimeError, MemoryError):
+                    raise
+                except Exception as error:  # of the module, so of this size alone
+                    refused[waiting.trial_id] = error
+        with self._lock:
+            for planned in [each for each in work.queue if _planned(each).trial_id in refused]:
+                work.queue.remove(planned)
+                reason = reason_of(refused[_planned(planned).trial_id])
+                self._end(failed(_planned(planned), reason, mode=work.bucket.recipe.mode))
 
     def _initial(self, planned: PlannedTrial) -> Weights:
         """Return a trial's initial weights at its true size, on the host, drawn once for all trials that share them."""
@@ -253,6 +330,22 @@ def _planned(waiting: Waiting) -> PlannedTrial:
 
 def _steps_left(waiting: Waiting) -> int:
     return waiting.planned.trial.steps - waiting.slot.step if isinstance(waiting, Parked) else waiting.trial.steps
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what went wrong in one line, and in which line of the code."""
+    said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    if isinstance(error, jax.errors.JaxRuntimeError | MemoryError):
+        return said  # of the device; the line says nothing
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{said} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else said
+
+
+def _broke_off(error: BaseException) -> RunError:
+    says = f"training broke off: {reason_of(error)}; finished trials are kept, and the same command goes on from there"
+    trouble = RunError(says)
+    trouble.__cause__ = error
+    return trouble
 
 
 def _drain(queue: deque[Waiting]) -> Iterator[Waiting]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from scalejax.engine.halving import cell_of, verdict
-from scalejax.engine.pack import Finished, Parked
+from scalejax.engine.slot import Finished, Parked
 from scalejax.engine.trial import PlannedTrial, Trial
 
 
@@ -43,6 +43,7 @@ class Cell:
     trials: list[PlannedTrial]
     rates: tuple[float, ...]  # that are still in the race
     rung: int = 0  # the next one, by its number
+    out: dict[float, str] = field(default_factory=dict)  # rates that are not, and why
 
     def competitors(self) -> list[PlannedTrial]:
         """Return the trials of the rates that are still in the race."""
@@ -76,6 +77,11 @@ class Tournament:
             for key, members in cells.items()
         }
 
+    @property
+    def waiting(self) -> list[Parked]:
+        """Trials that wait at a rung for their competitors."""
+        return list(self._waiting.values())
+
     def begin(self) -> Decision:
         """Decide what is known from earlier runs."""
         decision = Decision()
@@ -88,8 +94,11 @@ class Tournament:
         name, slot = parked.planned.trial_id, parked.slot
         cell = self._cells[cell_of(parked.planned.trial)]
         self._histories[name] = History({each.step: each.validation_loss for each in slot.evaluations})
+        # Decided already, where an earlier run had come further.
+        if parked.planned.trial.learning_rate in cell.out:
+            return Decision(stop=[(parked, cell.out[parked.planned.trial.learning_rate])])
         if slot.step in cell.trials[0].rungs[: cell.rung]:
-            return Decision(go_on=[parked])  # decided already: an earlier run had stopped it here
+            return Decision(go_on=[parked])
         self._waiting[name] = parked
         return self._decide(cell, Decision())
 
@@ -120,6 +129,8 @@ class Tournament:
         for each in cell.competitors():
             losses.setdefault(each.trial.learning_rate, []).append(found[each.trial_id])
         best = verdict(losses, self._reduction)
+        why = f"at step {rung} its learning rate was not among the best {len(best)} of {len(losses)} of its cell"
+        cell.out.update(dict.fromkeys(losses.keys() - set(best), why))
         for each in cell.competitors():
             parked = self._waiting.pop(each.trial_id, None)
             if parked is None:
@@ -127,8 +138,7 @@ class Tournament:
             if each.trial.learning_rate in best:
                 decision.go_on.append(parked)
             else:
-                among = f"the best {len(best)} of {len(losses)}"
-                decision.stop.append((parked, f"at step {rung} its learning rate was not among {among} of its cell"))
+                decision.stop.append((parked, why))
         cell.rates, cell.rung = best, cell.rung + 1
 
     def _score(self, planned: PlannedTrial, rung: int) -> float | None:

@@ -55,19 +55,24 @@ class ProgressDisplay:
         self._done += spared
         self._show(last=sum(self._ended.values()) == self._trials)
 
+    @property
+    def eta_seconds(self) -> float | None:
+        """The time left, by the pace so far; None while it would be a guess."""
+        share = min(self._done / self._work, 1.0) if self._work else 1.0
+        return (time.monotonic() - self._began) * (1 - share) / share if share > WARM_UP_SHARE else None
+
     def line(self) -> str:
         """Return the state in one line."""
         elapsed = max(time.monotonic() - self._began, 1e-9)
-        share = min(self._done / self._work, 1.0) if self._work else 1.0
         bad = [f"{count} {status}" for status, count in sorted(self._ended.items()) if status != "done"]
-        left = duration(elapsed * (1 - share) / share) if share > WARM_UP_SHARE else "..."
+        eta = self.eta_seconds
         parts = [
             f"{sum(self._ended.values())}/{self._trials} trials",
             *bad,
             f"{self._steps / elapsed:,.0f} steps/s",
             f"{flops_per_second(self._flops / elapsed)}",
             f"{duration(elapsed)} elapsed",
-            f"ETA {left}",
+            f"ETA {'...' if eta is None else duration(eta)}",
         ]
         return ", ".join(parts)
 

@@ -1,0 +1,206 @@
+"""Checkpoints: one a pack, written by Orbax in a thread of its own, and read by whichever run comes next.
+
+    checkpoints/0003-2f1c9a/17/    the seventeenth of a pack of the third run in this directory
+
+A folder is written by one pack alone and never again, so what an interrupted run has left stays whole until each of
+its trials has ended or is in a newer checkpoint.
+"""
+
+import shutil
+import threading
+import time
+import warnings
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scalejax.engine.slot import Parked
+from scalejax.engine.snapshot import Arrays, Homes, Manifest, Snapshot, UnreadableError, pack_up, unpack
+from scalejax.errors import RunError
+
+if TYPE_CHECKING:
+    from orbax.checkpoint import v1 as ocp
+
+SECONDS = 60.0  # between two checkpoints of a pack, by default
+KEPT = 2  # of a pack; should the last one be damaged, there is the one before
+
+
+@dataclass
+class Shelf:
+    """The checkpoints of one pack. `needed` are the trials for whose sake they are kept."""
+
+    folder: Path
+    needed: set[str]
+    open: bool  # its pack is at work
+    saved: float = field(default_factory=time.monotonic)  # when the latest was begun
+    number: int = 0
+    writing: "Future[None] | None" = None
+    checkpointer: "ocp.training.Checkpointer | None" = None
+
+
+class Checkpoints:
+    """All checkpoints in the directory of a run. Only one process may use it at a time.
+
+    Args:
+        folder: made when the first one is written.
+        seconds: between two checkpoints of a pack.
+    """
+
+    def __init__(self, folder: Path, *, seconds: float = SECONDS):
+        self._folder = folder
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._shelves = [Shelf(each, set(), open=False) for each in _subfolders(folder)]
+        self._run = 1 + max((_number(shelf.folder.name.partition("-")[0]) for shelf in self._shelves), default=0)
+        self._packs = 0
+        self._trouble: BaseException | None = None
+
+    def load(self, homes: Homes) -> dict[str, Parked]:
+        """Return the trials on their way that an earlier run has left, each as far as it has come, by id.
+
+        Args:
+            homes: the trials that are wanted.
+
+        Warns:
+            UserWarning: a checkpoint is damaged; the one before it is used, or its trials begin again.
+        """
+        found: dict[str, Parked] = {}
+        for shelf in self._shelves:
+            trials = _latest(shelf.folder, homes)
+            # A damaged one is kept until all trials have ended: what cannot be read today is not ours to throw away.
+            shelf.needed = set(homes) if trials is None else {each.planned.trial_id for each in trials}
+            for each in trials or ():
+                other = found.get(each.planned.trial_id)
+                if other is None or each.slot.step > other.slot.step:
+                    found[each.planned.trial_id] = each
+        self._clear()
+        return found
+
+    def open(self, name: str) -> Shelf:
+        """Return the place for the checkpoints of a pack that begins; `name` tells its program."""
+        with self._lock:
+            self._packs += 1
+            shelf = Shelf(self._folder / f"{self._run:04}-{self._packs:03}-{name}", set(), open=True)
+            self._shelves.append(shelf)
+            return shelf
+
+    def due(self, shelf: Shelf) -> bool:
+        """Say whether it is time for a checkpoint; never while the one before is still being written.
+
+        Raises:
+            RunError: an earlier one could not be written.
+        """
+        self._check()
+        idle = shelf.writing is None or shelf.writing.done()
+        return idle and time.monotonic() - shelf.saved >= self._seconds
+
+    def save(self, shelf: Shelf, snapshot: Snapshot) -> None:
+        """Have a snapshot written; returns at once."""
+        shelf.saved = time.monotonic()
+        if snapshot.trial_ids:
+            shelf.writing = self._writer.submit(self._write, shelf, snapshot)
+
+    def ended(self, trial_id: str) -> None:
+        """Take note that a trial needs no checkpoint any more."""
+        with self._lock:
+            for shelf in self._shelves:
+                shelf.needed.discard(trial_id)
+        self._clear()
+
+    def close(self, shelf: Shelf) -> None:
+        """Take note that a pack has ended; its checkpoints go as soon as nobody needs them."""
+        shelf.open = False
+        self._clear()
+
+    def finish(self, *, complete: bool, seconds: float | None = None) -> None:
+        """Wait for what is being written.
+
+        Args:
+            complete: whether all trials have ended; then nothing is left on the disk.
+            seconds: to wait at most.
+
+        Raises:
+            RunError: a checkpoint could not be written, or not in time.
+        """
+        late = wait([shelf.writing for shelf in self._shelves if shelf.writing], timeout=seconds).not_done
+        self._writer.shutdown(wait=not late, cancel_futures=True)
+        if complete:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            return
+        self._check()
+        if late:
+            says = f"the last checkpoint was not written within {seconds:.0f} s"
+            raise RunError(f"{self._folder}: {says}; the same command goes on from the one before it")
+
+    def _write(self, shelf: Shelf, snapshot: Snapshot) -> None:
+        from orbax.checkpoint import v1 as ocp
+
+        try:
+            arrays, manifest = pack_up(snapshot)
+            if shelf.checkpointer is None:
+                kept: Any = ocp.training.preservation_policies.LatestN(KEPT)  # Orbax's own types disagree
+                shelf.checkpointer = ocp.training.Checkpointer(str(shelf.folder.absolute()), preservation_policy=kept)
+            shelf.number += 1
+            shelf.checkpointer.save(shelf.number, arrays, custom_metadata=manifest, force=True)
+        except Exception as error:  # whatever Orbax and the file system raise
+            self._trouble = error
+            return
+        covered = snapshot.trial_ids
+        with self._lock:
+            for other in self._shelves:
+                other.needed = covered if other is shelf else other.needed - covered
+        self._clear()
+
+    def _check(self) -> None:
+        if self._trouble is not None:
+            says = f"a checkpoint cannot be written ({_first_line(self._trouble)})"
+            remedy = "see that the disk has room, then run the same command again: finished trials are kept"
+            raise RunError(f"{self._folder}: {says}; {remedy}") from self._trouble
+
+    def _clear(self) -> None:
+        """Remove the folders that nobody needs."""
+        with self._lock:
+            idle = [each for each in self._shelves if not (each.open or each.needed)]
+            idle = [each for each in idle if each.writing is None or each.writing.done()]
+            self._shelves = [each for each in self._shelves if each not in idle]
+        for shelf in idle:
+            shutil.rmtree(shelf.folder, ignore_errors=True)
+
+
+def _latest(folder: Path, homes: Homes) -> list[Parked] | None:
+    """Return the wanted trials of the newest checkpoint that can be read, None if there are some but none can."""
+    paths = sorted(_subfolders(folder), key=lambda path: _number(path.name), reverse=True)
+    paths = [path for path in paths if _number(path.name)]  # others are half written
+    for path, before in zip(paths, [*paths[1:], None], strict=True):
+        try:
+            return unpack(*_read(path), homes=homes)
+        except Exception as error:  # whatever Orbax raises at damaged files
+            remedy = f"{before} is used instead" if before else "its trials begin again"
+            warnings.warn(f"The checkpoint {path} cannot be read ({_first_line(error)}); {remedy}.", stacklevel=2)
+    return None if paths else []
+
+
+def _read(path: Path) -> tuple[Arrays, Manifest]:
+    from orbax.checkpoint import v1 as ocp
+
+    manifest: Any = ocp.metadata(str(path.absolute())).custom_metadata
+    arrays: Any = ocp.load(str(path.absolute()))
+    if not isinstance(arrays, dict) or not all(isinstance(each, np.ndarray) for each in arrays.values()):
+        raise UnreadableError("it holds something else")
+    return arrays, manifest
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(each for each in folder.iterdir() if each.is_dir()) if folder.is_dir() else []
+
+
+def _number(name: str) -> int:
+    return int(name) if name.isascii() and name.isdigit() else 0
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
