@@ -6,6 +6,7 @@ A folder is written by one pack alone and never again, so what an interrupted ru
 its trials has ended or is in a newer checkpoint.
 """
 
+import hashlib
 import shutil
 import threading
 import time
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from orbax.checkpoint import v1 as ocp
 
 SECONDS = 60.0  # between two checkpoints of a pack, by default
+SEAL = "sha256"  # the file in a checkpoint that vouches for the others
 KEPT = 2  # of a pack; should the last one be damaged, there is the one before
 
 
@@ -146,6 +148,7 @@ class Checkpoints:
                 shelf.checkpointer = ocp.training.Checkpointer(str(shelf.folder.absolute()), preservation_policy=kept)
             shelf.number += 1
             shelf.checkpointer.save(shelf.number, arrays, custom_metadata=manifest, force=True)
+            seal(shelf.folder / str(shelf.number))
         except Exception as error:  # whatever Orbax and the file system raise
             self._trouble = error
             return
@@ -174,8 +177,8 @@ class Checkpoints:
 def _latest(folder: Path, homes: Homes) -> list[Parked] | None:
     """Return the wanted trials of the newest checkpoint that can be read, None if there are some but none can."""
     paths = sorted(_subfolders(folder), key=lambda path: _number(path.name), reverse=True)
-    paths = [path for path in paths if _number(path.name)]  # others are half written
-    for path, before in zip(paths, [*paths[1:], None], strict=True):
+    paths = [path for path in paths if _number(path.name) and (path / SEAL).exists()]  # others are half written
+    for path, before in zip(paths, [*paths, None][1:], strict=True):
         try:
             return unpack(*_read(path), homes=homes)
         except Exception as error:  # whatever Orbax raises at damaged files
@@ -184,9 +187,28 @@ def _latest(folder: Path, homes: Homes) -> list[Parked] | None:
     return None if paths else []
 
 
+def seal(path: Path) -> None:
+    """Write a digest of all files of a checkpoint beside them; without it the checkpoint counts as half written."""
+    partial = path / f"{SEAL}.partial"
+    partial.write_text(_digest(path))
+    partial.replace(path / SEAL)
+
+
+def _digest(path: Path) -> str:
+    """Return a SHA-256 of the names and contents of all files in a folder, the seal apart."""
+    found = hashlib.sha256()
+    for file in sorted(each for each in path.rglob("*") if each.is_file() and each.stem != SEAL):
+        content = file.read_bytes()
+        found.update(f"{file.relative_to(path).as_posix()} {len(content)} ".encode())
+        found.update(content)
+    return found.hexdigest()
+
+
 def _read(path: Path) -> tuple[Arrays, Manifest]:
     from orbax.checkpoint import v1 as ocp
 
+    if (path / SEAL).read_bytes() != _digest(path).encode():  # looked at first: nobody parses damaged files
+        raise UnreadableError("its checksum does not match")
     manifest: Any = ocp.metadata(str(path.absolute())).custom_metadata
     arrays: Any = ocp.load(str(path.absolute()))
     if not isinstance(arrays, dict) or not all(isinstance(each, np.ndarray) for each in arrays.values()):
