@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scalejax.errors import Interrupted
+from scalejax.errors import Interrupted, RunError
 from scalejax.run_directory import CHECKPOINTS, FIGURES, LEDGER, locked, prepare, read_environment
 from scalejax.run_rows import measurement_rows, result_row, trial_row
 from scalejax.run_watch import Accountant, Interruption, Pulse
@@ -65,11 +65,20 @@ class Run:
         return learning_curves(self.results())
 
     def save_figure(self) -> list[Path]:
-        """Draw the learning curves to figures/learning_curves.png and .svg and return their paths."""
+        """Draw the learning curves to figures/learning_curves.png and .svg and return their paths.
+
+        Raises:
+            ValueError: no trial has finished.
+            RunError: the figure cannot be written.
+        """
         from scalejax.report.plot import plot_learning_curves, save_figure
 
         axes = plot_learning_curves(self.curves())
-        return list(save_figure(axes.figure, self.directory / FIGURES, "learning_curves"))
+        try:
+            return list(save_figure(axes.figure, self.directory / FIGURES, "learning_curves"))
+        except OSError as error:
+            says = f"the figure cannot be written ({error.strerror or error}); all results are in {LEDGER}"
+            raise RunError(f"{self.directory / FIGURES}: {says}, and the same command draws it again") from error
 
     def summary(self) -> list[str]:
         """Say in words which curves have flattened and which still fall, and what halving has stopped."""
@@ -165,6 +174,8 @@ def _train(
     with ExitStack() as exits:
         stream = None if progress else exits.enter_context(Path(os.devnull).open("w"))
         display = exits.enter_context(ProgressDisplay(trials=len(waiting), work=accountant.total, stream=stream))
+        if begun:
+            display.say(f"{len(begun)} trials go on where an earlier run left them")
         exits.enter_context(Pulse(store, accountant=accountant, display=display))
 
         def started(trials: Sequence["PlannedTrial"]) -> None:

@@ -50,12 +50,12 @@ def scalejax(*arguments: object, **named) -> "subprocess.Popen[str]":
 def run(directory: Path, overrides: Sequence[str]) -> "subprocess.Popen[str]":
     """Start or resume the sweep in a directory, its output in a file beside it."""
     sets = [part for each in overrides for part in ("--set", each)]
-    log = directory.with_suffix(".log").open("a")
-    return scalejax(
-        *("run", QUICKSTART, "--out", directory, "--checkpoint-seconds", CHECKPOINT_SECONDS, *sets),
-        stdout=log,
-        stderr=subprocess.STDOUT,
-    )
+    with directory.with_suffix(".log").open("a") as log:
+        return scalejax(
+            *("run", QUICKSTART, "--out", directory, "--checkpoint-seconds", CHECKPOINT_SECONDS, *sets),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
 
 
 def saving(directory: Path) -> bool:

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -313,8 +314,16 @@ def test_what_cannot_be_written_ends_the_run_with_a_sentence(data, tmp_path):
     folder = tmp_path / "checkpoints"
     folder.write_text("a file where the folder should be")
     with pytest.raises(RunError, match="a checkpoint cannot be written") as caught:
-        train(buckets(trials_of()), data, folder)
+        train(buckets(trials_of()), data, folder, stop_after=4)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_disk_without_room_is_noticed_before_anything_is_written(data, tmp_path, monkeypatch):
+    folder = tmp_path / "checkpoints"
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    with pytest.raises(RunError, match=r"it takes 0\.0 MB, and the disk has 1\.0 MB left"):
+        train(buckets(trials_of()), data, folder, stop_after=4)
+    assert not list(files(folder))
 
 
 def test_a_checkpoint_is_due_after_its_seconds_and_not_before(data, tmp_path):

@@ -7,9 +7,11 @@ its trials has ended or is in a newer checkpoint.
 """
 
 import hashlib
+import logging
 import shutil
 import threading
 import time
+import traceback
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 SECONDS = 60.0  # between two checkpoints of a pack, by default
 SEAL = "sha256"  # the file in a checkpoint that vouches for the others
+SPARE_BYTES = 1_000_000  # for the files around the arrays, and for the ledger
+LONGEST_REASON = 120  # characters
 KEPT = 2  # of a pack; should the last one be damaged, there is the one before
 
 
@@ -139,12 +143,12 @@ class Checkpoints:
             raise RunError(f"{self._folder}: {says}; the same command goes on from the one before it")
 
     def _write(self, shelf: Shelf, snapshot: Snapshot) -> None:
-        from orbax.checkpoint import v1 as ocp
-
         try:
+            ocp = _orbax()
             arrays, manifest = pack_up(snapshot)
+            self._check_room(sum(array.nbytes for array in arrays.values()))
             if shelf.checkpointer is None:
-                kept: Any = ocp.training.preservation_policies.LatestN(KEPT)  # Orbax's own types disagree
+                kept = ocp.training.preservation_policies.LatestN(KEPT)
                 shelf.checkpointer = ocp.training.Checkpointer(str(shelf.folder.absolute()), preservation_policy=kept)
             shelf.number += 1
             shelf.checkpointer.save(shelf.number, arrays, custom_metadata=manifest, force=True)
@@ -158,9 +162,16 @@ class Checkpoints:
                 other.needed = covered if other is shelf else other.needed - covered
         self._clear()
 
+    def _check_room(self, size: int) -> None:
+        """Refuse beforehand what the disk has no room for: a write that fails half way is loud and leaves a mess."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self._folder).free
+        if free < size + SPARE_BYTES:
+            raise OSError(f"it takes {size / 1e6:.1f} MB, and the disk has {free / 1e6:.1f} MB left")
+
     def _check(self) -> None:
         if self._trouble is not None:
-            says = f"a checkpoint cannot be written ({_first_line(self._trouble)})"
+            says = f"a checkpoint cannot be written ({_reason(self._trouble)})"
             remedy = "see that the disk has room, then run the same command again: finished trials are kept"
             raise RunError(f"{self._folder}: {says}; {remedy}") from self._trouble
 
@@ -183,7 +194,7 @@ def _latest(folder: Path, homes: Homes) -> list[Parked] | None:
             return unpack(*_read(path), homes=homes)
         except Exception as error:  # whatever Orbax raises at damaged files
             remedy = f"{before} is used instead" if before else "its trials begin again"
-            warnings.warn(f"The checkpoint {path} cannot be read ({_first_line(error)}); {remedy}.", stacklevel=2)
+            warnings.warn(f"The checkpoint {path} cannot be read ({_reason(error)}); {remedy}.", stacklevel=2)
     return None if paths else []
 
 
@@ -205,10 +216,9 @@ def _digest(path: Path) -> str:
 
 
 def _read(path: Path) -> tuple[Arrays, Manifest]:
-    from orbax.checkpoint import v1 as ocp
-
     if (path / SEAL).read_bytes() != _digest(path).encode():  # looked at first: nobody parses damaged files
         raise UnreadableError("its checksum does not match")
+    ocp = _orbax()
     manifest: Any = ocp.metadata(str(path.absolute())).custom_metadata
     arrays: Any = ocp.load(str(path.absolute()))
     if not isinstance(arrays, dict) or not all(isinstance(each, np.ndarray) for each in arrays.values()):
@@ -224,5 +234,21 @@ def _number(name: str) -> int:
     return int(name) if name.isascii() and name.isdigit() else 0
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+def _orbax() -> Any:
+    """Import Orbax, and keep it from printing the errors that it also raises: we say them in a sentence."""
+    from orbax.checkpoint import v1 as ocp
+
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_not_of_orbax)  # added once, however often this is called
+    return ocp
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    frames = traceback.extract_tb(record.exc_info[2]) if record.exc_info else []
+    return not any("orbax" in Path(each).parts for each in (record.pathname, *(frame.filename for frame in frames)))
+
+
+def _reason(error: BaseException) -> str:
+    """Return what an error says, short: Orbax and its storage append how they were configured."""
+    line = next(iter(str(error).splitlines()), "").split(" [")[0] or type(error).__name__
+    return line if len(line) <= LONGEST_REASON else f"... {line[-LONGEST_REASON:]}"

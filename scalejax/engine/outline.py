@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from scalejax.engine.checkpoint import KEPT
 from scalejax.engine.device import device_kind
 from scalejax.engine.forecast import Forecast
 from scalejax.engine.kinds import LOCAL
@@ -46,6 +47,8 @@ def outline(plan: Plan, forecast: Forecast | Simulation, *, simulation: Simulati
         "idle_flops": plan.idle_flops,
         "state_bytes": plan.state_bytes,
         "data_bytes": plan.data_bytes,
+        # Of each device's lanes at most as many as are kept, and one that is being written.
+        "checkpoint_bytes": (KEPT + 1) * plan.devices * plan.state_bytes,
         "forecast_seconds": forecast.total,
     } | ({"simulation": _simulation(simulation)} if simulation else {})
 

@@ -36,12 +36,13 @@ def plan_lines(facts: Mapping[str, Any]) -> list[str]:
     total = facts["useful_flops"] + facts["padding_flops"] + facts["idle_flops"]
     stopped = facts["stopped_early"]
     unless = f", but for the {stopped:,} that halving is to stop early" if stopped else ""
-    state, data = (quantity(facts[name], "B") for name in ("state_bytes", "data_bytes"))
+    state, data, disk = (quantity(facts[f"{name}_bytes"], "B") for name in ("state", "data", "checkpoint"))
     lines += [
         f"waste     {facts['waste']:.1%} of {quantity(total, 'FLOP')} "
         f"({facts['padding_flops'] / total:.1%} padding, {facts['idle_flops'] / total:.1%} idle lanes)",
         f"FLOPs     {quantity(facts['useful_flops'], 'FLOP')} useful",
         f"memory    {state} of lane states and {data} of data on each device, activations apart",
+        f"disk      at most {disk} of checkpoints, only while trials are on their way",
         f"forecast  {duration(facts['forecast_seconds'])} if every trial takes all its steps{unless}",
     ]
     if "simulation" in facts:

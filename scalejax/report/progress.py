@@ -42,6 +42,10 @@ class ProgressDisplay:
         if self._bar:
             self._bar.stop()
 
+    def say(self, sentence: str) -> None:
+        """Print a sentence above the progress."""
+        self._console.print(sentence, soft_wrap=True, highlight=False, markup=False)
+
     def advance(self, *, steps: int, flops: float, work: float) -> None:
         """Add what was done: training steps of all trials, their useful FLOPs, and their share of the work."""
         self._steps += steps
