@@ -1,5 +1,6 @@
 """What the data room keeps on disk: read again, checked, healed, and safe when several do it at once."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -107,3 +108,15 @@ def test_many_at_once(tmp_path: Path):
         assert np.array_equal(result["a"], arrays["a"])
         assert result["none"].shape == (0, 3)
     assert [file.name for file in tmp_path.iterdir()] == ["arrays.bin"]
+
+
+def test_what_a_killed_process_has_left_is_cleared_once_it_is_old(cache: Path):
+    load(MNIST)
+    (kept,) = cache.iterdir()
+    old, young = (kept.with_name(f"{kept.name}{name}.part") for name in ("old", "young"))
+    for path in (old, young):
+        path.touch()
+    os.utime(old, (0, 0))
+    kept.unlink()
+    load(MNIST)
+    assert set(cache.iterdir()) == {kept, young}  # the young one may be another process's

@@ -5,10 +5,12 @@ A file is one line of JSON (the checksum of the payload; name, type and shape of
 moment at which one is there without the other.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 
 _HEADER_BYTES = 4096  # a page, so that mapped arrays start aligned
-_CHUNK_BYTES = 1 << 22
+_STALE_SECONDS = 3600.0
 
 
 class _DamagedError(Exception):
@@ -67,6 +69,10 @@ def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     header = json.dumps({"sha256": digest.hexdigest(), "arrays": entries}).encode()
     if len(header) >= _HEADER_BYTES:
         raise ValueError(f"{len(arrays)} arrays are too many for the header of one cache file")
+    for stale in path.parent.glob(f"{path.name}*.part"):  # of a process that was killed while it wrote
+        with contextlib.suppress(OSError):
+            if time.time() - stale.stat().st_mtime > _STALE_SECONDS:
+                stale.unlink()
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:

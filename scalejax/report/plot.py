@@ -2,7 +2,6 @@
 
 import math
 import os
-import tempfile
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,14 +102,12 @@ def save_figure(figure: Figure | SubFigure, directory: str | os.PathLike[str], n
     paths = folder / f"{name}.png", folder / f"{name}.svg"
     with mpl.rc_context({"svg.hashsalt": "scalejax", "svg.fonttype": "path"}):
         for path, metadata in zip(paths, ({"Software": None}, {"Date": None}), strict=True):
-            handle, scratch = tempfile.mkstemp(dir=folder, prefix=f".{name}.", suffix=path.suffix)
-            os.close(handle)
+            scratch = folder / f".{name}.partial{path.suffix}"  # if killed, the next one takes its place
             try:
                 figure.canvas.figure.savefig(scratch, dpi=DPI, facecolor="white", metadata=metadata, bbox_inches=None)
-                Path(scratch).chmod(0o644)
-                Path(scratch).replace(path)
+                scratch.replace(path)
             finally:
-                Path(scratch).unlink(missing_ok=True)
+                scratch.unlink(missing_ok=True)
     return paths
 
 
