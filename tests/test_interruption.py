@@ -42,7 +42,7 @@ evaluate_every = {every}
 """
 ENDLESS, SHORT = {"steps": 1_000_000_000, "every": 1_000_000}, {"steps": 120, "every": 20}
 STOPPING = """
-import os, signal, sys
+import os, signal, time
 from scalejax import run_watch
 from scalejax.cli import entry
 show, calls = run_watch.Accountant.show, []
@@ -51,6 +51,7 @@ def shown(accountant, progress, display):
     calls.append(progress)
     if len(calls) == {calls}:
         os.kill(os.getpid(), signal.{name})
+        time.sleep(1.0)
 run_watch.Accountant.show = shown
 entry()
 """
