@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scalejax.errors import Interrupted
+from scalejax.errors import Interrupted, RunError
 from scalejax.run_directory import CHECKPOINTS, FIGURES, LEDGER, locked, prepare, read_environment
 from scalejax.run_rows import measurement_rows, result_row, trial_row
 from scalejax.run_watch import Accountant, Interruption, Pulse
 from scalejax.spec import Sweep
-from scalejax.store import FINAL, STOPPED, Ended, Heartbeat, Store
+from scalejax.store import FINAL, Ended, Heartbeat, Store
+from scalejax.store_file import STOPPED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,11 +66,20 @@ class Run:
         return learning_curves(self.results())
 
     def save_figure(self) -> list[Path]:
-        """Draw the learning curves to figures/learning_curves.png and .svg and return their paths."""
+        """Draw the learning curves to figures/learning_curves.png and .svg and return their paths.
+
+        Raises:
+            RunError: they cannot be written.
+        """
         from scalejax.report.plot import plot_learning_curves, save_figure
 
         axes = plot_learning_curves(self.curves())
-        return list(save_figure(axes.figure, self.directory / FIGURES, "learning_curves"))
+        try:
+            return list(save_figure(axes.figure, self.directory / FIGURES, "learning_curves"))
+        except OSError as error:
+            says = f"the figure cannot be written ({error.strerror or error})"
+            remedy = "see that nothing else has its place, then run the same command again: all results are kept"
+            raise RunError(f"{self.directory / FIGURES}: {says}; {remedy}") from error
 
     def summary(self) -> list[str]:
         """Say in words which curves have flattened and which still fall, and what halving has stopped."""

@@ -73,6 +73,8 @@ def prepare(directory: Path, plan: "Plan") -> None:
 
 def read_environment(directory: Path) -> object:
     """Return what an earlier process wrote down, or None."""
+    if not (directory / ENVIRONMENT).is_file():  # a pipe would be waited for
+        return None
     try:
         return json.loads((directory / ENVIRONMENT).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -1,5 +1,7 @@
 """Kinds of devices to plan for: those of this machine, and public figures of some that are elsewhere."""
 
+import math
+import os
 from dataclasses import dataclass, replace
 
 import jax
@@ -70,6 +72,14 @@ def device_kind_named(name: str) -> DeviceKind:
     if name.lower() not in PUBLIC_KINDS:
         raise SweepError(f'--device-kind: "{name}" is unknown; {nearest(name.lower(), (*PUBLIC_KINDS, LOCAL))}')
     return PUBLIC_KINDS[name.lower()]
+
+
+def host_memory() -> float:
+    """Return the bytes of this machine's memory, infinite where the system does not say."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):
+        return math.inf
 
 
 def local_kind() -> DeviceKind:
