@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import functools
+import io
 import json
 import os
 import signal
@@ -29,6 +30,9 @@ TIMING_PATIENCE = 0.5  # seconds after which `plan` compiles no further program 
 
 def entry() -> NoReturn:
     """Run the command line and end the process, without waiting for threads if it was interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path may hold bytes that are no text
     code = main()
     if code <= SIGNALLED:
         sys.exit(code)

@@ -228,4 +228,5 @@ def _ended_trials(directory: Path, statuses: Sequence[str]) -> dict[str, Ended]:
     if not (directory / LEDGER).exists():
         return {}
     with Store(directory / LEDGER, write=True) as store:  # an earlier process may have ended before it made the tables
+        store.results()  # what is damaged but no less a table is met with now, not once everything has been trained
         return store.ended(statuses)

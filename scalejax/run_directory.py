@@ -93,6 +93,7 @@ def _owner(directory: Path) -> Heartbeat | None:
 def _write(path: Path, text: str) -> None:
     """Replace a file whole: a reader never sees half of it."""
     partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)  # a pipe would be waited for
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 

@@ -90,9 +90,9 @@ def check_data(card: DataCard, kind: DeviceKind | None) -> None:
     if kind.name == LOCAL:
         # The cores of a CPU hold it once each, beside the host that has made it.
         copies += len(jax.local_devices()) if kind.platform == "cpu" else 0
-        _fits(copies * needed, host_memory(), "of this machine", what=_data(count, copies), key=key)
+        _fits(copies * needed, host_memory(), "that this machine may hold", what=_data(count, copies), key=key)
     if kind.platform != "cpu":
-        _fits(needed, kind.memory, "of a device", what=_data(count, 1), key=key)
+        _fits(needed, kind.memory, "that a device may hold", what=_data(count, 1), key=key)
 
 
 def check_models(trials: Iterable[PlannedTrial], card: DataCard, kind: DeviceKind | None) -> None:
@@ -103,17 +103,20 @@ def check_models(trials: Iterable[PlannedTrial], card: DataCard, kind: DeviceKin
     """
     kind = kind or local_kind()
     cpu = kind.platform == "cpu"
-    room, whose = (host_memory(), "of this machine") if cpu else (kind.memory, "of a device")
+    room, whose = (host_memory(), "that this machine may hold") if cpu else (kind.memory, "that a device may hold")
     recipes = {(each.architecture, each.trial.batch_size, each.trial.optimizer) for each in trials}
     for built, batch_size, optimizer in recipes:
         recipe = Recipe(built, optimizer, "constant", None, batch_size)
         state, arrays = step_bytes(recipe, card.shape)
+        arrays *= 2  # it and its gradient
         if state > LARGE_SHARE * room:
             block = min(BLOCK, max(card.validation_examples, card.test_examples))
             arrays = max(arrays, _evaluation_bytes(built, (block, *card.shape)))
         if state + arrays > room:
             name = f"the model {built.title} in batches of {batch_size}"
-            says = f"{name} needs {_bytes(state + arrays)}, more than the {_bytes(room)} {whose}; make it smaller"
+            says = (
+                f"{name} needs {_bytes(state + arrays)}, more than the {_bytes(room)} {whose} may hold; make it smaller"
+            )
             large = state > arrays
             raise SpecError(says, table="models" if large else "train", keys=() if large else ("batch_size",))
 
@@ -123,7 +126,8 @@ def _check_horizons(sweep: Sweep, card: DataCard, copies: int, *, counted: bool)
     train, sizes = sweep.train, training_sizes(sweep.data, card)
     steps, _ = horizon(train, max(sizes), min(train.batch_size))
     if steps > LARGEST:
-        says = f"{train.epochs:g} of {max(sizes)} examples are more than {LARGEST} steps; lower it, or give max_steps"
+        asked = f"{train.epochs or 1:g} epochs of {max(sizes)} examples"
+        says = f"{asked} are more than {LARGEST} steps; lower it, or give max_steps"
         raise SpecError(says, table="train", keys=("epochs", "min_steps"))
     horizons = (horizon(train, size, batch_size) for size in sizes for batch_size in train.batch_size)
     rows = copies * sum(math.ceil(steps / interval) for steps, interval in horizons)

@@ -116,6 +116,7 @@ def _inner_programs(params: dict) -> list[core.Jaxpr]:
     return found
 
 
+@functools.cache
 def lane_bytes(recipe: Recipe) -> int:
     """Return the bytes of one lane's state: parameters, optimizer state, the best parameters, and a gradient."""
     lane = abstract_lane(recipe)

@@ -14,6 +14,7 @@ from scalejax.spec_rules import nearest
 # and no kernel streams at the peak. Assumptions, not measurements; a plan for the local devices does not rest on them.
 PRODUCTS_SHARE, BANDWIDTH_SHARE = 1 / 3, 0.7
 GPU_MEMORY_SHARE = 0.75  # that JAX allots itself unless told otherwise
+HOST_MEMORY_SHARE = 0.75  # the rest is for programs, copies on their way, and everybody else
 DEFAULT_MEMORY = 16e9  # bytes of a device that does not say
 LOCAL = "local"
 
@@ -75,9 +76,9 @@ def device_kind_named(name: str) -> DeviceKind:
 
 
 def host_memory() -> float:
-    """Return the bytes of this machine's memory, infinite where the system does not say."""
+    """Return the bytes of this machine's memory that a sweep may take, infinite where the system does not say."""
     try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        return HOST_MEMORY_SHARE * float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (AttributeError, OSError, ValueError):
         return math.inf
 
