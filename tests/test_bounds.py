@@ -38,7 +38,7 @@ def mlp(**knobs: Any) -> sx.Sweep:
 
 
 ABSURD = {
-    "seeds": (replace(SWEEP, seeds=MANY), "seeds: the sweep has 1,200,000 trials, more than 200,000"),
+    "seeds": (replace(SWEEP, seeds=MANY), "seeds: the sweep has 1,200,000 trials, more than 1,000,000"),
     "sizes": (mlp(width=MANY), r"\[\[models\]\] index 0 width: .* 100,000 model sizes times batch sizes"),
     "batches": (changed("train", batch_size=MANY), r"\[train\] batch_size: .* shorten this list of 100,000"),
     "depth": (mlp(depth=101), r"\[\[models\]\] index 0 depth: expected at most 100, found 101"),

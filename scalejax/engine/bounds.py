@@ -20,7 +20,7 @@ from scalejax.models import LARGEST_KNOBS, Architecture
 from scalejax.spec import Sweep
 from scalejax.spec_rules import LARGEST, SpecError
 
-MOST_TRIALS = 200_000  # that are spelled out, which takes some twenty seconds
+MOST_TRIALS = 1_000_000  # that are spelled out, which takes a minute or two
 MOST_COUNTED = 10**9  # where alike trials are only counted
 MOST_PROGRAMS = 1_000  # sizes times batch sizes; each is traced, and most are compiled
 MOST_MEASUREMENTS = 20_000_000  # rows of the ledger, some two gigabytes
