@@ -6,3 +6,10 @@ class SweepError(ValueError):
 
     Raised before anything is trained or written. The command line prints it and exits with code 2.
     """
+
+
+class FitError(RuntimeError):
+    """A law that cannot be fitted to these data at all: one sentence that says why and what to do.
+
+    Softer trouble (a parameter that the data cannot identify, one at its bound) is told by `Fit.status` instead.
+    """

@@ -25,13 +25,13 @@ ROOMS = {
     "models": {"errors"},
     "data": {"errors", "cache", "spec"},
     "engine": {"errors", "cache", "spec", "data", "models"},
-    "analysis": {"errors"},
+    "analysis": {"errors", "cache"},
     "report": {"errors", "analysis"},
     "run": {"errors", "spec", "store", "data", "engine", "analysis", "report"},
     "cli": {"errors", "spec", "models", "engine", "analysis", "report", "run"},
     "__init__": {"errors", "spec", "run"},
 }
-JAX = {"models", "data", "engine", "run"}
+JAX = {"cache", "models", "data", "engine", "analysis", "run"}
 # Package -> the rooms or files that alone may import it.
 KEEPERS = {
     "jax": JAX,

@@ -1,0 +1,84 @@
+"""How far a fit can be trusted to first order: scale of the noise, covariance, and what a worse objective means."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scalejax.analysis.problem import Problem
+from scalejax.analysis.solver import log_residuals
+
+NOISE_FREE = 1e-11  # log residuals below this are rounding
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """Residuals of a fit and what follows from them.
+
+    Attributes:
+        residuals: log predicted - log observed loss, shape (count,).
+        covariance: of the coordinates, (size, size); the sandwich of Huber (1967).
+        conditioning: condition number of the coordinates' information, each scaled to a unit diagonal.
+        weakest: the direction in coordinates that the data inform least, unit length.
+        unit: decrease of the objective that counts as one half of a chi-squared with one degree of freedom.
+    """
+
+    residuals: np.ndarray
+    covariance: np.ndarray
+    conditioning: float
+    weakest: np.ndarray
+    unit: float
+
+
+def spread_of(problem: Problem, theta: np.ndarray) -> Spread:
+    """Return the spread at the fitted coordinates (size,).
+
+    Few rows lie within delta of the law, so the curvature of the Huber losses is estimated within the wider bandwidth
+    of Hall & Sheather (1988, doi:10.1111/j.2517-6161.1988.tb01735.x), as for quantile regression.
+    """
+    with jax.enable_x64(True):
+        residuals, jacobian = (np.asarray(each) for each in _linearised(problem, theta))
+    residuals, jacobian, weights = residuals[: problem.count], jacobian[: problem.count], problem.weights[: problem.count]
+    delta, count, size = float(problem.rows.delta), problem.count, len(theta)
+    scale = max(1.4826 * float(np.median(np.abs(residuals))), NOISE_FREE)
+    width = max(delta, 2.4 * scale * count ** (-1 / 3))
+    curvature = np.mean(np.abs(residuals) <= width) * min(1.0, delta / width)
+    curvature = max(curvature, 1 / count * min(1.0, delta / width))
+    pull = np.mean(np.clip(residuals, -delta, delta) ** 2)
+    pull = max(pull, min(delta, NOISE_FREE) ** 2) * count / max(1, count - size)
+    information = (jacobian * weights[:, None]).T @ jacobian
+    root = np.sqrt(np.maximum(np.diag(information), 1e-300))
+    values, vectors = np.linalg.eigh(information / np.outer(root, root))
+    inverse = np.linalg.pinv(information / np.outer(root, root), rcond=1e-14, hermitian=True) / np.outer(root, root)
+    middle = (jacobian * weights[:, None] ** 2).T @ jacobian
+    covariance = inverse @ middle @ inverse * pull / curvature**2
+    unit = pull / curvature * float((weights**2).sum() / weights.sum())
+    conditioning = float(values[-1] / max(values[0], 1e-300)) if values[0] > 0 else np.inf
+    return Spread(residuals, covariance, conditioning, vectors[:, 0], unit)
+
+
+def _linearised(problem: Problem, theta: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    rows, losses = jax.tree.map(jnp.asarray, (problem.rows, problem.log_loss))
+    home = jax.devices("cpu")[0]
+    arguments = jax.device_put((jnp.asarray(theta), rows, jnp.asarray(problem.fixed), losses), home)
+    return _residuals_and_jacobian(problem.layout, *arguments)
+
+
+def _both(layout, theta, rows, fixed, log_loss):  # noqa: ANN001
+    def model(theta):  # noqa: ANN001
+        return log_residuals(layout, theta, rows, fixed, log_loss)
+
+    return model(theta), jax.jacfwd(model)(theta)
+
+
+_residuals_and_jacobian = jax.jit(_both, static_argnums=0)
+
+
+def draws(problem: Problem, theta: np.ndarray, covariance: np.ndarray, number: int) -> np.ndarray:
+    """Return coordinates (number, size) drawn from the normal distribution of the fit, cut at the bounds; seed 0."""
+    low, high = problem.layout.bounds()
+    values, vectors = np.linalg.eigh(covariance)
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    normal = np.random.default_rng(0).standard_normal((number, len(theta)))
+    return np.clip(theta + normal @ root.T, low, high)

@@ -1,0 +1,168 @@
+"""The minimiser of one fit: damped Newton on the sum of Huber losses of log residuals, within bounds. Unbatched.
+
+Huber losses with a small delta are nearly absolute values: few rows have curvature, and which ones changes from step
+to step. A plain Newton step therefore jumps, while iteratively reweighted least squares (IRLS) descends surely but
+slowly. The damping joins the two: the step solves (H + damping M) step = -gradient, where H is the exact Hessian and M
+the Hessian of the IRLS majoriser. M knows the scale of every direction, so no coordinate needs scaling, and the path
+does not depend on units. Fits that start near an optimum end after about seven steps.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from scalejax.analysis.layout import Layout
+
+Array = Any
+MOST_STEPS = 400
+FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 0.1, 1e-9, 1e9
+TOLERANCE = 1e-12  # of the objective, for the decrease that a Newton step still promises
+STALLED = 1e-7  # of the objective: what is promised when rounding allows no further decrease and the fit still counts
+NOISE_FREE = 1e-26  # mean squared log residual that float64 cannot tell from zero
+
+
+class Rows(NamedTuple):
+    """What all lanes share. Predictors are centred logarithms."""
+
+    log_x: Array  # (predictors, n)
+    curve: Array  # (n,) int: which curve a row belongs to
+    centres: Array  # (units + 1,) log centre of each unit, the loss's last
+    delta: Array  # () of the Huber loss
+
+
+class Lane(NamedTuple):
+    """One fit: a starting point, bounds, fixed parameters, and the weighted losses that it fits."""
+
+    theta: Array  # (p,) starting coordinates
+    low: Array  # (p,)
+    high: Array  # (p,)
+    fixed: Array  # (fixed,) values in the caller's units
+    weights: Array  # (n,)
+    log_loss: Array  # (n,) centred
+    live: Array  # () bool: False for a lane that only fills a block
+
+
+class Solution(NamedTuple):
+    """Where a fit ended."""
+
+    theta: Array  # (p,)
+    objective: Array  # ()
+    steps: Array  # () int: evaluations
+    converged: Array  # () bool
+
+
+class _Local(NamedTuple):
+    """Objective and derivatives at a point."""
+
+    objective: Array
+    gradient: Array
+    hessian: Array
+    majoriser: Array
+
+
+class _State(NamedTuple):
+    theta: Array
+    local: _Local
+    damping: Array
+    promised: Array
+    done: Array
+    steps: Array
+
+
+def log_residuals(layout: Layout, theta: Array, rows: Rows, fixed: Array, log_loss: Array) -> Array:
+    """Return log predicted - log observed loss, shape (n,)."""
+    return layout.log_value(theta, rows.log_x, rows.curve, rows.centres, fixed) - log_loss
+
+
+def huber(residuals: Array, delta: Array) -> Array:
+    """Return r^2 / 2 within delta and delta (|r| - delta / 2) beyond, elementwise."""
+    size = jnp.abs(residuals)
+    return jnp.where(size <= delta, 0.5 * residuals**2, delta * (size - 0.5 * delta))
+
+
+def _local(layout: Layout, theta: Array, rows: Rows, lane: Lane) -> _Local:
+    def model(theta: Array) -> Array:
+        return log_residuals(layout, theta, rows, lane.fixed, lane.log_loss)
+
+    residuals = model(theta)
+    size = jnp.abs(residuals)
+    jacobian = jax.jacfwd(model)(theta)
+    pull = lane.weights * jnp.clip(residuals, -rows.delta, rows.delta)
+    inner = lane.weights * (size <= rows.delta)
+    reweighted = lane.weights * jnp.minimum(1.0, rows.delta / jnp.maximum(size, 1e-300))
+    bend = jax.jacfwd(jax.grad(lambda theta: jnp.sum(pull * model(theta))))(theta)
+    return _Local(
+        jnp.sum(lane.weights * huber(residuals, rows.delta)),
+        jacobian.T @ pull,
+        (jacobian * inner[:, None]).T @ jacobian + bend,
+        (jacobian * reweighted[:, None]).T @ jacobian,
+    )
+
+
+def _newton_step(state: _State, lane: Lane) -> Array:
+    """Return the damped step; coordinates held by a bound stay. Not finite where the damped Hessian is not positive."""
+    local = state.local
+    held = (lane.low >= lane.high) | ((state.theta <= lane.low) & (local.gradient > 0))
+    held = held | ((state.theta >= lane.high) & (local.gradient < 0))
+    matrix = local.hessian + state.damping * local.majoriser
+    diagonal = jnp.diag(matrix)
+    # A direction that changes no prediction gets the smallest pivot that Cholesky can divide by, and no step.
+    diagonal = jnp.where(held, 1.0, diagonal + 1e-13 * jnp.diag(local.majoriser) + 1e-200)
+    free = ~held
+    matrix = jnp.where(free[:, None] & free[None, :], matrix, 0.0)
+    matrix = matrix - jnp.diag(jnp.diag(matrix)) + jnp.diag(diagonal)
+    factor = jax.scipy.linalg.cho_factor(matrix, lower=True)
+    return -jax.scipy.linalg.cho_solve(factor, jnp.where(held, 0.0, local.gradient))
+
+
+def _advance(layout: Layout, state: _State, rows: Rows, lane: Lane) -> _State:
+    local, damping = state.local, state.damping
+    step = _newton_step(state, lane)
+    solved = jnp.all(jnp.isfinite(step))
+    theta = jnp.clip(state.theta + jnp.where(solved, step, 0.0), lane.low, lane.high)
+    moved = theta - state.theta
+    promised = -(local.gradient @ moved + 0.5 * moved @ (local.hessian @ moved))
+    there = _local(layout, theta, rows, lane)
+    finite = jnp.all(jnp.isfinite(there.gradient)) & jnp.all(jnp.isfinite(there.hessian))
+    better = solved & finite & (there.objective < local.objective)
+    ratio = (local.objective - there.objective) / jnp.maximum(promised, 1e-300)
+    eased = jnp.where(ratio > 0.5, 0.1 * damping, jnp.where(ratio > 0.1, damping, 3 * damping))
+    damping = jnp.where(better, eased, 5 * jnp.maximum(damping, 1e-3))
+    # What a step with little damping would gain; a strongly damped step gains little anywhere, and proves nothing.
+    gain = jnp.where(solved, -(local.gradient @ step) * (1 + state.damping), jnp.inf)
+    least = TOLERANCE * local.objective + NOISE_FREE * jnp.sum(lane.weights)
+    done = state.done | (gain <= least) | (damping > MOST_DAMPING)
+
+    def choose(new: Array, old: Array) -> Array:
+        return jnp.where(better & ~state.done, new, old)
+
+    return _State(
+        choose(theta, state.theta),
+        jax.tree.map(choose, there, local),
+        jnp.maximum(damping, LEAST_DAMPING),
+        jnp.where(state.done | ~solved, state.promised, gain),
+        done,
+        state.steps + jnp.where(state.done, 0, 1),
+    )
+
+
+def minimise(layout: Layout, rows: Rows, lane: Lane) -> Solution:
+    """Return the minimum that the lane's starting point leads to."""
+    theta = jnp.clip(lane.theta, lane.low, lane.high)
+    start = _State(
+        theta,
+        _local(layout, theta, rows, lane),
+        jnp.full_like(theta[0], FIRST_DAMPING),
+        jnp.full_like(theta[0], jnp.inf),
+        ~lane.live,
+        jnp.zeros((), jnp.int32),
+    )
+    end = jax.lax.while_loop(
+        lambda state: (state.steps < MOST_STEPS) & ~state.done,
+        lambda state: _advance(layout, state, rows, lane),
+        start,
+    )
+    objective = end.local.objective
+    small = end.promised <= STALLED * objective + NOISE_FREE * jnp.sum(lane.weights)
+    return Solution(end.theta, objective, end.steps, end.done & small & jnp.isfinite(objective))
