@@ -235,7 +235,7 @@ def test_parametric_intervals_come_from_the_replicates():
     generator = np.random.default_rng(0)
     replicates = {name: value * np.exp(0.01 * generator.standard_normal(999)) for name, value in HOFFMANN.items()}
     found = compute_optimal(PlantedFit(HOFFMANN, replicates), FAR, level=0.8)
-    each = best_params({name: values for name, values in replicates.items()}, FAR)
+    each = best_params(replicates, FAR)
     assert [found.low.params, found.high.params] == pytest.approx(list(np.quantile(each, [0.1, 0.9])), rel=0.01)
     assert found.low.loss < found.loss < found.high.loss
     assert isinstance(found.params, float)

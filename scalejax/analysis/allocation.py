@@ -216,7 +216,7 @@ def _parameters(fit: LawFit, rank: int) -> tuple[dict[str, Array], dict[str, Arr
         )
     if not set(NAMES) <= set(fit.params):
         raise ValueError(
-            "The fit has parameters of several curves; fit the law to one of them to allocate its compute."
+            "The fit has parameters of several curves; fit the law to the curve whose compute is asked for."
         )
     found = _usable({name: np.atleast_1d(np.asarray(fit.params[name], np.float64)) for name in NAMES})
     samples = fit.replicates

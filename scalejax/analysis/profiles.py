@@ -28,6 +28,7 @@ STARTS = (0.05, 0.15, 0.3, 0.5, 0.8, 1.3)
 ITERATIONS, ROBUST_ROUNDS = 100, 20
 HUBER = 1.345  # standard deviations from which a residual counts less; 95 % efficient for Gaussian noise
 ROUNDING = 1e-10  # relative residuals below this are rounding, not noise
+HC, FACTOR = 1.0, 1.0
 CHUNK = 2_000_000  # numbers in the largest temporary array
 
 
@@ -134,7 +135,7 @@ def resample_profiles(profiles: Profiles, shapes: Shapes, *, weights: Array, res
     generator = np.random.default_rng(seed)
     theta = np.log(shapes.exponents)
     fitted = (basis(shapes.exponents, profiles.sizes)[..., :3] @ shapes.coefficients[..., None])[0, ..., 0]
-    spread = (profiles.loss - fitted) / (1 - _leverage(profiles, weights, theta))
+    spread = (profiles.loss - fitted) / (1 - _leverage(profiles, weights, theta)) ** HC * FACTOR
     webb = np.array([sign * np.sqrt(size / 2) for sign in (-1, 1) for size in (1, 2, 3)])
     draws = generator.choice(webb, size=(resamples, int(profiles.groups.max()) + 1))
     each = max(1, CHUNK // (profiles.loss.size * 8))
