@@ -83,7 +83,8 @@ class Frontier:
         path: the laws through the optima, one fit.
         samples: the same for each resample.
         scatter: spread of the optima about their power law over that expected from the noise of the profiles; where it
-            exceeds 1 the intervals of the law are widened by it (Birge 1932). NaN where unknown.
+            is too large for chance, the status says so and the intervals of the law are widened by it (Birge 1932). NaN
+            where unknown.
         level: probability of the intervals.
         excluded: rows left out because they are not finite.
         status: "ok" or a sentence.

@@ -38,6 +38,7 @@ Numbers = npt.NDArray[np.integer[Any]]
 Flags = npt.NDArray[np.bool_]
 FEWEST_SIZES = 3  # a profile's own unknowns: height, curvature and place of its minimum
 CLEAR_RISE = 2.0  # standard errors by which the loss must rise on either side of a minimum
+NO_LAW = "no law fits"
 SCATTERED = 0.01  # p of the scatter of the optima about their power law
 
 
@@ -129,7 +130,8 @@ def frontier(rows: Rows, settings: Settings, *, approach: str, excluded: int) ->
     scatter = (
         _scatter(path, found.log_params[0], errors[0], good, profiles.flops) if approach == "isoflop" else math.nan
     )
-    samples = widened(path, samples, max(1.0, scatter) if math.isfinite(scatter) else 1.0)
+    status = _status(good, scatter)
+    samples = widened(path, samples, scatter if status.startswith(NO_LAW) else 1.0)
     at = _optima(found, good, full, flops)
     low, high = bounds(_optima(again, good, full, flops), settings.level)
     value = float(path.exponent[0])
@@ -151,7 +153,7 @@ def frontier(rows: Rows, settings: Settings, *, approach: str, excluded: int) ->
         scatter=scatter,
         level=settings.level,
         excluded=excluded,
-        status=_status(good, scatter),
+        status=status,
     )
 
 
@@ -214,7 +216,7 @@ def _status(good: Flags, scatter: float) -> str:
         return "not identifiable: fewer than two profiles bracket their minimum, see statuses; nothing to extrapolate"
     if count > 2 and chdtrc(count - 2, scatter**2 * (count - 2)) < SCATTERED:
         return (
-            f"no law fits: the optima scatter about a power law {scatter:.1f} times as much as the noise of their "
+            f"{NO_LAW}: the optima scatter about a power law {scatter:.1f} times as much as the noise of their "
             "profiles explains; intervals of the law are widened by that, its extrapolation remains in doubt"
         )
     return "ok"
