@@ -21,7 +21,7 @@ class Spread:
         covariance: of the coordinates, (size, size); the sandwich of Huber (1967).
         conditioning: condition number of the coordinates' information, each scaled to a unit diagonal.
         weakest: the direction in coordinates that the data inform least, unit length.
-        unit: decrease of the objective that counts as one half of a chi-squared with one degree of freedom.
+        unit: increase of the objective by the noise, a direction: half a chi-squared with one degree of freedom.
     """
 
     residuals: np.ndarray
@@ -40,20 +40,22 @@ def spread_of(problem: Problem, theta: np.ndarray) -> Spread:
     with jax.enable_x64(True):
         residuals, jacobian = (np.asarray(each) for each in _linearised(problem, theta))
     residuals, jacobian, weights = residuals[: problem.count], jacobian[: problem.count], problem.weights[: problem.count]
-    delta, count, size = float(problem.rows.delta), problem.count, len(theta)
+    delta, size = float(problem.rows.delta), len(theta)
     scale = max(1.4826 * float(np.median(np.abs(residuals))), NOISE_FREE)
-    width = max(delta, 2.4 * scale * count ** (-1 / 3))
-    curvature = np.mean(np.abs(residuals) <= width) * min(1.0, delta / width)
-    curvature = max(curvature, 1 / count * min(1.0, delta / width))
-    pull = np.mean(np.clip(residuals, -delta, delta) ** 2)
-    pull = max(pull, min(delta, NOISE_FREE) ** 2) * count / max(1, count - size)
-    information = (jacobian * weights[:, None]).T @ jacobian
+    width = max(delta, 2.4 * scale * problem.count ** (-1 / 3))
+    curvature = (np.abs(residuals) <= width) * min(1.0, delta / width)
+    pull = np.sign(residuals) * np.maximum(np.minimum(np.abs(residuals), delta), min(delta, NOISE_FREE))
+    information = (jacobian * (weights * curvature)[:, None]).T @ jacobian
     root = np.sqrt(np.maximum(np.diag(information), 1e-300))
     values, vectors = np.linalg.eigh(information / np.outer(root, root))
     inverse = np.linalg.pinv(information / np.outer(root, root), rcond=1e-14, hermitian=True) / np.outer(root, root)
-    middle = (jacobian * weights[:, None] ** 2).T @ jacobian
-    covariance = inverse @ middle @ inverse * pull / curvature**2
-    unit = pull / curvature * float((weights**2).sum() / weights.sum())
+    # Rows of one group count as one observation, as they do in resamples.
+    groups = int(problem.groups.max()) + 1
+    scores = np.zeros((groups, size))
+    np.add.at(scores, problem.groups, jacobian * (weights * pull)[:, None])
+    middle = scores.T @ scores * groups / max(1, groups - size)
+    covariance = inverse @ middle @ inverse
+    unit = float(np.trace(inverse @ middle)) / size
     conditioning = float(values[-1] / max(values[0], 1e-300)) if values[0] > 0 else np.inf
     return Spread(residuals, covariance, conditioning, vectors[:, 0], unit)
 

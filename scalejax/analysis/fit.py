@@ -8,11 +8,12 @@ import numpy as np
 
 from scalejax.analysis import identifiability, resampling, search
 from scalejax.analysis.covariance import Spread, draws, spread_of
+from scalejax.analysis.identifiability import Ended
 from scalejax.analysis.law import Law
 from scalejax.analysis.laws import find_law
-from scalejax.analysis.lift import solve_lanes
 from scalejax.analysis.problem import Problem, make_problem
 from scalejax.analysis.profile import Profile, profile_of
+from scalejax.errors import FitError
 
 Array = Any
 DELTA = 1e-3
@@ -73,7 +74,8 @@ class Fit:
     @property
     def standard_errors(self) -> dict[str, float]:
         """Standard deviations of the replicates by parameter; zero for a fixed one."""
-        return {name: float(np.std(values, ddof=1)) for name, values in self.replicates.items()}
+        varying = {name: np.ptp(values) > 0 for name, values in self.replicates.items()}
+        return {n: float(np.std(v, ddof=1)) if varying[n] else 0.0 for n, v in self.replicates.items()}
 
     def intervals(self, level: float = 0.9) -> dict[str, tuple[float, float]]:
         """Return the percentile interval of each parameter.
@@ -191,15 +193,20 @@ def fit_law(
     )
     found = search.search(problem, starts or search.polished(law))
     spread = spread_of(problem, found.theta)
-    status = identifiability.status(problem, found.theta, found.objective, spread)
     if bootstrap:
         residuals = np.pad(spread.residuals, (0, len(problem.log_loss) - problem.count))
         ends = resampling.resampled(
             problem, found.theta, residuals, bootstrap=bootstrap, seed=seed, resample=resample
         )
         thetas = ends.theta[ends.converged]
+        if len(thetas) < 2:
+            raise FitError(f"Of {bootstrap} resamples {len(thetas)} could be fitted: fix parameters, or add runs.")
     else:
         thetas = draws(problem, found.theta, spread.covariance, DRAWS)
+    resamples = thetas if bootstrap else None
+    status = identifiability.status(
+        Ended(problem, found.theta, found.objective, found.converged, spread, resamples)
+    )
     return Fit(
         law=law,
         params={name: float(value[0]) for name, value in _named(problem, found.theta[None]).items()},

@@ -28,12 +28,12 @@ STEEPEST = 20.0
 
 def power(p: Values, log: Values) -> Array:
     """Return b x^-c: a straight line on logarithmic axes (Hestness et al. 2017, arXiv:1712.00409)."""
-    return p["b"] * jnp.exp(-p["c"] * log["x"])
+    return jnp.exp(jnp.log(p["b"]) - p["c"] * log["x"])
 
 
 def power_floor(p: Values, log: Values) -> Array:
     """Return e + b x^-c: a power law towards the floor e (M2 of Alabdulmohsin et al. 2022, arXiv:2209.06640)."""
-    return p["e"] + p["b"] * jnp.exp(-p["c"] * log["x"])
+    return p["e"] + jnp.exp(jnp.log(p["b"]) - p["c"] * log["x"])
 
 
 def m4(p: Values, log: Values) -> Array:
@@ -74,11 +74,11 @@ def broken_power(breaks: int, p: Values, log: Values) -> Array:
     From the break d_i on the exponent is larger by c_i, which may be negative (a curve that turns up, double descent);
     f_i is the break's width in ln x (Caballero et al. 2022, arXiv:2210.14891).
     """
-    exponent = -p["c0"] * log["x"]
+    exponent = jnp.log(p["b"]) - p["c0"] * log["x"]
     for i in range(1, breaks + 1):
         width = p[f"f{i}"]
         exponent = exponent - p[f"c{i}"] * width * jax.nn.softplus((log["x"] - jnp.log(p[f"d{i}"])) / width)
-    return p["a"] + p["b"] * jnp.exp(exponent)
+    return p["a"] + jnp.exp(exponent)
 
 
 def kaplan(p: Values, log: Values) -> Array:
@@ -92,8 +92,8 @@ def chinchilla(p: Values, log: Values) -> Array:
 
     The default objective is theirs with its sum, not mean, of Huber losses (Besiroglu et al. 2024, arXiv:2404.10102).
     """
-    model = p["A"] * jnp.exp(-p["alpha"] * log["params"])
-    return p["E"] + model + p["B"] * jnp.exp(-p["beta"] * log["tokens"])
+    model = jnp.exp(jnp.log(p["A"]) - p["alpha"] * log["params"])
+    return p["E"] + model + jnp.exp(jnp.log(p["B"]) - p["beta"] * log["tokens"])
 
 
 def data_constrained(p: Values, log: Values) -> Array:

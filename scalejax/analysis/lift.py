@@ -9,7 +9,6 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import jax
 import numpy as np
@@ -20,6 +19,7 @@ from scalejax.cache import keep_programs
 
 CHUNK, CHUNKS = 16, 4
 BLOCK = CHUNK * CHUNKS
+RANKS = Lane(theta=1, low=1, high=1, fixed=1, weights=1, log_loss=1, live=0)  # of the fields of one lane
 
 Lanes = Callable[[slice], Lane]  # the lanes of a range, as NumPy arrays with or without a leading axis
 
@@ -29,24 +29,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@functools.partial(jax.jit, static_argnames=("layout", "batched"))
-def _solve_block(layout: Layout, rows: Rows, lanes: Lane, *, batched: tuple[bool, ...]) -> Solution:
-    """Solve a block; `batched` says which fields of `lanes` have a leading axis of BLOCK, the others are shared."""
-    several = Lane(*(0 if flag else None for flag in batched))
-    solve = jax.vmap(lambda lane: minimise(layout, rows, lane), in_axes=(several,))
-    own = [field.reshape(CHUNKS, CHUNK, *field.shape[1:]) for field, flag in zip(lanes, batched, strict=True) if flag]
-
-    def chunk(own: list[Any]) -> Solution:
-        left = iter(own)
-        return solve(Lane(*(next(left) if flag else field for field, flag in zip(lanes, batched, strict=True))))
-
-    result = jax.lax.map(chunk, own)
+@functools.partial(jax.jit, static_argnames="layout")
+def _solve_block(layout: Layout, rows: Rows, lanes: Lane) -> Solution:
+    """Solve a block: every field of `lanes` has a leading axis of BLOCK."""
+    chunks = jax.tree.map(lambda field: field.reshape(CHUNKS, CHUNK, *field.shape[1:]), lanes)
+    result = jax.lax.map(jax.vmap(functools.partial(minimise, layout, rows)), chunks)
     return jax.tree.map(lambda field: field.reshape(BLOCK, *field.shape[2:]), result)
-
-
-def _pad(field: np.ndarray) -> np.ndarray:
-    missing = BLOCK - len(field)
-    return np.concatenate([field, np.repeat(field[:1], missing, axis=0)]) if missing else field
 
 
 def solve_lanes(layout: Layout, rows: Rows, count: int, lanes: Lanes) -> Solution:
@@ -60,21 +48,20 @@ def solve_lanes(layout: Layout, rows: Rows, count: int, lanes: Lanes) -> Solutio
     """
     keep_programs()
     home = jax.devices("cpu")[0]
-    plain = Lane(1, 1, 1, 1, 1, 1, 0)  # ranks of the unbatched fields
 
     def solve(first: int) -> Solution:
-        stop = min(first + BLOCK, count)
-        block = lanes(slice(first, stop))
-        batched = tuple(np.ndim(field) > rank for field, rank in zip(block, plain, strict=True))
-        batched = (True, *batched[1:-1], True)
-        theta = block.theta if block.theta.ndim == 2 else np.repeat(block.theta[None], stop - first, axis=0)
-        live = np.arange(BLOCK) < stop - first
-        fields = block._replace(theta=theta, live=live)
-        padded = Lane(*(_pad(field) if flag else field for field, flag in zip(fields, batched, strict=True)))
+        number = min(BLOCK, count - first)
+        block = lanes(slice(first, first + number))
+        # The last block is filled with its own first lanes, which are not live.
+        fill = np.arange(BLOCK) % number
+        own = [
+            np.asarray(field)[fill] if np.ndim(field) > rank else np.broadcast_to(field, (BLOCK, *np.shape(field)))
+            for field, rank in zip(block, RANKS, strict=True)
+        ]
         with jax.enable_x64(True):
-            here = jax.device_put((rows, padded), home)
-            result = _solve_block(layout, here[0], here[1], batched=batched)
-            return jax.tree.map(lambda field: np.asarray(field)[: stop - first], result)
+            arguments = jax.device_put((rows, Lane(*own)._replace(live=np.arange(BLOCK) < number)), home)
+            result = _solve_block(layout, *arguments)
+            return jax.tree.map(lambda field: np.asarray(field)[:number], result)
 
     return jax.tree.map(lambda *parts: np.concatenate(parts), *_spread(solve, range(0, count, BLOCK)))
 
