@@ -28,7 +28,8 @@ def keep_programs() -> None:
     """
     import jax
 
-    if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
+    chosen = getattr(jax.config, "jax_compilation_cache_dir", None)
+    if chosen is not None or not getattr(jax.config, "jax_enable_compilation_cache", True):
         return
     directory = cache_directory("programs") / f"jaxlib-{importlib.metadata.version('jaxlib')}"
     jax.config.update("jax_compilation_cache_dir", str(directory))

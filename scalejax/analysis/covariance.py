@@ -1,14 +1,17 @@
 """How far a fit can be trusted to first order: scale of the noise, covariance, and what a worse objective means."""
 
+import functools
 from dataclasses import dataclass
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from scalejax.analysis.layout import Layout
 from scalejax.analysis.problem import Problem
-from scalejax.analysis.solver import log_residuals
+from scalejax.analysis.solver import Rows, log_residuals
 
+Array = Any
 NOISE_FREE = 1e-11  # log residuals below this are rounding
 
 
@@ -39,7 +42,8 @@ def spread_of(problem: Problem, theta: np.ndarray) -> Spread:
     """
     with jax.enable_x64(True):
         residuals, jacobian = (np.asarray(each) for each in _linearised(problem, theta))
-    residuals, jacobian, weights = residuals[: problem.count], jacobian[: problem.count], problem.weights[: problem.count]
+    used = slice(problem.count)
+    residuals, jacobian, weights = residuals[used], jacobian[used], problem.weights[used]
     delta, size = float(problem.rows.delta), len(theta)
     scale = max(1.4826 * float(np.median(np.abs(residuals))), NOISE_FREE)
     width = max(delta, 2.4 * scale * problem.count ** (-1 / 3))
@@ -60,21 +64,20 @@ def spread_of(problem: Problem, theta: np.ndarray) -> Spread:
     return Spread(residuals, covariance, conditioning, vectors[:, 0], unit)
 
 
-def _linearised(problem: Problem, theta: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    rows, losses = jax.tree.map(jnp.asarray, (problem.rows, problem.log_loss))
+def _linearised(problem: Problem, theta: np.ndarray) -> tuple[Array, Array]:
     home = jax.devices("cpu")[0]
-    arguments = jax.device_put((jnp.asarray(theta), rows, jnp.asarray(problem.fixed), losses), home)
+    arguments = jax.device_put((theta, problem.rows, problem.fixed, problem.log_loss), home)
     return _residuals_and_jacobian(problem.layout, *arguments)
 
 
-def _both(layout, theta, rows, fixed, log_loss):  # noqa: ANN001
-    def model(theta):  # noqa: ANN001
+@functools.partial(jax.jit, static_argnames="layout")
+def _residuals_and_jacobian(
+    layout: Layout, theta: Array, rows: Rows, fixed: Array, log_loss: Array
+) -> tuple[Array, Array]:
+    def model(theta: Array) -> Array:
         return log_residuals(layout, theta, rows, fixed, log_loss)
 
     return model(theta), jax.jacfwd(model)(theta)
-
-
-_residuals_and_jacobian = jax.jit(_both, static_argnums=0)
 
 
 def draws(problem: Problem, theta: np.ndarray, covariance: np.ndarray, number: int) -> np.ndarray:

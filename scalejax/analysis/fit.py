@@ -11,8 +11,8 @@ from scalejax.analysis.covariance import Spread, draws, spread_of
 from scalejax.analysis.identifiability import Ended
 from scalejax.analysis.law import Law
 from scalejax.analysis.laws import find_law
+from scalejax.analysis.likelihood import Profile, profile_of
 from scalejax.analysis.problem import Problem, make_problem
-from scalejax.analysis.profile import Profile, profile_of
 from scalejax.errors import FitError
 
 Array = Any
@@ -74,8 +74,8 @@ class Fit:
     @property
     def standard_errors(self) -> dict[str, float]:
         """Standard deviations of the replicates by parameter; zero for a fixed one."""
-        varying = {name: np.ptp(values) > 0 for name, values in self.replicates.items()}
-        return {n: float(np.std(v, ddof=1)) if varying[n] else 0.0 for n, v in self.replicates.items()}
+        with np.errstate(over="ignore", invalid="ignore"):
+            return {n: float(np.std(v, ddof=1)) if np.ptp(v) > 0 else 0.0 for n, v in self.replicates.items()}
 
     def intervals(self, level: float = 0.9) -> dict[str, tuple[float, float]]:
         """Return the percentile interval of each parameter.
@@ -195,18 +195,14 @@ def fit_law(
     spread = spread_of(problem, found.theta)
     if bootstrap:
         residuals = np.pad(spread.residuals, (0, len(problem.log_loss) - problem.count))
-        ends = resampling.resampled(
-            problem, found.theta, residuals, bootstrap=bootstrap, seed=seed, resample=resample
-        )
+        ends = resampling.resampled(problem, found.theta, residuals, bootstrap=bootstrap, seed=seed, resample=resample)
         thetas = ends.theta[ends.converged]
         if len(thetas) < 2:
             raise FitError(f"Of {bootstrap} resamples {len(thetas)} could be fitted: fix parameters, or add runs.")
     else:
         thetas = draws(problem, found.theta, spread.covariance, DRAWS)
     resamples = thetas if bootstrap else None
-    status = identifiability.status(
-        Ended(problem, found.theta, found.objective, found.converged, spread, resamples)
-    )
+    status = identifiability.status(Ended(problem, found.theta, found.objective, found.converged, spread, resamples))
     return Fit(
         law=law,
         params={name: float(value[0]) for name, value in _named(problem, found.theta[None]).items()},
@@ -226,9 +222,7 @@ def fit_law(
     )
 
 
-def _check_options(
-    bootstrap: int, resample: str, groups: Array | None, delta: float, starts: int | None
-) -> None:
+def _check_options(bootstrap: int, resample: str, groups: Array | None, delta: float, starts: int | None) -> None:
     if bootstrap < 0 or bootstrap == 1:
         raise ValueError(f"bootstrap is {bootstrap}: give 0, or a number of resamples of at least 2, such as 1000.")
     if resample not in resampling.KINDS:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from scalejax.analysis.covariance import NOISE_FREE, Spread
+from scalejax.analysis.likelihood import CHI_SQUARED_90, pinned
 from scalejax.analysis.problem import Problem
-from scalejax.analysis.profile import CHI_SQUARED_90, pinned
 
 SPARE_POINTS = 2  # distinct points beyond the number of parameters
 LINE = 0.05  # share of a predictor's spread that may lie off one line before the runs count as a plane
@@ -78,7 +78,7 @@ def _line(end: Ended) -> str:
         fixed = second if abs(slope) < LINE else first
         return f"all runs have nearly the same {fixed}; the terms need runs that differ in both"
     if abs(slope - 1) < LINE:
-        units = dict(zip((*dict.fromkeys(problem.layout.law.predictor_units), "loss"), problem.rows.centres, strict=True))
+        units = problem.units
         ratio = np.exp(np.median(rows[1] - rows[0]) + units[second] - units[first])
         return f"all runs lie on one line {second} = {ratio:.3g} {first}; add runs off it"
     return f"all runs lie on one line {second} ~ {first}^{slope:.2g}; add runs off it"
@@ -118,7 +118,7 @@ def _alike(places: np.ndarray, residuals: np.ndarray) -> float:
     if len(means) < 6:
         return 0.0
     scaled = places / np.maximum(places.std(1, keepdims=True), 1e-12)
-    distance = sum((row[:, None] - row[None, :]) ** 2 for row in scaled)
+    distance = np.stack([(row[:, None] - row[None, :]) ** 2 for row in scaled]).sum(0)
     np.fill_diagonal(distance, np.inf)
     near = np.argpartition(distance, 2, axis=1)[:, :2]
     means = means - means.mean()

@@ -10,6 +10,7 @@ import numpy as np
 Array = Any  # numpy.ndarray or jax.Array, which type checkers take for a variable
 Values = Mapping[str, Array]
 Units = Callable[[Values], Mapping[str, Array]]
+FARTHEST = 400.0  # in ln: a fit without sense can have a unit beyond float64; it stays finite
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Law:
     law = Law("relaxation", "e + b exp(-x / d)", "ours", ("x",), (
         Parameter("e", "floor", 0, 1e3, scale="linear", units=lambda p: {"loss": 1}),
         Parameter("b", "height over the floor at x = 0", 1e-9, 1e9, units=lambda p: {"loss": 1}),
-        Parameter("d", "x in which the height falls to a third", 1e-6, 1e6, start=(0.1, 1, 10), units=lambda p: {"x": 1}),
+        Parameter("d", "x that divides the height by e", 1e-6, 1e6, start=(0.1, 1, 10), units=lambda p: {"x": 1}),
     ), relaxation, linear=("e", "b"))
     sx.fit_law(law, {"hours": hours}, loss)
     ```
@@ -118,9 +119,5 @@ def powers(parameter: Parameter, values: Values, centres: Values) -> Array:
 
 def in_units(law: Law, values: Values, centres: Values) -> dict[str, Array]:
     """Return the parameters in the caller's units, given those in centred units and the log centres of the units."""
-    return {each.name: values[each.name] * np.exp(powers(each, values, centres)) for each in law.parameters}
-
-
-def centred(law: Law, values: Values, centres: Values) -> dict[str, Array]:
-    """Return the parameters in centred units, given those in the caller's: the inverse of `in_units`."""
-    return {each.name: values[each.name] * np.exp(-powers(each, values, centres)) for each in law.parameters}
+    powers_of = {each.name: np.clip(powers(each, values, centres), -FARTHEST, FARTHEST) for each in law.parameters}
+    return {name: values[name] * np.exp(power) for name, power in powers_of.items()}

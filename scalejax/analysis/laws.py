@@ -62,8 +62,7 @@ def _saturation(alpha: Array, target: Array) -> Array:
 
     fixed_alpha, fixed_target = jax.lax.stop_gradient((alpha, target))
     v = jnp.where(fixed_target < 0, fixed_target, fixed_target / jnp.maximum(fixed_alpha, TINY))
-    for _ in range(7):
-        v = improve(v, fixed_alpha, fixed_target)
+    v = jax.lax.fori_loop(0, 7, lambda _, v: improve(v, fixed_alpha, fixed_target), v)
     v = jax.lax.stop_gradient(v)
     return improve(improve(v, alpha, target), alpha, target)
 
@@ -82,7 +81,7 @@ def broken_power(breaks: int, p: Values, log: Values) -> Array:
 
 
 def kaplan(p: Values, log: Values) -> Array:
-    """Return ((N_c / params)^(alpha_N / alpha_D) + D_c / tokens)^alpha_D (Kaplan et al. 2020, arXiv:2001.08361, 1.5)."""
+    """Return ((N_c / params)^(alpha_N / alpha_D) + D_c / tokens)^alpha_D (Kaplan et al. 2020, arXiv:2001.08361)."""
     model = (p["alpha_N"] / p["alpha_D"]) * (jnp.log(p["N_c"]) - log["params"])
     return jnp.exp(p["alpha_D"] * jnp.logaddexp(model, jnp.log(p["D_c"]) - log["tokens"]))
 
@@ -103,7 +102,8 @@ def data_constrained(p: Values, log: Values) -> Array:
     N' = V + V R_N* (1 - exp(-(params/V - 1) / R_N*)): parameters beyond V = (alpha A U^beta / (beta B))^(1/alpha),
     the number that is compute-optimal for U tokens, lose value. tokens must not be fewer than unique_tokens.
     """
-    needed = (jnp.log(p["alpha"] * p["A"]) - jnp.log(p["beta"] * p["B"]) + p["beta"] * log["unique_tokens"]) / p["alpha"]
+    ratio = jnp.log(p["alpha"] * p["A"]) - jnp.log(p["beta"] * p["B"])
+    needed = (ratio + p["beta"] * log["unique_tokens"]) / p["alpha"]
     tokens = effective(log["unique_tokens"], log["tokens"], p["R_D*"])
     params = effective(jnp.minimum(needed, log["params"]), log["params"], p["R_N*"])
     return chinchilla(p, {"params": params, "tokens": tokens})

@@ -19,7 +19,7 @@ from scalejax.cache import keep_programs
 
 CHUNK, CHUNKS = 16, 4
 BLOCK = CHUNK * CHUNKS
-RANKS = Lane(theta=1, low=1, high=1, fixed=1, weights=1, log_loss=1, live=0)  # of the fields of one lane
+RANKS = Lane(theta=1, low=1, high=1, fixed=1, weights=1, log_loss=1, limit=0)  # of the fields of one lane
 
 Lanes = Callable[[slice], Lane]  # the lanes of a range, as NumPy arrays with or without a leading axis
 
@@ -46,20 +46,25 @@ def solve_lanes(layout: Layout, rows: Rows, count: int, lanes: Lanes) -> Solutio
         count: number of fits.
         lanes: makes the lanes of a range when their turn comes; fields without a leading axis are shared by all.
     """
+    if not count:
+        size, kinds = layout.size, (np.float64, np.float64, np.int32, bool)
+        return Solution(*(np.zeros((0, size) if i == 0 else 0, kind) for i, kind in enumerate(kinds)))
     keep_programs()
     home = jax.devices("cpu")[0]
 
     def solve(first: int) -> Solution:
         number = min(BLOCK, count - first)
         block = lanes(slice(first, first + number))
-        # The last block is filled with its own first lanes, which are not live.
+        # The last block is filled with its own first lanes, which take no step.
         fill = np.arange(BLOCK) % number
         own = [
             np.asarray(field)[fill] if np.ndim(field) > rank else np.broadcast_to(field, (BLOCK, *np.shape(field)))
             for field, rank in zip(block, RANKS, strict=True)
         ]
         with jax.enable_x64(True):
-            arguments = jax.device_put((rows, Lane(*own)._replace(live=np.arange(BLOCK) < number)), home)
+            padded = Lane(*own)
+            padded = padded._replace(limit=np.where(np.arange(BLOCK) < number, padded.limit, 0).astype(np.int32))
+            arguments = jax.device_put((rows, padded), home)
             result = _solve_block(layout, *arguments)
             return jax.tree.map(lambda field: np.asarray(field)[:number], result)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from scalejax.analysis.law import Law, in_units
 from scalejax.analysis.layout import Layout
-from scalejax.analysis.solver import Lane, Rows
+from scalejax.analysis.solver import MOST_STEPS, Lane, Rows
 from scalejax.errors import FitError
 
 Array = Any
@@ -44,14 +44,20 @@ class Problem:
     predictors: tuple[str, ...]
     labels: tuple[Any, ...]
 
+    @property
+    def units(self) -> dict[str, float]:
+        """The log centre of each unit, the loss's last."""
+        names = (*dict.fromkeys(self.layout.law.predictor_units), "loss")
+        return dict(zip(names, self.rows.centres.tolist(), strict=True))
+
     def lane(self, theta: np.ndarray) -> Lane:
         """Return the fit of these data from a start (size,), or from several (S, size)."""
         low, high = self.layout.bounds()
-        return Lane(theta, low, high, self.fixed, self.weights, self.log_loss, np.True_)
+        return Lane(theta, low, high, self.fixed, self.weights, self.log_loss, np.int32(MOST_STEPS))
 
     def public(self, theta: np.ndarray) -> dict[str, np.ndarray]:
         """Return the parameters in the caller's units, each (S,) or (S, curves), of coordinates (S, size)."""
-        units = dict(zip((*dict.fromkeys(self.layout.law.predictor_units), "loss"), self.rows.centres, strict=True))
+        units = self.units
         constants = dict(zip(self.layout.fixed, self.fixed, strict=True))
         values: dict[str, Array] = {name: np.full(len(theta), value) for name, value in constants.items()}
         place = 0
@@ -112,9 +118,7 @@ def make_problem(
     values = np.array([float(fixed[name]) for name in layout.fixed])
     padded = np.concatenate([weight, np.zeros(missing)])
     duplicates = len(y) - len(np.unique(same))
-    return Problem(
-        layout, rows, log_loss, padded, values, len(y), group, duplicates, excluded, tuple(names), labels
-    )
+    return Problem(layout, rows, log_loss, padded, values, len(y), group, duplicates, excluded, tuple(names), labels)
 
 
 def _columns(law: Law, predictors: Mapping[str, Array]) -> tuple[list[str], np.ndarray]:

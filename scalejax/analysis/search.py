@@ -10,10 +10,12 @@ import numpy as np
 from scalejax.analysis.law import Law
 from scalejax.analysis.lift import solve_lanes
 from scalejax.analysis.problem import Problem
+from scalejax.analysis.solver import MOST_STEPS, Solution
 from scalejax.analysis.starts import grid, project
 from scalejax.errors import FitError
 
 POLISHED = 32
+FIRST_STEPS, FINISHED = 60, 16  # all starts take so many steps; the so many best then go on to their end
 SAME = 1e-6  # relative difference of objectives below which two ends are one minimum
 
 
@@ -57,20 +59,34 @@ def search(problem: Problem, count: int) -> Found:
         raise FitError(f"No starting point of {law.name!r} is finite: check its `start` values and bounds.")
     starts = starts[chosen(len(starts), count)]
     lane = problem.lane(starts)
-    ends = solve_lanes(problem.layout, problem.rows, len(starts), lambda part: lane._replace(theta=starts[part]))
-    objectives = np.where(np.isfinite(ends.objective), ends.objective, np.inf)
-    best = int(np.argmin(objectives))
-    if not np.isfinite(objectives[best]):
-        raise FitError(f"{law.name!r} is finite at none of {len(starts)} starting points: check its bounds.")
-    begun = np.clip(starts, lane.low, lane.high)
-    if len(starts) > 1 and (ends.theta == begun).all():
+    ends = _polish(problem, starts, FIRST_STEPS)
+    if len(starts) > 1 and (ends.theta == np.clip(starts, lane.low, lane.high)).all():
         raise FitError(
             f"The search for {law.name!r} did not move from any of {len(starts)} starting points: the law does not "
             f"depend on its parameters, or has no derivative."
         )
-    least = objectives[best]
-    agreeing = float(np.mean(objectives <= least * (1 + SAME) + 1e-24 * problem.weights.sum()))
-    return Found(ends.theta[best], float(least), bool(ends.converged[best]), agreeing)
+    order = np.argsort(ends.objective, kind="stable")
+    if not np.isfinite(ends.objective[order[0]]):
+        raise FitError(f"{law.name!r} is finite at none of {len(starts)} starting points: check its bounds.")
+    unfinished = [i for i in order[:FINISHED] if not ends.converged[i]]
+    for index, end in zip(unfinished, _rows(_polish(problem, ends.theta[unfinished], MOST_STEPS)), strict=True):
+        ends.theta[index], ends.objective[index], ends.converged[index] = end.theta, end.objective, end.converged
+    best = int(np.argmin(ends.objective))
+    least = float(ends.objective[best])
+    agreeing = float(np.mean(ends.objective <= least * (1 + SAME) + 1e-24 * problem.weights.sum()))
+    return Found(ends.theta[best], least, bool(ends.converged[best]), agreeing)
+
+
+def _polish(problem: Problem, starts: np.ndarray, steps: int) -> Solution:
+    """Return where the starts lead within that many steps; objectives that are not finite become infinite."""
+    lane = problem.lane(starts)._replace(limit=np.int32(steps))
+    ends = solve_lanes(problem.layout, problem.rows, len(starts), lambda part: lane._replace(theta=starts[part]))
+    objective = np.where(np.isfinite(ends.objective), ends.objective, np.inf)
+    return ends._replace(theta=ends.theta.copy(), objective=objective, converged=ends.converged.copy())
+
+
+def _rows(ends: Solution) -> list[Solution]:
+    return [Solution(*row) for row in zip(*ends, strict=True)]
 
 
 def chosen(total: int, count: int) -> np.ndarray:

@@ -40,7 +40,7 @@ class Lane(NamedTuple):
     fixed: Array  # (fixed,) values in the caller's units
     weights: Array  # (n,)
     log_loss: Array  # (n,) centred
-    live: Array  # () bool: False for a lane that only fills a block
+    limit: Array  # () int: most steps; 0 for a lane that only fills a block
 
 
 class Solution(NamedTuple):
@@ -155,11 +155,11 @@ def minimise(layout: Layout, rows: Rows, lane: Lane) -> Solution:
         _local(layout, theta, rows, lane),
         jnp.full_like(theta[0], FIRST_DAMPING),
         jnp.full_like(theta[0], jnp.inf),
-        ~lane.live,
+        lane.limit <= 0,
         jnp.zeros((), jnp.int32),
     )
     end = jax.lax.while_loop(
-        lambda state: (state.steps < MOST_STEPS) & ~state.done,
+        lambda state: (state.steps < lane.limit) & ~state.done,
         lambda state: _advance(layout, state, rows, lane),
         start,
     )

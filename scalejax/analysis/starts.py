@@ -125,9 +125,7 @@ def kaplan_starts(log: Mapping[str, np.ndarray], log_loss: np.ndarray) -> dict[s
     coefficients, _ = project(columns, np.ones(len(log_loss)))
     model, tokens = np.log(coefficients).T
     model = model / ratio[:, 0]
-    fitted = alpha_d[:, None] * np.logaddexp(
-        ratio * (model[:, None] - log["params"]), tokens[:, None] - log["tokens"]
-    )
+    fitted = alpha_d[:, None] * np.logaddexp(ratio * (model[:, None] - log["params"]), tokens[:, None] - log["tokens"])
     order = np.argsort(np.abs(fitted - log_loss).sum(1), kind="stable")
     result = {"N_c": np.exp(model), "D_c": np.exp(tokens), "alpha_N": alpha_n, "alpha_D": alpha_d}
     return {name: value[order] for name, value in result.items()}

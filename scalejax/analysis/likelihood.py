@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from scalejax.analysis.covariance import Spread
+from scalejax.analysis.covariance import Spread, draws
 from scalejax.analysis.lift import solve_lanes
 from scalejax.analysis.problem import Problem
 
 POINTS = 33
+PINNED_STEPS = 100
 CHI_SQUARED_90 = 2.7055  # one degree of freedom
 
 
@@ -60,7 +61,8 @@ def pinned(problem: Problem, theta: np.ndarray, spread: Spread, places: Sequence
             starts.append(one)
             lows.append(below)
             highs.append(above)
-    lane = problem.lane(np.array(starts))._replace(low=np.array(lows), high=np.array(highs))
+    lane = problem.lane(np.array(starts))
+    lane = lane._replace(low=np.array(lows), high=np.array(highs), limit=np.int32(PINNED_STEPS))
     ends = solve_lanes(
         problem.layout,
         problem.rows,
@@ -92,19 +94,16 @@ def profile_of(
     known = dict(zip(layout.fixed, problem.fixed, strict=True))
     place = fixed.index(name)
     held = replace(problem, layout=replace(layout, fixed=fixed, shared=tuple(n for n in layout.shared if n != name)))
-    best = float(problem.public(theta[None])[name][0])
     grid = np.asarray(values, float) if values is not None else _around(problem, theta, spread, name, parameter.scale)
     constants = np.array([[value if n == name else known[n] for n in fixed] for value in grid])
     if parameter.scale == "log" and (constants[:, place] <= 0).any():
         raise ValueError(f"A profile of {name} needs positive values.")
-    objectives = _walk(replace(held, fixed=constants[0]), np.delete(theta, index), constants, place, best)
+    objectives = _walk(replace(held, fixed=constants[0]), np.delete(theta, index), constants)
     statistic = 2 * np.maximum(objectives - objective, 0) / spread.unit
     return Profile(name, grid, objectives, statistic)
 
 
-def _walk(
-    held: Problem, theta: np.ndarray, constants: np.ndarray, place: int, best: float
-) -> np.ndarray:
+def _walk(held: Problem, theta: np.ndarray, constants: np.ndarray) -> np.ndarray:
     """Return the objectives of all values, each searched from the fit and from the ends at its neighbours."""
     count = len(constants)
     thetas = np.repeat(theta[None], count, axis=0)
@@ -129,8 +128,6 @@ def _walk(
 
 def _around(problem: Problem, theta: np.ndarray, spread: Spread, name: str, scale: str) -> np.ndarray:
     """Return values within about four standard errors of the fit, in the caller's units."""
-    from scalejax.analysis.covariance import draws
-
     sample = problem.public(draws(problem, theta, spread.covariance, 2000))[name]
     best = float(problem.public(theta[None])[name][0])
     steps = np.linspace(-4, 4, POINTS)
