@@ -26,14 +26,14 @@ ROOMS = {
     "models": {"errors"},
     "data": {"errors", "cache", "spec"},
     "engine": {"errors", "cache", "spec", "data", "models"},
-    "analysis": {"errors"},
+    "analysis": {"errors", "cache"},
     "report": {"errors", "analysis"},
     "run": {"errors", "spec", "store", "data", "engine", "analysis", "report"},
     "cli": {"errors", "spec", "models", "engine", "analysis", "report", "run"},
-    "__init__": {"errors", "spec", "run"},
+    "__init__": {"errors", "spec", "analysis", "run"},
 }
 RUN = ("run_directory", "run_rows", "run_watch")
-JAX = {"models", "data", "engine", "run"}
+JAX = {"cache", "models", "data", "engine", "analysis", "run"}
 # Package -> the rooms or files that alone may import it.
 KEEPERS = {
     "jax": JAX,
