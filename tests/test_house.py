@@ -46,7 +46,7 @@ KEEPERS = {
     "pandas": {"store", "analysis", "report", "run"},
     "scipy": {"analysis"},
     "rich": {"report", "cli"},
-    "matplotlib": {"report/plot.py"},
+    "matplotlib": {"report/plot.py", "report/plot_fit.py"},
 }
 ANY_KEYWORDS = {"spec.py": {"__init__"}, "spec_rules.py": {"init"}}  # ModelGrid; the constructor that `strict` wraps
 
