@@ -36,14 +36,14 @@ def chinchilla_runs() -> tuple[dict[str, np.ndarray], np.ndarray]:
 def design(law: str, *, dense: bool = False) -> dict[str, np.ndarray]:
     """Return predictors on which every parameter of a law shows; dense: for intervals under noise."""
     if law in ("chinchilla", "kaplan"):
-        side = 16 if dense else 9
+        side = 16 if dense else 8
         params, tokens = np.meshgrid(np.geomspace(1e6, 1e10, side), np.geomspace(1e8, 1e12, side))
         return {"params": params.ravel(), "tokens": tokens.ravel()}
     if law == "data_constrained":
-        grids = np.geomspace(1e6, 1e10, 7), np.geomspace(1e8, 1e11, 5), np.array([1.0, 2, 5, 20, 80, 300])
+        grids = np.geomspace(1e6, 1e10, 8), np.geomspace(1e8, 1e11, 5), np.array([1.0, 2, 5, 20, 80, 300])
         params, unique, epochs = (grid.ravel() for grid in np.meshgrid(*grids))
         return {"params": params, "tokens": unique * epochs, "unique_tokens": unique}
-    number = (200 if dense else 80) if law.startswith("bnsl") else (100 if dense else 40)
+    number = (200 if dense else 64) if law.startswith("bnsl") else (100 if dense else 40)
     return {"x": np.geomspace(10, 1e7, number)}
 
 
@@ -120,11 +120,11 @@ def worst_error(law: str, generator: np.random.Generator) -> float:
     return max(abs(found[name] / value - 1) for name, value in truth.items())
 
 
-def covered(law: str, generator: np.random.Generator, *, bootstrap: int, noise: float = 0.01) -> dict[str, bool]:
-    """Simulate one experiment and return which parameters lie in their 90 % interval."""
-    truth, predictors = TRUTHS[law], design(law, dense=True)
+def covered(law: str, generator: np.random.Generator, *, bootstrap: int, dense: bool = True) -> dict[str, bool]:
+    """Simulate one experiment of 1 % noise and return which parameters lie in their 90 % interval."""
+    truth, predictors = TRUTHS[law], design(law, dense=dense)
     loss = LAWS[law](truth, predictors)
-    loss = loss * np.exp(noise * generator.standard_normal(len(loss)))
+    loss = loss * np.exp(0.01 * generator.standard_normal(len(loss)))
     seed = int(generator.integers(2**31))
     intervals = scalejax.fit_law(law, predictors, loss, bootstrap=bootstrap, seed=seed).intervals(0.9)
     return {name: intervals[name][0] <= value <= intervals[name][1] for name, value in truth.items()}

@@ -155,7 +155,9 @@ def main() -> None:
         ours.append(seconds)
         seconds, _ = scipy_loop(table, dict(found.params), options.scipy)
         theirs.append(seconds / options.scipy * options.resamples)
-        print(f"  {options.resamples} resamples: scalejax {ours[-1]:.3f} s (fit and status included), scipy {theirs[-1]:.1f} s")
+        print(
+            f"  {options.resamples} resamples: scalejax {ours[-1]:.3f} s with fit and status, scipy {theirs[-1]:.1f} s"
+        )
     one, other = statistics.median(ours), statistics.median(theirs)
     print(f"median: scalejax {one:.3f} s, scipy BFGS {other:.1f} s ({other / one:.0f}x)")
     print("standard errors: " + ", ".join(f"{name} {value:.5g}" for name, value in found.standard_errors.items()))
