@@ -10,10 +10,8 @@ from scalejax.spec_file import load_sweep
 if TYPE_CHECKING:
     from scalejax.analysis.fit import Fit, fit_law
     from scalejax.analysis.law import Law, Parameter
-    from scalejax.analysis.laws import LAWS
 
 __all__ = [
-    "LAWS",
     "DataSpec",
     "Fit",
     "FitError",
@@ -32,7 +30,6 @@ __all__ = [
 # Their modules import JAX, which takes a second: only when they are asked for.
 _LATE = {
     "Fit": "scalejax.analysis.fit",
-    "LAWS": "scalejax.analysis.laws",
     "Law": "scalejax.analysis.law",
     "Parameter": "scalejax.analysis.law",
     "fit_law": "scalejax.analysis.fit",

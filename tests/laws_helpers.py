@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import scalejax
-from scalejax import LAWS
+from scalejax.analysis.laws import LAWS
 
 # Known from Besiroglu et al. 2024 and from a scipy minimum to 1e-14 on the same rows.
 CHINCHILLA_OBJECTIVE = 0.0010182740178

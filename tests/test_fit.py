@@ -8,7 +8,7 @@ import pytest
 from laws_helpers import CHINCHILLA_ERRORS, CHINCHILLA_OBJECTIVE, TRUTHS, chinchilla_runs, covered, design
 
 import scalejax as sx
-from scalejax import LAWS
+from scalejax.analysis.laws import LAWS
 from scalejax.analysis.problem import padded_length
 
 RNG = np.random.default_rng(3)

@@ -86,7 +86,7 @@ def make_problem(
     groups: Array | None,
     curves: Array | None,
     shared: Sequence[str],
-    fixed: Mapping[str, float],
+    fixed: Mapping[str, float] | None,
     delta: float,
 ) -> Problem:
     """Return the checked and centred problem.
@@ -95,6 +95,7 @@ def make_problem(
         ValueError: the caller's mistake.
         FitError: no row can be used.
     """
+    fixed = fixed or {}
     names, x = _columns(law, predictors)
     y = _column("loss", loss)
     count = len(y)
