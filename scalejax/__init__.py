@@ -19,10 +19,8 @@ if TYPE_CHECKING:
     )
     from scalejax.analysis.fit import Fit, fit_law
     from scalejax.analysis.law import Law, Parameter
-    from scalejax.analysis.laws import LAWS
 
 __all__ = [
-    "LAWS",
     "Allocation",
     "DataSpec",
     "Fit",
@@ -50,7 +48,6 @@ __all__ = [
 # Their modules import JAX, which takes a second: only when they are asked for.
 _LATE = {
     "Fit": "scalejax.analysis.fit",
-    "LAWS": "scalejax.analysis.laws",
     "Law": "scalejax.analysis.law",
     "Parameter": "scalejax.analysis.law",
     "fit_law": "scalejax.analysis.fit",

@@ -150,9 +150,8 @@ def fit_law(
 ) -> Fit:
     """Fit a law by minimising the sum of weight x Huber(delta) of log predicted - log observed loss.
 
-    The search is cold: starting points come from the data alone, by variable projection; the best of them are polished
-    by damped Newton steps in float64, and the best end is the fit. Nothing depends on the units of the predictors or
-    of the loss. Rows whose loss is NaN or infinite (diverged runs) are left out and counted in `Fit.excluded`.
+    The search is cold: starts come from the data alone, by variable projection; the best are polished by damped Newton
+    steps in float64. Nothing depends on units. Rows whose loss is NaN or infinite (diverged) are left out and counted.
 
     Args:
         law: a name of `LAWS`, or a `Law` of your own.
@@ -161,53 +160,62 @@ def fit_law(
         bootstrap: number of resamples; 0 takes the normal approximation, which costs nothing.
         seed: of the resamples.
         resample: "rows", "residuals" or "groups" (see `resampled`).
-        groups: label of each row for resample="groups": the rows that stay together, such as the seeds of one cell.
+        groups: label of each row for resample="groups": rows that stay together, such as the seeds of one cell.
         weights: of the rows; zero leaves a row out.
-        fixed: parameters that are known, in the caller's units, such as {"e_0": 0.9} for chance on ten classes.
+        fixed: known parameters in the caller's units, such as {"e_0": 0.9} for chance on ten classes.
         curves: label of each row where several curves are fitted at once.
         shared: the parameters that all curves share, such as ("c",): one exponent for several curves.
         delta: of the Huber losses; infinity gives least squares of log residuals.
         starts: how many starting points are polished; None: 32, and more for a law with breaks.
-        ceiling: for a target that rises towards at most this value, such as accuracy (1.0): the law is fitted to
-            ceiling - loss, and predictions are turned back.
+        ceiling: for a target that rises towards at most this, such as accuracy (1.0): ceiling - loss is fitted.
 
     Raises:
-        ValueError: the caller's mistake: an unknown law (the sentence names the nearest), lengths that differ, values
-            without a logarithm, contradicting options.
+        ValueError: the caller's mistake, such as an unknown law, lengths that differ, or a negative loss.
         FitError: the law cannot be fitted to these rows at all.
     """
     law = find_law(law)
     _check_options(bootstrap, resample, groups, delta, starts)
-    if ceiling is not None:
-        loss = _below(ceiling, loss)
+    loss = loss if ceiling is None else _below(ceiling, loss)
     problem = make_problem(
         law,
         predictors,
         loss=loss,
         weights=weights,
-        groups=groups if resample == "groups" else None,
+        groups=groups,
         curves=curves,
         shared=shared,
-        fixed=fixed or {},
+        fixed=fixed,
         delta=delta,
     )
     found = search.search(problem, starts or search.polished(law))
+    return _completed(problem, found, bootstrap=bootstrap, seed=seed, resample=resample, ceiling=ceiling)
+
+
+def _completed(
+    problem: Problem,
+    found: search.Found,
+    *,
+    bootstrap: int,
+    seed: int,
+    resample: resampling.Resample,
+    ceiling: float | None,
+) -> Fit:
+    """Return the fit at the minimum found, with its replicates and its status."""
     spread = spread_of(problem, found.theta)
+    resamples = None
     if bootstrap:
         residuals = np.pad(spread.residuals, (0, len(problem.log_loss) - problem.count))
         ends = resampling.resampled(problem, found.theta, residuals, bootstrap=bootstrap, seed=seed, resample=resample)
-        thetas = ends.theta[ends.converged]
-        if len(thetas) < 2:
-            raise FitError(f"Of {bootstrap} resamples {len(thetas)} could be fitted: fix parameters, or add runs.")
-    else:
-        thetas = draws(problem, found.theta, spread.covariance, DRAWS)
-    resamples = thetas if bootstrap else None
-    status = identifiability.status(Ended(problem, found.theta, found.objective, found.converged, spread, resamples))
+        resamples = ends.theta[ends.converged]
+        if len(resamples) < 2:
+            raise FitError(f"Of {bootstrap} resamples {len(resamples)} could be fitted: fix parameters, or add runs.")
+    thetas = draws(problem, found.theta, spread.covariance, DRAWS) if resamples is None else resamples
+    end = Ended(problem, found.theta, found.objective, found.converged, spread, resamples)
     return Fit(
-        law=law,
+        law=problem.layout.law,
         params={name: float(value[0]) for name, value in _named(problem, found.theta[None]).items()},
         objective=found.objective,
-        status=status,
+        status=identifiability.status(end),
         rows=problem.count,
         excluded=problem.excluded,
         duplicates=problem.duplicates,

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from scalejax.analysis.covariance import NOISE_FREE, Spread
-from scalejax.analysis.likelihood import CHI_SQUARED_90, pinned
+from scalejax.analysis.likelihood import pinned
 from scalejax.analysis.problem import Problem
 
 SPARE_POINTS = 2  # distinct points beyond the number of parameters
 LINE = 0.05  # share of a predictor's spread that may lie off one line before the runs count as a plane
 CONDITIONING = 1e12  # beyond it, float64 differences of the loss are noise
+SURE = 6.635  # 99 % of chi-squared: a floor that is not there is claimed once in a hundred fits, if noise is as assumed
 UNKNOWN = np.log(10.0)  # a positive parameter is unknown if ten times more, or less, fits as well
 UNEXPLAINED = 0.15  # share of the spread of log loss; below it, systematic residuals are small print
 SYSTEMATIC = 3.0  # standard errors: one pattern in 700 is chance
@@ -168,7 +169,7 @@ def _flat(end: Ended) -> str:
     if not places:
         return ""
     objectives = pinned(problem, theta, end.spread, places)
-    within = 2 * (objectives - end.objective) < CHI_SQUARED_90 * end.spread.unit
+    within = 2 * (objectives - end.objective) < SURE * end.spread.unit
     if end.resamples is not None:
         lowest, highest = np.quantile(end.resamples, (0.05, 0.95), axis=0)
         for place, (index, value) in enumerate(places):

@@ -12,6 +12,7 @@ from scalejax.analysis.solver import MOST_STEPS, Lane, Rows
 from scalejax.errors import FitError
 
 Array = Any
+LEAST_ROWS = 64  # a program takes seconds to compile, and the rows of padding microseconds to compute
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +86,7 @@ def make_problem(
     groups: Array | None,
     curves: Array | None,
     shared: Sequence[str],
-    fixed: Mapping[str, float],
+    fixed: Mapping[str, float] | None,
     delta: float,
 ) -> Problem:
     """Return the checked and centred problem.
@@ -94,6 +95,7 @@ def make_problem(
         ValueError: the caller's mistake.
         FitError: no row can be used.
     """
+    fixed = fixed or {}
     names, x = _columns(law, predictors)
     y = _column("loss", loss)
     count = len(y)
@@ -111,8 +113,8 @@ def make_problem(
     labels = () if curves is None else tuple(np.unique(np.asarray(curves)[keep]).tolist())
     x, y, weight, curve = x[:, keep], y[keep], weight[keep], np.unique(curve[keep], return_inverse=True)[1]
     layout = Layout(law, tuple(n for n in law.names if n in fixed), max(1, len(labels)), tuple(shared))
-    same = np.unique(np.concatenate([x, y[None], curve[None]]), axis=1, return_inverse=True)[1]
-    group = same if group is None else np.unique(group[keep], return_inverse=True)[1]
+    same = _numbered(np.concatenate([x, y[None], curve[None]]))
+    group = same if group is None else _numbered(group[None, keep])
     rows, log_loss = _centre(law, np.log(x), np.log(y), weight, curve, delta)
     missing = rows.log_x.shape[1] - len(y)
     values = np.array([float(fixed[name]) for name in layout.fixed])
@@ -155,6 +157,12 @@ def _labels(name: str, values: Array) -> np.ndarray:
     if column.ndim != 1:
         raise ValueError(f"{name} has shape {column.shape}: give one label a row, shape (rows,).")
     return np.unique(column, return_inverse=True)[1]
+
+
+def _numbered(columns: np.ndarray) -> np.ndarray:
+    """Return for each column the number of its kind, kinds numbered in the order of their first columns."""
+    _, first, kind = np.unique(columns, axis=1, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[kind.ravel()]
 
 
 def _check_values(names: Sequence[str], x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> None:
@@ -234,6 +242,6 @@ def _centre(
 
 
 def padded_length(count: int) -> int:
-    """Return the number of rows with padding: multiples of 8, and from 64 on in steps of an eighth."""
-    step = max(8, 1 << max(0, count.bit_length() - 4))
-    return -(-count // step) * step
+    """Return the number of rows with padding: at least 64, then in steps of an eighth or less."""
+    step = 1 << max(3, count.bit_length() - 4)
+    return max(LEAST_ROWS, -(-count // step) * step)
