@@ -19,6 +19,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scalejax import Run, SweepError
+
 QUICKSTART = Path(__file__).parent.parent / "sweeps" / "quickstart.toml"
 REDUCED = ("seeds=1", "train.steps=4800")  # about twenty seconds
 CHECKPOINT_SECONDS = 0.3
@@ -91,9 +93,14 @@ def strike(process: "subprocess.Popen[str]", directory: Path, aim: str, *, rng: 
     return False
 
 
-def finished(directory: Path) -> dict[str, str]:
+def finished(directory: Path) -> dict[str, float]:
     """Return the seconds that each ended trial has taken, by id."""
-    return {row["trial_id"]: row["seconds"] for row in exported(directory) if row["status"] in ("done", "diverged")}
+    try:
+        table = Run(directory).results()
+    except SweepError:  # it was killed before there was any
+        return {}
+    ended = table[table["status"].isin(["done", "diverged"])]
+    return dict(zip(ended["trial_id"], ended["seconds"], strict=True))
 
 
 def exported(directory: Path, *further: str) -> list[dict[str, str]]:
@@ -135,7 +142,7 @@ def wreak(
     untouched = folder / "untouched"
     complete(untouched, overrides)
     while toll.total < kills:
-        directory, known = folder / f"killed{toll.runs}", dict[str, str]()
+        directory, known = folder / f"killed{toll.runs}", dict[str, float]()
         while toll.total < kills:
             aim = rng.choice(tuple(toll.kills))
             if not strike(run(directory, overrides), directory, aim, rng=rng):

@@ -1,7 +1,10 @@
 """A run from Python: its tables and files, resuming, enlarging, the user's own modules, what is refused."""
 
 import json
+import os
 import shutil
+import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +15,9 @@ import pytest
 from flax import nnx
 
 import scalejax as sx
-from scalejax.engine.scheduler import Scheduler
+from scalejax.engine.scheduler import Progress, Scheduler
+from scalejax.report.progress import ProgressDisplay
+from scalejax.run_watch import Accountant
 
 SWEEP = sx.Sweep(
     name="small",
@@ -128,6 +133,44 @@ def test_an_enlarged_sweep_trains_only_what_is_new(copied: sx.Run):
     assert set(after["status"]) == {"done"}
     old = after.loc[after["trial_id"].isin(before["trial_id"]), :].reset_index(drop=True)
     pd.testing.assert_frame_equal(old, before, check_exact=True, check_dtype=False)  # `seconds` included
+
+
+def interrupt_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Press Ctrl-C once some calls of programs have brought steps."""
+    show, seen = Accountant.show, []
+
+    def shown(accountant: Accountant, progress: Progress, display: ProgressDisplay) -> None:
+        show(accountant, progress, display)
+        seen.append(progress)
+        if len(seen) == calls:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1.0)  # the main thread looks up every 0.2 seconds
+
+    monkeypatch.setattr(Accountant, "show", shown)
+
+
+def test_a_sweep_that_changes_while_it_is_interrupted_goes_on_as_what_it_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    steps = replace(SWEEP.train, steps=200, evaluate_every=50)
+    first = replace(SWEEP, models=(sx.ModelGrid("mlp", width=(4, 8), depth=1),), train=steps)
+    with monkeypatch.context() as patch:
+        interrupt_after(2, patch)
+        with pytest.raises(sx.Interrupted):
+            sx.run_sweep(first, tmp_path / "run", progress=False)
+    assert sx.Run(tmp_path / "run").results()["steps_taken"].to_numpy(float, na_value=0).max() > 0
+    # A larger width, so that states are padded anew; a smaller one is gone; and another optimizer makes other trials.
+    then = replace(first, models=(sx.ModelGrid("mlp", width=(8, 16), depth=1),))
+    after = sx.run_sweep(then, tmp_path / "run").results()
+    assert "trials go on where an earlier run left them" in capsys.readouterr().err
+    fresh = sx.run_sweep(then, tmp_path / "fresh", progress=False).results()
+    assert after["trial_id"].tolist() == fresh["trial_id"].tolist()
+    assert set(after["status"]) == {"done"}
+    np.testing.assert_allclose(after["validation_loss"], fresh["validation_loss"], rtol=1e-5)
+    other = sx.run_sweep(replace(then, train=replace(steps, optimizer="sgd")), tmp_path / "run", progress=False)
+    assert not set(other.results()["trial_id"]) & set(after["trial_id"])
+    again = sx.run_sweep(then, tmp_path / "run", progress=False).results()  # kept all the while
+    pd.testing.assert_frame_equal(again, after, check_exact=True)
 
 
 @pytest.mark.usefixtures("no_training")

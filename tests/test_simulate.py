@@ -137,8 +137,8 @@ def test_a_real_run_on_one_device_takes_the_simulated_steps_in_the_simulated_ord
     ]
     taken, launch = [], Pack.launch
 
-    def counted(pack):
-        flight = launch(pack)
+    def counted(pack, **named):
+        flight = launch(pack, **named)
         taken.append((pack.bucket.recipe, flight.count))
         return flight
 

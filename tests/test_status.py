@@ -26,7 +26,7 @@ class Beat:
         self.__dict__.update(heartbeat.__dict__, alive=alive)
 
 
-def table(*statuses: str, taken=pd.NA, reason: str = "") -> pd.DataFrame:
+def table(*statuses: str, taken: int | None = None, reason: str = "") -> pd.DataFrame:
     rows = [
         {
             "trial_id": f"t{number}", "family": "mlp", "params": 1234, "train_examples": 500, "seed": 1,

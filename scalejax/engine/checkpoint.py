@@ -147,11 +147,13 @@ class Checkpoints:
             ocp = _orbax()
             arrays, manifest = pack_up(snapshot)
             self._check_room(sum(array.nbytes for array in arrays.values()))
-            if shelf.checkpointer is None:
-                kept = ocp.training.preservation_policies.LatestN(KEPT)
-                shelf.checkpointer = ocp.training.Checkpointer(str(shelf.folder.absolute()), preservation_policy=kept)
+            kept = ocp.training.preservation_policies.LatestN(KEPT)
+            checkpointer = shelf.checkpointer or ocp.training.Checkpointer(
+                str(shelf.folder.absolute()), preservation_policy=kept
+            )
+            shelf.checkpointer = checkpointer
             shelf.number += 1
-            shelf.checkpointer.save(shelf.number, arrays, custom_metadata=manifest, force=True)
+            checkpointer.save(shelf.number, arrays, custom_metadata=manifest, force=True)
             seal(shelf.folder / str(shelf.number))
         except Exception as error:  # whatever Orbax and the file system raise
             self._trouble = error

@@ -148,6 +148,7 @@ class Scheduler:
                 self._carry_out(self._tournament.arrive(parked))
             else:
                 self._home[parked.planned.trial_id].queue.appendleft(parked)
+        self._begun = {}  # their states are large
 
     def _order_programs(self, teams: Sequence[Group]) -> None:
         """Have the programs compiled in the background, those first that are needed first.
