@@ -76,7 +76,11 @@ def plant(law: str, generator: np.random.Generator) -> dict[str, float]:
     alpha, beta = even(0.2, 0.6), even(0.2, 0.6)
     height_n, height_d = log_even(0.15, 1.5) * 1e8**alpha, log_even(0.15, 1.5) * 1e10**beta
     truth = {"E": even(0.5, 2.5), "A": height_n, "B": height_d, "alpha": alpha, "beta": beta}
-    return truth if law == "chinchilla" else truth | {"R_D*": log_even(3, 50), "R_N*": log_even(2, 20)}
+    if law == "chinchilla":
+        return truth
+    # 1e10 unique tokens have their compute-optimal number of parameters inside the design, or A would not show.
+    truth["A"] = beta / alpha * height_d * 1e10**-beta * log_even(1e7, 1e9) ** alpha
+    return truth | {"R_D*": log_even(3, 50), "R_N*": log_even(2, 20)}
 
 
 def _plant_breaks(law: str, even, log_even) -> dict[str, float]:

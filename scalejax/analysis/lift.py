@@ -20,7 +20,7 @@ from scalejax.analysis.solver import Lane, Rows, Solution, State, advance, begin
 from scalejax.cache import keep_programs
 
 Array = Any
-SLOTS, BLOCK = 16, 256
+SLOTS, BLOCK = 8, 256
 RANKS = Lane(theta=1, low=1, high=1, fixed=1, weights=1, log_loss=1, limit=0)  # of the fields of one lane
 
 Lanes = Callable[[slice], Lane]  # the lanes of a range, as NumPy arrays with or without a leading axis

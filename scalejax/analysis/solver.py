@@ -20,7 +20,7 @@ MOST_STEPS = 400
 ROUNDNESS = 1e-4  # of the majoriser's largest pivot, added to all: far away, no coordinate runs off while damped
 LONGEST_STEP = 3.0  # in any coordinate: logarithms and exponents of centred data are of order one
 FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 0.1, 1e-9, 1e9
-TOLERANCE = 1e-12  # of the objective, for the decrease that a Newton step still promises
+TOLERANCE = 1e-9  # of the objective, for the decrease that a Newton step still promises
 STALLED = 1e-7  # of the objective: what is promised when rounding allows no further decrease and the fit still counts
 NOISE_FREE = 1e-26  # mean squared log residual that float64 cannot tell from zero
 

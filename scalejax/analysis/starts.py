@@ -132,15 +132,31 @@ def kaplan_starts(log: Mapping[str, np.ndarray], log_loss: np.ndarray) -> dict[s
 
 
 def data_constrained_starts(log: Mapping[str, np.ndarray], log_loss: np.ndarray) -> dict[str, np.ndarray]:
-    """Return starts of `data_constrained`: given exponents and R_D*, all parameters taken as useful, it is linear."""
+    """Return starts of `data_constrained`: given exponents and R_D*, all parameters taken as useful, it is linear.
+
+    The heights found tell how many parameters are useful; with those it is solved once more, as further starts.
+    """
     exponents = (0.1, 0.25, 0.5, 0.9)
     combinations = grid([exponents, exponents, (2.0, 10.0, 50.0), (1.0, 10.0)])
-    alpha, beta, tokens_life, params_life = combinations.T
-    unique = log["unique_tokens"]
-    excess = np.expm1(np.clip(log["tokens"] - unique, 0.0, 300.0))
-    tokens = unique + np.log1p(-tokens_life[:, None] * np.expm1(-excess / tokens_life[:, None]))
-    terms = [np.zeros_like(tokens), -alpha[:, None] * log["params"], -beta[:, None] * tokens]
-    coefficients, order = project(np.exp(np.stack(terms, axis=2) - log_loss[:, None]), np.ones(len(log_loss)))
+    alpha, beta, tokens_life, params_life = (column[:, None] for column in combinations.T)
+    unique, params = log["unique_tokens"], log["params"] + np.zeros_like(alpha)
+    tokens = _useful(unique, log["tokens"], tokens_life)
+    weights = np.ones(len(log_loss))
+
+    def terms(params: np.ndarray) -> np.ndarray:
+        return np.exp(np.stack([np.zeros_like(tokens), -alpha * params, -beta * tokens], axis=2) - log_loss[:, None])
+
+    coefficients, _ = project(terms(params), weights)
+    heights = np.log(alpha[:, 0] * coefficients[:, 1]) - np.log(beta[:, 0] * coefficients[:, 2])
+    needed = np.minimum((heights[:, None] + beta * unique) / alpha, params)
+    both = np.concatenate([terms(params), terms(_useful(needed, params, params_life))])
+    coefficients, order = project(both, weights)
     result = dict(zip(("E", "A", "B"), coefficients.T, strict=True))
-    result |= {"alpha": alpha, "beta": beta, "R_D*": tokens_life, "R_N*": params_life}
+    result |= dict(zip(("alpha", "beta", "R_D*", "R_N*"), np.tile(combinations, (2, 1)).T, strict=True))
     return {name: value[order] for name, value in result.items()}
+
+
+def _useful(log_unique: np.ndarray, log_size: np.ndarray, life: np.ndarray) -> np.ndarray:
+    """Return the logarithm of U + U R (1 - exp(-(size/U - 1) / R)), as `laws.effective` does."""
+    excess = np.expm1(np.clip(log_size - log_unique, 0.0, 300.0))
+    return log_unique + np.log1p(-life * np.expm1(-excess / life))
