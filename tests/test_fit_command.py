@@ -91,9 +91,8 @@ def test_every_kind_of_law_is_drawn_with_points_law_interval_and_residuals(name)
     fit = fit_law(law, predictors, loss)
     seen = Observations("", predictors, loss, None, {"loss": "test_loss", **{each: each for each in predictors}})
     top, below = plot_fits([(seen, fit)]).axes
-    drawn = sum(len(line.get_xdata()) for line in below.lines[:-1]) + sum(
-        len(c.get_offsets()) for c in below.collections
-    )
+    drawn = sum(np.asarray(line.get_xdata()).size for line in below.lines[:-1])
+    drawn += sum(np.asarray(each.get_offsets()).shape[0] for each in below.collections)
     assert drawn == 29
     assert top.collections
     assert top.get_ylabel() == "Test loss"
