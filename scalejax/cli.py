@@ -2,6 +2,8 @@
 
 import argparse
 import contextlib
+import functools
+import io
 import json
 import os
 import signal
@@ -20,12 +22,17 @@ if TYPE_CHECKING:
     from scalejax.engine.plan import Plan
 
 BAD_INPUT, TROUBLE, SIGNALLED = 2, 1, 128  # to the last one the number of the signal is added
+MOST_DIGITS = 9  # of a number on the command line
+LONGEST_SAYING = 400  # characters of what is wrong with the command line
 PLAIN_WIDTH = 120  # characters of a table where there is no terminal
 TIMING_PATIENCE = 0.5  # seconds after which `plan` compiles no further program just to time it
 
 
 def entry() -> NoReturn:
     """Run the command line and end the process, without waiting for threads if it was interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path may hold bytes that are no text
     code = main()
     if code <= SIGNALLED:
         sys.exit(code)
@@ -255,7 +262,8 @@ def _plan(options: argparse.Namespace, *, devices: int | None = None, kind: "Dev
 
     prepare()
     overrides = dict(parse_override(text) for text in options.set)
-    return make_plan(load_sweep(options.sweep, overrides, check=check_sweep), devices=devices, kind=kind)
+    check = functools.partial(check_sweep, kind=kind)
+    return make_plan(load_sweep(options.sweep, overrides, check=check), devices=devices, kind=kind)
 
 
 def _show(done) -> None:
@@ -289,7 +297,9 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, without the usage before it."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
+        said = " ".join(message.split())  # of what was typed, which may hold anything
+        said = said if len(said) <= LONGEST_SAYING else f"{said[: LONGEST_SAYING - 4]} ..."
+        self.exit(BAD_INPUT, f"{self.prog}: {said}; see {self.prog} --help\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -368,8 +378,9 @@ def _fit_options(command: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r}")
+    if not text.isdecimal() or len(text) > MOST_DIGITS or int(text) < 1:
+        most = 10**MOST_DIGITS - 1
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, at most {most}, found {text!r}")
     return int(text)
 
 

@@ -12,7 +12,8 @@ from scalejax.run_directory import CHECKPOINTS, FIGURES, LEDGER, locked, prepare
 from scalejax.run_rows import measurement_rows, result_row, trial_row
 from scalejax.run_watch import Accountant, Interruption, Pulse
 from scalejax.spec import Sweep
-from scalejax.store import FINAL, STOPPED, Ended, Heartbeat, Store
+from scalejax.store import FINAL, Ended, Heartbeat, Store
+from scalejax.store_file import STOPPED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,8 +78,9 @@ class Run:
         try:
             return list(save_figure(axes.figure, self.directory / FIGURES, "learning_curves"))
         except OSError as error:
-            says = f"the figure cannot be written ({error.strerror or error}); all results are in {LEDGER}"
-            raise RunError(f"{self.directory / FIGURES}: {says}, and the same command draws it again") from error
+            says = f"the figure cannot be written ({error.strerror or error})"
+            remedy = "see that nothing else has its place, then run the same command again: all results are kept"
+            raise RunError(f"{self.directory / FIGURES}: {says}; {remedy}") from error
 
     def summary(self) -> list[str]:
         """Say in words which curves have flattened and which still fall, and what halving has stopped."""
@@ -229,4 +231,5 @@ def _ended_trials(directory: Path, statuses: Sequence[str]) -> dict[str, Ended]:
     if not (directory / LEDGER).exists():
         return {}
     with Store(directory / LEDGER, write=True) as store:  # an earlier process may have ended before it made the tables
+        store.results()  # what is damaged but no less a table is met with now, not once everything has been trained
         return store.ended(statuses)

@@ -73,6 +73,8 @@ def prepare(directory: Path, plan: "Plan") -> None:
 
 def read_environment(directory: Path) -> object:
     """Return what an earlier process wrote down, or None."""
+    if not (directory / ENVIRONMENT).is_file():  # a pipe would be waited for
+        return None
     try:
         return json.loads((directory / ENVIRONMENT).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -91,6 +93,7 @@ def _owner(directory: Path) -> Heartbeat | None:
 def _write(path: Path, text: str) -> None:
     """Replace a file whole: a reader never sees half of it."""
     partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)  # a pipe would be waited for
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 

@@ -18,15 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalejax.errors import RunError, SweepError
+from scalejax.store_file import SCHEMA_VERSION, STATUSES, TABLES, check, connect, examine, refuse_pipes
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 3
 READABLE = (2, 3)  # an older one gets the tables that it lacks when it is written to
 SILENCE = 60.0  # seconds without a heartbeat after which a process counts as gone
-STOPPED = "stopped"  # by halving: final as long as the sweep as it stands stops it
-STATUSES = ("pending", "running", "done", "diverged", STOPPED, "failed")
 FINAL = ("done", "diverged")  # never trained again; failed trials are
 
 
@@ -111,28 +109,6 @@ class Heartbeat:
 
 
 _RESULT_COLUMNS = [field.name for field in fields(ResultRow) if field.name != "trial_id"]
-_TABLES = f"""
-CREATE TABLE IF NOT EXISTS trials (
-    trial_id TEXT PRIMARY KEY,
-    position INTEGER,  -- in the sweep as it stands; NULL for a trial that an earlier form of the sweep asked for
-    family TEXT NOT NULL, knobs TEXT NOT NULL, params INTEGER NOT NULL,
-    train_examples INTEGER NOT NULL, fraction REAL NOT NULL, seed INTEGER NOT NULL,
-    learning_rate REAL NOT NULL, weight_decay REAL NOT NULL, batch_size INTEGER NOT NULL,
-    steps INTEGER NOT NULL, flops INTEGER NOT NULL,
-    status TEXT NOT NULL DEFAULT 'pending' CHECK (status IN {STATUSES}), reason TEXT NOT NULL DEFAULT '',
-    train_loss REAL, validation_loss REAL, test_loss REAL, test_error REAL, best_step INTEGER, seconds REAL,
-    steps_taken INTEGER, mode TEXT, device TEXT, versions TEXT
-);
-CREATE TABLE IF NOT EXISTS measurements (
-    trial_id TEXT NOT NULL REFERENCES trials, step INTEGER NOT NULL, examples_seen INTEGER NOT NULL,
-    train_loss REAL, validation_loss REAL, validation_error REAL,
-    PRIMARY KEY (trial_id, step)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS heartbeat (
-    only INTEGER PRIMARY KEY CHECK (only = 1), pid INTEGER NOT NULL, host TEXT NOT NULL, began REAL NOT NULL,
-    beat REAL NOT NULL, eta_seconds REAL
-);
-"""
 
 
 class Store:
@@ -155,10 +131,12 @@ class Store:
         self._path = path
         self._lock = threading.Lock()
         self._writes = write
-        address = path if write else f"{path.absolute().as_uri()}?mode=ro"
+        refuse_pipes(path)
         with contextlib.ExitStack() as failing:
             try:
-                self._connection = sqlite3.connect(address, uri=not write, check_same_thread=False, timeout=30)
+                if write and path.exists():
+                    examine(path)
+                self._connection = connect(path, write=write)
                 failing.callback(self._connection.close)
                 self._settle(path)
             except sqlite3.OperationalError as error:
@@ -182,15 +160,14 @@ class Store:
             )
         if not self._writes:
             return
-        found = "ok" if new else self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if found != "ok":
-            raise sqlite3.DatabaseError(str(found).replace("\n", " "))
+        if not new:
+            check(self._connection)
         self._connection.execute("PRAGMA journal_mode = WAL")
         # A killed process loses nothing; only a power cut may take the last transactions, whole ones.
         self._connection.execute("PRAGMA synchronous = NORMAL")
         self._connection.execute("PRAGMA foreign_keys = ON")
         if version != SCHEMA_VERSION:
-            self._connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+            self._connection.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -342,6 +319,8 @@ class Store:
         query = "SELECT * FROM trials WHERE position IS NOT NULL ORDER BY position"
         numbers = ("train_loss", "validation_loss", "test_loss", "test_error", "seconds")
         types = dict.fromkeys(numbers, "float64") | dict.fromkeys(("best_step", "steps_taken"), "Int64")
+        types |= dict.fromkeys(("fraction", "learning_rate", "weight_decay"), "float64")
+        types |= dict.fromkeys(("params", "train_examples", "seed", "batch_size", "steps"), "int64")
         with self._reading() as connection:
             table = pd.read_sql_query(query, connection)
             knobs = [json.loads(text) for text in table.pop("knobs")]

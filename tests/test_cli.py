@@ -343,6 +343,7 @@ def test_more_examples_than_the_data_set_has(cli, here: Path):
         (["plan", "missing.toml"], ["missing.toml", "no such file"]),
         (["plan", "sweep.toml", "--devices", "0"], ["--devices", "from 1 on"]),
         (["plan", "sweep.toml", "--devices", "many"], ["--devices", "from 1 on"]),
+        (["plan", "sweep.toml", "--devices", "1" + "0" * 400], ["--devices", "at most 999999999"]),
         (["run", "sweep.toml", "--sett", "seeds=1"], ["--sett", "--help"]),
         (["run", "sweep.toml", "--set", "seeds"], ["--set seeds", "KEY=VALUE"]),
         (["run", "sweep.toml", "--set", "train.step=5"], ["--set train.step", "did you mean steps?"]),

@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60  # lines
 
 # Room -> the other rooms of scalejax that it may import. A room is a folder or a file; the files of spec are one, and
-# so are those of run.
+# so are those of run and of store.
 ROOMS = {
     "errors": set(),
     "cache": set(),
@@ -54,7 +54,7 @@ ANY_KEYWORDS = {"spec.py": {"__init__"}, "spec_rules.py": {"init"}}  # ModelGrid
 def room(path: str) -> str:
     """Return the room of a path in the package such as "engine/plan.py" or of a module such as "engine.plan"."""
     first = path.replace("/", ".").removesuffix(".py").split(".")[0]
-    return first.split("_")[0] if first in ("spec_file", "spec_rules", *RUN) else first
+    return first.split("_")[0] if first in ("spec_file", "spec_rules", "store_file", *RUN) else first
 
 
 def within(file: Path) -> str:

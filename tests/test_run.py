@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -260,6 +261,37 @@ def test_a_place_that_is_no_run_is_left_alone(tmp_path: Path, make: Callable[[Pa
     assert [each.name for each in tmp_path.rglob("*") if each.is_file()] == [
         "run" if make is regular_file else "results.sqlite"
     ]
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize("name", ["environment.json", ".environment.json.partial", ".sweep.toml.partial", "sweep.toml"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(copied: sx.Run, name: str):
+    (copied.directory / name).unlink(missing_ok=True)
+    os.mkfifo(copied.directory / name)
+    assert sx.run_sweep(SWEEP, copied.directory, progress=False).counts()["done"] == 12
+    assert (copied.directory / "environment.json").is_file()
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_figure_that_cannot_be_written_is_trouble_and_results_are_kept(copied: sx.Run):
+    before = copied.results()
+    shutil.rmtree(copied.directory / "figures")
+    (copied.directory / "figures").write_text("mine")
+    with pytest.raises(sx.RunError, match=r"figures: the figure cannot be written .*; see that") as caught:
+        sx.run_sweep(SWEEP, copied.directory, progress=False)
+    assert len(str(caught.value).splitlines()) == 1
+    pd.testing.assert_frame_equal(copied.results(), before, check_exact=True)
+
+
+@pytest.mark.usefixtures("no_training")
+def test_damaged_results_are_met_with_before_anything_is_trained(copied: sx.Run):
+    with sqlite3.connect(copied.directory / "results.sqlite") as connection:
+        connection.execute("UPDATE trials SET knobs = '{'")
+        connection.execute("DELETE FROM measurements")
+        connection.execute("UPDATE trials SET status = 'pending'")
+    connection.close()
+    with pytest.raises(sx.SweepError, match="damaged"):
+        sx.run_sweep(SWEEP, copied.directory, progress=False)
 
 
 def test_a_directory_without_results_says_so(tmp_path: Path):

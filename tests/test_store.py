@@ -1,6 +1,7 @@
 """The ledger: trials whole or not at all, plans that keep what is known, tables in the promised shape."""
 
 import math
+import os
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -205,7 +206,7 @@ READ, WRITE = False, True
         (other_program, READ, "another program"),
         (other_program, WRITE, "another program"),
         (folder, READ, "no results here"),
-        (folder, WRITE, "cannot be opened"),
+        (folder, WRITE, "no regular file"),
     ],
 )
 def test_what_is_no_ledger_is_refused_in_one_line(path: Path, make, write: bool, says: str):
@@ -217,6 +218,54 @@ def test_what_is_no_ledger_is_refused_in_one_line(path: Path, make, write: bool,
     assert text.startswith(f"{path}: ")
     assert len(text.splitlines()) == 1
     assert (path.read_bytes() if path.is_file() else None) == before
+
+
+@pytest.mark.parametrize("write", [READ, WRITE])
+@pytest.mark.parametrize("suffix", ["", "-wal", "-journal"])
+def test_a_pipe_in_its_place_is_refused_and_not_waited_for(path: Path, write: bool, suffix: str):
+    if suffix:
+        Store(path, write=True).close()
+    os.mkfifo(path.with_name(path.name + suffix))
+    with pytest.raises(SweepError, match="no regular file" if suffix or write else "no results here"):
+        Store(path, write=write)
+
+
+def missing_table(connection: sqlite3.Connection) -> None:
+    connection.execute("DROP TABLE measurements")
+
+
+def missing_column(connection: sqlite3.Connection) -> None:
+    connection.execute("ALTER TABLE trials RENAME COLUMN reason TO reasons")
+
+
+def index_of_another_table(connection: sqlite3.Connection) -> None:
+    """The index says nothing of a row that is there: an upsert would write it twice."""
+    connection.execute("PRAGMA writable_schema = ON")
+    query = "UPDATE sqlite_master SET rootpage = (SELECT rootpage FROM sqlite_master WHERE name = 'heartbeat')"
+    connection.execute(f"{query} WHERE name = 'sqlite_autoindex_trials_1'")
+
+
+@pytest.mark.parametrize("damage", [missing_table, missing_column, index_of_another_table])
+def test_a_damaged_ledger_is_refused_before_its_file_is_changed(path: Path, damage):
+    with Store(path, write=True) as store:
+        store.plan(SWEEP)
+    with sqlite3.connect(path) as connection:
+        damage(connection)
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(SweepError, match="not a readable ledger"):
+        Store(path, write=True)
+    assert path.read_bytes() == before
+
+
+def test_a_word_where_a_number_belongs_is_damage(path: Path):
+    with Store(path, write=True) as store:
+        store.plan(SWEEP)
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE trials SET learning_rate = 'abc'")
+    connection.close()
+    with Store(path, write=False) as store, pytest.raises(SweepError, match="damaged"):
+        store.results()
 
 
 def test_a_writer_that_died_before_it_made_the_tables_is_followed_by_another(path: Path):

@@ -190,7 +190,7 @@ class Checkpoints:
 def _latest(folder: Path, homes: Homes) -> list[Parked] | None:
     """Return the wanted trials of the newest checkpoint that can be read, None if there are some but none can."""
     paths = sorted(_subfolders(folder), key=lambda path: _number(path.name), reverse=True)
-    paths = [path for path in paths if _number(path.name) and (path / SEAL).exists()]  # others are half written
+    paths = [path for path in paths if _number(path.name) and (path / SEAL).is_file()]  # others are half written
     for path, before in zip(paths, [*paths, None][1:], strict=True):
         try:
             return unpack(*_read(path), homes=homes)

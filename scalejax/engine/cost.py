@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from scalejax.engine.lanes import abstract_lane
-from scalejax.engine.step import Examples, Recipe, train_step
+from scalejax.engine.step import BLOCK_STEPS, Examples, Recipe, train_step
 from scalejax.models import Architecture
 
 # Passes over a parameter's four bytes in one step: gradient, both moments and the parameter, read and written.
@@ -45,20 +45,43 @@ SPEEDS = {
 }
 
 
-@functools.cache
 def step_flops(architecture: Architecture, batch_size: int, shape: tuple[int, ...]) -> int:
     """Return the FLOPs of all matrix products and convolutions in one training step, a multiply-add counted as two.
 
     Counted in the traced program, so that it holds for any module; for a network of matrices it is close to the
     6 x parameters x examples of Kaplan et al. (2020, arXiv:2001.08361), less what the first layer need not pass back.
     """
+    return _step_costs(architecture, batch_size, shape)[0]
+
+
+def step_bytes(recipe: Recipe, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the bytes of one lane's state, and of the largest array beside it in one training step.
+
+    The compiler decides what else is in memory at the same time; less than this it cannot be.
+    """
+    arrays = _step_costs(recipe.architecture, recipe.batch_size, shape)[1]
+    return lane_bytes(recipe), max(arrays, 4 * BLOCK_STEPS * recipe.batch_size)  # the rows of a block of batches
+
+
+@functools.cache
+def _step_costs(architecture: Architecture, batch_size: int, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the FLOPs of a step and the bytes of its largest array."""
     recipe = Recipe(architecture, "sgd", "constant", None, batch_size)
     lane = abstract_lane(recipe)
     batch = Examples(
         jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32), jax.ShapeDtypeStruct((batch_size,), jnp.int32)
     )
     traced = jax.make_jaxpr(functools.partial(train_step, recipe))(lane.settings, lane.learner, batch)
-    return _product_flops(traced.jaxpr)
+    return _product_flops(traced.jaxpr), largest_array(traced.jaxpr)
+
+
+def largest_array(program: core.Jaxpr) -> int:
+    """Return the bytes of the largest array that a program, or a program inside it, takes or makes."""
+    made = (each for equation in program.eqns for each in equation.outvars)
+    inside = (inner for equation in program.eqns for inner in _inner_programs(equation.params))
+    arrays: list[Any] = [each.aval for each in (*program.invars, *made)]
+    sizes = (math.prod(each.shape) * each.dtype.itemsize for each in arrays)
+    return max((*sizes, *map(largest_array, inside)), default=0)
 
 
 def _product_flops(program: core.Jaxpr) -> int:
@@ -93,6 +116,7 @@ def _inner_programs(params: dict) -> list[core.Jaxpr]:
     return found
 
 
+@functools.cache
 def lane_bytes(recipe: Recipe) -> int:
     """Return the bytes of one lane's state: parameters, optimizer state, the best parameters, and a gradient."""
     lane = abstract_lane(recipe)

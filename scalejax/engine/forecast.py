@@ -48,7 +48,7 @@ def forecast(plan: Plan, *, patience_seconds: float) -> Forecast:
         timings.append(timing)
     pairs = zip(timings, buckets, strict=True)
     ratios = [timing.step / bucket.seconds for timing, bucket in pairs if timing is not None]
-    usual = float(np.median(ratios))
+    usual = float(np.median(ratios)) if ratios else 1.0
     guesses = [Timing(usual * bucket.seconds, usual * bucket.seconds, usual * bucket.seconds) for bucket in buckets]
     return Forecast(
         seconds=tuple(

@@ -1,5 +1,7 @@
 """Kinds of devices to plan for: those of this machine, and public figures of some that are elsewhere."""
 
+import math
+import os
 from dataclasses import dataclass, replace
 
 import jax
@@ -12,6 +14,7 @@ from scalejax.spec_rules import nearest
 # and no kernel streams at the peak. Assumptions, not measurements; a plan for the local devices does not rest on them.
 PRODUCTS_SHARE, BANDWIDTH_SHARE = 1 / 3, 0.7
 GPU_MEMORY_SHARE = 0.75  # that JAX allots itself unless told otherwise
+HOST_MEMORY_SHARE = 0.75  # the rest is for programs, copies on their way, and everybody else
 DEFAULT_MEMORY = 16e9  # bytes of a device that does not say
 LOCAL = "local"
 
@@ -70,6 +73,14 @@ def device_kind_named(name: str) -> DeviceKind:
     if name.lower() not in PUBLIC_KINDS:
         raise SweepError(f'--device-kind: "{name}" is unknown; {nearest(name.lower(), (*PUBLIC_KINDS, LOCAL))}')
     return PUBLIC_KINDS[name.lower()]
+
+
+def host_memory() -> float:
+    """Return the bytes of this machine's memory that a sweep may take, infinite where the system does not say."""
+    try:
+        return HOST_MEMORY_SHARE * float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):
+        return math.inf
 
 
 def local_kind() -> DeviceKind:

@@ -6,6 +6,7 @@ machine, and the two differ in the last bits, so a run writes its modes down and
 """
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -58,7 +59,8 @@ def choose_mode(bucket: Bucket, plan: Plan, *, measure: bool) -> str:
     worth = measure and bucket.seconds * bucket.makespan >= WORTH_SECONDS
     if None in timings and not worth:
         return MODES[0]
-    steps = [(timing or timed(each, plan.card)).step for each, timing in zip(candidates, timings, strict=True)]
+    timings = [timing or timed(each, plan.card) for each, timing in zip(candidates, timings, strict=True)]
+    steps = [timing.step if timing else math.inf for timing in timings]
     return MODES[steps.index(min(steps))]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from scalejax.engine.cost import DeviceSpeed, lane_bytes, lane_seconds, step_flops
+from scalejax.engine.cost import DeviceSpeed, lane_bytes, lane_seconds, step_bytes, step_flops
 from scalejax.engine.padding import Probe, fits_into, structure
 from scalejax.engine.step import Recipe
 from scalejax.engine.trial import PlannedTrial
@@ -79,6 +79,7 @@ class Limits:
     state_bytes: float  # that all lanes of a program may take on one device
     shape: tuple[int, ...]  # of one example
     speed: DeviceSpeed
+    step_bytes: float = math.inf  # that the largest array of a step of all lanes may take
 
 
 def pack(trials: Sequence[PlannedTrial], *, limits: Limits, prober: Prober) -> Packing:
@@ -135,9 +136,10 @@ def _bucket(trials: Sequence[PlannedTrial], largest: Architecture, *, limits: Li
     recipe = Recipe(largest, first.optimizer, first.schedule, first.clip_norm, first.batch_size)
     each, overhead = lane_seconds(recipe, limits.shape, speed=limits.speed), limits.speed.overhead
     room = min(limits.state_bytes, limits.speed.cache)
+    stepping = max(1, int(min(limits.speed.lanes, limits.step_bytes / step_bytes(recipe, limits.shape)[1])))
     ordered = tuple(sorted(trials, key=lambda planned: -planned.trial.steps))
     bucket = Bucket(recipe, ordered, lanes=1, seconds=overhead + each, makespan=0, call_steps=1)
-    counts, most = bucket.horizons, min(limits.speed.lanes, bucket.count, fitting_lanes(recipe, room))
+    counts, most = bucket.horizons, min(limits.speed.lanes, bucket.count, fitting_lanes(recipe, room), stepping)
     horizons, copies = list(counts), list(counts.values())
 
     def cost(lanes: int) -> tuple[float, int]:

@@ -29,6 +29,7 @@ def weights(architecture: Architecture) -> tuple[nnx.State, nnx.State]:
     return architecture.abstract[1:]
 
 
+@functools.cache
 def structure(architecture: Architecture) -> tuple[object, ...]:
     """Return what must be equal for two sizes to share a program: the tree, and each leaf's type and rank."""
     leaves, tree = jax.tree.flatten(weights(architecture))
@@ -39,8 +40,13 @@ def fits_into(small: Architecture, large: Architecture) -> bool:
     """Say whether every array of `small` fits into the corresponding array of `large`."""
     if structure(small) != structure(large):
         return False
-    pairs = zip(jax.tree.leaves(weights(small)), jax.tree.leaves(weights(large)), strict=True)
-    return all(inner <= outer for one, other in pairs for inner, outer in zip(one.shape, other.shape, strict=True))
+    return all(inner <= outer for inner, outer in zip(_axes(small), _axes(large), strict=True))
+
+
+@functools.cache
+def _axes(architecture: Architecture) -> tuple[int, ...]:
+    """Return the sizes of all axes of all arrays."""
+    return tuple(size for leaf in jax.tree.leaves(weights(architecture)) for size in leaf.shape)
 
 
 def initial_weights(architecture: Architecture, key: int) -> tuple[nnx.State, nnx.State]:

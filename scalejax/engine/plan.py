@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import jax
 
 from scalejax.data import DataCard, describe
+from scalejax.engine import bounds
 from scalejax.engine.cost import SPEEDS, data_bytes, lane_bytes
 from scalejax.engine.kinds import DeviceKind, local_kind
 from scalejax.engine.packing import Limits, Packing, pack, waste
@@ -17,6 +18,7 @@ from scalejax.spec import Sweep, check_models
 from scalejax.spec_rules import SpecError
 
 STATE_SHARE = 0.25  # of a device's memory may be taken by the lanes of one program; activations need the rest
+STEP_SHARE = 0.25  # of it by the largest array of a step of all lanes
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,20 @@ class Plan:
         return extra / (self.useful_flops + extra)
 
 
-def check_sweep(sweep: Sweep) -> None:
-    """Hold a sweep against the families and the data sources that there are.
+def check_sweep(sweep: Sweep, *, kind: DeviceKind | None = None) -> None:
+    """Hold a sweep against the families and the data sources that there are, and against what a machine can do.
+
+    Args:
+        sweep: the question.
+        kind: of devices that are not here, as for `make_plan`.
 
     Raises:
-        SweepError: it asks for what they do not have, or two builders go by one name.
+        SweepError: it asks for what they do not have, for absurdly much, or two builders go by one name.
     """
     check_models(sweep, FAMILIES)
-    describe(sweep.data)
+    card = describe(sweep.data)
+    bounds.check_counts(sweep, card, counted=kind is not None)
+    bounds.check_data(card, kind)
     names: dict[str, object] = dict(FAMILIES)
     for index, grid in enumerate(sweep.models):
         if not isinstance(grid.family, str):
@@ -89,7 +97,7 @@ def make_plan(sweep: Sweep, *, devices: int | None = None, kind: DeviceKind | No
     Raises:
         SweepError: the sweep asks for what its data or its families do not have, or for halving that halves nothing.
     """
-    check_sweep(sweep)
+    check_sweep(sweep, kind=kind)
     card = describe(sweep.data)
     trials = expand_counted(sweep, card) if kind else expand(sweep, card)
     if sweep.train.halving and not any(planned.rungs for planned in trials):
@@ -97,10 +105,12 @@ def make_plan(sweep: Sweep, *, devices: int | None = None, kind: DeviceKind | No
         raise SpecError(says, table="train", keys=("halving",))
     for built in dict.fromkeys(planned.architecture for planned in trials):
         built.check(card.shape, classes=card.classes)
+    bounds.check_models(trials, card, kind)
     count, device = devices or len(jax.local_devices()), kind or local_kind()
     limits = Limits(
         devices=count,
         state_bytes=STATE_SHARE * device.memory,
+        step_bytes=STEP_SHARE * device.memory,
         shape=card.shape,
         speed=SPEEDS[device.platform],  # as a run there would: its packing hangs on no finer figures
     )

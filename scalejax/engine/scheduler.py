@@ -21,12 +21,12 @@ from scalejax.engine.programs import Workshop
 from scalejax.engine.slot import Finished, Parked, failed, stopped
 from scalejax.engine.snapshot import Snapshot
 from scalejax.engine.step import Examples
+from scalejax.engine.timing import OUT_OF_MEMORY
 from scalejax.engine.tournament import Decision, Tournament
 from scalejax.engine.trial import PlannedTrial
 from scalejax.errors import RunError
 
 STOP_SECONDS = 8.0  # for calls to end and checkpoints to be written once a run is told to stop
-OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # in the message of XLA's error
 
 Waiting = PlannedTrial | Parked  # to begin, or to go on
 

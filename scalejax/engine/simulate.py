@@ -12,7 +12,9 @@ from scalejax.engine.packing import Bucket, fitting_lanes, padding_share
 from scalejax.engine.plan import STATE_SHARE, Plan
 from scalejax.engine.schedule import Load, Schedule, schedule
 from scalejax.engine.timing import Timing, remembered
+from scalejax.errors import SweepError
 
+MOST_ROUNDS = 200_000  # of trials on each device; each is an event
 NEAR_FLOOR = 1.1  # times the time of the slowest trial: then nothing else limits
 LARGE_SHARE = 0.25  # of the devices' time: what takes that much is called the limit
 
@@ -60,8 +62,15 @@ def simulate(plan: Plan, kind: DeviceKind) -> Simulation:
         plan: made for these devices; of its trials only the numbers of each horizon matter.
         kind: of the devices. If it is that of this machine, programs that were timed here before have their measured
             speed, and the others are corrected by what those have shown.
+
+    Raises:
+        SweepError: it would take minutes to simulate.
     """
     buckets = plan.packing.buckets
+    rounds = math.ceil(sum(bucket.count / (bucket.lanes * plan.devices) for bucket in buckets))
+    if rounds > MOST_ROUNDS:
+        says = f"each device would train {rounds:,} rounds of trials, more than the {MOST_ROUNDS:,} that are simulated"
+        raise SweepError(f"{says}; ask for fewer trials, or for more --devices")
     timings = [remembered(bucket, plan.card) if kind.name == LOCAL else None for bucket in buckets]
     loads = _corrected([_load(bucket, plan, kind) for bucket in buckets], timings, plan)
     done = schedule(loads, plan.devices)

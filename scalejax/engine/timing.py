@@ -23,6 +23,7 @@ from scalejax.engine.trial import PlannedTrial
 GUESSED_STEPS = 8  # timed first, to know how many to time
 TIMED_SECONDS = 0.25  # of steps in each repetition
 REPETITIONS = 3
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # in the message of XLA's error
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,14 @@ def remembered(bucket: Bucket, card: DataCard) -> Timing | None:
         return None  # never timed, or damaged: it is timed again
 
 
-def timed(bucket: Bucket, card: DataCard) -> Timing:
-    """Time a bucket's program here and now, and remember it."""
-    timing = _time(bucket, card)
+def timed(bucket: Bucket, card: DataCard) -> Timing | None:
+    """Time a bucket's program here and now, and remember it; None where memory is too short for it."""
+    try:
+        timing = _time(bucket, card)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, MemoryError) or OUT_OF_MEMORY in str(error):
+            return None  # a run would take fewer lanes
+        raise
     path = _path(bucket, card)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(asdict(timing)))

@@ -13,6 +13,7 @@ from scalejax.engine.halving import expected_stops, rung_steps
 from scalejax.models import FAMILIES
 from scalejax.models.architecture import Architecture, architecture, fingerprint
 from scalejax.spec import DataSpec, Knob, ModelGrid, Sweep, TrainSpec
+from scalejax.spec_rules import LARGEST
 
 # Raise it when a change to the training step or to a family changes results: old rows are then never mixed with new.
 RESULTS_VERSION = 2
@@ -150,7 +151,7 @@ def horizon(train: TrainSpec, train_examples: int, batch_size: int) -> tuple[int
     """
     if train.steps is not None:
         return train.steps, train.evaluate_every or math.ceil(train.steps / EVALUATIONS)
-    steps = math.ceil((train.epochs or 1) * train_examples / batch_size)
+    steps = math.ceil(min((train.epochs or 1) * train_examples / batch_size, 2.0 * LARGEST))  # absurd, but no infinity
     ceiling = train.max_steps or max(steps, train.min_steps or 1) * 2
     steps = min(max(steps, train.min_steps or 1), ceiling)
     interval = train.evaluate_every or 2 ** max(0, round(math.log2(steps / EVALUATIONS)))

@@ -7,4 +7,8 @@ from scalejax.models.mlp import MLP
 # The one table that the sweep file needs: family name -> builder with keyword-only size knobs.
 FAMILIES = {"logistic": Logistic, "mlp": MLP}
 
-__all__ = ["FAMILIES", "MLP", "Architecture", "Logistic", "architecture"]
+# Family name -> knob -> the largest value: building a network of a thousand layers takes minutes, and none without
+# residual connections learns anything long before that.
+LARGEST_KNOBS = {"mlp": {"depth": 100}}
+
+__all__ = ["FAMILIES", "LARGEST_KNOBS", "MLP", "Architecture", "Logistic", "architecture"]

@@ -59,8 +59,7 @@ class Architecture:
         Raises:
             SweepError: the module cannot be built or called, or its logits are of another shape.
         """
-        arguments = ", ".join(f"{name}={value}" for name, value in self.arguments)
-        name = f"the model {getattr(self.build, '__name__', type(self.build).__name__)}({arguments})"
+        name = f"the model {self.title}"
         inputs = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
         try:
             logits = jax.eval_shape(self.predict, *self.abstract[1:], inputs)
@@ -74,6 +73,12 @@ class Architecture:
             raise SweepError(
                 f"{name} maps inputs of shape {inputs.shape} to {found}; expected logits of (2, {classes})"
             )
+
+    @property
+    def title(self) -> str:
+        """What it is called in a sentence, for example "MLP(inputs=40, width=8)"."""
+        arguments = ", ".join(f"{name}={value}" for name, value in self.arguments)
+        return f"{getattr(self.build, '__name__', type(self.build).__name__)}({arguments})"
 
     @property
     def parameter_count(self) -> int:
