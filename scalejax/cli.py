@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from scalejax.errors import Interrupted, RunError, SweepError
+from scalejax.errors import FitError, Interrupted, RunError, SweepError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SweepError as error:
         print(f"scalejax {options.command}: {error}", file=sys.stderr)
         return BAD_INPUT
-    except RunError as error:
+    except (RunError, FitError) as error:
         print(f"scalejax {options.command}: {error}", file=sys.stderr)
         return TROUBLE
     except KeyboardInterrupt as error:
@@ -160,6 +160,70 @@ def export(options: argparse.Namespace) -> int:
             f"--output {output}: cannot be written ({error.strerror or error}); give another path"
         ) from error
     return 0
+
+
+def fit(options: argparse.Namespace) -> int:
+    """Fit a scaling law to a run or to any table: its parameters, what the data cannot tell, and a figure."""
+    from scalejax.analysis.fit import fit_law
+    from scalejax.analysis.laws import find_law
+    from scalejax.analysis.observations import from_table, from_trials, parse_columns, read_table
+    from scalejax.report.fit import fit_facts, fit_tables
+    from scalejax.run import Run
+
+    source: Path = options.source
+    with _mistakes():
+        law, columns = find_law(options.law), parse_columns(options.columns)
+        fixed = {name: _number(value) for name, value in parse_columns(options.fix).items()}
+        if source.is_dir():
+            found = from_trials(law, Run(source).results(), columns=columns)
+        else:
+            found = from_table(law, read_table(source), columns=columns, curve=options.curves)
+        pairs, refused = [], []
+        for seen in found:
+            try:
+                fitted = fit_law(
+                    law, seen.predictors, seen.loss, fixed=fixed, ceiling=options.ceiling,
+                    bootstrap=options.bootstrap, seed=options.seed, groups=seen.groups,
+                    resample="rows" if seen.groups is None else "groups",
+                )  # fmt: skip
+                pairs.append((seen, fitted))
+            except FitError as error:
+                refused.append(f"{seen.curve or law.name}: not fitted: {error}")
+    if not pairs:
+        raise FitError("; ".join(refused))
+    facts = fit_facts({seen.curve: fitted for seen, fitted in pairs}, found[0].columns, level=options.level)
+    facts |= {"refused": refused, "figures": _fit_figure(pairs, source, options)}
+    if options.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        _print(*fit_tables(facts), *refused, *(f"figure: {path}" for path in facts["figures"]))
+    return TROUBLE if refused else 0
+
+
+def _fit_figure(pairs: list[Any], source: Path, options: argparse.Namespace) -> list[str]:
+    """Draw fits into the run's directory, or beside a table where --figures says, and return the paths."""
+    from scalejax.report.plot import save_figure
+    from scalejax.report.plot_fit import plot_fits
+
+    directory = options.figures or (source / "figures" if source.is_dir() else None)
+    if directory is None:
+        return []
+    name = f"fit_{pairs[0][1].law.name}"
+    try:
+        return [str(path) for path in save_figure(plot_fits(pairs, level=options.level), directory, name)]
+    except OSError as error:
+        raise SweepError(
+            f"{directory}: cannot be written ({error.strerror or error}); give another --figures"
+        ) from error
+
+
+@contextlib.contextmanager
+def _mistakes() -> Iterator[None]:
+    """Turn what the analysis finds wrong with what it was given into bad input."""
+    try:
+        yield
+    except ValueError as error:
+        raise error if isinstance(error, SweepError) else SweepError(str(error)) from error
 
 
 def bench(options: argparse.Namespace) -> int:
@@ -281,6 +345,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--measurements", action="store_true", help="the measurements along training instead of the trials"
             )
+    _fit_options(add(fit))
     command = add(bench)
     command.add_argument(
         "--widths", type=_positive, nargs="+", default=[8, 32, 128, 512], metavar="W", help="of the networks"
@@ -289,6 +354,27 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--repetitions", type=_positive, default=5, metavar="R", help="whose median is shown")
     command.add_argument("--json", action="store_true", help="print the same as JSON, in FLOP/s")
     return parser
+
+
+def _fit_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("source", type=Path, metavar="DIR|F.csv", help="directory of a run, or a CSV or Parquet file")
+    command.add_argument("--law", required=True, help="power, power_floor, m4, bnsl0 to bnsl3, kaplan, chinchilla, ...")
+    command.add_argument(
+        "--columns", nargs="+", default=[], metavar="NAME=COLUMN",
+        help="the columns of the law's predictors and of the loss, for example params=N tokens=D loss=loss",
+    )  # fmt: skip
+    command.add_argument("--curves", metavar="COLUMN", help="fit each value of this column of a table by itself")
+    command.add_argument(
+        "--fix", nargs="+", default=[], metavar="PARAMETER=VALUE", help="parameters that are known, such as e_0=0.9"
+    )
+    command.add_argument("--ceiling", type=float, metavar="C", help="of a target that rises, such as 1 for an accuracy")
+    command.add_argument(
+        "--bootstrap", type=int, default=1000, metavar="B", help="resamples (default: 1000; 0: normal approximation)"
+    )
+    command.add_argument("--seed", type=int, default=0, metavar="S", help="of the resamples")
+    command.add_argument("--level", type=_share, default=0.9, metavar="P", help="of the intervals (default: 0.9)")
+    command.add_argument("--figures", type=Path, metavar="DIR", help="where to draw (default: in the run's directory)")
+    command.add_argument("--json", action="store_true", help="print the same as JSON")
 
 
 def _positive(text: str) -> int:
@@ -306,3 +392,17 @@ def _seconds(text: str) -> float:
     if not seconds >= 0:
         raise argparse.ArgumentTypeError(f"expected a number of seconds from 0 on, found {text!r}")
     return seconds
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise SweepError(f"expected a number, found {text!r}") from None
+
+
+def _share(text: str) -> float:
+    value = _number(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, found {text!r}")
+    return value

@@ -28,3 +28,10 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int = signal.SIGINT):
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.signal = number
+
+
+class FitError(RuntimeError):
+    """A law that cannot be fitted to these data at all: one sentence that says why and what to do.
+
+    Softer trouble (a parameter that the data cannot identify, one at its bound) is told by `Fit.status` instead.
+    """

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from scalejax.cache import cache_directory
+from scalejax.cache import keep_programs
 
 Device = Any  # jax.Device, which type checkers take for a variable
 LANE_AXIS = "lane"
@@ -23,7 +23,7 @@ MOST_CPU_DEVICES = 8  # each holds the data set once
 
 def prepare() -> None:
     """Set JAX up for sweeps: compiled programs are kept, and a CPU is one device a core. Call it before JAX is used."""
-    _keep_programs()
+    keep_programs()
     _divide_cpu()
 
 
@@ -39,17 +39,6 @@ def _divide_cpu() -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # the backend runs already; its devices are used as they are
         jax.config.update("jax_num_cpu_devices", min(cores, MOST_CPU_DEVICES))
-
-
-def _keep_programs() -> None:
-    """Keep compiled programs between processes, in a folder for each version of the compiler.
-
-    The threshold is zero: JAX's own of one second would keep none of the small programs.
-    """
-    directory = cache_directory("programs") / f"jaxlib-{importlib.metadata.version('jaxlib')}"
-    jax.config.update("jax_compilation_cache_dir", str(directory))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def _dress(ax: Axes, curves: pd.DataFrame) -> None:
     heights = heights[np.isfinite(heights) & (heights > 0.5 * values[values > 0].min())]
     bottom, top = heights.min() / 1.12, heights.max() * 1.12
     ax.set_ylim(bottom, top)
-    x_ticks, y_ticks = _size_ticks(sizes), _error_ticks(bottom, top)
+    x_ticks, y_ticks = _size_ticks(sizes), round_ticks(bottom, top)
     for axis, ticks, texts in (
         (ax.xaxis, x_ticks, [short_count(tick) for tick in x_ticks]),
         (ax.yaxis, y_ticks, [f"{tick:g}" for tick in y_ticks]),
@@ -272,7 +272,7 @@ def _size_ticks(sizes: Sequence[float]) -> list[float]:
     return [*ticks, sizes[-1]]
 
 
-def _error_ticks(bottom: float, top: float) -> list[float]:
+def round_ticks(bottom: float, top: float) -> list[float]:
     """Return round numbers between bottom and top: 1, 2, 5 times powers of ten, more of them on a short axis."""
     decades = range(math.floor(math.log10(bottom)), math.ceil(math.log10(top)) + 1)
     ticks: list[float] = []

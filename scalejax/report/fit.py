@@ -1,0 +1,95 @@
+"""Fitted laws as plain data, and as tables and sentences in the terminal."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from scalejax.analysis.fit import Fit
+
+MOST_CURVES_SPELLED = 3  # above, a table has a line a curve instead of a line a parameter
+
+
+def fit_facts(fits: Mapping[str, "Fit"], columns: Mapping[str, str], *, level: float) -> dict[str, Any]:
+    """Return fits as plain data.
+
+    Args:
+        fits: of one law, by the name of the curve; "" where there is one for all rows.
+        columns: the law's name -> the column of the table.
+        level: of the intervals.
+    """
+    law = next(iter(fits.values())).law
+    return {
+        "law": law.name,
+        "formula": law.formula,
+        "paper": law.paper,
+        "columns": dict(columns),
+        "level": level,
+        "meanings": {parameter.name: parameter.meaning for parameter in law.parameters},
+        "fits": [
+            {
+                "curve": curve,
+                "params": dict(fit.params),
+                "standard_errors": fit.standard_errors,
+                "intervals": {name: list(ends) for name, ends in fit.intervals(level).items()},
+                "objective": fit.objective,
+                "status": fit.status,
+                "rows": fit.rows,
+                "excluded": dict(fit.excluded),
+                "duplicates": fit.duplicates,
+                "resamples": len(next(iter(fit.replicates.values()))),
+                "failed_resamples": fit.failed_resamples,
+            }
+            for curve, fit in fits.items()
+        ],
+    }
+
+
+def fit_tables(facts: Mapping[str, Any]) -> list[Table | str]:
+    """Return fits, given as plain data, as tables and sentences."""
+    columns = ", ".join(f"{name} = {column}" for name, column in facts["columns"].items())
+    parts: list[Table | str] = [f"{facts['law']}: {facts['formula']} ({facts['paper']})", f"columns: {columns}"]
+    if len(facts["fits"]) > MOST_CURVES_SPELLED:
+        parts.append(_many(facts))
+    else:
+        parts += [_one(each, facts) for each in facts["fits"]]
+    for each in facts["fits"]:
+        parts += _sentences(each)
+    return parts
+
+
+def _one(fit: Mapping[str, Any], facts: Mapping[str, Any]) -> Table:
+    table = Table(title=fit["curve"] or None, title_justify="left", box=None, pad_edge=False)
+    for name in ("parameter", "value", "standard error", f"{facts['level']:.0%} interval", "meaning"):
+        table.add_column(name, justify="left" if name in ("parameter", "meaning") else "right")
+    for name, value in fit["params"].items():
+        low, high = fit["intervals"][name]
+        meaning = facts["meanings"].get(name.partition("[")[0], "")
+        error = f"{fit['standard_errors'][name]:.3g}"
+        table.add_row(name, f"{value:.5g}", error, f"{low:.4g} to {high:.4g}", meaning)
+    return table
+
+
+def _many(facts: Mapping[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    names = list(facts["fits"][0]["params"])
+    for name in ("curve", *names, "rows"):
+        table.add_column(name, justify="left" if name == "curve" else "right")
+    for fit in facts["fits"]:
+        cells = [f"{fit['params'][name]:.4g} ± {fit['standard_errors'][name]:.2g}" for name in names]
+        table.add_row(fit["curve"], *cells, f"{fit['rows']}")
+    return table
+
+
+def _sentences(fit: Mapping[str, Any]) -> list[str]:
+    """Say how a fit went, what was left out, and what to beware of."""
+    name = f"{fit['curve']}: " if fit["curve"] else ""
+    out = [f"{name}{fit['status']} ({fit['rows']} rows, objective {fit['objective']:.6g})"]
+    if fit["excluded"]:
+        out.append(f"  left out: {', '.join(f'{count} {reason}' for reason, count in fit['excluded'].items())}")
+    if fit["duplicates"]:
+        out.append(f"  {fit['duplicates']} rows repeat others exactly; resamples keep them together")
+    if fit["failed_resamples"]:
+        out.append(f"  {fit['failed_resamples']} resamples could not be fitted and are not in the intervals")
+    return out

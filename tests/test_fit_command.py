@@ -1,0 +1,104 @@
+"""`scalejax fit`: on a table and on a run, as words, as data and as a figure."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scalejax.analysis.fit import fit_law
+from scalejax.analysis.laws import LAWS
+from scalejax.analysis.observations import Observations
+from scalejax.cli import main
+from scalejax.report.plot_fit import plot_fits
+
+PLANTED = {"E": 1.7, "A": 400.0, "B": 900.0, "alpha": 0.34, "beta": 0.31}
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    n, d = (10 ** rng.uniform(6, 9, 40), 10 ** rng.uniform(8, 11, 40))
+    loss = LAWS["chinchilla"](PLANTED, {"params": n, "tokens": d})
+    path = tmp_path / "runs.csv"
+    pd.DataFrame({"N": n, "D": d, "loss": loss}).to_csv(path, index=False)
+    return path
+
+
+def test_a_table_is_fitted_printed_given_as_data_and_drawn(table, tmp_path, capsys):
+    call = ["fit", str(table), "--law", "chinchilla", "--columns", "params=N", "tokens=D", "--bootstrap", "50"]
+    assert main([*call, "--figures", str(tmp_path / "figures")]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("chinchilla: E + A / params^alpha + B / tokens^beta")
+    assert "irreducible loss" in out
+    assert "\nok (40 rows, " in out
+    assert (tmp_path / "figures" / "fit_chinchilla.png").stat().st_size > 10_000
+    assert main([*call, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    (found,) = facts["fits"]
+    assert facts["figures"] == []
+    assert found["params"] == pytest.approx(PLANTED, rel=1e-6)
+    assert found["intervals"].keys() == found["standard_errors"].keys() == PLANTED.keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--law", "chinchila"], 2, "did you mean 'chinchilla'"),
+        (["--law", "chinchilla"], 2, "no column 'params' for params: did you mean params="),
+        (["--law", "chinchilla", "--columns", "params"], 2, "is no NAME=COLUMN"),
+        (["--law", "power", "--columns", "x=N", "--fix", "c=a"], 2, "expected a number, found 'a'"),
+        (["--law", "power", "--columns", "x=N", "--fix", "z=1"], 2, "z"),
+        (["--law", "power", "--columns", "x=N", "--bootstrap", "1"], 2, "bootstrap is 1"),
+        (["--law", "power", "--columns", "x=N", "--ceiling", "1"], 2, "not below the ceiling"),
+    ],
+)
+def test_a_mistake_is_a_sentence(table, capsys, arguments, code, says):
+    assert main(["fit", str(table), *arguments]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("scalejax fit: ")
+    assert says in line
+
+
+def test_what_cannot_be_fitted_at_all_is_trouble_and_said(tmp_path, capsys):
+    path = tmp_path / "t.csv"
+    pd.DataFrame({"x": [1.0, 2.0, 3.0], "loss": [np.nan] * 3}).to_csv(path, index=False)
+    assert main(["fit", str(path), "--law", "power"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "not fitted" in line
+
+
+def test_one_curve_that_cannot_be_fitted_does_not_hide_the_others(tmp_path, capsys):
+    path, x = tmp_path / "t.csv", np.geomspace(1, 1000, 8)
+    good = pd.DataFrame({"x": x, "loss": 2 * x**-0.3, "run": "good"})
+    pd.concat([good, good.assign(loss=np.nan, run="bad")]).to_csv(path, index=False)
+    assert main(["fit", str(path), "--law", "power", "--curves", "run", "--bootstrap", "0"]) == 1
+    out = capsys.readouterr().out
+    assert "\ngood: ok (8 rows, " in out
+    assert "\nbad: not fitted: " in out
+
+
+@pytest.mark.parametrize("name", ["power_floor", "chinchilla", "data_constrained"])
+def test_every_kind_of_law_is_drawn_with_points_law_interval_and_residuals(name):
+    rng, law = np.random.default_rng(1), LAWS[name]
+    predictors = {each: 10 ** rng.uniform(3, 6, 30) for each in law.predictors}
+    if name == "data_constrained":
+        predictors["tokens"] = predictors["unique_tokens"] * 10 ** rng.uniform(0, 1.5, 30)
+    loss = 1 + predictors[law.predictors[0]] ** -0.2 + predictors[law.predictors[-1]] ** -0.2
+    loss = loss * np.exp(rng.normal(0, 0.01, 30))
+    loss[3] = np.nan
+    fit = fit_law(law, predictors, loss)
+    seen = Observations("", predictors, loss, None, {"loss": "test_loss", **{each: each for each in predictors}})
+    top, below = plot_fits([(seen, fit)]).axes
+    drawn = sum(np.asarray(line.get_xdata()).size for line in below.lines[:-1])
+    drawn += sum(np.asarray(each.get_offsets()).shape[0] for each in below.collections)
+    assert drawn == 29
+    assert top.collections
+    assert top.get_ylabel() == "Test loss"
+    assert len(top.get_yticks()) >= 3
+
+
+def test_nothing_to_draw_is_said():
+    with pytest.raises(ValueError, match="no fit"):
+        plot_fits([])

@@ -1,0 +1,99 @@
+"""What a law is fitted to: columns of any table, or the tuned trials of a run."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scalejax.analysis.laws import LAWS
+from scalejax.analysis.observations import from_table, from_trials, parse_columns, read_table
+
+SIZES = (100, 1000, 10000)
+
+
+def trials() -> pd.DataFrame:
+    """Two widths, three sizes, two rates of which the second is better, two seeds."""
+    rows = [
+        {
+            "trial_id": f"{width}-{size}-{rate}-{seed}", "family": "mlp", "width": width, "params": 10 * width,
+            "train_examples": size, "seed": seed, "learning_rate": rate, "weight_decay": 0.0, "batch_size": 16,
+            "steps": 50, "status": "done", "validation_loss": size**-0.3 + 0.1 * (rate == 0.1),
+            "test_loss": 2 * size**-0.3 + width / 1e6, "test_error": 0.5, "steps_taken": 50,
+        }
+        for width in (4, 8) for size in SIZES for rate in (0.1, 0.01) for seed in (0, 1)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_a_law_in_one_predictor_is_fitted_to_each_model_with_its_best_rate():
+    found = from_trials(LAWS["power"], trials(), columns={})
+    assert [each.curve for each in found] == ["mlp width 4", "mlp width 8"]
+    for each, width in zip(found, (4, 8), strict=True):
+        assert each.columns == {"x": "train_examples", "loss": "test_loss"}
+        assert sorted(each.predictors["x"]) == sorted(np.repeat(SIZES, 2))
+        np.testing.assert_allclose(each.loss, 2 * each.predictors["x"] ** -0.3 + width / 1e6)
+        assert each.groups is not None
+        assert len(set(each.groups)) == len(SIZES)
+
+
+def test_a_law_in_params_and_tokens_is_fitted_to_all_models_together():
+    (found,) = from_trials(LAWS["chinchilla"], trials(), columns={})
+    assert len(found.loss) == 12
+    assert set(found.predictors["params"]) == {40, 80}
+    assert found.groups is not None
+    assert len(set(found.groups)) == 6
+
+
+def test_repeated_examples_are_told_from_new_ones():
+    (found,) = from_trials(LAWS["data_constrained"], trials(), columns={})
+    assert set(found.predictors["tokens"]) == {800}
+    assert set(found.predictors["unique_tokens"]) == {100, 800}
+
+
+def test_any_column_of_numbers_can_stand_for_the_loss():
+    found = from_trials(LAWS["power"], trials(), columns={"loss": "test_error", "x": "params"})
+    assert set(found[0].loss) == {0.5}
+    assert set(found[0].predictors["x"]) == {40}
+
+
+def test_a_table_is_taken_as_it_is_and_divided_by_a_column():
+    table = pd.DataFrame({"N": [1, 2, 3], "D": [4.0, 5.0, 6.0], "L": [1.0, np.nan, 3.0], "run": ["a", "b", "a"]})
+    columns = {"params": "N", "tokens": "D", "loss": "L"}
+    (whole,) = from_table(LAWS["chinchilla"], table, columns=columns)
+    assert whole.curve == ""
+    assert whole.groups is None
+    np.testing.assert_array_equal(whole.loss, [1, np.nan, 3])  # left out by the fit, which counts it
+    a, b = from_table(LAWS["chinchilla"], table, columns=columns, curve="run")
+    assert (a.curve, b.curve) == ("a", "b")
+    assert a.predictors["params"].tolist() == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("columns", "curve", "says"),
+    [
+        ({"params": "M", "tokens": "D", "loss": "L"}, None, "no column 'M' for params: did you mean params="),
+        ({"params": "N", "tokens": "D", "loss": "L", "x": "D"}, None, "has no x: its columns are params, tokens and"),
+        ({"params": "N", "tokens": "D", "loss": "run"}, None, "'run' holds something that is no number"),
+        ({"params": "N", "tokens": "D", "loss": "L"}, "rnu", "no column 'rnu' for curves: did you mean curves=run"),
+        ({"params": "N", "loss": "L"}, None, "no column 'tokens' for tokens"),
+    ],
+)
+def test_a_mistake_in_the_columns_is_a_sentence_with_the_nearest_name(columns, curve, says):
+    table = pd.DataFrame({"N": [1.0], "D": [2.0], "L": [3.0], "run": ["a"]})
+    with pytest.raises(ValueError, match=says):
+        from_table(LAWS["chinchilla"], table, columns=columns, curve=curve)
+
+
+def test_pairs_are_parsed_and_others_refused():
+    assert parse_columns(["params=N", "loss=a=b"]) == {"params": "N", "loss": "a=b"}
+    with pytest.raises(ValueError, match="'params' is no NAME=COLUMN"):
+        parse_columns(["params"])
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00\x01", b'"a,b\n1', None])
+def test_a_file_that_is_no_table_is_a_sentence(tmp_path, content):
+    path = tmp_path / "t.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match="cannot be read as a table") as caught:
+        read_table(path)
+    assert len(str(caught.value).splitlines()) == 1
