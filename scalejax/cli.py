@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from scalejax.cli_options import BAD_INPUT, number, parser_of
 from scalejax.errors import FitError, Interrupted, RunError, SweepError
 
 if TYPE_CHECKING:
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
     from scalejax.engine.kinds import DeviceKind
     from scalejax.engine.plan import Plan
 
-BAD_INPUT, TROUBLE, SIGNALLED = 2, 1, 128  # to the last one the number of the signal is added
-MOST_DIGITS = 9  # of a number on the command line
-LONGEST_SAYING = 400  # characters of what is wrong with the command line
+TROUBLE, SIGNALLED = 1, 128  # to the last one the number of the signal is added
 PLAIN_WIDTH = 120  # characters of a table where there is no terminal
 TIMING_PATIENCE = 0.5  # seconds after which `plan` compiles no further program just to time it
 
@@ -45,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Trouble is a trial that failed, or what broke a run off, such as a full disk.
     """
-    options = _parser().parse_args(arguments)
+    options = parser_of((plan, run, status, export, fit, bench)).parse_args(arguments)
     try:
         with _plain_warnings(options.command):
             code = options.run(options)
@@ -173,7 +172,7 @@ def fit(options: argparse.Namespace) -> int:
     source: Path = options.source
     with _mistakes():
         law, columns = find_law(options.law), parse_columns(options.columns)
-        fixed = {name: _number(value) for name, value in parse_columns(options.fix).items()}
+        fixed = {name: number(value) for name, value in parse_columns(options.fix).items()}
         if source.is_dir():
             found = from_trials(law, Run(source).results(), columns=columns)
         else:
@@ -291,118 +290,3 @@ def _print(*parts: "Table | str") -> None:
         with console.capture() as captured:
             console.print(part, markup=False, highlight=False, soft_wrap=not console.is_terminal)
         print(captured.get(), end="")
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, without the usage before it."""
-
-    def error(self, message: str) -> NoReturn:
-        said = " ".join(message.split())  # of what was typed, which may hold anything
-        said = said if len(said) <= LONGEST_SAYING else f"{said[: LONGEST_SAYING - 4]} ..."
-        self.exit(BAD_INPUT, f"{self.prog}: {said}; see {self.prog} --help\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="scalejax", description="Train many model sizes on many data fractions, and see what scale buys."
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def add(function) -> argparse.ArgumentParser:
-        command = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
-        command.set_defaults(run=function)
-        return command
-
-    for function in (plan, run):
-        command = add(function)
-        command.add_argument("sweep", type=Path, metavar="SWEEP.toml", help="the sweep file")
-        command.add_argument(
-            "--set", action="append", default=[], metavar="KEY=VALUE",
-            help="replace a key of the sweep file, for example train.steps=100; may be repeated",
-        )  # fmt: skip
-        if function is plan:
-            command.add_argument("--devices", type=_positive, metavar="N", help="simulate the sweep on N devices")
-            command.add_argument(
-                "--device-kind", metavar="K",
-                help="of these devices, such as h200 or v5e (default: local, those here); then no program is timed",
-            )  # fmt: skip
-        else:
-            command.add_argument("--out", type=Path, metavar="DIR", help="directory of the run (default: runs/<name>)")
-            command.add_argument(
-                "--checkpoint-seconds", type=_seconds, default=60.0, metavar="S",
-                help="between two checkpoints of the trials on their way (default: 60)",
-            )  # fmt: skip
-        command.add_argument("--json", action="store_true", help="print the same as JSON")
-    for function in (status, export):
-        command = add(function)
-        command.add_argument("directory", type=Path, metavar="DIR", help="directory of a run")
-        if function is status:
-            command.add_argument("--json", action="store_true", help="print the same as JSON")
-        else:
-            command.add_argument(
-                "--output", type=Path, metavar="FILE", help="F.csv or F.parquet (default: standard output)"
-            )
-            command.add_argument(
-                "--measurements", action="store_true", help="the measurements along training instead of the trials"
-            )
-    _fit_options(add(fit))
-    command = add(bench)
-    command.add_argument(
-        "--widths", type=_positive, nargs="+", default=[8, 32, 128, 512], metavar="W", help="of the networks"
-    )
-    command.add_argument("--batch-size", type=_positive, default=128, metavar="B", help="examples in a batch")
-    command.add_argument("--repetitions", type=_positive, default=5, metavar="R", help="whose median is shown")
-    command.add_argument("--json", action="store_true", help="print the same as JSON, in FLOP/s")
-    return parser
-
-
-def _fit_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("source", type=Path, metavar="DIR|F.csv", help="directory of a run, or a CSV or Parquet file")
-    command.add_argument("--law", required=True, help="power, power_floor, m4, bnsl0 to bnsl3, kaplan, chinchilla, ...")
-    command.add_argument(
-        "--columns", nargs="+", default=[], metavar="NAME=COLUMN",
-        help="the columns of the law's predictors and of the loss, for example params=N tokens=D loss=loss",
-    )  # fmt: skip
-    command.add_argument("--curves", metavar="COLUMN", help="fit each value of this column of a table by itself")
-    command.add_argument(
-        "--fix", nargs="+", default=[], metavar="PARAMETER=VALUE", help="parameters that are known, such as e_0=0.9"
-    )
-    command.add_argument("--ceiling", type=float, metavar="C", help="of a target that rises, such as 1 for an accuracy")
-    command.add_argument(
-        "--bootstrap", type=int, default=1000, metavar="B", help="resamples (default: 1000; 0: normal approximation)"
-    )
-    command.add_argument("--seed", type=int, default=0, metavar="S", help="of the resamples")
-    command.add_argument("--level", type=_share, default=0.9, metavar="P", help="of the intervals (default: 0.9)")
-    command.add_argument("--figures", type=Path, metavar="DIR", help="where to draw (default: in the run's directory)")
-    command.add_argument("--json", action="store_true", help="print the same as JSON")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or len(text) > MOST_DIGITS or int(text) < 1:
-        most = 10**MOST_DIGITS - 1
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, at most {most}, found {text!r}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not seconds >= 0:
-        raise argparse.ArgumentTypeError(f"expected a number of seconds from 0 on, found {text!r}")
-    return seconds
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise SweepError(f"expected a number, found {text!r}") from None
-
-
-def _share(text: str) -> float:
-    value = _number(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, found {text!r}")
-    return value

@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60  # lines
 
 # Room -> the other rooms of scalejax that it may import. A room is a folder or a file; the files of spec are one, and
-# so are those of run and of store.
+# so are those of cli, run and store.
 ROOMS = {
     "errors": set(),
     "cache": set(),
@@ -32,7 +32,7 @@ ROOMS = {
     "cli": {"errors", "spec", "models", "engine", "analysis", "report", "run"},
     "__init__": {"errors", "spec", "analysis", "run"},
 }
-RUN = ("run_directory", "run_rows", "run_watch")
+PARTS = ("cli_options", "run_directory", "run_rows", "run_watch", "spec_file", "spec_rules", "store_file")
 JAX = {"cache", "models", "data", "engine", "analysis", "run"}
 # Package -> the rooms or files that alone may import it.
 KEEPERS = {
@@ -54,7 +54,7 @@ ANY_KEYWORDS = {"spec.py": {"__init__"}, "spec_rules.py": {"init"}}  # ModelGrid
 def room(path: str) -> str:
     """Return the room of a path in the package such as "engine/plan.py" or of a module such as "engine.plan"."""
     first = path.replace("/", ".").removesuffix(".py").split(".")[0]
-    return first.split("_")[0] if first in ("spec_file", "spec_rules", "store_file", *RUN) else first
+    return first.split("_")[0] if first in PARTS else first
 
 
 def within(file: Path) -> str:

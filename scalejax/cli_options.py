@@ -1,0 +1,156 @@
+"""What may be typed on the command line, and the sentence for what may not."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from scalejax.errors import SweepError
+
+BAD_INPUT = 2  # the exit code
+MOST_DIGITS = 9  # of a number on the command line
+LONGEST_SAYING = 400  # characters of what is wrong with the command line
+
+Command = Callable[[argparse.Namespace], int]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        said = " ".join(message.split())  # of what was typed, which may hold anything
+        said = said if len(said) <= LONGEST_SAYING else f"{said[: LONGEST_SAYING - 4]} ..."
+        self.exit(BAD_INPUT, f"{self.prog}: {said}; see {self.prog} --help\n")
+
+
+def parser_of(commands: Sequence[Command]) -> argparse.ArgumentParser:
+    """Return the parser of the command line, a subcommand a function; what it parses has the function as `run`."""
+    parser = _Parser(
+        prog="scalejax", description="Train many model sizes on many data fractions, and see what scale buys."
+    )
+    names = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for function in commands:
+        command = names.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
+        command.set_defaults(run=function)
+        OPTIONS[function.__name__](command)
+    return parser
+
+
+def _plan_options(command: argparse.ArgumentParser) -> None:
+    _sweep_options(command)
+    command.add_argument("--devices", type=_positive, metavar="N", help="simulate the sweep on N devices")
+    command.add_argument(
+        "--device-kind", metavar="K",
+        help="of these devices, such as h200 or v5e (default: local, those here); then no program is timed",
+    )  # fmt: skip
+
+
+def _run_options(command: argparse.ArgumentParser) -> None:
+    _sweep_options(command)
+    command.add_argument("--out", type=Path, metavar="DIR", help="directory of the run (default: runs/<name>)")
+    command.add_argument(
+        "--checkpoint-seconds", type=_seconds, default=60.0, metavar="S",
+        help="between two checkpoints of the trials on their way (default: 60)",
+    )  # fmt: skip
+
+
+def _sweep_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("sweep", type=Path, metavar="SWEEP.toml", help="the sweep file")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="replace a key of the sweep file, for example train.steps=100; may be repeated",
+    )  # fmt: skip
+    _as_json(command)
+
+
+def _status_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("directory", type=Path, metavar="DIR", help="directory of a run")
+    _as_json(command)
+
+
+def _export_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("directory", type=Path, metavar="DIR", help="directory of a run")
+    command.add_argument("--output", type=Path, metavar="FILE", help="F.csv or F.parquet (default: standard output)")
+    command.add_argument(
+        "--measurements", action="store_true", help="the measurements along training instead of the trials"
+    )
+
+
+def _bench_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--widths", type=_positive, nargs="+", default=[8, 32, 128, 512], metavar="W", help="of the networks"
+    )
+    command.add_argument("--batch-size", type=_positive, default=128, metavar="B", help="examples in a batch")
+    command.add_argument("--repetitions", type=_positive, default=5, metavar="R", help="whose median is shown")
+    _as_json(command)
+
+
+def _as_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print the same as JSON")
+
+
+def _fit_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("source", type=Path, metavar="DIR|F.csv", help="directory of a run, or a CSV or Parquet file")
+    command.add_argument("--law", required=True, help="power, power_floor, m4, bnsl0 to bnsl3, kaplan, chinchilla, ...")
+    command.add_argument(
+        "--columns", nargs="+", default=[], metavar="NAME=COLUMN",
+        help="the columns of the law's predictors and of the loss, for example params=N tokens=D loss=loss",
+    )  # fmt: skip
+    command.add_argument("--curves", metavar="COLUMN", help="fit each value of this column of a table by itself")
+    command.add_argument(
+        "--fix", nargs="+", default=[], metavar="PARAMETER=VALUE", help="parameters that are known, such as e_0=0.9"
+    )
+    command.add_argument("--ceiling", type=float, metavar="C", help="of a target that rises, such as 1 for an accuracy")
+    command.add_argument(
+        "--bootstrap", type=int, default=1000, metavar="B", help="resamples (default: 1000; 0: normal approximation)"
+    )
+    command.add_argument("--seed", type=int, default=0, metavar="S", help="of the resamples")
+    command.add_argument("--level", type=_share, default=0.9, metavar="P", help="of the intervals (default: 0.9)")
+    command.add_argument("--figures", type=Path, metavar="DIR", help="where to draw (default: in the run's directory)")
+    _as_json(command)
+
+
+OPTIONS = {
+    "plan": _plan_options,
+    "run": _run_options,
+    "status": _status_options,
+    "export": _export_options,
+    "fit": _fit_options,
+    "bench": _bench_options,
+}
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or len(text) > MOST_DIGITS or int(text) < 1:
+        most = 10**MOST_DIGITS - 1
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, at most {most}, found {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds from 0 on, found {text!r}")
+    return seconds
+
+
+def number(text: str) -> float:
+    """Return a number that was typed.
+
+    Raises:
+        SweepError: it is none.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        raise SweepError(f"expected a number, found {text!r}") from None
+
+
+def _share(text: str) -> float:
+    value = number(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, found {text!r}")
+    return value
