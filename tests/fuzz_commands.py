@@ -14,7 +14,7 @@ from pathlib import Path
 from scalejax.cli import main as scalejax
 
 SECONDS = 20.0  # after which a refusal, a status or an export counts as a hang
-LONG_SECONDS = 180.0  # and a plan or a run that does something; programs are compiled for it
+LONG_SECONDS = 300.0  # and a plan or a run that does something; programs are compiled for it
 
 SMALL = """\
 name = "small"

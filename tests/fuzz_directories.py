@@ -9,6 +9,7 @@ import signal
 import socket
 import sqlite3
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,6 +167,7 @@ class Directories:
             show(accountant, *rest)
             if next(calls) == stop_after:
                 os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(1.0)  # the main thread is the one that hears it, and this one would soon be through
 
         directory = self.folder / name
         with mock.patch.object(Accountant, "show", counting):

@@ -103,6 +103,7 @@ class Twice:
     value: Any
 
 
+EDITS = (*["nudge"] * 12, *["replace"] * 8, "drop", "twice", "misspell", "move", "add", "repeat", "wrap")
 # Edits of the tree, of its bytes, and overrides.
 HOW_MANY = ((1, 0, 0), (1, 0, 0), (1, 0, 0), (1, 0, 0), (2, 0, 0), (0, 1, 0), (1, 1, 0), (0, 0, 1), (1, 0, 2))
 
@@ -168,7 +169,7 @@ def edit(tree: dict[str, Any], draw: st.DrawFn) -> None:
         return
     spot: tuple[Any, Any] = draw(st.sampled_from(spots))
     home, key = spot
-    kind = draw(st.sampled_from(["replace"] * 8 + ["drop", "twice", "misspell", "move", "add", "repeat", "wrap"]))
+    kind = draw(st.sampled_from(EDITS))
     if kind in ("misspell", "move", "add", "twice") and not hasattr(home, "keys"):
         kind = "replace"
     value = home[key]
@@ -176,6 +177,8 @@ def edit(tree: dict[str, Any], draw: st.DrawFn) -> None:
     match kind:
         case "replace":
             home[key] = copy.deepcopy(draw(st.sampled_from(WEIRD)))
+        case "nudge":
+            home[key] = nudged(value, draw)
         case "drop":
             del home[key]
         case "twice":
@@ -191,6 +194,22 @@ def edit(tree: dict[str, Any], draw: st.DrawFn) -> None:
             home[key] = [value, value] if not isinstance(value, list) else value * 2
         case "wrap":
             home[key] = [value] if draw(st.booleans()) else {"a": value}
+
+
+def nudged(value: Any, draw: st.DrawFn) -> Any:
+    """Return another value of the same kind, which may well be good."""
+    match value:
+        case bool():
+            return not value
+        case int():
+            return draw(st.sampled_from([1, 2, value + 1, value // 2, 3 * value, 10 * value, 10**6 * value, 10**9]))
+        case float():
+            return draw(st.sampled_from([value / 2, value * 2, value / 1e6, value * 1e6, 1e-30, 0.9, 1e30]))
+        case str():
+            return draw(st.sampled_from(["other", "mlp", "logistic", "mnist1d", "land", "sgd", "lion", "constant"]))
+        case [first, *rest]:
+            return draw(st.sampled_from([rest, [first], [*rest, first], [*value, nudged(first, draw)]]))
+    return value
 
 
 def spoil(content: bytes, draw: st.DrawFn) -> bytes:

@@ -1,5 +1,6 @@
 """What is on its way when a run ends goes on in the next: bit for bit in the same program, wherever that runs."""
 
+import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -259,6 +260,15 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_says_so(data, unto
     assert begun
     assert same(ends, untouched)
     assert not folder.exists()
+
+
+def test_a_pipe_in_the_place_of_a_seal_is_not_waited_for(data, untouched, interrupted):
+    folder, ends = interrupted
+    (newest(folder) / SEAL).unlink()
+    os.mkfifo(newest(folder) / SEAL)
+    ends, _, begun = train(buckets(trials_of()), data, folder, ended=ends)
+    assert begun  # from the one before
+    assert same(ends, untouched)
 
 
 @pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,10 +15,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
+import jax
 import pytest
 
 from scalejax.cli import entry, main
+from scalejax.engine import forecast, timing
 from scalejax.engine.pack import Pack
 from scalejax.models import MLP
 from scalejax.run import Run
@@ -375,6 +379,32 @@ def test_export_to_where_it_cannot(cli, here: Path, finished: Path, output: str,
     ran = cli("export", finished, "--output", Path(output))
     assert_refused(ran, *parts)
     assert "None" not in ran.err
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no room")])
+def test_a_plan_whose_programs_do_not_fit_here_is_estimated(cli, monkeypatch: pytest.MonkeyPatch, error: Exception):
+    def full(*_: object) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(timing, "_time", full)
+    monkeypatch.setattr(forecast, "remembered", lambda *_: None)
+    ran = cli("plan", "sweep.toml", "--json")
+    assert (ran.code, ran.err) == (0, "")
+    assert not any(program["timed"] for program in json.loads(ran.out)["programs"])
+
+
+def test_a_plan_does_not_fill_the_memory_to_time_a_program(cli, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(timing, "_time", lambda *_: pytest.fail("a program was timed"))
+    ran = cli("plan", "sweep.toml", "--json", "--set", "data.test_examples=20000000")  # 3 GB
+    assert (ran.code, ran.err) == (0, "")
+
+
+def test_a_directory_whose_name_is_no_text(copied: Path, here: Path):
+    strange = copied.rename(here / os.fsdecode(b"\xff"))
+    command = [sys.executable, "-c", "from scalejax.cli import entry; entry()", "run", "sweep.toml", "--out", strange]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert rb"figure: " in done.stdout
 
 
 def test_parquet_without_pyarrow_names_the_remedy(cli, finished: Path, monkeypatch: pytest.MonkeyPatch):

@@ -206,7 +206,7 @@ def test_what_limits_is_named():
     assert limits(many, 2).limit == "work"
     assert limits(many, 2).twice == pytest.approx(limits(many, 2).total / 2, rel=0.05)
     assert limits(SWEEP, 1).limit == "compilation"
-    tiny = replace(device_kind_named("h200"), memory=4e4)
+    tiny = replace(device_kind_named("h200"), memory=1e6)
     assert limits(many, 2, tiny).limit == "memory"
 
 

@@ -20,7 +20,9 @@ def mix(word: jax.Array) -> jax.Array:
 
 
 def divide(value: jax.Array, by: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return (value // by, value % by), elementwise, exact wherever the quotient is below 2**20; all uint32.
+    """Return (value // by, value % by), elementwise, all uint32.
+
+    Exact wherever the quotient is below 2**20 and value + by below 2**32.
 
     Processors divide integers one at a time, but floats many at once. float32 holds value and 1 / by to 2**-24 each,
     so the product is off by less than one, and one correction either way makes it exact.

@@ -12,6 +12,7 @@ from scalejax.engine.packing import Bucket
 from scalejax.engine.plan import Plan
 from scalejax.engine.timing import Timing, remembered, timed
 
+TIMED_BYTES = 2e9  # of data, beyond which nothing is timed: a plan must not fill the memory
 LOADING_SHARE = 0.25  # of the time to compile a program, if a timing has left it on disk
 
 
@@ -43,7 +44,11 @@ def forecast(plan: Plan, *, patience_seconds: float) -> Forecast:
     buckets = plan.packing.buckets
     for bucket in buckets:
         timing = remembered(bucket, plan.card)
-        if timing is None and (not any(timings) or time.perf_counter() - began < patience_seconds):
+        if (
+            timing is None
+            and plan.data_bytes <= TIMED_BYTES
+            and (not any(timings) or time.perf_counter() - began < patience_seconds)
+        ):
             timing = timed(bucket, plan.card)
         timings.append(timing)
     pairs = zip(timings, buckets, strict=True)
