@@ -19,6 +19,7 @@ from scalejax.errors import FitError, Interrupted, RunError, SweepError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from scalejax.analysis.table_fit import TableFits
     from scalejax.engine.kinds import DeviceKind
     from scalejax.engine.plan import Plan
 
@@ -163,9 +164,9 @@ def export(options: argparse.Namespace) -> int:
 
 def fit(options: argparse.Namespace) -> int:
     """Fit a scaling law to a run or to any table: its parameters, what the data cannot tell, and a figure."""
-    from scalejax.analysis.fit import fit_law
     from scalejax.analysis.laws import find_law
     from scalejax.analysis.observations import from_table, from_trials, parse_columns, read_table
+    from scalejax.analysis.table_fit import fit_table
     from scalejax.report.fit import fit_facts, fit_tables
     from scalejax.run import Run
 
@@ -177,29 +178,21 @@ def fit(options: argparse.Namespace) -> int:
             found = from_trials(law, Run(source).results(), columns=columns)
         else:
             found = from_table(law, read_table(source), columns=columns, curve=options.curves)
-        pairs, refused = [], []
-        for seen in found:
-            try:
-                fitted = fit_law(
-                    law, seen.predictors, seen.loss, fixed=fixed, ceiling=options.ceiling,
-                    bootstrap=options.bootstrap, seed=options.seed, groups=seen.groups,
-                    resample="rows" if seen.groups is None else "groups",
-                )  # fmt: skip
-                pairs.append((seen, fitted))
-            except FitError as error:
-                refused.append(f"{seen.curve or law.name}: not fitted: {error}")
-    if not pairs:
-        raise FitError("; ".join(refused))
-    facts = fit_facts({seen.curve: fitted for seen, fitted in pairs}, found[0].columns, level=options.level)
-    facts |= {"refused": refused, "figures": _fit_figure(pairs, source, options)}
+        done = fit_table(
+            law, found, shared=options.share, fixed=fixed, ceiling=options.ceiling, bootstrap=options.bootstrap,
+            seed=options.seed,
+        )  # fmt: skip
+    facts = fit_facts(done.fits, found[0].columns, level=options.level)
+    facts |= {"refused": list(done.refused), "figures": _fit_figure(done, source, options)}
     if options.json:
         print(json.dumps(facts, indent=2))
     else:
-        _print(*fit_tables(facts), *refused, *(f"figure: {path}" for path in facts["figures"]))
-    return TROUBLE if refused else 0
+        figures = [f"figure: {path}" for path in facts["figures"]]
+        _print(*fit_tables(facts), *done.refused, *(figures or ["no figure; --figures DIR draws one"]))
+    return TROUBLE if done.refused else 0
 
 
-def _fit_figure(pairs: list[Any], source: Path, options: argparse.Namespace) -> list[str]:
+def _fit_figure(done: "TableFits", source: Path, options: argparse.Namespace) -> list[str]:
     """Draw fits into the run's directory, or beside a table where --figures says, and return the paths."""
     from scalejax.report.plot import save_figure
     from scalejax.report.plot_fit import plot_fits
@@ -207,9 +200,9 @@ def _fit_figure(pairs: list[Any], source: Path, options: argparse.Namespace) -> 
     directory = options.figures or (source / "figures" if source.is_dir() else None)
     if directory is None:
         return []
-    name = f"fit_{pairs[0][1].law.name}"
+    name = f"fit_{done.curves[0][1].law.name}"
     try:
-        return [str(path) for path in save_figure(plot_fits(pairs, level=options.level), directory, name)]
+        return [str(path) for path in save_figure(plot_fits(done.curves, level=options.level), directory, name)]
     except OSError as error:
         raise SweepError(
             f"{directory}: cannot be written ({error.strerror or error}); give another --figures"

@@ -100,13 +100,19 @@ def _fit_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--fix", nargs="+", default=[], metavar="PARAMETER=VALUE", help="parameters that are known, such as e_0=0.9"
     )
+    command.add_argument(
+        "--share", nargs="+", default=[], metavar="PARAMETER",
+        help="parameters that all curves have in common, such as c: one exponent, fitted to all curves at once",
+    )  # fmt: skip
     command.add_argument("--ceiling", type=float, metavar="C", help="of a target that rises, such as 1 for an accuracy")
     command.add_argument(
         "--bootstrap", type=int, default=1000, metavar="B", help="resamples (default: 1000; 0: normal approximation)"
     )
     command.add_argument("--seed", type=int, default=0, metavar="S", help="of the resamples")
     command.add_argument("--level", type=_share, default=0.9, metavar="P", help="of the intervals (default: 0.9)")
-    command.add_argument("--figures", type=Path, metavar="DIR", help="where to draw (default: in the run's directory)")
+    command.add_argument(
+        "--figures", type=Path, metavar="DIR", help="where to draw (default: in the run's directory; a table: nowhere)"
+    )
     _as_json(command)
 
 

@@ -79,6 +79,24 @@ def test_one_curve_that_cannot_be_fitted_does_not_hide_the_others(tmp_path, caps
     assert "\nbad: not fitted: " in out
 
 
+def test_curves_that_share_an_exponent_are_fitted_at_once_and_drawn(tmp_path, capsys):
+    path, x = tmp_path / "t.csv", np.geomspace(10, 1e6, 16)
+    curves = {"small": (0.3, 4.0), "large": (0.1, 2.0)}
+    pd.concat(
+        [pd.DataFrame({"x": x, "loss": e + b * x**-0.3, "run": name}) for name, (e, b) in curves.items()]
+    ).to_csv(path, index=False)
+    call = ["fit", str(path), "--law", "power_floor", "--share", "c", "--bootstrap", "20"]
+    assert main([*call, "--curves", "run", "--figures", str(tmp_path), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    (found,) = facts["fits"]
+    planted = {"e[large]": 0.1, "e[small]": 0.3, "b[large]": 2.0, "b[small]": 4.0, "c": 0.3}
+    assert found["params"] == pytest.approx(planted, rel=1e-6)
+    assert found["rows"] == 32
+    assert (tmp_path / "fit_power_floor.png").stat().st_size > 10_000
+    assert main(call) == 2
+    assert "One curve shares c with none" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["power_floor", "chinchilla", "data_constrained"])
 def test_every_kind_of_law_is_drawn_with_points_law_interval_and_residuals(name):
     rng, law = np.random.default_rng(1), LAWS[name]

@@ -72,6 +72,11 @@ class Fit:
         return self.status == "ok"
 
     @property
+    def curves(self) -> tuple[Hashable, ...]:
+        """The labels of the curves that were fitted at once; empty for one curve."""
+        return self._problem.labels
+
+    @property
     def standard_errors(self) -> dict[str, float]:
         """Standard deviations of the replicates by parameter; zero for a fixed one."""
         with np.errstate(over="ignore", invalid="ignore"):
@@ -124,9 +129,8 @@ class Fit:
 
     def _of_curve(self, named: Mapping[str, Any], curve: Hashable | None) -> dict[str, Any]:
         """Return the law's parameters for one curve."""
-        labels = self._problem.labels
-        if labels and curve not in labels:
-            raise ValueError(f"There is no curve {curve!r}: give curve=, one of {', '.join(map(repr, labels))}.")
+        if len(self.curves) > 1 and curve not in self.curves:
+            raise ValueError(f"There is no curve {curve!r}: give curve=, one of {', '.join(map(repr, self.curves))}.")
         own = {name: f"{name}[{curve}]" if self._problem.layout.own(name) else name for name in self.law.names}
         return {name: named[key] for name, key in own.items()}
 

@@ -85,6 +85,15 @@ def from_table(
     return _observations(law, table, chosen, curve=labels, groups=None)
 
 
+def joined(found: Sequence[Observations]) -> tuple[Observations, np.ndarray]:
+    """Return the rows of several curves as one, and the name of each row's curve: to fit what the curves share."""
+    labels = np.repeat([each.curve for each in found], [len(each.loss) for each in found])
+    predictors = {name: np.concatenate([each.predictors[name] for each in found]) for name in found[0].predictors}
+    groups = [each.groups for each in found if each.groups is not None]
+    loss = np.concatenate([each.loss for each in found])
+    return Observations("", predictors, loss, np.concatenate(groups) if groups else None, found[0].columns), labels
+
+
 def _observations(
     law: Law, table: pd.DataFrame, columns: Mapping[str, str], *, curve: pd.Series, groups: np.ndarray | None
 ) -> list[Observations]:

@@ -69,10 +69,12 @@ def _one_predictor(top: Axes, below: Axes, pairs: Sequence[Pair], *, level: floa
         x, loss = seen.predictors[name][used], seen.loss[used]
         law = {name: np.geomspace(x.min(), x.max(), GRID)}
         further = {name: np.geomspace(x.max(), BEYOND * x.max(), GRID)}
+        own = seen.curve if fit.curves else None
         for stretch, style in ((law, "-"), (further, (0, (4, 2)))):
-            _line(top, stretch[name], fit.predict(stretch, level=level), colour, style=style)
+            _line(top, stretch[name], fit.predict(stretch, level=level, curve=own), colour, style=style)
         top.plot(x, loss, "o", color=colour, markersize=3.4, label=seen.curve or None, zorder=3)
-        below.plot(x, _percent(loss, fit.predict({name: x}, level=level).value), "o", color=colour, markersize=3)
+        predicted = fit.predict({name: x}, level=level, curve=own).value
+        below.plot(x, _percent(loss, predicted), "o", color=colour, markersize=3)
     if len(pairs) > 1:
         top.legend(fontsize=SMALL_SIZE, frameon=False, labelcolor="#444444")
     return pairs[0][0].columns[name].replace("_", " ")
