@@ -22,7 +22,7 @@ surfaces = pytest.mark.parametrize("surface", [HOFFMANN, ASYMMETRIC], ids=["hoff
 @dataclass(frozen=True)
 class PlantedFit:
     params: dict
-    replicates: dict = field(default_factory=dict)
+    samples: dict = field(default_factory=dict)
     law: str = "chinchilla"
     status: str = "ok"
 
@@ -231,11 +231,11 @@ def test_parametric_optimum_is_where_the_loss_is_lowest(surface):
     assert np.isnan(found.low.params).all()
 
 
-def test_parametric_intervals_come_from_the_replicates():
+def test_parametric_intervals_come_from_the_samples():
     generator = np.random.default_rng(0)
-    replicates = {name: value * np.exp(0.01 * generator.standard_normal(999)) for name, value in HOFFMANN.items()}
-    found = compute_optimal(PlantedFit(HOFFMANN, replicates), FAR, level=0.8)
-    each = best_params(replicates, FAR)
+    samples = {name: value * np.exp(0.01 * generator.standard_normal(999)) for name, value in HOFFMANN.items()}
+    found = compute_optimal(PlantedFit(HOFFMANN, samples), FAR, level=0.8)
+    each = best_params(samples, FAR)
     assert [found.low.params, found.high.params] == pytest.approx(list(np.quantile(each, [0.1, 0.9])), rel=0.01)
     assert found.low.loss < found.loss < found.high.loss
     assert isinstance(found.params, float)
@@ -267,9 +267,9 @@ def test_cost_of_a_misallocation(surface, factor):
 
 
 def test_cost_of_a_misallocation_has_intervals_and_shapes():
-    replicates = {name: value * np.linspace(0.97, 1.03, 101) for name, value in HOFFMANN.items()}
+    samples = {name: value * np.linspace(0.97, 1.03, 101) for name, value in HOFFMANN.items()}
     factors = np.array([0.01, 0.5, 1.0, 2.0])
-    found = misallocation(PlantedFit(HOFFMANN, replicates), [[1e20], [1e22]], factor=factors)
+    found = misallocation(PlantedFit(HOFFMANN, samples), [[1e20], [1e22]], factor=factors)
     assert found.loss.shape == found.low["loss"].shape == (2, 4)
     assert np.isinf(found.at_this_size[:, 0]).all()
     assert found.extra_loss[:, 2] == pytest.approx([0, 0])

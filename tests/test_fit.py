@@ -10,6 +10,7 @@ from laws_helpers import CHINCHILLA_ERRORS, CHINCHILLA_OBJECTIVE, TRUTHS, chinch
 import scalejax as sx
 from scalejax.analysis.laws import LAWS
 from scalejax.analysis.problem import padded_length
+from scalejax.analysis.rescaling import crossing_noise
 
 RNG = np.random.default_rng(3)
 X = np.geomspace(10, 1e6, 40)
@@ -80,6 +81,35 @@ def test_rows_of_one_group_stay_together():
     apart = sx.fit_law("power_floor", {"x": x}, loss, bootstrap=500)
     together = sx.fit_law("power_floor", {"x": x}, loss, bootstrap=500, resample="groups", groups=cell)
     assert together.standard_errors["c"] > 1.15 * apart.standard_errors["c"]
+
+
+MEDIAN = sx.Parameter("m", "median", 0.1, 10, start=(0.5, 1, 2), units=lambda _: {"loss": 1})
+
+
+def level(p, log):
+    return p["m"] + 0 * log["x"]
+
+
+def test_the_noise_of_crossings_is_that_of_a_median():
+    """Of n rows, the variance of a median's bootstrap is too large by 1.6 / sqrt(n); the rows at its ends count half."""
+    law = sx.Law("level", "m", "ours", ("x",), (MEDIAN,), level)
+    for rows in (33, 101):
+        fit = sx.fit_law(law, {"x": np.ones(rows)}, RNG.lognormal(0, 0.01, rows), bootstrap=300, delta=1e-6)
+        theta = np.log([fit.replicates["m"]]).T - fit._problem.units["loss"]
+        assert crossing_noise(fit._problem, fit._spread, theta) == pytest.approx(1.6 / np.sqrt(rows), rel=0.3)
+        assert fit.samples["m"] == pytest.approx(fit.replicates["m"], rel=1e-12)  # one parameter: nothing to take back
+
+
+def test_samples_lie_between_fit_and_resamples():
+    fit = sx.fit_law("power_floor", {"x": X}, NOISY, bootstrap=200)
+    for name, error in fit.standard_errors.items():
+        assert 0.8 * error < np.std(fit.samples[name]) < 0.98 * error
+
+
+def test_least_squares_has_no_gaps_to_correct_for():
+    fit = sx.fit_law("power_floor", {"x": X}, NOISY, bootstrap=200, delta=np.inf)
+    for name in FLOOR:
+        assert fit.samples[name] == pytest.approx(fit.replicates[name], rel=1e-3)
 
 
 @pytest.mark.parametrize("law", ["power", "power_floor"])

@@ -82,9 +82,9 @@ def test_one_curve_that_cannot_be_fitted_does_not_hide_the_others(tmp_path, caps
 def test_curves_that_share_an_exponent_are_fitted_at_once_and_drawn(tmp_path, capsys):
     path, x = tmp_path / "t.csv", np.geomspace(10, 1e6, 16)
     curves = {"small": (0.3, 4.0), "large": (0.1, 2.0)}
-    pd.concat(
-        [pd.DataFrame({"x": x, "loss": e + b * x**-0.3, "run": name}) for name, (e, b) in curves.items()]
-    ).to_csv(path, index=False)
+    pd.concat([pd.DataFrame({"x": x, "loss": e + b * x**-0.3, "run": name}) for name, (e, b) in curves.items()]).to_csv(
+        path, index=False
+    )
     call = ["fit", str(path), "--law", "power_floor", "--share", "c", "--bootstrap", "20"]
     assert main([*call, "--curves", "run", "--figures", str(tmp_path), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)

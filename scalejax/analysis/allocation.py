@@ -52,7 +52,7 @@ class LawFit(Protocol):
         ...
 
     @property
-    def replicates(self) -> Mapping[str, npt.ArrayLike]:
+    def samples(self) -> Mapping[str, npt.ArrayLike]:
         """Parameters of each resample by name, each [resamples]; empty without any."""
         ...
 
@@ -219,7 +219,7 @@ def _parameters(fit: LawFit, rank: int) -> tuple[dict[str, Array], dict[str, Arr
             "The fit has parameters of several curves; fit the law to the curve whose compute is asked for."
         )
     found = _usable({name: np.atleast_1d(np.asarray(fit.params[name], np.float64)) for name in NAMES})
-    samples = fit.replicates
+    samples = fit.samples
     again = _usable({name: np.asarray(samples[name], np.float64) for name in NAMES}) if samples else found
     status = fit.status
     if math.isnan(found["alpha"][0]):

@@ -21,6 +21,7 @@ class Spread:
 
     Attributes:
         residuals: log predicted - log observed loss, shape (count,).
+        jacobian: of the residuals, (count, size).
         covariance: of the coordinates, (size, size); the sandwich of Huber (1967).
         conditioning: condition number of the coordinates' information, each scaled to a unit diagonal.
         weakest: the direction in coordinates that the data inform least, unit length.
@@ -28,6 +29,7 @@ class Spread:
     """
 
     residuals: np.ndarray
+    jacobian: np.ndarray
     covariance: np.ndarray
     conditioning: float
     weakest: np.ndarray
@@ -61,7 +63,7 @@ def spread_of(problem: Problem, theta: np.ndarray) -> Spread:
     covariance = inverse @ middle @ inverse
     unit = float(np.trace(inverse @ middle)) / size
     conditioning = float(values[-1] / max(values[0], 1e-300)) if values[0] > 0 else np.inf
-    return Spread(residuals, covariance, conditioning, vectors[:, 0], unit)
+    return Spread(residuals, jacobian, covariance, conditioning, vectors[:, 0], unit)
 
 
 def _linearised(problem: Problem, theta: np.ndarray) -> tuple[Array, Array]:

@@ -13,6 +13,7 @@ from scalejax.analysis.law import Law
 from scalejax.analysis.laws import find_law
 from scalejax.analysis.likelihood import Profile, profile_of
 from scalejax.analysis.problem import Problem, make_problem
+from scalejax.analysis.rescaling import rescaled
 from scalejax.errors import FitError
 
 Array = Any
@@ -44,7 +45,9 @@ class Fit:
         excluded: reason -> number of rows left out.
         duplicates: rows that repeat another exactly; they count in the objective, and resamples keep them together.
         replicates: parameters by name, each (B,): of the resamples, or, without a bootstrap, of draws from the normal
-            approximation (a sandwich covariance). Standard errors and intervals are theirs.
+            approximation (a sandwich covariance). Standard errors are theirs, as in the literature.
+        samples: the replicates drawn together so far that intervals cover what they say (see `rescaling`); the same
+            of residuals and without a bootstrap. Intervals of parameters, predictions and allocations are theirs.
         failed_resamples: resamples whose fit did not converge; they are not among the replicates.
         agreeing_starts: share of the cold starts that ended in this minimum, to a millionth of the objective.
         residuals: log predicted - log observed loss of the fitted rows, shape (rows,).
@@ -58,6 +61,7 @@ class Fit:
     excluded: Mapping[str, int]
     duplicates: int
     replicates: Mapping[str, np.ndarray]
+    samples: Mapping[str, np.ndarray]
     failed_resamples: int
     agreeing_starts: float
     residuals: np.ndarray
@@ -83,18 +87,18 @@ class Fit:
             return {n: float(np.std(v, ddof=1)) if np.ptp(v) > 0 else 0.0 for n, v in self.replicates.items()}
 
     def intervals(self, level: float = 0.9) -> dict[str, tuple[float, float]]:
-        """Return the percentile interval of each parameter.
+        """Return the percentile interval of each parameter over the samples.
 
         Raises:
             ValueError: level is not between 0 and 1.
         """
         tails = _tails(level)
-        return {name: tuple(np.quantile(values, tails).tolist()) for name, values in self.replicates.items()}
+        return {name: tuple(np.quantile(values, tails).tolist()) for name, values in self.samples.items()}
 
     def predict(
         self, predictors: Mapping[str, Array], level: float = 0.9, *, curve: Hashable | None = None
     ) -> Prediction:
-        """Return the law's loss at new predictors, with its percentile interval over the replicates.
+        """Return the law's loss at new predictors, with its percentile interval over the samples.
 
         Args:
             predictors: by the names of the fit, numbers or arrays that broadcast, in the fit's units.
@@ -109,7 +113,7 @@ class Fit:
         shape = np.broadcast_shapes(*(each.shape for each in columns.values()))
         flat = {name: np.broadcast_to(each, shape).ravel() for name, each in columns.items()}
         value = self.law(self._of_curve(self.params, curve), flat)
-        wide = {name: each[:, None] for name, each in self._of_curve(self.replicates, curve).items()}
+        wide = {name: each[:, None] for name, each in self._of_curve(self.samples, curve).items()}
         low, high = _bounded_quantiles(self.law, wide, flat, tails)
         if self._ceiling is not None:
             value, low, high = self._ceiling - value, self._ceiling - high, self._ceiling - low
@@ -214,6 +218,8 @@ def _completed(
         if len(resamples) < 2:
             raise FitError(f"Of {bootstrap} resamples {len(resamples)} could be fitted: fix parameters, or add runs.")
     thetas = draws(problem, found.theta, spread.covariance, DRAWS) if resamples is None else resamples
+    own_spread = resamples is None or resample == "residuals"
+    together = thetas if own_spread else rescaled(problem, found.theta, spread, thetas)
     end = Ended(problem, found.theta, found.objective, found.converged, spread, resamples)
     return Fit(
         law=problem.layout.law,
@@ -224,6 +230,7 @@ def _completed(
         excluded=problem.excluded,
         duplicates=problem.duplicates,
         replicates=_named(problem, thetas),
+        samples=_named(problem, together),
         failed_resamples=bootstrap - len(thetas) if bootstrap else 0,
         agreeing_starts=found.agreeing,
         residuals=spread.residuals,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scalejax.analysis.layout import Layout
-from scalejax.analysis.solver import Lane, Rows, Solution, State, advance, begin, solution
+from scalejax.analysis.solver import Lane, Rows, Solution, State, advance, begin, log_residuals, solution
 from scalejax.cache import keep_programs
 
 Array = Any
@@ -96,6 +96,21 @@ def solve_lanes(layout: Layout, rows: Rows, count: int, lanes: Lanes) -> Solutio
             return jax.tree.map(lambda field: np.asarray(field)[:number], result)
 
     return jax.tree.map(lambda *parts: np.concatenate(parts), *_spread(solve, range(0, count, BLOCK)))
+
+
+@functools.partial(jax.jit, static_argnames="layout")
+def _residuals(layout: Layout, rows: Rows, lanes: Lane) -> Array:
+    def each(theta: Array) -> Array:
+        return log_residuals(layout, theta, rows, lanes.fixed, lanes.log_loss)
+
+    return jax.vmap(each)(lanes.theta)
+
+
+def residuals_at(layout: Layout, rows: Rows, lane: Lane) -> np.ndarray:
+    """Return log predicted - log observed loss, (S, n), of the same data at coordinates (S, size)."""
+    with jax.enable_x64(True):
+        arguments = jax.device_put((rows, lane), jax.devices("cpu")[0])
+        return np.asarray(_residuals(layout, *arguments))
 
 
 def _spread(work: Callable[[int], Solution], items: range) -> Iterator[Solution]:

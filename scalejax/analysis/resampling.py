@@ -54,11 +54,12 @@ def _losses(problem: Problem, theta: np.ndarray, residuals: np.ndarray, seed: in
     """Resample log residuals.
 
     Nearly absolute losses make the law pass through about as many rows as it has coordinates; their residuals, nearly
-    zero, are no sample of the noise and are not drawn.
+    zero, are no sample of the noise and are not drawn. The others are smaller than errors, as residuals of a fit are.
     """
     count = problem.count
     own = residuals[:count]
     drawable = own[np.sort(np.argsort(np.abs(own), kind="stable")[min(len(theta), count - 1) :])]
+    drawable = drawable * np.sqrt(count / max(1, count - len(theta)))
     predicted = problem.log_loss[:count] + own
     lane = problem.lane(theta)
 
