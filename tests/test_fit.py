@@ -91,7 +91,7 @@ def level(p, log):
 
 
 def test_the_noise_of_crossings_is_that_of_a_median():
-    """Of n rows, the variance of a median's bootstrap is too large by 1.6 / sqrt(n); the rows at its ends count half."""
+    """Of n rows, a median's bootstrap has 1.6 / sqrt(n) too much variance; rows at the ends count half."""
     law = sx.Law("level", "m", "ours", ("x",), (MEDIAN,), level)
     for rows in (33, 101):
         fit = sx.fit_law(law, {"x": np.ones(rows)}, RNG.lognormal(0, 0.01, rows), bootstrap=300, delta=1e-6)
