@@ -52,6 +52,8 @@ def test_a_table_is_fitted_printed_given_as_data_and_drawn(table, tmp_path, caps
         (["--law", "power", "--columns", "x=N", "--fix", "z=1"], 2, "z"),
         (["--law", "power", "--columns", "x=N", "--bootstrap", "1"], 2, "bootstrap is 1"),
         (["--law", "power", "--columns", "x=N", "--ceiling", "1"], 2, "not below the ceiling"),
+        (["--law", "power", "--columns", "x=N", "--seed", "-1"], 2, "seed is -1"),
+        (["--law", "power", "--columns", "x=N", "--share", "c"], 2, "give several curves (--curves COLUMN)"),
     ],
 )
 def test_a_mistake_is_a_sentence(table, capsys, arguments, code, says):

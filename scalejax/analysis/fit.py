@@ -18,6 +18,7 @@ from scalejax.errors import FitError
 
 Array = Any
 DELTA = 1e-3
+MOST_RESAMPLES = 1_000_000
 DRAWS = 4000  # from the normal approximation, where there is no bootstrap
 MOST_VALUES = 4_000_000  # predictions held at a time, 32 MB
 
@@ -182,7 +183,7 @@ def fit_law(
         FitError: the law cannot be fitted to these rows at all.
     """
     law = find_law(law)
-    _check_options(bootstrap, resample, groups, delta, starts)
+    _check_options(bootstrap, seed, resample, groups, delta, starts)
     loss = loss if ceiling is None else _below(ceiling, loss)
     problem = make_problem(
         law,
@@ -241,9 +242,15 @@ def _completed(
     )
 
 
-def _check_options(bootstrap: int, resample: str, groups: Array | None, delta: float, starts: int | None) -> None:
-    if bootstrap < 0 or bootstrap == 1:
-        raise ValueError(f"bootstrap is {bootstrap}: give 0, or a number of resamples of at least 2, such as 1000.")
+def _check_options(
+    bootstrap: int, seed: int, resample: str, groups: Array | None, delta: float, starts: int | None
+) -> None:
+    if bootstrap < 0 or bootstrap == 1 or bootstrap > MOST_RESAMPLES:
+        raise ValueError(
+            f"bootstrap is {bootstrap}: give 0, or a number of resamples from 2 to {MOST_RESAMPLES}, such as 1000."
+        )
+    if seed < 0:
+        raise ValueError(f"seed is {seed}: it must not be negative.")
     if resample not in resampling.KINDS:
         raise ValueError(f"There is no resample {resample!r}: take one of {', '.join(map(repr, resampling.KINDS))}.")
     if resample == "groups" and groups is None:
@@ -258,6 +265,8 @@ def _check_options(bootstrap: int, resample: str, groups: Array | None, delta: f
 
 def _below(ceiling: float, target: Array) -> np.ndarray:
     """Return how far the target lies below its ceiling."""
+    if not np.isfinite(ceiling):
+        raise ValueError(f"ceiling is {ceiling}: it must be a finite number, such as 1 for an accuracy.")
     gap = ceiling - np.asarray(target, np.float64)
     if (gap <= 0).any():
         row = int(np.argmax(gap <= 0))
