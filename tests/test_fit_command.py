@@ -115,6 +115,8 @@ def test_every_kind_of_law_is_drawn_with_points_law_interval_and_residuals(name)
     drawn += sum(np.asarray(each.get_offsets()).shape[0] for each in below.collections)
     assert drawn == 29
     assert top.collections
+    assert law.formula in top.get_title("left")
+    assert ("not identifiable" in top.get_title("left")) == ("not identifiable" in fit.status)
     assert top.get_ylabel() == "Test loss"
     assert len(top.get_yticks()) >= 3
 

@@ -15,6 +15,7 @@ from scalejax.analysis.covariance import NOISE_FREE, Spread
 from scalejax.analysis.likelihood import pinned
 from scalejax.analysis.problem import Problem
 
+FEW, MISSES, BOUND, UNKNOWABLE = KINDS = "too few points", "no law fits", "at a bound", "not identifiable"
 SPARE_POINTS = 2  # distinct points beyond the number of parameters
 LINE = 0.05  # share of a predictor's spread that may lie off one line before the runs count as a plane
 CONDITIONING = 1e12  # beyond it, float64 differences of the loss are noise
@@ -44,7 +45,7 @@ def status(end: Ended) -> str:
     """Return "ok", or what is wrong as "kind: reason", several joined by "; "."""
     few, line = _few(end), _line(end)
     if few or line:
-        return f"too few points: {few}" if few else f"not identifiable: {line}"
+        return f"{FEW}: {few}" if few else f"{UNKNOWABLE}: {line}"
     found = []
     for kind, check in CHECKS:
         reason = check(end)
@@ -195,8 +196,8 @@ def _log_x(problem: Problem) -> np.ndarray:
 
 
 CHECKS: tuple[tuple[str, Callable[[Ended], str]], ...] = (
-    ("no law fits", _misses),
-    ("at a bound", _bound),
-    ("not identifiable", _badly_conditioned),
-    ("not identifiable", _flat),
+    (MISSES, _misses),
+    (BOUND, _bound),
+    (UNKNOWABLE, _badly_conditioned),
+    (UNKNOWABLE, _flat),
 )

@@ -11,6 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
+from scalejax.analysis.identifiability import KINDS
 from scalejax.analysis.tuning import short_count
 from scalejax.report.plot import DPI, FAINT, INK, LABEL_SIZE, NEUTRAL, SMALL_SIZE, round_ticks
 
@@ -35,7 +36,7 @@ def plot_fits(pairs: Sequence[Pair], *, level: float = 0.9, title: str | None = 
     Args:
         pairs: what was fitted and its fit, by curve; all of one law.
         level: of the intervals.
-        title: left-aligned above the axes.
+        title: left-aligned above the axes; None: the law, and what is wrong with the fits.
 
     Raises:
         ValueError: nothing to draw.
@@ -53,11 +54,19 @@ def plot_fits(pairs: Sequence[Pair], *, level: float = 0.9, title: str | None = 
     else:
         name = _predicted(top, below, pairs[0], level=level)
     _dress(top, below, x=name, y=pairs[0][0].columns["loss"].replace("_", " "))
-    if title:
-        top.set_title(title, loc="left", fontsize=11, color=INK, pad=10)
+    top.set_title(title or _title(pairs), loc="left", fontsize=LABEL_SIZE + 1, color=INK, pad=8)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     return figure
+
+
+def _title(pairs: Sequence[Pair]) -> str:
+    """Return the law and, on a second line, what is wrong: a picture travels without the table beside it."""
+    law = pairs[0][1].law
+    wrong = [fit for _, fit in pairs if not fit.ok]
+    kinds = [kind for kind in KINDS if any(f"{kind}:" in fit.status for fit in wrong)]
+    of = f" ({len(wrong)} of {len(pairs)} curves)" if len(pairs) > 1 else ""
+    return f"{law.name}: {law.formula}" + (f"\n{', '.join(kinds)}{of}" if wrong else "")
 
 
 def _one_predictor(top: Axes, below: Axes, pairs: Sequence[Pair], *, level: float) -> str:
