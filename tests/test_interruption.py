@@ -90,7 +90,7 @@ def wait_until_it_trains(directory: Path) -> None:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         try:
-            if sx.Run(directory).results()["steps_taken"].to_numpy(float, na_value=0).max() > 0:
+            if sx.Run(directory).results()["steps_taken"].to_numpy(float, na_value=0).max(initial=0) > 0:
                 return
         except SweepError:
             pass
@@ -214,6 +214,6 @@ def test_a_full_ledger_is_a_sentence(tmp_path, monkeypatch, capsys):
 
 
 def test_a_few_kills_leave_what_nobody_would_have_left(tmp_path):
-    overrides = ("seeds=1", "data.train_examples=[20, 600]", "train.steps=2400", "data.test_examples=2000")
-    toll = wreak(tmp_path, 5, overrides=overrides, seed=1, told=lambda _: None)
-    assert toll.total == 5
+    overrides = ("seeds=1", "data.train_examples=[20, 600]", "train.steps=1600", "data.test_examples=2000")
+    toll = wreak(tmp_path, 3, overrides=overrides, seed=1, told=lambda _: None)
+    assert toll.total == 3
