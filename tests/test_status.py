@@ -83,3 +83,4 @@ def test_a_heartbeat_is_of_a_process_that_is_there_and_has_been_heard_of():
 
 def test_only_what_there_is_is_counted():
     assert counted({"pending": 0, "done": 2, "failed": 1}) == "3 trials: 2 done, 1 failed"
+    assert counted({"pending": 0}) == "no trials yet"

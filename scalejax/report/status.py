@@ -77,7 +77,7 @@ def status_lines(facts: Mapping[str, Any]) -> list[str]:
 def counted(counts: Mapping[str, int]) -> str:
     """Return numbers of trials by status in one line, for example "12 trials: 10 done, 2 failed"."""
     parts = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
-    return f"{sum(counts.values())} trials: {parts}"
+    return f"{sum(counts.values())} trials: {parts}" if parts else "no trials yet"
 
 
 def _shown(lines) -> list[str]:
