@@ -165,6 +165,7 @@ def test_optima_off_a_power_law_are_told():
     assert found.scatter > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "rows", "noise"), [(4, 15, 0.003), (16, 7, 0.003)])
 def test_intervals_cover(width, rows, noise):
     """90 % intervals of the optimum at 1e24 cover it in 90 % of 40 simulations, give or take two standard errors."""

@@ -170,6 +170,7 @@ def test_another_mode_and_another_padding_go_on(data, tmp_path, untouched):
             np.testing.assert_allclose(found.validation_loss, expected.validation_loss, rtol=EXACT_SOLO)
 
 
+@pytest.mark.slow
 @settings(max_examples=3, deadline=None)
 @given(stops=st.lists(st.integers(1, 12), min_size=1, max_size=5))
 def test_halving_that_is_stopped_again_and_again_stops_the_same(data, tmp_path_factory, stops):

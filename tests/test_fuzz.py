@@ -30,6 +30,7 @@ def test_mutated_sweep_files_end_in_order_in_processes_of_their_own(tmp_path: Pa
     assert mutate_processes(tmp_path, 1).faults == []
 
 
+@pytest.mark.slow
 def test_mutated_run_directories_end_in_order_and_lose_nothing(made: Directories):
     tally = mutate_directories(made, 6)
     assert not tally.faults, "\n".join(tally.faults)

@@ -166,6 +166,7 @@ def table(directory: Path) -> pd.DataFrame:
     return sx.Run(directory).results().drop(columns="seconds")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [(1, 4), (4, 1)])
 def test_a_run_goes_on_with_another_number_of_devices(tmp_path, first, then):
     path, directory = sweep_file(tmp_path, **SHORT), tmp_path / "run"
@@ -213,6 +214,7 @@ def test_a_full_ledger_is_a_sentence(tmp_path, monkeypatch, capsys):
     assert main(["run", str(path), "--out", str(directory)]) == 0
 
 
+@pytest.mark.slow
 def test_a_few_kills_leave_what_nobody_would_have_left(tmp_path):
     overrides = ("seeds=1", "data.train_examples=[20, 600]", "train.steps=1600", "data.test_examples=2000")
     toll = wreak(tmp_path, 3, overrides=overrides, seed=1, told=lambda _: None)

@@ -228,6 +228,7 @@ def test_flax_s_own_scan_runs_inside_the_loops_of_an_evaluation(data: DataSet):
     assert loss.shape == error.shape == ()
 
 
+@pytest.mark.slow
 def test_a_sweep_over_depths_and_widths_of_a_residual_stack_is_one_program(tmp_path: Path):
     sweep = sx.Sweep(
         name="stack",

@@ -231,6 +231,7 @@ SWEEP = Sweep(
 )
 
 
+@pytest.mark.slow
 def test_a_run_with_halving_resumes_and_without_it_trains_the_stopped_to_their_end(tmp_path):
     run = run_sweep(SWEEP, tmp_path, progress=False)
     table = run.results()
