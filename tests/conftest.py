@@ -3,13 +3,8 @@
 import os
 import tempfile
 
-# Before anything imports JAX: the tests' programs and data go to a folder of their own, the same for all processes of a
-# run, so that what one compiles the others load.
-os.environ["SCALEJAX_CACHE"] = os.environ.get("SCALEJAX_TEST_CACHE") or (
-    f"{tempfile.gettempdir()}/scalejax-tests-{os.environ['PYTEST_XDIST_TESTRUNUID']}"
-    if "PYTEST_XDIST_TESTRUNUID" in os.environ
-    else tempfile.mkdtemp(prefix="scalejax-tests-")
-)
+# Before anything imports JAX: the tests' programs and data go to a folder of their own.
+os.environ["SCALEJAX_CACHE"] = os.environ.get("SCALEJAX_TEST_CACHE") or tempfile.mkdtemp(prefix="scalejax-tests-")
 
 import jax
 import numpy as np

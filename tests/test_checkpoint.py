@@ -127,7 +127,7 @@ def untouched(data) -> Ends:
     return Ends(train(buckets(trials_of()), data)[0])
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(stops=st.lists(st.integers(1, 9), min_size=1, max_size=5), lanes=st.sampled_from([2, 3, 8]))
 def test_a_run_that_is_stopped_again_and_again_is_as_one_that_never_was(data, tmp_path_factory, stops, lanes):
     wanted, folder = buckets(trials_of(), lanes=lanes), tmp_path_factory.mktemp("run") / "checkpoints"

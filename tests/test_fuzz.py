@@ -20,10 +20,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Directories:
 
 
 def test_mutated_sweep_files_end_in_order(tmp_path: Path):
-    tally = mutate_sweeps(tmp_path, 60, elsewhere=True)
+    tally = mutate_sweeps(tmp_path, 100, elsewhere=True)
     assert not tally.faults, "\n".join(tally.faults)
-    assert sum(tally.codes.values()) == 60
-    assert min(tally.codes["0"], tally.codes["2"]) >= 3  # some are good all the same
+    assert sum(tally.codes.values()) == 100
+    assert min(tally.codes["0"], tally.codes["2"]) >= 5  # some are good all the same
 
 
 def test_mutated_sweep_files_end_in_order_in_processes_of_their_own(tmp_path: Path):
@@ -32,9 +32,9 @@ def test_mutated_sweep_files_end_in_order_in_processes_of_their_own(tmp_path: Pa
 
 @pytest.mark.slow
 def test_mutated_run_directories_end_in_order_and_lose_nothing(made: Directories):
-    tally = mutate_directories(made, 6)
+    tally = mutate_directories(made, 10)
     assert not tally.faults, "\n".join(tally.faults)
-    assert sum(tally.codes.values()) == 6
+    assert sum(tally.codes.values()) == 10
 
 
 def test_what_is_not_mutated_is_good(tmp_path: Path):

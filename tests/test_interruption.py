@@ -216,6 +216,6 @@ def test_a_full_ledger_is_a_sentence(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_a_few_kills_leave_what_nobody_would_have_left(tmp_path):
-    overrides = ("seeds=1", "data.train_examples=[20, 600]", "train.steps=1600", "data.test_examples=2000")
-    toll = wreak(tmp_path, 3, overrides=overrides, seed=1, told=lambda _: None)
-    assert toll.total == 3
+    overrides = ("seeds=1", "data.train_examples=[20, 600]", "train.steps=2400", "data.test_examples=2000")
+    toll = wreak(tmp_path, 5, overrides=overrides, seed=1, told=lambda _: None)
+    assert toll.total == 5

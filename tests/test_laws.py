@@ -23,14 +23,17 @@ def test_the_laws_are_those_of_the_contract():
 
 def test_values_are_those_of_the_formulas():
     x, n, d = np.array([10.0, 1e4]), np.array([1e8, 1e9]), np.array([1e9, 1e11])
-    both = {"params": n, "tokens": d}
-    close = np.testing.assert_allclose
-    close(LAWS["power"]({"b": 2.0, "c": 0.5}, {"x": x}), 2 * x**-0.5)
-    close(LAWS["power_floor"]({"e": 0.1, "b": 2.0, "c": 0.5}, {"x": x}), 0.1 + 2 * x**-0.5)
-    close(LAWS["chinchilla"](TRUTHS["chinchilla"], both), 1.69 + 406.4 / n**0.34 + 410.7 / d**0.28)
-    close(LAWS["kaplan"](TRUTHS["kaplan"], both), ((8.8e13 / n) ** (0.12 / 0.15) + 5.4e13 / d) ** 0.15)
+    one, both = {"x": x}, {"params": n, "tokens": d}
     bend = (1 + (x / 3e3) ** (1 / 0.4)) ** (-0.4 * 0.4)
-    close(LAWS["bnsl"](TRUTHS["bnsl"], {"x": x}), 0.05 + 2 * x**-0.08 * bend)
+    cases = [
+        ("power", {"b": 2.0, "c": 0.5}, one, 2 * x**-0.5),
+        ("power_floor", {"e": 0.1, "b": 2.0, "c": 0.5}, one, 0.1 + 2 * x**-0.5),
+        ("chinchilla", TRUTHS["chinchilla"], both, 1.69 + 406.4 / n**0.34 + 410.7 / d**0.28),
+        ("kaplan", TRUTHS["kaplan"], both, ((8.8e13 / n) ** (0.12 / 0.15) + 5.4e13 / d) ** 0.15),
+        ("bnsl", TRUTHS["bnsl"], one, 0.05 + 2 * x**-0.08 * bend),
+    ]
+    for law, params, predictors, expected in cases:
+        assert LAWS[law](params, predictors) == pytest.approx(expected, rel=1e-7), law
 
 
 def test_m4_solves_its_equation():

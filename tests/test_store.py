@@ -264,8 +264,9 @@ def test_a_word_where_a_number_belongs_is_damage(path: Path):
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE trials SET learning_rate = 'abc'")
     connection.close()
-    with Store(path, write=False) as store, pytest.raises(SweepError, match="damaged"):
+    with Store(path, write=False) as store, pytest.raises(SweepError, match="damaged") as caught:
         store.results()
+    assert str(path) in str(caught.value)
 
 
 def test_a_writer_that_died_before_it_made_the_tables_is_followed_by_another(path: Path):

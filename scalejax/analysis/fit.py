@@ -78,7 +78,7 @@ class Fit:
 
     @property
     def curves(self) -> tuple[Hashable, ...]:
-        """The labels of the curves that were fitted at once; empty for one curve."""
+        """The labels of the curves that were fitted at once; empty without `curves=`."""
         return self._problem.labels
 
     @property

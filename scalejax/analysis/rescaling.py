@@ -19,7 +19,7 @@ from scalejax.analysis.covariance import Spread
 from scalejax.analysis.lift import residuals_at
 from scalejax.analysis.problem import Problem
 
-MOST_RESAMPLES = 256  # give the share to a per cent
+ENOUGH_RESAMPLES = 256  # give the share to a per cent
 MOST_VALUES = 4_000_000  # numbers held at a time, 32 MB
 RANK = 1e-10  # of the largest singular value
 
@@ -42,7 +42,7 @@ def crossing_noise(problem: Problem, spread: Spread, thetas: np.ndarray) -> floa
     units of the information.
     """
     used, delta = slice(problem.count), float(problem.rows.delta)
-    number = min(MOST_RESAMPLES, len(thetas), max(2, MOST_VALUES // spread.jacobian.size))
+    number = min(ENOUGH_RESAMPLES, len(thetas), max(2, MOST_VALUES // spread.jacobian.size))
     residuals = residuals_at(problem.layout, problem.rows, problem.lane(thetas[:number]))[:, used]
     root = np.sqrt(problem.weights[used])
     moved = (residuals - spread.residuals) * root

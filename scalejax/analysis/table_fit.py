@@ -43,7 +43,6 @@ def fit_table(
         ValueError: the caller's mistake; shared parameters of a single curve.
         FitError: none can be fitted.
     """
-
     if shared and len(found) == 1:
         raise ValueError(f"One curve shares {', '.join(shared)} with none: give several curves (--curves COLUMN).")
     labels = None
