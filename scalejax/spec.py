@@ -251,6 +251,7 @@ class TrainSpec:
         "models": _models,
         "train": _part(TrainSpec),
         "seeds": _seeds,
+        "packing": Rule(str, choices=("proven", "probed")),
     },
 )
 @dataclass(frozen=True)
@@ -262,6 +263,7 @@ class Sweep:
     models: tuple[ModelGrid, ...]
     train: TrainSpec
     seeds: tuple[int, ...] = (0,)
+    packing: str = "proven"  # "probed": sizes for which that cannot be proven share a program if a training says so
 
     def __post_init__(self) -> None:
         _check_overlap([(grid.family, grid.knobs) for grid in self.models])

@@ -293,7 +293,8 @@ def sweep_to_toml(sweep: Sweep) -> str:
     A builder of the user's own is written as `family = "module:qualname"`, for the record: a file cannot hold Python
     code, and `load_sweep` says so, in one sentence, when it meets such a family.
     """
-    lines = [f"name = {_toml(sweep.name)}", f"seeds = {_toml(sweep.seeds)}", *_table("data", sweep.data)]
+    lines = [f"{name} = {_toml(getattr(sweep, name))}" for name in ("name", "seeds", "packing")]
+    lines += _table("data", sweep.data)
     for grid in sweep.models:
         lines += ["", "[[models]]", _family(grid.family)]
         lines += [f"{_toml_key(name)} = {_toml(values)}" for name, values in grid.knobs.items()]

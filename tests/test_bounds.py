@@ -11,8 +11,7 @@ from scalejax.data import describe
 from scalejax.engine import bounds
 from scalejax.engine.cost import step_bytes
 from scalejax.engine.kinds import device_kind_named, host_memory
-from scalejax.engine.packing import Limits, pack
-from scalejax.engine.padding import Probe
+from scalejax.engine.packing import PROVEN, Limits, Verdict, pack
 from scalejax.engine.plan import check_sweep, make_plan
 from scalejax.engine.simulate import simulate
 from scalejax.engine.step import Recipe
@@ -118,7 +117,7 @@ def test_lanes_are_as_few_as_their_largest_array_asks_for():
     recipe = Recipe(trials[0].architecture, "adamw", "cosine", None, 16)
 
     def lanes(limits: Limits) -> int:
-        (bucket,) = pack(trials, limits=limits, prober=lambda *_: Probe(True, "")).buckets
+        (bucket,) = pack(trials, limits=limits, judge=lambda *_: Verdict(PROVEN)).buckets
         return bucket.lanes
 
     assert lanes(limits) == len(trials)

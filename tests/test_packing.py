@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from scalejax.engine.cost import SPEEDS, lane_bytes, step_flops
 from scalejax.engine.lanes import empty
-from scalejax.engine.packing import Limits, makespan, pack, waste
-from scalejax.engine.padding import Probe, fits_into, initial_weights, pad, probe
+from scalejax.engine.packing import PROVEN, Limits, Verdict, makespan, pack, waste
+from scalejax.engine.padding import fits_into, initial_weights, pad
+from scalejax.engine.proof import prove
 from scalejax.engine.trial import PlannedTrial
 from scalejax.models import architecture
 
@@ -24,7 +25,12 @@ LIMITS = Limits(devices=2, state_bytes=1e9, shape=(12,), speed=SPEEDS["cpu"])
 
 
 def yes(*_):
-    return Probe(True, "")
+    return Verdict(PROVEN)
+
+
+def proven(small, large):
+    proof = prove(small, large, (12,))
+    return Verdict(PROVEN if proof.proven else "", proof.reason)
 
 
 def sweep_of(widths, *, seeds=3, steps=500, depth=2, **changes):
@@ -43,7 +49,7 @@ def test_every_trial_is_in_exactly_one_bucket_and_fits_its_program():
     trials = (
         sweep_of([4, 5, 64, 70, 300]) + sweep_of([4, 8], depth=1) + [planned("logistic", seed=seed) for seed in (0, 1)]
     )
-    packing = pack(trials, limits=LIMITS, prober=yes)
+    packing = pack(trials, limits=LIMITS, judge=yes)
     packed = [each.trial_id for bucket in packing.buckets for each in bucket.trials]
     assert sorted(packed) == sorted(each.trial_id for each in trials)
     for bucket in packing.buckets:
@@ -53,8 +59,8 @@ def test_every_trial_is_in_exactly_one_bucket_and_fits_its_program():
 
 
 def test_small_neighbours_share_a_program_and_a_large_one_does_not_join_them():
-    assert widths_of(pack(sweep_of([4, 6, 8]), limits=LIMITS, prober=yes)) == [[4, 6, 8]]
-    assert [512] in widths_of(pack(sweep_of([4, 6, 512], steps=3000), limits=LIMITS, prober=yes))
+    assert widths_of(pack(sweep_of([4, 6, 8]), limits=LIMITS, judge=yes)) == [[4, 6, 8]]
+    assert [512] in widths_of(pack(sweep_of([4, 6, 512], steps=3000), limits=LIMITS, judge=yes))
 
 
 def test_the_division_is_the_best_of_all_divisions():
@@ -68,7 +74,7 @@ def test_the_division_is_the_best_of_all_divisions():
         for group in groups:
             # Forced into one program by a compiler that takes forever otherwise.
             forced = Limits(2, 1e9, (12,), replace(LIMITS.speed, compile=1e9))
-            found.extend(pack([each for width in group for each in by_width[width]], limits=forced, prober=yes).buckets)
+            found.extend(pack([each for width in group for each in by_width[width]], limits=forced, judge=yes).buckets)
         return sum(LIMITS.speed.compile + bucket.seconds * bucket.makespan for bucket in found)
 
     by_width = {width: sweep_of([width], seeds=8, steps=2000) for width in (4, 40, 90, 150)}
@@ -78,14 +84,14 @@ def test_the_division_is_the_best_of_all_divisions():
         edges = [0, *(number + 1 for number, cut in enumerate(cuts) if cut), 4]
         divisions.append([widths[begin:end] for begin, end in itertools.pairwise(edges)])
     best = min(alone_or_together(division) for division in divisions)
-    assert cost(pack(trials, limits=LIMITS, prober=yes)) == pytest.approx(best)
+    assert cost(pack(trials, limits=LIMITS, judge=yes)) == pytest.approx(best)
 
 
 @pytest.mark.parametrize(
     "change", [{"optimizer": "sgd"}, {"batch_size": 32}, {"schedule": "constant"}, {"clip_norm": 1.0}]
 )
 def test_what_the_program_holds_as_a_constant_divides_buckets(change):
-    packing = pack(sweep_of([4]) + sweep_of([4], **change), limits=LIMITS, prober=yes)
+    packing = pack(sweep_of([4]) + sweep_of([4], **change), limits=LIMITS, judge=yes)
     assert [len(bucket.trials) for bucket in packing.buckets] == [3, 3]
 
 
@@ -96,7 +102,7 @@ def test_rates_seeds_examples_and_horizons_share_a_program():
             [1e-3, 1e-2], [0, 1], [20, 50], [100, 200], [0.0, 0.1]
         )
     ]
-    packing = pack(trials, limits=LIMITS, prober=yes)
+    packing = pack(trials, limits=LIMITS, judge=yes)
     assert len(packing.buckets) == 1
     horizons = [each.trial.steps for each in packing.buckets[0].trials]
     assert horizons == sorted(horizons, reverse=True)
@@ -106,12 +112,12 @@ def test_lanes_are_limited_by_memory():
     trials = sweep_of([64], seeds=16)
     each = lane_bytes(recipe(trials[0]))
     few = Limits(devices=1, state_bytes=3.5 * each, shape=(12,), speed=SPEEDS["cpu"])
-    assert pack(trials, limits=few, prober=yes).buckets[0].lanes <= 3
+    assert pack(trials, limits=few, judge=yes).buckets[0].lanes <= 3
 
 
 def test_the_packing_is_the_same_in_every_process():
     trials = sweep_of([4, 8, 64, 256])
-    first, second = (pack(trials, limits=LIMITS, prober=yes) for _ in range(2))
+    first, second = (pack(trials, limits=LIMITS, judge=yes) for _ in range(2))
     assert first == second
 
 
@@ -132,7 +138,7 @@ def test_the_makespan_is_that_of_a_simulated_schedule(horizons, lanes):
 
 def test_waste_counts_padding_and_idle_lanes():
     trials = sweep_of([4, 8], seeds=2, steps=100)
-    packing = pack(trials, limits=Limits(1, 1e9, (12,), SPEEDS["cpu"]), prober=yes)
+    packing = pack(trials, limits=Limits(1, 1e9, (12,), SPEEDS["cpu"]), judge=yes)
     assert len(packing.buckets) == 1
     useful, padding, _ = waste(packing.buckets, (12,))
     small, large = (step_flops(planned(knobs={"width": width, "depth": 2}).architecture, 16, (12,)) for width in (4, 8))
@@ -190,20 +196,10 @@ def own_trials(build, widths):
     ]
 
 
-def real_probe(small, large, constants):
-    return probe(small, large, recipe=constants, shape=(12,))
-
-
-def test_the_probe_accepts_an_mlp():
-    small, large = (planned(knobs={"width": width, "depth": 2}) for width in (3, 8))
-    assert real_probe(small.architecture, large.architecture, recipe(large)).packable
-
-
 @pytest.mark.parametrize("build", [Averaging, Gated])
 def test_a_module_that_padding_changes_is_packed_by_its_own_size_and_the_plan_says_why(build):
-    packing = pack(own_trials(build, [4, 8]), limits=LIMITS, prober=real_probe)
+    packing = pack(own_trials(build, [4, 8]), limits=LIMITS, judge=proven)
     assert len(packing.buckets) == 2
     (note,) = packing.notes
     assert build.__name__ in note
     assert "not packed together" in note
-    assert "differ" in note

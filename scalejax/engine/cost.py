@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.extend import core
 
 from scalejax.engine.lanes import abstract_lane
-from scalejax.engine.step import BLOCK_STEPS, Examples, Recipe, train_step
+from scalejax.engine.step import BLOCK_STEPS, Recipe
+from scalejax.engine.traced import traced_slope
 from scalejax.models import Architecture
+from scalejax.models.equations import inner_programs
 
 # Passes over a parameter's four bytes in one step: gradient, both moments and the parameter, read and written.
 PASSES = 10
@@ -66,19 +67,14 @@ def step_bytes(recipe: Recipe, shape: tuple[int, ...]) -> tuple[int, int]:
 @functools.cache
 def _step_costs(architecture: Architecture, batch_size: int, shape: tuple[int, ...]) -> tuple[int, int]:
     """Return the FLOPs of a step and the bytes of its largest array."""
-    recipe = Recipe(architecture, "sgd", "constant", None, batch_size)
-    lane = abstract_lane(recipe)
-    batch = Examples(
-        jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32), jax.ShapeDtypeStruct((batch_size,), jnp.int32)
-    )
-    traced = jax.make_jaxpr(functools.partial(train_step, recipe))(lane.settings, lane.learner, batch)
-    return _product_flops(traced.jaxpr), largest_array(traced.jaxpr)
+    program = traced_slope(architecture, (batch_size, *shape)).program.jaxpr
+    return _product_flops(program), largest_array(program)
 
 
 def largest_array(program: core.Jaxpr) -> int:
     """Return the bytes of the largest array that a program, or a program inside it, takes or makes."""
     made = (each for equation in program.eqns for each in equation.outvars)
-    inside = (inner for equation in program.eqns for inner in _inner_programs(equation.params))
+    inside = (inner for equation in program.eqns for inner in inner_programs(equation.params))
     arrays: list[Any] = [each.aval for each in (*program.invars, *made)]
     sizes = (math.prod(each.shape) * each.dtype.itemsize for each in arrays)
     return max((*sizes, *map(largest_array, inside)), default=0)
@@ -98,22 +94,12 @@ def _product_flops(program: core.Jaxpr) -> int:
             output_features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
             total += 2 * math.prod(_shape(equation.outvars[0])) * math.prod(kernel) // output_features
         repeats = equation.params.get("length", 1) if name == "scan" else 1
-        total += repeats * sum(_product_flops(inner) for inner in _inner_programs(equation.params))
+        total += repeats * sum(_product_flops(inner) for inner in inner_programs(equation.params))
     return total
 
 
 def _shape(variable: Any) -> tuple[int, ...]:
     return variable.aval.shape
-
-
-def _inner_programs(params: dict) -> list[core.Jaxpr]:
-    found = []
-    for value in params.values():
-        for each in value if isinstance(value, tuple | list) else (value,):
-            inner = getattr(each, "jaxpr", each)
-            if isinstance(inner, core.Jaxpr):
-                found.append(inner)
-    return found
 
 
 @functools.cache

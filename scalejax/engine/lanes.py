@@ -140,10 +140,14 @@ def restore(lanes: TrialState, slot: jax.Array, state: TrialState) -> TrialState
     return jax.tree.map(lambda all_lanes, one: all_lanes.at[slot].set(one, mode="drop"), lanes, state)
 
 
+def abstract_settings() -> Settings:
+    """Return the settings of one trial as shapes."""
+    return Settings(**{name: jax.ShapeDtypeStruct((), kind) for name, kind in SETTING_TYPES.items()})
+
+
 def abstract_lane(recipe: Recipe) -> TrialState:
     """Return the state of one lane as shapes."""
-    scalars = Settings(**{name: jax.ShapeDtypeStruct((), kind) for name, kind in SETTING_TYPES.items()})
-    return jax.eval_shape(functools.partial(start, recipe), scalars, recipe.architecture.abstract[1:])
+    return jax.eval_shape(functools.partial(start, recipe), abstract_settings(), recipe.architecture.abstract[1:])
 
 
 def empty(recipe: Recipe, lanes: int) -> TrialState:

@@ -35,6 +35,7 @@ def outline(plan: Plan, forecast: Forecast | Simulation, *, simulation: Simulati
                 "mode": bucket.recipe.mode,
                 "steps": bucket.makespan,
                 "padding": padding_share(bucket, plan.card.shape),
+                "packing": bucket.grounds,
                 "seconds": seconds,
                 "timed": timed,
             }

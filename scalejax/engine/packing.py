@@ -5,23 +5,34 @@ import heapq
 import math
 import operator
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from scalejax.engine.cost import DeviceSpeed, lane_bytes, lane_seconds, step_bytes, step_flops
-from scalejax.engine.padding import Probe, fits_into, structure
+from scalejax.engine.padding import fits_into, structure
 from scalejax.engine.step import Recipe
+from scalejax.engine.traced import skeleton, traced_slope
 from scalejax.engine.trial import PlannedTrial
 from scalejax.models import Architecture
 
 CALL_SECONDS = 2.0  # a call aims to take no longer, so that progress shows and a stop is heard
 CALL_EXAMPLES = 2**30  # a lane's examples in one call are counted in 32 bits
 FEW_LANES = 32  # up to which every number is considered
-PROBES = 2  # that are compiled at a time
+ROUNDING = 1e-9  # of a sum of seconds
 EXACT_MAKESPAN = 4000  # trials up to which the schedule is simulated rather than bounded
 
-Prober = Callable[[Architecture, Architecture, Recipe], Probe]
+PROVEN, PROBED = "proven", "probed"  # the grounds on which a size may be padded
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a size may run in the program of a larger one: on which grounds, or why not, in words."""
+
+    grounds: str  # PROVEN, PROBED, or empty
+    reason: str = ""
+
+
+Judge = Callable[[Recipe, Recipe], Verdict]  # of a size and of a larger one
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,7 @@ class Bucket:
         seconds: the cost model's estimate of a step of all lanes.
         makespan: steps that the program takes until its last trial ends, on each device.
         call_steps: the most steps that are taken in one call.
+        grounds: on which its sizes share a program, PROVEN or PROBED; empty if there is one size.
     """
 
     recipe: Recipe
@@ -43,6 +55,7 @@ class Bucket:
     seconds: float
     makespan: int
     call_steps: int
+    grounds: str = ""
 
     @property
     def architectures(self) -> list[Architecture]:
@@ -82,78 +95,189 @@ class Limits:
     step_bytes: float = math.inf  # that the largest array of a step of all lanes may take
 
 
-def pack(trials: Sequence[PlannedTrial], *, limits: Limits, prober: Prober) -> Packing:
+def recipe_of(planned: PlannedTrial, architecture: Architecture | None = None) -> Recipe:
+    """Return the constants of a trial's program, alone or in that of a larger architecture."""
+    trial = planned.trial
+    built = architecture or planned.architecture
+    return Recipe(built, trial.optimizer, trial.schedule, trial.clip_norm, trial.batch_size)
+
+
+def pack(trials: Sequence[PlannedTrial], *, limits: Limits, judge: Judge) -> Packing:
     """Group trials into buckets that minimise the estimated wall time, compilation included.
 
-    Only sizes of one structure, batch size, optimizer, schedule and clipping can share a program. Among them, sorted
-    by parameters, the cheapest division into runs of neighbours is found by dynamic programming. A run of more than
-    one size is probed before it is used; where padding changes the numbers, every size keeps to itself.
+    Only trials whose programs differ in nothing but shapes can share one. Among such sizes, sorted by parameters, the
+    cheapest division into runs of neighbours is found by dynamic programming. In a run of several sizes each is judged
+    against the largest; those that may not be padded to it are divided among themselves again.
     """
-    buckets, notes = [], []
-    for group in _groups(trials):
-        sizes = sorted(group, key=lambda architecture: architecture.parameter_count)
-        divided = _divide(sizes, group, limits=limits)
-        reasons = [_refusal(bucket, prober) for bucket in divided]
-        if any(reasons):
-            notes.extend(reason for reason in reasons if reason)
-            divided = [_bucket(group[size], size, limits=limits) for size in sizes]
-        buckets.extend(divided)
-    return Packing(tuple(sorted(buckets, key=lambda one: -one.seconds * one.makespan)), tuple(notes))
+    buckets: list[Bucket] = []
+    notes: list[str] = []
+    for family in _families(trials):
+        kinds = _kinds(family, limits)
+        if len(kinds) > 1:
+            smaller, larger = sorted((max(kind, key=_parameters) for kind in kinds[:2]), key=_parameters)
+            why = judge(recipe_of(family[smaller][0]), recipe_of(family[larger][0])).reason
+            notes.append(_note(smaller, f"they are of {len(kinds)} kinds: {why}"))
+        for kind in kinds:
+            group = {size: _Size(family[size], limits) for size in kind}
+            while group:
+                divided, left = [], {}
+                for bucket in _divide(group, limits):
+                    own, refused, reason = _judged(bucket, judge)
+                    divided.append(own)
+                    left.update({size: group[size] for size in refused})
+                    if reason:
+                        notes.append(_note(bucket.recipe.architecture, reason))
+                # A bucket that has lost sizes is divided anew without them.
+                buckets.extend(_rebuilt(bucket, group, left, limits) for bucket in divided)
+                group = left
+    return Packing(tuple(sorted(buckets, key=lambda one: -one.seconds * one.makespan)), tuple(dict.fromkeys(notes)))
 
 
-def _groups(trials: Sequence[PlannedTrial]) -> list[dict[Architecture, list[PlannedTrial]]]:
-    """Return, for each set of trials that may share programs at all, its trials by architecture."""
+def _families(trials: Sequence[PlannedTrial]) -> list[dict[Architecture, list[PlannedTrial]]]:
+    """Return, for each set of trials whose arrays have one structure and whose recipes agree, its trials by size."""
     structures = functools.cache(structure)
-    groups: dict[tuple, dict[Architecture, list[PlannedTrial]]] = {}
+    families: dict[tuple, dict[Architecture, list[PlannedTrial]]] = {}
     for planned in trials:
         trial = planned.trial
         shared = (trial.batch_size, trial.optimizer, trial.schedule, trial.clip_norm)
-        group = groups.setdefault((structures(planned.architecture), planned.architecture.build, shared), {})
-        group.setdefault(planned.architecture, []).append(planned)
-    return list(groups.values())
+        family = families.setdefault((structures(planned.architecture), planned.architecture.build, shared), {})
+        family.setdefault(planned.architecture, []).append(planned)
+    return list(families.values())
 
 
-def _divide(
-    sizes: list[Architecture], group: dict[Architecture, list[PlannedTrial]], *, limits: Limits
-) -> list[Bucket]:
+def _kinds(family: Mapping[Architecture, Sequence[PlannedTrial]], limits: Limits) -> list[list[Architecture]]:
+    """Divide sizes by what their training step computes, shapes apart; each kind sorted by parameters."""
+    kinds: dict[int, list[Architecture]] = {}
+    for size in sorted(family, key=_parameters):
+        alone = len(family) == 1
+        kind = 0 if alone else skeleton(traced_slope(size, (family[size][0].trial.batch_size, *limits.shape)).program)
+        kinds.setdefault(kind, []).append(size)
+    return list(kinds.values())
+
+
+def _parameters(architecture: Architecture) -> int:
+    return architecture.parameter_count
+
+
+def _note(architecture: Architecture, reason: str) -> str:
+    name = getattr(architecture.build, "__name__", "module")
+    return f"{name}: sizes are not packed together, because {reason}"
+
+
+class _Size:
+    """The trials of one size, and what a lane of its program costs."""
+
+    def __init__(self, trials: Sequence[PlannedTrial], limits: Limits):
+        self.trials = trials
+        self.recipe = recipe_of(trials[0])
+        self.horizons = _horizons(trials)
+        self.lane_seconds = lane_seconds(self.recipe, limits.shape, speed=limits.speed)
+        stepping = max(1, int(min(limits.speed.lanes, limits.step_bytes / step_bytes(self.recipe, limits.shape)[1])))
+        room = min(limits.state_bytes, limits.speed.cache)
+        self.most_lanes = min(limits.speed.lanes, fitting_lanes(self.recipe, room), stepping)
+
+
+def _horizons(trials: Sequence[PlannedTrial]) -> Counter[int]:
+    counts: Counter[int] = Counter()
+    for planned in trials:
+        counts[planned.expected_steps] += planned.copies
+    return counts
+
+
+def _divide(group: Mapping[Architecture, _Size], limits: Limits) -> list[Bucket]:
     """Cut the sorted sizes into runs of least total cost: best[j] = min over i of best[i] + cost of sizes i..j-1."""
-    best: list[tuple[float, list[Bucket]]] = [(0.0, [])]
+    sizes = list(group)
+    best: list[tuple[float, int]] = [(0.0, 0)]  # cost of the sizes so far, and where their last run begins
     for end in range(1, len(sizes) + 1):
-        options = []
-        for begin in range(end):
-            run = sizes[begin:end]
-            if all(fits_into(size, run[-1]) for size in run[:-1]):
-                bucket = _bucket([planned for size in run for planned in group[size]], run[-1], limits=limits)
-                cost = best[begin][0] + limits.speed.compile + bucket.seconds * bucket.makespan
-                options.append((cost, [*best[begin][1], bucket]))
-        best.append(min(options, key=lambda option: option[0]))
-    return best[-1][1]
+        largest = group[sizes[end - 1]]
+        counts: Counter[int] = Counter()
+        chosen = (math.inf, 0)
+        for begin in reversed(range(end)):
+            if not fits_into(sizes[begin], sizes[end - 1]):
+                break
+            counts = counts + group[sizes[begin]].horizons
+            before = best[begin][0] + limits.speed.compile
+            chosen = min(chosen, (before + _filled(counts, largest, limits, at_most=chosen[0] - before).seconds, begin))
+        best.append(chosen)
+    buckets, end = [], len(sizes)
+    while end:
+        begin = best[end][1]
+        buckets.append(_bucket({size: group[size] for size in sizes[begin:end]}, limits))
+        end = begin
+    return buckets[::-1]
 
 
-def _bucket(trials: Sequence[PlannedTrial], largest: Architecture, *, limits: Limits) -> Bucket:
-    """Form a bucket, with the number of lanes that its horizons pack best into."""
-    first = trials[0].trial
-    recipe = Recipe(largest, first.optimizer, first.schedule, first.clip_norm, first.batch_size)
-    each, overhead = lane_seconds(recipe, limits.shape, speed=limits.speed), limits.speed.overhead
-    room = min(limits.state_bytes, limits.speed.cache)
-    stepping = max(1, int(min(limits.speed.lanes, limits.step_bytes / step_bytes(recipe, limits.shape)[1])))
-    ordered = tuple(sorted(trials, key=lambda planned: -planned.trial.steps))
-    bucket = Bucket(recipe, ordered, lanes=1, seconds=overhead + each, makespan=0, call_steps=1)
-    counts, most = bucket.horizons, min(limits.speed.lanes, bucket.count, fitting_lanes(recipe, room), stepping)
-    horizons, copies = list(counts), list(counts.values())
+@dataclass(frozen=True, order=True)
+class _Filling:
+    """A number of lanes, and what the cost model says of it."""
 
-    def cost(lanes: int) -> tuple[float, int]:
-        return (overhead + lanes * each) * makespan(horizons, lanes * limits.devices, copies=copies), -lanes
+    seconds: float  # of the whole bucket
+    fewer_lanes: int  # the number of lanes, negative: of two equally fast ones the larger is better
+    makespan: int = 0
 
-    lanes = min(_lane_counts(bucket.count, most, devices=limits.devices), key=cost)
-    seconds = overhead + lanes * each
-    return replace(
-        bucket,
+
+def _filled(counts: Mapping[int, int], size: _Size, limits: Limits, *, at_most: float = math.inf) -> _Filling:
+    """Return the best number of lanes for a bucket of these horizons; beyond `at_most` seconds any will do."""
+    horizons, copies = zip(*sorted(counts.items(), reverse=True), strict=True)
+    trials, steps = sum(copies), sum(map(operator.mul, horizons, copies))
+    most = min(trials, size.most_lanes)
+
+    def bounded() -> Iterator[tuple[float, int, float]]:
+        """Yield what each number of lanes costs at least, and for each step."""
+        for lanes in _lane_counts(trials, most, devices=limits.devices):
+            seconds = limits.speed.overhead + lanes * size.lane_seconds
+            yield seconds * max(horizons[0], steps / (lanes * limits.devices)), lanes, seconds
+
+    best = _Filling(math.inf, 0)
+    for least, lanes, seconds in sorted(bounded()):
+        if least > min(best.seconds, at_most) * (1 + ROUNDING):
+            break
+        longest = makespan(horizons, lanes * limits.devices, copies=copies)
+        best = min(best, _Filling(seconds * longest, -lanes, longest))
+    return best
+
+
+def _bucket(sizes: Mapping[Architecture, _Size], limits: Limits) -> Bucket:
+    """Form a bucket of sizes, the largest last, with the number of lanes that its horizons pack best into."""
+    largest = sizes[next(reversed(sizes))]
+    trials = [planned for size in sizes.values() for planned in size.trials]
+    filling = _filled(functools.reduce(operator.add, (size.horizons for size in sizes.values())), largest, limits)
+    lanes = -filling.fewer_lanes
+    seconds = limits.speed.overhead + lanes * largest.lane_seconds
+    return Bucket(
+        recipe=largest.recipe,
+        trials=tuple(sorted(trials, key=lambda planned: -planned.trial.steps)),
         lanes=lanes,
         seconds=seconds,
-        makespan=makespan(horizons, lanes * limits.devices, copies=copies),
-        call_steps=max(1, int(min(CALL_SECONDS / seconds, CALL_EXAMPLES / recipe.batch_size))),
+        makespan=filling.makespan,
+        call_steps=max(1, int(min(CALL_SECONDS / seconds, CALL_EXAMPLES / largest.recipe.batch_size))),
     )
+
+
+def _judged(bucket: Bucket, judge: Judge) -> tuple[Bucket, list[Architecture], str]:
+    """Return a bucket with the grounds of its packing, the sizes that may not be in it, and why the first may not."""
+    grounds, refused, reason = "", [], ""
+    for size in bucket.architectures:
+        if size == bucket.recipe.architecture:
+            continue
+        verdict = judge(replace(bucket.recipe, architecture=size), bucket.recipe)
+        if not verdict.grounds:
+            refused.append(size)
+            reason = reason or verdict.reason
+        elif grounds != PROBED:
+            grounds = verdict.grounds
+    return replace(bucket, grounds=grounds), refused, reason
+
+
+def _rebuilt(
+    bucket: Bucket, group: Mapping[Architecture, _Size], left: Mapping[Architecture, _Size], limits: Limits
+) -> Bucket:
+    """Return a bucket without the sizes that have left it."""
+    sizes = [size for size in group if size in set(bucket.architectures)]
+    kept = {size: group[size] for size in sizes if size not in left}
+    if len(kept) == len(sizes):
+        return bucket
+    return replace(_bucket(kept, limits), grounds=bucket.grounds)
 
 
 def _lane_counts(trials: int, most: int, *, devices: int) -> list[int]:
@@ -212,15 +336,3 @@ def padding_share(bucket: Bucket, shape: tuple[int, ...]) -> float:
     )
     own = sum(step_flops(p.architecture, batch_size, shape) * p.expected_steps * p.copies for p in bucket.trials)
     return 1 - own / padded
-
-
-def _refusal(bucket: Bucket, prober: Prober) -> str:
-    """Say why the sizes of a bucket may not share its program; empty if they may."""
-    largest = bucket.recipe.architecture
-    smaller = [size for size in bucket.architectures if size != largest]
-    with ThreadPoolExecutor(PROBES) as threads:
-        probes = list(threads.map(lambda size: prober(size, largest, bucket.recipe), smaller))
-    name = getattr(largest.build, "__name__", "module")
-    return next(
-        (f"{name}: sizes are not packed together, because {each.reason}" for each in probes if not each.packable), ""
-    )

@@ -5,15 +5,16 @@ from dataclasses import dataclass
 
 import jax
 
-from scalejax.data import DataCard, describe
+from scalejax.data import DataCard, describe, load
 from scalejax.engine import bounds
 from scalejax.engine.cost import SPEEDS, data_bytes, lane_bytes
 from scalejax.engine.kinds import DeviceKind, local_kind
-from scalejax.engine.packing import Limits, Packing, pack, waste
-from scalejax.engine.padding import Probe, probe
-from scalejax.engine.step import Recipe
+from scalejax.engine.packing import PROBED, PROVEN, Limits, Packing, Verdict, pack, waste
+from scalejax.engine.probe import probe
+from scalejax.engine.proof import prove
+from scalejax.engine.step import Examples, Recipe
 from scalejax.engine.trial import PlannedTrial, expand, expand_counted, family_name
-from scalejax.models import FAMILIES, Architecture
+from scalejax.models import FAMILIES
 from scalejax.spec import Sweep, check_models
 from scalejax.spec_rules import SpecError
 
@@ -91,8 +92,7 @@ def make_plan(sweep: Sweep, *, devices: int | None = None, kind: DeviceKind | No
     Args:
         sweep: the question.
         devices: how many to plan for; default: those of this machine.
-        kind: of devices that are not here. Such a plan is for simulation: it counts trials and does not spell them out,
-            and takes it for granted that sizes of scalejax's own families may be padded, as its tests have shown.
+        kind: of devices that are not here. Such a plan is for simulation: it counts trials and does not spell them out.
 
     Raises:
         SweepError: the sweep asks for what its data or its families do not have, or for halving that halves nothing.
@@ -115,13 +115,7 @@ def make_plan(sweep: Sweep, *, devices: int | None = None, kind: DeviceKind | No
         speed=SPEEDS[device.platform],  # as a run there would: its packing hangs on no finer figures
     )
 
-    @functools.cache
-    def prober(small: Architecture, large: Architecture, recipe: Recipe) -> Probe:
-        if kind and large.build in FAMILIES.values():
-            return Probe(True, "not probed")  # compiling the probes would take longer than all the rest
-        return probe(small, large, recipe=recipe, shape=card.shape)
-
-    packing = pack(trials, limits=limits, prober=prober)
+    packing = pack(trials, limits=limits, judge=functools.partial(_judge, sweep, card))
     useful, padding, idle = waste(packing.buckets, card.shape)
     return Plan(
         sweep=sweep,
@@ -135,3 +129,15 @@ def make_plan(sweep: Sweep, *, devices: int | None = None, kind: DeviceKind | No
         state_bytes=max(bucket.lanes * lane_bytes(bucket.recipe) for bucket in packing.buckets),
         data_bytes=data_bytes(card.shape, card.examples + card.validation_examples + card.test_examples),
     )
+
+
+def _judge(sweep: Sweep, card: DataCard, small: Recipe, large: Recipe) -> Verdict:
+    """Say whether a size may run in the program of a larger one: if that is proven or, by request, if it seems so."""
+    proof = prove(small, large, card.shape)
+    if proof.proven:
+        return Verdict(PROVEN)
+    if sweep.packing != PROBED:
+        return Verdict("", proof.reason)
+    data = load(sweep.data)
+    refuted = probe(small, large, Examples(data.train.inputs, data.train.labels))
+    return Verdict("", f"{proof.reason}, and {refuted}") if refuted else Verdict(PROBED, proof.reason)

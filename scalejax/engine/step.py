@@ -59,6 +59,16 @@ class Learner:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class Slope:
+    """The loss of a batch, and what it changes by."""
+
+    loss: Leaf  # float32
+    rest: nnx.State  # updated by the forward pass
+    gradient: nnx.State  # as the parameters
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class Best:
     """The parameters with the lowest validation loss so far."""
 
@@ -187,13 +197,23 @@ def batch_indices(recipe: Recipe, settings: Settings, cursor: Cursor, *, pool: i
 
 def train_step(recipe: Recipe, settings: Settings, learner: Learner, batch: Examples) -> Learner:
     """Take one step of gradient descent on the mean cross-entropy of one batch."""
+    return descend(recipe, settings, learner, slope(recipe.architecture, learner.params, learner.rest, batch=batch))
+
+
+def slope(architecture: Architecture, params: nnx.State, rest: nnx.State, *, batch: Examples) -> Slope:
+    """Return the mean cross-entropy of a batch and its gradient: all of a step that depends on the model."""
 
     def loss_of(params: nnx.State) -> tuple[jax.Array, nnx.State]:
-        logits, rest = recipe.architecture.forward(params, learner.rest, batch.inputs)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean(), rest
+        logits, updated = architecture.forward(params, rest, batch.inputs)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean(), updated
 
-    (loss, rest), gradient = jax.value_and_grad(loss_of, has_aux=True)(learner.params)
-    update, optimizer = direction(recipe).update(gradient, learner.optimizer, learner.params)
+    (loss, updated), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
+    return Slope(loss, updated, gradient)
+
+
+def descend(recipe: Recipe, settings: Settings, learner: Learner, slope: Slope) -> Learner:
+    """Move the parameters against a gradient: all of a step that depends on the optimizer, for arrays of any shape."""
+    update, optimizer = direction(recipe).update(slope.gradient, learner.optimizer, learner.params)
     rate = learning_rate(settings, learner.step, schedule=recipe.schedule)
 
     def moved(parameter: jax.Array, change: jax.Array, *, matrix: bool) -> jax.Array:
@@ -201,13 +221,13 @@ def train_step(recipe: Recipe, settings: Settings, learner: Learner, batch: Exam
 
     params = jax.tree.map(lambda p, u: moved(p, u, matrix=p.ndim >= 2), learner.params, update)
     step = learner.step + 1
-    first_bad = (learner.diverged_step == 0) & ~jnp.isfinite(loss)
+    first_bad = (learner.diverged_step == 0) & ~jnp.isfinite(slope.loss)
     return Learner(
         params=params,
-        rest=rest,
+        rest=slope.rest,
         optimizer=optimizer,
         step=step,
-        loss_sum=learner.loss_sum + loss,
+        loss_sum=learner.loss_sum + slope.loss,
         loss_count=learner.loss_count + 1,
         diverged_step=jnp.where(first_bad, step, learner.diverged_step),
     )

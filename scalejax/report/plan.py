@@ -27,10 +27,11 @@ def plan_lines(facts: Mapping[str, Any]) -> list[str]:
         f"programs  {facts['lane_programs']} lane programs, each compiled once for all its trials:",
     ]
     for program in facts["programs"]:
+        grounds = f" ({program['packing']})" if program["packing"] else ""
         lines.append(
             f"  {program['sizes']}: {program['trials']:,} trials in {program['lanes']} lanes ({program['mode']}), "
-            f"{program['steps']:,} steps, {program['padding']:.0%} padding, about {duration(program['seconds'])}"
-            + ("" if program["timed"] else " (estimated)")
+            f"{program['steps']:,} steps, {program['padding']:.0%} padding{grounds}, "
+            f"about {duration(program['seconds'])}" + ("" if program["timed"] else " (estimated)")
         )
     lines.extend(f"  note: {note}" for note in facts["notes"])
     total = facts["useful_flops"] + facts["padding_flops"] + facts["idle_flops"]

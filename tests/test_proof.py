@@ -1,0 +1,171 @@
+"""The proof that sizes may share a program, held against trainings, and the probe for what it cannot follow."""
+
+import re
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import provable_modules
+import pytest
+from engine_helpers import CLASSES, EXACT_SOLO, INPUTS
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from scalejax.engine.padding import pad
+from scalejax.engine.proof import Proof, prove
+from scalejax.engine.step import Examples, Recipe, slope
+from scalejax.models import MLP, Logistic, architecture
+from scalejax.models.architecture import Build
+
+SMALL, LARGE, BATCH = 3, 8, 16
+
+
+def recipe(build: Build, optimizer: str = "adamw", **knobs: int) -> Recipe:
+    return Recipe(architecture(build, knobs, inputs=INPUTS, classes=CLASSES), optimizer, "cosine", 1.0, BATCH)
+
+
+def proof_of(build: Build, optimizer: str = "adamw") -> Proof:
+    return prove(recipe(build, optimizer, width=SMALL), recipe(build, optimizer, width=LARGE), (INPUTS,))
+
+
+def assert_padding_changes_nothing(build: Build, *, seed: int) -> None:
+    """Compare the loss and its gradient at weights, drawn at random, of the true size and padded."""
+    small, large = (recipe(build, width=width).architecture for width in (SMALL, LARGE))
+    generator = np.random.default_rng(seed)
+    inputs = generator.normal(size=(BATCH, INPUTS)).astype(np.float32)
+    batch = Examples(inputs, generator.integers(0, CLASSES, BATCH).astype(np.int32))
+    params = jax.tree.map(lambda leaf: generator.normal(0, 0.5, leaf.shape).astype(leaf.dtype), small.abstract[1])
+    rest = small.initialise(jax.random.key(0))[1]
+    like = large.abstract[1:]
+    own = jax.jit(slope, static_argnums=0)(small, params, rest, batch=batch)
+    other = jax.jit(slope, static_argnums=0)(large, pad(params, like[0]), pad(rest, like[1]), batch=batch)
+    for true, wide in zip(jax.tree.leaves(own), jax.tree.leaves(other), strict=True):
+        outside = np.array(wide)
+        corner = tuple(slice(size) for size in true.shape)
+        scale = max(float(np.abs(true).max()), 1e-3)
+        np.testing.assert_allclose(outside[corner], true, rtol=0, atol=EXACT_SOLO * scale)
+        outside[corner] = 0
+        assert not outside.any()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "momentum", "lion"])
+def test_the_built_in_families_are_proven_with_every_optimizer(optimizer: str):
+    sizes = recipe(MLP, optimizer, width=SMALL, depth=2), recipe(MLP, optimizer, width=LARGE, depth=2)
+    assert prove(*sizes, (INPUTS,)) == Proof(True, "")
+    same = recipe(Logistic, optimizer)
+    assert prove(same, same, (INPUTS,)) == Proof(True, "")
+
+
+@pytest.mark.parametrize("build", provable_modules.MAY)
+def test_what_may_be_padded_is_proven_and_padding_changes_nothing(build: Build):
+    assert proof_of(build) == Proof(True, "")
+    for seed in range(3):
+        assert_padding_changes_nothing(build, seed=seed)
+
+
+@pytest.mark.parametrize(("build", "equation"), provable_modules.MAY_NOT.items())
+def test_what_may_not_be_padded_is_refused_with_the_equation(build: Build, equation: str):
+    proof = proof_of(build)
+    assert not proof.proven
+    named = re.findall(r"`([\w-]+)`", proof.reason)
+    assert equation in named, proof.reason
+
+
+# ---- programs drawn at random ----
+
+Step = Callable[[jax.Array, nnx.Param, nnx.Param], jax.Array]
+
+STEPS: dict[str, Step] = {
+    "kernel": lambda h, kernel, _gain: h @ kernel[...],
+    "gain": lambda h, _kernel, gain: h * gain[...][None],
+    "bias": lambda h, _kernel, gain: h + gain[...][None],
+    "relu": lambda h, _kernel, _gain: nnx.relu(h),
+    "tanh": lambda h, _kernel, _gain: nnx.tanh(h),
+    "sigmoid": lambda h, _kernel, _gain: nnx.sigmoid(h),
+    "cosine": lambda h, _kernel, _gain: jnp.cos(h),
+    "one more": lambda h, _kernel, _gain: h + 1,
+    "square": lambda h, _kernel, _gain: h * h,
+    "reciprocal": lambda h, _kernel, gain: h / (2 + jnp.abs(gain[...])[None]),
+    "batch mean": lambda h, _kernel, _gain: h - h.mean(0, keepdims=True),
+    "batch maximum": lambda h, _kernel, _gain: h - h.max(0, keepdims=True),
+    "sum": lambda h, _kernel, _gain: h + 0.1 * h.sum(-1, keepdims=True),
+    "norm": lambda h, _kernel, _gain: h * lax.rsqrt((h * h).sum(-1, keepdims=True) + 0.1),
+    "maximum": lambda h, _kernel, _gain: h - h.max(-1, keepdims=True),
+    "count": lambda h, _kernel, _gain: h * jnp.arange(h.shape[1], dtype=jnp.float32)[None],
+    "add count": lambda h, _kernel, _gain: h + 0.1 * jnp.arange(h.shape[1], dtype=jnp.float32)[None],
+    "mask": lambda h, _kernel, gain: jnp.where(h > 0, h, gain[...][None]),
+    "mask zeros": lambda h, _kernel, _gain: jnp.where(h == 0, 1.0, h),
+    "outer": lambda h, kernel, _gain: jnp.einsum("bi,bj,ij->bi", h, nnx.tanh(h), kernel[...]),
+    "halves": lambda h, _kernel, _gain: jnp.concatenate([h[:, :2], nnx.tanh(h[:, 2:])], -1),
+    "roll": lambda h, _kernel, _gain: jnp.roll(h, 1, axis=-1),
+    "reverse": lambda h, _kernel, _gain: h[:, ::-1],
+    "running sum": lambda h, _kernel, _gain: jnp.cumsum(h, -1),
+    "transposed": lambda h, kernel, _gain: (kernel[...].T @ h.T).T,
+    "exponential": lambda h, _kernel, _gain: jnp.exp(-jnp.abs(h)),
+    "difference": lambda h, _kernel, _gain: jnp.exp(-jnp.abs(h)) - 1,
+    "loop": lambda h, kernel, _gain: lax.fori_loop(0, 2, lambda _, h: nnx.tanh(h @ kernel[...]), h),
+    "two axes": lambda h, _kernel, _gain: (h.reshape(-1, 2, 2, h.shape[1]) * 0.5).reshape(h.shape),
+}
+
+
+class Drawn(nnx.Module):
+    """A hidden layer and steps after it, each with a kernel and a gain of its own."""
+
+    steps: Sequence[str] = ()
+
+    def __init__(self, *, inputs: int, classes: int, width: int, rngs: nnx.Rngs):
+        def normal(*shape: int) -> nnx.Param:
+            return nnx.Param(jax.random.normal(rngs.params(), shape))
+
+        self.embed = normal(inputs, width)
+        self.kernels = nnx.List([normal(width, width) for _ in self.steps])
+        self.gains = nnx.List([normal(width) for _ in self.steps])
+        self.output = normal(width, classes)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = x @ self.embed[...]
+        for name, kernel, gain in zip(self.steps, self.kernels, self.gains, strict=True):
+            h = STEPS[name](h, kernel, gain)
+        return h @ self.output[...]
+
+
+def check_drawn(steps: Sequence[str], *, seed: int) -> bool:
+    """Hold the proof of a drawn program against its numbers; return whether there was one."""
+    build = type("Drawn", (Drawn,), {"steps": tuple(steps)})
+    proven = proof_of(build).proven
+    if proven:
+        assert_padding_changes_nothing(build, seed=seed)
+    return proven
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(steps=st.lists(st.sampled_from(sorted(STEPS)), min_size=1, max_size=4), seed=st.integers(0, 9))
+def test_nothing_is_proven_that_padding_changes(steps: list[str], seed: int):
+    check_drawn(steps, seed=seed)
+
+
+@pytest.mark.slow
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(steps=st.lists(st.sampled_from(sorted(STEPS)), min_size=1, max_size=5), seed=st.integers(0, 9))
+def test_nothing_is_proven_that_padding_changes_in_four_hundred_programs(steps: list[str], seed: int):
+    check_drawn(steps, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("steps", "proven"),
+    [
+        (["kernel", "relu", "gain"], True),
+        (["sigmoid", "gain"], True),  # a half in the padding, times a gain that stays zero: nothing reads its unit
+        (["norm", "kernel"], True),
+        (["count", "tanh"], True),
+        (["batch maximum", "relu"], True),
+        (["maximum"], False),
+        (["roll"], False),
+        (["cosine"], False),
+    ],
+)
+def test_single_steps(steps: list[str], proven: bool):
+    assert check_drawn(steps, seed=0) == proven
