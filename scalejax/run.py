@@ -1,6 +1,7 @@
 """A run: a sweep carried out in a directory. This is where the rooms meet; the command line calls the same."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -112,6 +113,9 @@ def run_sweep(
             trained.
         RunError: trouble on the way, such as a full disk; what has been done is kept.
         Interrupted: SIGINT or SIGTERM was heard; what was on its way is saved.
+
+    Warns:
+        UserWarning: results in the directory were computed by another program than would run today.
     """
     from scalejax.engine.device import prepare as prepare_devices
     from scalejax.engine.plan import make_plan
@@ -137,6 +141,7 @@ def carry_out(
         halving = plan.sweep.train.halving
         ended = _ended_trials(directory, FINAL if halving is None else (*FINAL, STOPPED))
         waiting = [planned for planned in plan.trials if planned.trial_id not in ended]
+        _tell_of_other_programs(directory, plan, ended)
         plan = with_modes(plan, kept_modes(read_environment(directory)), measure=bool(waiting))
         prepare(directory, plan)
         with Store(directory / LEDGER, write=True) as store:
@@ -188,7 +193,7 @@ def _train(
             accountant.begin(trials)
 
         def finished(end: "Finished") -> None:
-            store.finish(result_row(end), measurement_rows(end))
+            store.finish(result_row(end, plan), measurement_rows(end))
             display.end_trial(end.status, spared=accountant.spared(end.planned))
 
         def progressed(progress: "Progress") -> None:
@@ -225,6 +230,32 @@ def _tournament(plan: "Plan", ended: Mapping[str, Ended], begun: Mapping[str, "P
     for trial, parked in begun.items():
         histories[trial] = History({each.step: each.validation_loss for each in parked.slot.evaluations})
     return Tournament(plan.trials, reduction=halving.reduction, histories=histories)
+
+
+def _tell_of_other_programs(directory: Path, plan: "Plan", ended: Mapping[str, Ended]) -> None:
+    """Warn of results that are kept though today's code would compute them by another program.
+
+    Of a builder of the user's own the program is part of the id. A family of scalejax keeps its ids over versions of
+    JAX and Flax, which may trace it to another program; what its numbers are is then said by the tests alone.
+    """
+    from scalejax.engine.traced import program_digest
+
+    if not ended:
+        return
+    with Store(directory / LEDGER, write=False) as store:
+        programs = store.programs()
+    other = [
+        planned
+        for planned in plan.trials
+        if planned.trial_id in ended
+        and programs.get(planned.trial_id)
+        not in (None, program_digest(planned.architecture, (planned.trial.batch_size, *plan.card.shape)))
+    ]
+    if other:
+        trials = "1 finished trial was" if len(other) == 1 else f"{len(other):,} finished trials were"
+        says = f"{trials} computed by another program than this version of scalejax, JAX and Flax would run"
+        remedy = "the results are kept; to train again, give another directory"
+        warnings.warn(f"{directory}: {says}; {remedy}.", stacklevel=3)
 
 
 def _ended_trials(directory: Path, statuses: Sequence[str]) -> dict[str, Ended]:

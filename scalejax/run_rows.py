@@ -31,13 +31,14 @@ def trial_row(planned: "PlannedTrial", plan: "Plan") -> TrialRow:
     )
 
 
-def result_row(end: "Finished") -> ResultRow:
+def result_row(end: "Finished", plan: "Plan") -> ResultRow:
     """Return what a trial's row says after it has ended."""
     from scalejax.engine.device import device_kind, versions
+    from scalejax.engine.traced import program_digest
 
-    best = end.best
+    best, planned = end.best, end.planned
     return ResultRow(
-        trial_id=end.planned.trial_id,
+        trial_id=planned.trial_id,
         status=end.status,
         reason=end.reason,
         steps_taken=end.evaluations[-1].step if end.evaluations else 0,
@@ -50,6 +51,7 @@ def result_row(end: "Finished") -> ResultRow:
         mode=end.mode,
         device=device_kind(),
         versions=" ".join(f"{name} {version}" for name, version in versions().items()),
+        program=program_digest(planned.architecture, (planned.trial.batch_size, *plan.card.shape)),
     )
 
 

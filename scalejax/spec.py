@@ -33,7 +33,7 @@ NOT_KNOBS = ("inputs", "classes", "rngs")  # parameters of a builder that the en
 TRIAL_COLUMNS = (
     *("trial_id", "family", "params", "train_examples", "fraction", "seed", "learning_rate", "weight_decay"),
     *("batch_size", "steps", "flops", "status", "reason", "train_loss", "validation_loss", "test_loss", "test_error"),
-    *("best_step", "seconds", "steps_taken", "mode", "device", "versions", "position", "knobs"),
+    *("best_step", "seconds", "steps_taken", "mode", "device", "versions", "program", "position", "knobs"),
 )
 
 

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalejax.errors import RunError, SweepError
-from scalejax.store_file import SCHEMA_VERSION, STATUSES, TABLES, check, connect, examine, refuse_pipes
+from scalejax.store_file import SCHEMA_VERSION, STATUSES, check, connect, examine, refuse_pipes, upgrade
 
 if TYPE_CHECKING:
     import pandas as pd
 
-READABLE = (2, 3)  # an older one gets the tables that it lacks when it is written to
+READABLE = (2, 3, 4)  # an older one gets what it lacks when it is written to
 SILENCE = 60.0  # seconds without a heartbeat after which a process counts as gone
 FINAL = ("done", "diverged")  # never trained again; failed trials are
 
@@ -63,6 +63,7 @@ class ResultRow:
     mode: str
     device: str
     versions: str
+    program: str  # digest of what the model computes
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ class Store:
         self._connection.execute("PRAGMA synchronous = NORMAL")
         self._connection.execute("PRAGMA foreign_keys = ON")
         if version != SCHEMA_VERSION:
-            self._connection.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+            upgrade(self._connection, version)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -255,6 +256,11 @@ class Store:
                     losses[int(step)] = math.inf if loss is None else float(loss)
         return found
 
+    def programs(self) -> dict[str, str]:
+        """Return the digests of the programs that have trained trials, by id; a ledger before schema 4 has none."""
+        with self._reading() as connection:
+            return dict(connection.execute("SELECT trial_id, program FROM trials WHERE program IS NOT NULL"))
+
     def start(self, trial_ids: Sequence[str]) -> None:
         """Mark trials as running."""
         with self._writing() as transaction:
@@ -312,7 +318,7 @@ class Store:
 
         Columns: trial_id, family, one a size knob, params, train_examples, fraction, seed, learning_rate,
         weight_decay, batch_size, steps, flops, status, reason, train_loss, validation_loss, test_loss, test_error,
-        best_step, seconds, then steps_taken, mode, device and versions. What is not known is missing (NaN).
+        best_step, seconds, then steps_taken, mode, device, versions and program. What is not known is missing (NaN).
         """
         import pandas as pd
 

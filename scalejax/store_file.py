@@ -7,7 +7,7 @@ from pathlib import Path
 
 from scalejax.errors import SweepError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 STOPPED = "stopped"  # by halving: final as long as the sweep as it stands stops it
 STATUSES = ("pending", "running", "done", "diverged", STOPPED, "failed")
 TABLES = f"""
@@ -20,7 +20,7 @@ CREATE TABLE IF NOT EXISTS trials (
     steps INTEGER NOT NULL, flops INTEGER NOT NULL,
     status TEXT NOT NULL DEFAULT 'pending' CHECK (status IN {STATUSES}), reason TEXT NOT NULL DEFAULT '',
     train_loss REAL, validation_loss REAL, test_loss REAL, test_error REAL, best_step INTEGER, seconds REAL,
-    steps_taken INTEGER, mode TEXT, device TEXT, versions TEXT
+    steps_taken INTEGER, mode TEXT, device TEXT, versions TEXT, program TEXT
 );
 CREATE TABLE IF NOT EXISTS measurements (
     trial_id TEXT NOT NULL REFERENCES trials, step INTEGER NOT NULL, examples_seen INTEGER NOT NULL,
@@ -32,6 +32,13 @@ CREATE TABLE IF NOT EXISTS heartbeat (
     beat REAL NOT NULL, eta_seconds REAL
 );
 """
+
+
+def upgrade(connection: sqlite3.Connection, version: int) -> None:
+    """Bring a ledger of an older version, or an empty one (version 0), to this version, whole or not at all."""
+    # Version 3 added the table of heartbeats, version 4 the digest of a trial's program.
+    column = "ALTER TABLE trials ADD COLUMN program TEXT;" if 0 < version < 4 else ""
+    connection.executescript(f"BEGIN; {TABLES} {column} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
 
 def connect(path: Path, *, write: bool) -> sqlite3.Connection:

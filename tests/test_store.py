@@ -22,6 +22,7 @@ SWEEP = [LARGE, LOGISTIC, SMALL]
 DONE = ResultRow(
     trial_id="b", status="done", reason="", steps_taken=20, train_loss=1.0, validation_loss=1.5, test_loss=1.6,
     test_error=0.5, best_step=10, seconds=0.25, mode="vmap", device="cpu", versions="jax 1",
+    program="0123456789abcdef",
 )  # fmt: skip
 MEASURED = [
     MeasurementRow("b", step, 16 * step, train_loss=2.0, validation_loss=2.5, validation_error=0.75)
@@ -30,7 +31,7 @@ MEASURED = [
 COLUMNS = [
     "trial_id", "family", "width", "depth", "params", "train_examples", "fraction", "seed", "learning_rate",
     "weight_decay", "batch_size", "steps", "flops", "status", "reason", "train_loss", "validation_loss", "test_loss",
-    "test_error", "best_step", "seconds", "steps_taken", "mode", "device", "versions",
+    "test_error", "best_step", "seconds", "steps_taken", "mode", "device", "versions", "program",
 ]  # fmt: skip
 
 
@@ -201,8 +202,8 @@ READ, WRITE = False, True
         (empty_file, READ, "no results here yet"),
         (no_database, READ, "not a readable ledger"),
         (no_database, WRITE, "not a readable ledger"),
-        (newer_version, READ, "schema 99, this one reads 3"),
-        (newer_version, WRITE, "schema 99, this one reads 3"),
+        (newer_version, READ, "schema 99, this one reads 4"),
+        (newer_version, WRITE, "schema 99, this one reads 4"),
         (other_program, READ, "another program"),
         (other_program, WRITE, "another program"),
         (folder, READ, "no results here"),

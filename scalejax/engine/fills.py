@@ -260,15 +260,19 @@ def _evaluated(
     """Return the result for known numbers, None where devices may round it each in their way."""
     with np.errstate(all="ignore"):
         if primitive == "convert_element_type":
-            return np.asarray(numbers[0]).astype(parameters["new_dtype"])[()]
+            return _scalar(np.asarray(numbers[0]).astype(parameters["new_dtype"]))
         if primitive == "integer_pow":
-            return np.power(np.asarray(numbers[0], np.float64), parameters["y"]).astype(numbers[0].dtype)
+            return _scalar(np.power(np.asarray(numbers[0], np.float64), parameters["y"]).astype(numbers[0].dtype))
         if primitive == "pow" and is_zero(numbers[0]):
-            return np.power(numbers[0], numbers[1])
+            return _scalar(np.power(np.asarray(numbers[0]), np.asarray(numbers[1])))
         if integers and primitive in ("and", "or", "xor", "not"):
             return None
         if primitive in EXACT:
-            return np.asarray(EXACT[primitive](*numbers))[()]
+            return _scalar(np.asarray(EXACT[primitive](*numbers)))
         if primitive in AT_ZERO and is_zero(numbers[0]):
-            return np.asarray(AT_ZERO[primitive], numbers[0].dtype)[()]
+            return _scalar(np.asarray(AT_ZERO[primitive], numbers[0].dtype))
     return None
+
+
+def _scalar(array: np.ndarray) -> np.generic:
+    return array.reshape(-1)[0]

@@ -239,7 +239,7 @@ def _filled(counts: Mapping[int, int], size: _Size, limits: Limits, *, at_most: 
 
 def _bucket(sizes: Mapping[Architecture, _Size], limits: Limits) -> Bucket:
     """Form a bucket of sizes, the largest last, with the number of lanes that its horizons pack best into."""
-    largest = sizes[next(reversed(sizes))]
+    largest = sizes[list(sizes)[-1]]
     trials = [planned for size in sizes.values() for planned in size.trials]
     filling = _filled(functools.reduce(operator.add, (size.horizons for size in sizes.values())), largest, limits)
     lanes = -filling.fewer_lanes

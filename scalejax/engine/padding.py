@@ -6,18 +6,22 @@ may is proven (`proof.py`) or, where the user asks for it, tried (`probe.py`).
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from scalejax.engine.numerics import Numerics, current
 from scalejax.engine.step import Leaf
 from scalejax.models import Architecture
 
 # For programs that run for a millisecond: optimised they would take a second to compile, so a third of it.
 HASTY: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
+Tree = TypeVar("Tree")  # of arrays: a state, a learner
+
 SOLO_TOLERANCE = 1e-5  # relative; packed against solo over at most ten steps
 
 
@@ -54,14 +58,19 @@ def initial_weights(architecture: Architecture, key: int) -> tuple[nnx.State, nn
     return jax.device_get(initialiser(architecture)(np.uint32(key)))
 
 
-@functools.cache
-def initialiser(architecture: Architecture):
+def initialiser(architecture: Architecture) -> Callable[[np.uint32], tuple[nnx.State, nnx.State]]:
     """Return the compiled program from 32 random bits to parameters and rest at the true size."""
+    return _initialiser(architecture, current())
+
+
+@functools.cache
+def _initialiser(architecture: Architecture, numerics: Numerics) -> Callable[[np.uint32], tuple[nnx.State, nnx.State]]:
+    del numerics  # a program compiled under other settings draws other numbers
     drawing = jax.jit(lambda key: architecture.initialise(jax.random.key(key)))
     return drawing.lower(jax.ShapeDtypeStruct((), np.uint32)).compile(HASTY)
 
 
-def pad(tree: nnx.State, like: nnx.State) -> nnx.State:
+def pad(tree: Tree, like: Tree) -> Tree:
     """Return `tree` with zeros appended to every axis until its arrays have the shapes of `like`."""
 
     def one(array: Leaf, target: jax.ShapeDtypeStruct) -> Leaf:

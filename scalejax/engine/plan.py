@@ -103,8 +103,6 @@ def make_plan(sweep: Sweep, *, devices: int | None = None, kind: DeviceKind | No
     if sweep.train.halving and not any(planned.rungs for planned in trials):
         says = "no rung comes before the end of any trial; expected smaller rungs, or a smaller train.evaluate_every"
         raise SpecError(says, table="train", keys=("halving",))
-    for built in dict.fromkeys(planned.architecture for planned in trials):
-        built.check(card.shape, classes=card.classes)
     bounds.check_models(trials, card, kind)
     count, device = devices or len(jax.local_devices()), kind or local_kind()
     limits = Limits(

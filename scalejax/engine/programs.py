@@ -26,6 +26,7 @@ from scalejax.engine.lanes import (
     place,
     restore,
 )
+from scalejax.engine.numerics import current, hold
 from scalejax.engine.padding import HASTY, initial_weights, initialiser
 from scalejax.engine.step import Blocks, Cursor, Examples, Recipe, Settings, TrialState
 from scalejax.models import Architecture
@@ -161,7 +162,8 @@ class Workshop:
 
     def __init__(self, card: DataCard):
         self._card = card
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="compile")
+        # What is set for the thread that asks holds in those that compile.
+        self._threads = ThreadPoolExecutor(THREADS, "compile", initializer=hold, initargs=(current(),))
         self._lock = threading.Lock()
         self._orders: dict[Any, Future[Any]] = {}
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.extend import core
@@ -106,7 +107,7 @@ def _difference_of_descent(descent: _Descent) -> str:
 def _difference(small: Traced, large: Traced) -> str:
     """Say what padding changes in a program whose operands are zero in their padding; empty if nothing."""
     for name, one, other in zip(large.takes, small.program.jaxpr.invars, large.program.jaxpr.invars, strict=True):
-        if one.aval.shape != other.aval.shape and jax.dtypes.issubdtype(other.aval.dtype, jax.dtypes.extended):
+        if one.aval.shape != other.aval.shape and jnp.issubdtype(other.aval.dtype, jax.dtypes.extended):
             return f"{name} holds random keys, one for each entry of an axis that would be padded"
     operands = [
         value(*shapes_of(one, other), lambda _: ZERO)

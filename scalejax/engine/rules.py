@@ -132,7 +132,7 @@ def reduction(kind: str, small: Equation, large: Equation, operands: Sequence[Va
         if equals(fill, identity) or kind in ("max", "min", "and", "or") or (kind == "prod" and is_zero(fill)):
             return fill
         if kind == "sum" and exact:
-            return np.asarray(fill * count).astype(fill.dtype)[()]
+            return np.multiply(fill, count).astype(fill.dtype).reshape(-1)[0]  # pyright: ignore[reportAttributeAccessIssue]
         return weakest(fill)
 
     whole = reduced(operand.whole)

@@ -15,6 +15,7 @@ from scalejax.engine.checkpoint import Checkpoints, Shelf
 from scalejax.engine.device import Device, Group, groups
 from scalejax.engine.lanes import DeviceData, blocks
 from scalejax.engine.mode import program_key
+from scalejax.engine.numerics import Numerics, current, hold
 from scalejax.engine.pack import Flight, Pack, Weights
 from scalejax.engine.packing import Bucket
 from scalejax.engine.programs import Workshop
@@ -108,7 +109,8 @@ class Scheduler:
         teams = groups(devices)
         self._admit()
         self._order_programs(teams)
-        workers = [threading.Thread(target=self._work, args=(team,), daemon=True) for team in teams]
+        numerics = current()
+        workers = [threading.Thread(target=self._work, args=(team, numerics), daemon=True) for team in teams]
         for worker in workers:
             worker.start()
         complete = False
@@ -162,7 +164,8 @@ class Scheduler:
             team = teams[number % len(teams)]
             self._workshop.order(work.bucket.recipe, work.bucket.lanes, _share(team, work.bucket))
 
-    def _work(self, team: Group) -> None:
+    def _work(self, team: Group, numerics: Numerics) -> None:
+        hold(numerics)
         try:
             data: dict[Group, DeviceData] = {}
             while not self._stopping.is_set():

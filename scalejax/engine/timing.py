@@ -14,6 +14,7 @@ from scalejax.cache import cache_directory
 from scalejax.data import DataCard
 from scalejax.engine.device import Group, device_kind, groups, versions
 from scalejax.engine.lanes import DeviceData, abstract_lane, block_shape
+from scalejax.engine.numerics import current
 from scalejax.engine.pack import Pack, settings_of
 from scalejax.engine.packing import Bucket
 from scalejax.engine.programs import Programs, compiled_programs
@@ -126,6 +127,7 @@ def sample_data(card: DataCard, group: Group) -> DeviceData:
 def _path(bucket: Bucket, card: DataCard) -> Path:
     content = [
         bucket.recipe.identity,
+        current(),
         bucket.lanes,
         repr(replace(card, fingerprint="")),
         device_kind(),

@@ -13,7 +13,7 @@ from jax.extend import core
 from scalejax.engine.lanes import abstract_settings
 from scalejax.engine.step import Examples, Recipe, Slope, descend, slope, start
 from scalejax.models import Architecture
-from scalejax.models.equations import SILENT, called, closed, constant, settled
+from scalejax.models.equations import SILENT, called, closed, constant, digest, settled, text
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,23 @@ def traced_slope(architecture: Architecture, batch: tuple[int, ...]) -> Traced:
 def traced_evaluation(architecture: Architecture, batch: tuple[int, ...]) -> Traced:
     """Return the logits of a batch in evaluation mode; `batch` is the shape of its inputs."""
     return _traced(architecture.predict, *architecture.abstract[1:], jax.ShapeDtypeStruct(batch, jnp.float32))
+
+
+@functools.cache
+def program_digest(architecture: Architecture, batch: tuple[int, ...]) -> str:
+    """Return a digest of all that a model computes: initialisation, loss and gradient, evaluation, constants included.
+
+    It is the same in every process and on every machine, and another one once any code that the model runs computes
+    something else. Other versions of JAX and Flax may trace the same model to another program.
+    """
+    programs = (traced_initialisation(architecture), traced_slope(architecture, batch))
+    return digest(*(text(each.program) for each in (*programs, traced_evaluation(architecture, batch))))
+
+
+@functools.cache
+def traced_initialisation(architecture: Architecture) -> Traced:
+    """Return the drawing of parameters and rest from 32 random bits."""
+    return _traced(lambda key: architecture.initialise(jax.random.key(key)), jax.ShapeDtypeStruct((), jnp.uint32))
 
 
 def traced_descent(recipe: Recipe, params: nnx.State) -> tuple[Traced, Traced]:

@@ -6,10 +6,13 @@ import itertools
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 from scalejax.data import DataCard
 from scalejax.engine.halving import expected_stops, rung_steps
+from scalejax.engine.numerics import Numerics, current
+from scalejax.engine.traced import program_digest
+from scalejax.errors import SweepError
 from scalejax.models import FAMILIES
 from scalejax.models.architecture import Architecture, architecture, fingerprint
 from scalejax.spec import DataSpec, Knob, ModelGrid, Sweep, TrainSpec
@@ -42,13 +45,19 @@ class Trial:
     evaluate_every: int  # steps
     patience: int | None  # evaluations
     data: str  # fingerprint of the data set
-    builder: str | None  # fingerprint of a user's own builder
+    builder: str | None  # digests of a user's own builder: of its source, and of the program that its model runs
+    numerics: Numerics = ()  # JAX's settings that change numbers
 
     @property
     def trial_id(self) -> str:
-        """Sixteen hexadecimal digits of a hash of the content."""
-        content = json.dumps([RESULTS_VERSION, asdict(self)], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        """Sixteen hexadecimal digits of a hash of the content.
+
+        A field with a default is hashed only where it differs from it: it came later, and finished trials of earlier
+        versions keep their ids.
+        """
+        defaults = {field.name: field.default for field in fields(self)}
+        content = {name: value for name, value in asdict(self).items() if value != defaults[name]}
+        return hashlib.sha256(json.dumps([RESULTS_VERSION, content], sort_keys=True).encode()).hexdigest()[:16]
 
     def key(self, purpose: str) -> int:
         """Return the 32 random bits that this trial uses for one purpose: "initialise", "subset" or "shuffle".
@@ -91,10 +100,10 @@ class PlannedTrial:
 def expand(sweep: Sweep, card: DataCard) -> list[PlannedTrial]:
     """Return the trials of a sweep in the order of its file: models, examples, hyperparameters, seeds."""
     halving = functools.cache(functools.partial(_halving, sweep.train))
-    planned = []
+    planned, occasion = [], object()
     for grid in sweep.models:
-        for family, knobs, built, builder in _sizes(grid, card):
-            for trial in _trials_of_size(sweep, card, (family, knobs, builder)):
+        for family, knobs, built, source in _sizes(grid, card, occasion=occasion):
+            for trial in _trials_of_size(sweep, card, (family, knobs, built, source)):
                 rungs, stops = halving(trial.steps, trial.evaluate_every)
                 planned.append(
                     PlannedTrial(
@@ -163,25 +172,29 @@ def family_name(grid: ModelGrid) -> str:
     return grid.family if isinstance(grid.family, str) else getattr(grid.family, "__name__", type(grid.family).__name__)
 
 
-def _sizes(grid: ModelGrid, card: DataCard) -> Iterator[tuple[str, Knobs, Architecture, str | None]]:
-    """Yield (family name, knobs, architecture, builder fingerprint) for every size of one grid."""
+def _sizes(
+    grid: ModelGrid, card: DataCard, *, occasion: object
+) -> Iterator[tuple[str, Knobs, Architecture, str | None]]:
+    """Yield (family name, knobs, architecture, digest of the user's own source) for every size of one grid."""
     name = family_name(grid)
     if isinstance(grid.family, str):
-        build, builder = FAMILIES[grid.family], None
+        build, source, occasion = FAMILIES[grid.family], None, None
     else:
-        build, builder = grid.family, fingerprint(grid.family)
+        build, source = grid.family, fingerprint(grid.family)
     names = sorted(grid.knobs)
     # Products in the order of the file, knobs stored by name: the identity must not hang on the order of the keys.
     for values in itertools.product(*grid.knobs.values()):
         chosen = dict(zip(grid.knobs, values, strict=True))
         knobs = tuple((knob, chosen[knob]) for knob in names)
-        built = architecture(build, chosen, inputs=math.prod(card.shape), classes=card.classes)
-        yield name, knobs, built, builder
+        built = architecture(build, chosen, inputs=math.prod(card.shape), classes=card.classes, occasion=occasion)
+        built.check(card.shape, classes=card.classes)
+        yield name, knobs, built, source
 
 
-def _trials_of_size(sweep: Sweep, card: DataCard, size: tuple[str, Knobs, str | None]) -> Iterator[Trial]:
+def _trials_of_size(sweep: Sweep, card: DataCard, size: tuple[str, Knobs, Architecture, str | None]) -> Iterator[Trial]:
     """Yield every trial of one model size."""
-    train, (family, knobs, builder) = sweep.train, size
+    train, (family, knobs, built, source) = sweep.train, size
+    numerics = current()
     sizes = training_sizes(sweep.data, card)
     grid = itertools.product(sizes, train.batch_size, train.learning_rate, train.weight_decay, sweep.seeds)
     for train_examples, batch_size, learning_rate, weight_decay, seed in grid:
@@ -202,5 +215,16 @@ def _trials_of_size(sweep: Sweep, card: DataCard, size: tuple[str, Knobs, str | 
             evaluate_every=interval,
             patience=train.patience,
             data=card.fingerprint,
-            builder=builder,
+            builder=None if source is None else f"{source} {_program(built, (batch_size, *card.shape))}",
+            numerics=numerics,
         )
+
+
+def _program(built: Architecture, batch: tuple[int, ...]) -> str:
+    """Return the digest of the program of a user's own model."""
+    try:
+        return program_digest(built, batch)
+    except Exception as error:  # whatever the user's own code raises in training alone
+        first = (str(error).splitlines() or [""])[0]
+        says = f"the model {built.title} fails in training on inputs of shape {batch}: {type(error).__name__}: {first}"
+        raise SweepError(says) from error

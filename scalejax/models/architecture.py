@@ -4,7 +4,7 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -21,11 +21,16 @@ Build = Callable[..., nnx.Module]
 class Architecture:
     """A builder with every argument but `rngs` filled in, for example an MLP of width 32 on 40 inputs.
 
-    `arguments` are the knobs of the family, and `inputs` and `classes` where the builder asks for them.
+    Attributes:
+        build: the family's builder, or the user's own.
+        arguments: the knobs of the family, and `inputs` and `classes` where the builder asks for them.
+        occasion: tells apart what the user's own builder makes in two plans of one process: a cell of a notebook may
+            have changed the code in between, and what is traced and compiled is remembered by architecture.
     """
 
     build: Build
     arguments: tuple[tuple[str, Any], ...]
+    occasion: object = field(default=None, repr=False)
 
     def module(self, key: jax.Array) -> nnx.Module:
         """Build the module with parameters drawn from `key`."""
@@ -102,27 +107,28 @@ class Architecture:
         return module(inputs)
 
 
-def architecture(build: Build, knobs: Mapping[str, Any], *, inputs: int, classes: int) -> Architecture:
+def architecture(
+    build: Build, knobs: Mapping[str, Any], *, inputs: int, classes: int, occasion: object = None
+) -> Architecture:
     """Fill in a builder's knobs, and the data's `inputs` and `classes` where its signature names them."""
     offered = {"inputs": inputs, "classes": classes}
     # A Flax class hides its signature behind its metaclass; its __init__ tells it.
     signature = inspect.signature(build.__init__ if inspect.isclass(build) else build)
     asked = [name for name in signature.parameters if name in offered]
-    return Architecture(build, (*((name, offered[name]) for name in asked), *sorted(knobs.items())))
+    arguments = (*((name, offered[name]) for name in asked), *sorted(knobs.items()))
+    return Architecture(build, arguments, occasion)
 
 
 def fingerprint(build: Build) -> str:
-    """Return a digest of a builder's source: a builder that was edited makes other trials.
+    """Return a digest of a builder's source; empty if it cannot be read (typed into an interactive prompt).
 
-    Raises:
-        SweepError: the source cannot be read (a builder typed into an interactive prompt).
+    It says little: the classes and numbers that the source names stand elsewhere. What the model computes is told by
+    its program (`scalejax.engine.traced.program_digest`).
     """
+    while isinstance(build, functools.partial):
+        build = build.func
     try:
-        source = inspect.getsource(build)
-    except (OSError, TypeError) as error:
-        name = getattr(build, "__qualname__", repr(build))
-        raise SweepError(
-            f"the source of the model builder {name} cannot be read, so its trials have no identity; "
-            "define it in a file or a notebook cell"
-        ) from error
+        source = inspect.getsource(build if inspect.isroutine(build) or inspect.isclass(build) else type(build))
+    except (OSError, TypeError):
+        return ""
     return hashlib.sha256(source.encode()).hexdigest()[:16]

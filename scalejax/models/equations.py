@@ -8,13 +8,16 @@ are left out, and a call is replaced by what it calls.
 """
 
 import enum
+import functools
 import hashlib
 import itertools
 import re
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
@@ -67,7 +70,7 @@ def inner_programs(parameters: Mapping[str, Any]) -> Iterator[core.Jaxpr]:
 
 def constant(value: Any) -> np.ndarray:
     """Return a constant of a program as a NumPy array; random keys as their bits."""
-    if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         value = jax.random.key_data(value)
     return np.asarray(value)
 
@@ -165,6 +168,20 @@ def _plain(value: Any, *, shapes: bool) -> str:
 
 
 def _code_text(function: Any) -> str:
-    """Return what is known of a function that a program calls on the host, such as a callback's: its compiled code."""
-    code = getattr(getattr(function, "callback_func", function), "__code__", None)
-    return type(function).__name__ if code is None else hashlib.sha256(code.co_code).hexdigest()[:16]
+    """Return what is known of a function that a program calls on the host, such as a callback: its compiled code."""
+    called = getattr(function, "callback_func", function)
+    while isinstance(called, functools.partial):
+        called = called.func
+    code = getattr(called, "__code__", None)
+    return type(called).__qualname__ if code is None else digest(*_code_words(code))
+
+
+def _code_words(code: types.CodeType) -> Iterator[str]:
+    """Yield the instructions, names and constants of compiled code and of the functions defined in it."""
+    yield code.co_code.hex()
+    yield repr((code.co_names, code.co_varnames, code.co_freevars))
+    for value in code.co_consts:
+        if isinstance(value, types.CodeType):
+            yield from _code_words(value)
+        else:
+            yield repr(value)

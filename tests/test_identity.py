@@ -1,0 +1,238 @@
+"""An id is everything that determines a trial's result: the program that its model runs, and JAX's own settings."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import scalejax as sx
+from scalejax.data import describe
+from scalejax.engine import numerics
+from scalejax.engine.trial import expand
+from scalejax.spec import DataSpec, ModelGrid, Sweep, TrainSpec
+
+DATA = DataSpec(source="mnist1d", examples=60, train_examples=(20,), validation_examples=20, test_examples=20)
+TRAIN = TrainSpec(learning_rate=1e-2, batch_size=4, steps=4, evaluate_every=2)
+
+SLOPE = 1.0  # that a module reads
+
+
+class Base(nnx.Module):
+    def outer(self, x: jax.Array) -> jax.Array:
+        return x
+
+
+def helper(x: jax.Array) -> jax.Array:
+    return x
+
+
+class Net(Base):
+    def __init__(self, *, inputs: int, classes: int, width: int, rngs: nnx.Rngs):
+        self.hidden = nnx.Linear(inputs, width, rngs=rngs)
+        self.output = nnx.Linear(width, classes, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = nnx.relu(self.hidden(x.reshape(x.shape[0], -1))) * SLOPE
+        return self.outer(self.output(helper(h)))
+
+
+def build(*, inputs: int, classes: int, width: int, rngs: nnx.Rngs) -> nnx.Module:
+    return Net(inputs=inputs, classes=classes, width=width, rngs=rngs)
+
+
+def sweep_of(builder, **changes) -> Sweep:
+    knobs = {"width": 4, "depth": 1} if builder == "mlp" else {"width": 4}
+    sweep = Sweep(name="ids", data=DATA, models=(ModelGrid(builder, knobs),), train=TRAIN)
+    return replace(sweep, **changes)
+
+
+def ids(sweep: Sweep) -> set[str]:
+    return {planned.trial_id for planned in expand(sweep, describe(sweep.data))}
+
+
+def closing_over(number: float):
+    def build(*, inputs: int, classes: int, width: int, rngs: nnx.Rngs) -> nnx.Module:
+        module = Net(inputs=inputs, classes=classes, width=width, rngs=rngs)
+        module.hidden.kernel[...] = module.hidden.kernel[...] * number
+        return module
+
+    return build
+
+
+def other_forward(self: Net, x: jax.Array) -> jax.Array:
+    return self.output(nnx.relu(self.hidden(x.reshape(x.shape[0], -1))) * 0.0)
+
+
+CHANGES = {
+    "the class behind the builder": lambda patch: patch.setattr(Net, "__call__", other_forward),
+    "a base class": lambda patch: patch.setattr(Base, "outer", lambda _, x: x * 2),
+    "a helper": lambda patch: patch.setitem(globals(), "helper", lambda x: x + 1),
+    "a number in the module": lambda patch: patch.setitem(globals(), "SLOPE", 0.0),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_what_is_computed_makes_other_trials(change: str, monkeypatch: pytest.MonkeyPatch):
+    before = ids(sweep_of(build))
+    assert ids(sweep_of(build)) == before
+    CHANGES[change](monkeypatch)
+    assert not ids(sweep_of(build)) & before
+    monkeypatch.undo()
+    assert ids(sweep_of(build)) == before
+
+
+def test_a_closure_is_part_of_the_id():
+    assert ids(sweep_of(closing_over(1.0))) == ids(sweep_of(closing_over(1.0)))
+    assert not ids(sweep_of(closing_over(1.0))) & ids(sweep_of(closing_over(2.0)))
+
+
+def test_what_only_evaluation_computes_is_part_of_the_id(monkeypatch: pytest.MonkeyPatch):
+    class Evaluated(Net):
+        factor = 1.0
+
+        def __init__(self, *, inputs: int, classes: int, width: int, rngs: nnx.Rngs):
+            super().__init__(inputs=inputs, classes=classes, width=width, rngs=rngs)
+            self.deterministic = False  # Flax sets it in evaluation
+
+        def outer(self, x: jax.Array) -> jax.Array:
+            return x * (self.factor if self.deterministic else 1.0)
+
+    before = ids(sweep_of(Evaluated))
+    monkeypatch.setattr(Evaluated, "factor", 2.0)
+    assert not ids(sweep_of(Evaluated)) & before
+
+
+def test_tables_of_numbers_are_part_of_the_id():
+    def with_table(table: np.ndarray):
+        class Tabled(Net):
+            def outer(self, x: jax.Array) -> jax.Array:
+                return x * jnp.asarray(table)[None]
+
+        return Tabled
+
+    one = np.linspace(0, 1, 10, dtype=np.float32)
+    other = one.copy()
+    other[3] += 1e-6
+    assert ids(sweep_of(with_table(one))) == ids(sweep_of(with_table(one.copy())))
+    assert not ids(sweep_of(with_table(one))) & ids(sweep_of(with_table(other)))
+
+
+def test_code_that_a_model_calls_on_the_host_is_part_of_the_id():
+    def calling(constant: int):
+        source = f"lambda x: x * {constant}"
+        function = eval(source)
+
+        class Calling(Net):
+            def outer(self, x: jax.Array) -> jax.Array:
+                fixed = jax.lax.stop_gradient(x)
+                return x + jax.pure_callback(function, fixed, fixed, vmap_method="sequential")
+
+        return Calling
+
+    assert ids(sweep_of(calling(1))) == ids(sweep_of(calling(1)))
+    assert not ids(sweep_of(calling(1))) & ids(sweep_of(calling(2)))
+
+
+def test_the_second_run_of_a_changed_model_trains_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    first = sx.run_sweep(sweep_of(build), tmp_path / "run", progress=False).results()
+    monkeypatch.setitem(globals(), "SLOPE", 0.0)
+    second = sx.run_sweep(sweep_of(build), tmp_path / "run", progress=False).results()
+    assert set(second["status"]) == {"done"}
+    assert second["train_loss"].item() != first["train_loss"].item()
+    fresh = sx.run_sweep(sweep_of(build), tmp_path / "fresh", progress=False).results()
+    assert second["train_loss"].item() == fresh["train_loss"].item()
+    monkeypatch.undo()
+    third = sx.run_sweep(sweep_of(build), tmp_path / "run", progress=False).results()
+    assert third["train_loss"].item() == first["train_loss"].item()
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {folder!r})
+from test_identity import build, ids, sweep_of
+print(*sorted(ids(sweep_of(build)) | ids(sweep_of("mlp"))))
+"""
+
+
+def test_ids_are_the_same_in_every_process():
+    script = SCRIPT.format(folder=str(Path(__file__).parent))
+    found = set()
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", script]
+        found.add(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+    (printed,) = found
+    assert set(printed.split()) == ids(sweep_of(build)) | ids(sweep_of("mlp"))
+
+
+# ---- JAX's own settings ----
+
+
+def test_settings_of_jax_that_change_numbers_are_part_of_the_id():
+    plain = ids(sweep_of("mlp"))
+    with jax.default_matmul_precision("bfloat16"):
+        lower = ids(sweep_of("mlp"))
+    with jax.default_prng_impl("rbg"):
+        drawn = ids(sweep_of("mlp"))
+    assert len(plain | lower | drawn) == 3
+    assert ids(sweep_of("mlp")) == plain
+
+
+def test_what_is_set_for_a_block_of_code_holds_in_the_threads_of_its_run(tmp_path: Path):
+    def weights(directory: Path) -> float:
+        return sx.run_sweep(sweep_of("mlp"), directory, progress=False).results()["train_loss"].item()
+
+    plain = weights(tmp_path / "plain")
+    with jax.default_prng_impl("rbg"):  # draws other initial weights
+        other = weights(tmp_path / "rbg")
+    assert other != plain
+    assert weights(tmp_path / "again") == plain
+
+
+def test_a_setting_at_its_default_leaves_an_id_as_it_was():
+    (planned,) = expand(sweep_of("mlp"), describe(DATA))
+    assert planned.trial.numerics == ()
+    with_default = replace(planned.trial, numerics=())
+    assert with_default.trial_id == planned.trial_id
+    assert replace(planned.trial, numerics=(("a", "b"),)).trial_id != planned.trial_id
+
+
+def test_settings_hold_and_end_with_their_block():
+    with jax.default_matmul_precision("float32"):
+        inside = numerics.current()
+        with numerics.applied(()):
+            assert numerics.current() == ()
+        assert numerics.current() == inside == (("jax_default_matmul_precision", "float32"),)
+    assert numerics.current() == ()
+
+
+# ---- a known id whose program differs ----
+
+
+def test_results_of_another_program_are_not_served_in_silence(tmp_path: Path):
+    directory = tmp_path / "run"
+    sx.run_sweep(sweep_of("mlp"), directory, progress=False)
+    with closing(sqlite3.connect(directory / "results.sqlite")) as ledger, ledger:
+        (program,) = ledger.execute("SELECT program FROM trials").fetchone()
+        assert len(program) == 16
+        ledger.execute("UPDATE trials SET program = 'another'")
+    with pytest.warns(
+        UserWarning, match="1 finished trial was computed by another program than this version"
+    ) as caught:
+        sx.run_sweep(sweep_of("mlp"), directory, progress=False)
+    assert len(caught) == 1
+
+
+def test_the_same_program_is_served_without_a_word(tmp_path: Path):
+    sx.run_sweep(sweep_of("mlp"), tmp_path / "run", progress=False)
+    table = sx.run_sweep(sweep_of("mlp"), tmp_path / "run", progress=False).results()  # a warning would be an error
+    assert table["program"].str.fullmatch("[0-9a-f]{16}").all()
