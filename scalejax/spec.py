@@ -207,6 +207,7 @@ class HalvingSpec:
         "max_steps": _COUNT,
         "evaluate_every": _COUNT,
         "patience": _COUNT,
+        "weight_decay_on": Rule(str, grid=True),
         "halving": _part(HalvingSpec),
     },
 )
@@ -228,6 +229,7 @@ class TrainSpec:
     evaluate_every: int | None = None  # steps; default: about a twentieth of the horizon
     patience: int | None = None  # evaluations without improvement
     halving: HalvingSpec | None = None
+    weight_decay_on: tuple[str, ...] | None = None  # patterns of names such as "*.kernel"; default: all matrices
 
     def __post_init__(self) -> None:
         _one_of(self, "train", "steps", "epochs")

@@ -46,7 +46,7 @@ BASE = Trial(
 def planned(family: str = "mlp", knobs: Mapping[str, int] | None = None, **changes) -> PlannedTrial:
     """Return a trial; `changes` are fields of `Trial`."""
     sizes = dict(knobs if knobs is not None else {"width": 4, "depth": 2} if family == "mlp" else {})
-    built = architecture(FAMILIES[family], sizes, inputs=INPUTS, classes=CLASSES)
+    built = architecture(FAMILIES[family], sizes, shape=(INPUTS,), classes=CLASSES)
     trial = replace(BASE, family=family, knobs=tuple(sorted(sizes.items())), **changes)
     return PlannedTrial(trial, trial.trial_id, built)
 

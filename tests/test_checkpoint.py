@@ -211,7 +211,7 @@ class Keyed(nnx.Module):
 
 
 def test_random_keys_go_on_too(data, tmp_path):
-    built = architecture(Keyed, {"width": 5}, inputs=12, classes=3)
+    built = architecture(Keyed, {"width": 5}, shape=(12,), classes=3)
     trials = [replace(each, architecture=built) for each in trials_of((3,))]
     whole = train(buckets(trials), data)[0]
     ends, _, _ = train(buckets(trials), data, tmp_path / "c", stop_after=3)
@@ -316,7 +316,7 @@ def test_only_what_is_wanted_is_loaded_and_what_nobody_wants_is_cleared(interrup
 def test_a_trial_of_another_structure_is_not_taken_for_it(interrupted):
     folder, _ = interrupted
     name, (trial, made) = next(iter(homes(buckets(trials_of())).items()))
-    deeper = architecture(trial.architecture.build, {"width": 4, "depth": 2}, inputs=12, classes=3)
+    deeper = architecture(trial.architecture.build, {"width": 4, "depth": 2}, shape=(12,), classes=3)
     with pytest.warns(UserWarning, match="another version"):
         Checkpoints(folder).load({name: (replace(trial, architecture=deeper), replace(made, architecture=deeper))})
 

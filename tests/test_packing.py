@@ -190,7 +190,7 @@ class Gated(nnx.Module):
 
 def own_trials(build, widths):
     return [
-        PlannedTrial(each.trial, each.trial_id, architecture(build, {"width": width}, inputs=12, classes=3))
+        PlannedTrial(each.trial, each.trial_id, architecture(build, {"width": width}, shape=(12,), classes=3))
         for width in widths
         for each in [planned(knobs={"width": width, "depth": 1})]
     ]

@@ -48,7 +48,7 @@ def compile_quickly():
 def sized(build: Build, knobs: dict[str, int], **changes) -> PlannedTrial:
     """Return a trial of a module of the user's own; `changes` are fields of `Trial`."""
     trial = replace(BASE, family=build.__name__, knobs=tuple(sorted(knobs.items())), builder="source", **changes)
-    return PlannedTrial(trial, trial.trial_id, architecture(build, knobs, inputs=INPUTS, classes=CLASSES))
+    return PlannedTrial(trial, trial.trial_id, architecture(build, knobs, shape=(INPUTS,), classes=CLASSES))
 
 
 def judge(small: Recipe, large: Recipe) -> Verdict:

@@ -24,7 +24,7 @@ SMALL, LARGE, BATCH = 3, 8, 16
 
 
 def recipe(build: Build, optimizer: str = "adamw", **knobs: int) -> Recipe:
-    return Recipe(architecture(build, knobs, inputs=INPUTS, classes=CLASSES), optimizer, "cosine", 1.0, BATCH)
+    return Recipe(architecture(build, knobs, shape=(INPUTS,), classes=CLASSES), optimizer, "cosine", 1.0, BATCH)
 
 
 def proof_of(build: Build, optimizer: str = "adamw") -> Proof:

@@ -87,7 +87,7 @@ def bench(widths: Sequence[int], *, batch_size: int, repetitions: int, told: Cal
 def _bucket(width: int, batch_size: int) -> Bucket:
     """Return the bucket that a sweep of this one width would run in."""
     knobs = {"width": width, "depth": DEPTH}
-    built = architecture(FAMILIES["mlp"], knobs, inputs=CARD.shape[0], classes=CARD.classes)
+    built = architecture(FAMILIES["mlp"], knobs, shape=CARD.shape, classes=CARD.classes)
     trial = Trial(
         family="mlp",
         knobs=tuple(sorted(knobs.items())),

@@ -99,7 +99,8 @@ def recipe_of(planned: PlannedTrial, architecture: Architecture | None = None) -
     """Return the constants of a trial's program, alone or in that of a larger architecture."""
     trial = planned.trial
     built = architecture or planned.architecture
-    return Recipe(built, trial.optimizer, trial.schedule, trial.clip_norm, trial.batch_size)
+    constants = (trial.optimizer, trial.schedule, trial.clip_norm, trial.batch_size)
+    return Recipe(built, *constants, weight_decay_on=trial.weight_decay_on)
 
 
 def pack(trials: Sequence[PlannedTrial], *, limits: Limits, judge: Judge) -> Packing:
@@ -139,7 +140,7 @@ def _families(trials: Sequence[PlannedTrial]) -> list[dict[Architecture, list[Pl
     families: dict[tuple, dict[Architecture, list[PlannedTrial]]] = {}
     for planned in trials:
         trial = planned.trial
-        shared = (trial.batch_size, trial.optimizer, trial.schedule, trial.clip_norm)
+        shared = (trial.batch_size, trial.optimizer, trial.schedule, trial.clip_norm, trial.weight_decay_on)
         family = families.setdefault((structures(planned.architecture), planned.architecture.build, shared), {})
         family.setdefault(planned.architecture, []).append(planned)
     return list(families.values())

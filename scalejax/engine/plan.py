@@ -1,6 +1,8 @@
 """The plan of a sweep: its trials, programs and costs, before anything is trained."""
 
+import fnmatch
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -16,7 +18,7 @@ from scalejax.engine.step import Examples, Recipe
 from scalejax.engine.trial import PlannedTrial, expand, expand_counted, family_name
 from scalejax.models import FAMILIES
 from scalejax.spec import Sweep, check_models
-from scalejax.spec_rules import SpecError
+from scalejax.spec_rules import SpecError, nearest, shown
 
 STATE_SHARE = 0.25  # of a device's memory may be taken by the lanes of one program; activations need the rest
 STEP_SHARE = 0.25  # of it by the largest array of a step of all lanes
@@ -103,6 +105,7 @@ def make_plan(sweep: Sweep, *, devices: int | None = None, kind: DeviceKind | No
     if sweep.train.halving and not any(planned.rungs for planned in trials):
         says = "no rung comes before the end of any trial; expected smaller rungs, or a smaller train.evaluate_every"
         raise SpecError(says, table="train", keys=("halving",))
+    _check_decay(sweep, trials)
     bounds.check_models(trials, card, kind)
     count, device = devices or len(jax.local_devices()), kind or local_kind()
     limits = Limits(
@@ -127,6 +130,17 @@ def make_plan(sweep: Sweep, *, devices: int | None = None, kind: DeviceKind | No
         state_bytes=max(bucket.lanes * lane_bytes(bucket.recipe) for bucket in packing.buckets),
         data_bytes=data_bytes(card.shape, card.examples + card.validation_examples + card.test_examples),
     )
+
+
+def _check_decay(sweep: Sweep, trials: Sequence[PlannedTrial]) -> None:
+    """Refuse a pattern of parameters that no model of the sweep has."""
+    if sweep.train.weight_decay_on is None:
+        return
+    names = dict.fromkeys(name for size in {each.architecture for each in trials} for name in size.parameter_names)
+    for pattern in sweep.train.weight_decay_on:
+        if not fnmatch.filter(names, pattern):
+            says = f"{shown(pattern)} is the name of no parameter; {nearest(pattern, names)}"
+            raise SpecError(says, table="train", keys=("weight_decay_on",))
 
 
 def _judge(sweep: Sweep, card: DataCard, small: Recipe, large: Recipe) -> Verdict:

@@ -12,6 +12,7 @@ in the padding. Known numbers are computed, so a division by a padding of zero i
 
 import functools
 import itertools
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -62,6 +63,9 @@ def prove(small: Recipe, large: Recipe, shape: tuple[int, ...]) -> Proof:
         why = _difference(one, two)
         if why:
             return Proof(False, f"in {what} {why}")
+    if small.decayed != large.decayed:
+        name = own.parameter_names[[*map(operator.ne, small.decayed, large.decayed)].index(True)]
+        return Proof(False, f"weight decay acts on {name} in one size only")
     why = _difference_of_descent(_descent(large, own.abstract[1], other.abstract[1]))
     return Proof(not why, why and f"in the optimizer {why}")
 
@@ -81,7 +85,7 @@ class _Descent:
 
 
 def _descent(recipe: Recipe, small: nnx.State, large: nnx.State) -> _Descent:
-    constants = (recipe.optimizer, recipe.schedule, recipe.clip_norm)
+    constants = (recipe.optimizer, recipe.schedule, recipe.clip_norm, recipe.decayed)
     pairs = list(zip(jax.tree.leaves(small), jax.tree.leaves(large), strict=True))
 
     def arrays(padded: int) -> tuple[jax.ShapeDtypeStruct, ...]:

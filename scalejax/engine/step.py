@@ -3,6 +3,8 @@
 Every array here belongs to a single trial, unbatched; whatever differs between trials is an array, never a constant.
 """
 
+import fnmatch
+import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +28,7 @@ class Settings:
     """What one trial is trained with; every field a scalar."""
 
     learning_rate: Leaf  # float32, the peak of the schedule
-    weight_decay: Leaf  # float32, decoupled (Loshchilov & Hutter 2019), on matrices only
+    weight_decay: Leaf  # float32, decoupled (Loshchilov & Hutter 2019)
     steps: Leaf  # int32, the horizon
     warmup_steps: Leaf  # int32
     train_examples: Leaf  # uint32
@@ -132,11 +134,21 @@ class Recipe:
     clip_norm: float | None
     batch_size: int
     mode: str = "vmap"  # how lanes run: "vmap" side by side, "map" one after the other
+    weight_decay_on: tuple[str, ...] | None = None  # patterns of parameters' names; None: all matrices
+
+    @functools.cached_property
+    def decayed(self) -> tuple[bool, ...]:
+        """Which parameters weight decay acts on, in the order of the leaves of their state."""
+        if self.weight_decay_on is None:
+            return self.architecture.matrices(self.batch_size)
+        names = self.architecture.parameter_names
+        return tuple(any(fnmatch.fnmatchcase(name, each) for each in self.weight_decay_on) for name in names)
 
     @property
     def identity(self) -> str:
         """A text that is the same in every process, for what is remembered of a program on disk."""
         constants = (self.optimizer, self.schedule, self.clip_norm, self.batch_size, self.mode)
+        constants += () if self.weight_decay_on is None else (self.weight_decay_on,)
         return f"{self.architecture.identity} {constants}"
 
 
@@ -216,10 +228,11 @@ def descend(recipe: Recipe, settings: Settings, learner: Learner, slope: Slope) 
     update, optimizer = direction(recipe).update(slope.gradient, learner.optimizer, learner.params)
     rate = learning_rate(settings, learner.step, schedule=recipe.schedule)
 
-    def moved(parameter: jax.Array, change: jax.Array, *, matrix: bool) -> jax.Array:
-        return parameter - rate * (change + settings.weight_decay * parameter if matrix else change)
+    def moved(parameter: jax.Array, change: jax.Array, decays: bool) -> jax.Array:
+        return parameter - rate * (change + settings.weight_decay * parameter if decays else change)
 
-    params = jax.tree.map(lambda p, u: moved(p, u, matrix=p.ndim >= 2), learner.params, update)
+    decays = jax.tree.unflatten(jax.tree.structure(learner.params), recipe.decayed)
+    params = jax.tree.map(moved, learner.params, update, decays)
     step = learner.step + 1
     first_bad = (learner.diverged_step == 0) & ~jnp.isfinite(slope.loss)
     return Learner(

@@ -47,6 +47,7 @@ class Trial:
     data: str  # fingerprint of the data set
     builder: str | None  # digests of a user's own builder: of its source, and of the program that its model runs
     numerics: Numerics = ()  # JAX's settings that change numbers
+    weight_decay_on: tuple[str, ...] | None = None  # patterns of the parameters that decay; None: all matrices
 
     @property
     def trial_id(self) -> str:
@@ -186,8 +187,8 @@ def _sizes(
     for values in itertools.product(*grid.knobs.values()):
         chosen = dict(zip(grid.knobs, values, strict=True))
         knobs = tuple((knob, chosen[knob]) for knob in names)
-        built = architecture(build, chosen, inputs=math.prod(card.shape), classes=card.classes, occasion=occasion)
-        built.check(card.shape, classes=card.classes)
+        built = architecture(build, chosen, shape=card.shape, classes=card.classes, occasion=occasion)
+        built.check(classes=card.classes)
         yield name, knobs, built, source
 
 
@@ -217,6 +218,7 @@ def _trials_of_size(sweep: Sweep, card: DataCard, size: tuple[str, Knobs, Archit
             data=card.fingerprint,
             builder=None if source is None else f"{source} {_program(built, (batch_size, *card.shape))}",
             numerics=numerics,
+            weight_decay_on=train.weight_decay_on,
         )
 
 

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from flax import nnx
 
 from scalejax.errors import SweepError
+from scalejax.models.matrices import matrices
 
 Build = Callable[..., nnx.Module]
 
@@ -24,12 +26,14 @@ class Architecture:
     Attributes:
         build: the family's builder, or the user's own.
         arguments: the knobs of the family, and `inputs` and `classes` where the builder asks for them.
+        shape: of one example's inputs.
         occasion: tells apart what the user's own builder makes in two plans of one process: a cell of a notebook may
             have changed the code in between, and what is traced and compiled is remembered by architecture.
     """
 
     build: Build
     arguments: tuple[tuple[str, Any], ...]
+    shape: tuple[int, ...]
     occasion: object = field(default=None, repr=False)
 
     def module(self, key: jax.Array) -> nnx.Module:
@@ -54,18 +58,32 @@ class Architecture:
         graph, params, rest = nnx.split(module, nnx.Param, ...)
         return graph, params, rest
 
-    def check(self, shape: tuple[int, ...], *, classes: int) -> None:
+    @functools.cached_property
+    def parameter_names(self) -> tuple[str, ...]:
+        """What its parameters are called, in the order of the leaves of their state: "hidden.0.kernel"."""
+        paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(self.abstract[1]))
+        # The last key of a path is that of the value in its variable.
+        return tuple(jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value") for path in paths)
+
+    @functools.cache  # noqa: B019  # as many architectures as a sweep has sizes
+    def matrices(self, batch_size: int) -> tuple[bool, ...]:
+        """Say which of its parameters are matrices, in the order of their names; see `scalejax.models.matrices`."""
+        params, rest = self.abstract[1:]
+        inputs = jax.ShapeDtypeStruct((batch_size, *self.shape), jnp.float32)
+        program = jax.make_jaxpr(lambda *operands: self.forward(*operands)[0])(params, rest, inputs)
+        return matrices(program, len(self.parameter_names))
+
+    def check(self, *, classes: int) -> None:
         """Build the module in the abstract and hold its logits against the data; nothing is computed.
 
         Args:
-            shape: of one example's inputs.
             classes: that the logits must have.
 
         Raises:
             SweepError: the module cannot be built or called, or its logits are of another shape.
         """
         name = f"the model {self.title}"
-        inputs = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+        inputs = jax.ShapeDtypeStruct((2, *self.shape), jnp.float32)
         try:
             logits = jax.eval_shape(self.predict, *self.abstract[1:], inputs)
         except Exception as error:  # whatever the user's own code raises
@@ -108,15 +126,23 @@ class Architecture:
 
 
 def architecture(
-    build: Build, knobs: Mapping[str, Any], *, inputs: int, classes: int, occasion: object = None
+    build: Build, knobs: Mapping[str, Any], *, shape: tuple[int, ...], classes: int, occasion: object = None
 ) -> Architecture:
-    """Fill in a builder's knobs, and the data's `inputs` and `classes` where its signature names them."""
-    offered = {"inputs": inputs, "classes": classes}
+    """Fill in a builder's knobs, and the data's `inputs` and `classes` where its signature names them.
+
+    Args:
+        build: as for `Architecture`.
+        knobs: of the family.
+        shape: of one example's inputs; `inputs` is how many numbers that are.
+        classes: of the data.
+        occasion: as for `Architecture`.
+    """
+    offered = {"inputs": math.prod(shape), "classes": classes}
     # A Flax class hides its signature behind its metaclass; its __init__ tells it.
     signature = inspect.signature(build.__init__ if inspect.isclass(build) else build)
     asked = [name for name in signature.parameters if name in offered]
     arguments = (*((name, offered[name]) for name in asked), *sorted(knobs.items()))
-    return Architecture(build, arguments, occasion)
+    return Architecture(build, arguments, shape, occasion)
 
 
 def fingerprint(build: Build) -> str:
