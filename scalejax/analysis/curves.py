@@ -4,7 +4,7 @@ Rows in, tables and sentences out; everything is a pure function of a pandas Dat
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,7 +66,7 @@ def learning_curves(rows: pd.DataFrame, metric: str = "test_error") -> pd.DataFr
         | {"model": label, "band": band, "metric": metric}
         | _statistics(measured[list(cell.places)], band)
         | cell.choice
-        for cell, label in zip(cells, _labels(cells), strict=True)
+        for cell, label in zip(cells, model_labels(cells), strict=True)
     ]
     first_seen = {label: place for place, label in enumerate(dict.fromkeys(record["model"] for record in records))}
     records.sort(key=lambda record: (_or_last(record["params"]), first_seen[record["model"]], record["train_examples"]))
@@ -270,28 +270,29 @@ def _words(verdict: str, falls: Sequence[float], *, where: str, now: str, noun: 
     return f"{words} ({now} now{'; one seed, spread unknown' if math.isnan(low) else ''})."
 
 
-def _labels(cells: Sequence[Cell]) -> list[str]:
-    """Return each cell's model label: family and the knobs that vary within it, or all knobs if that is not unique."""
+def model_labels(cells: Sequence[Cell]) -> list[str]:
+    """Return the label of each cell's model: its family and the knobs that vary within it; as many words as needed.
+
+    Models and labels are one to one.
+    """
     values: dict[tuple[str, str], set[Any]] = {}
     for cell in cells:
         for knob in cell.knobs:
             values.setdefault((cell.record["family"], knob), set()).add(known(cell.record[knob]))
-    brief, full = [], []
-    for cell in cells:
-        varying = [knob for knob in cell.knobs if len(values[cell.record["family"], knob]) > 1]
-        brief.append(_label(cell.record, varying))
-        full.append(_label(cell.record, cell.knobs))
+    models = {cell.model for cell in cells}
+    varying = [[knob for knob in cell.knobs if len(values[cell.record["family"], knob]) > 1] for cell in cells]
+    brief = [_label(cell.record, knobs, str) for cell, knobs in zip(cells, varying, strict=True)]
     # Two models may differ in a way the short words hide (a knob 1 and a knob "1"); then everything is said.
-    return brief if len(set(brief)) == len(set(full)) else full
+    return brief if len(set(brief)) == len(models) else [_label(cell.record, cell.knobs, repr) for cell in cells]
 
 
-def _label(record: dict[Hashable, Any], knobs: Sequence[str]) -> str:
+def _label(record: dict[Hashable, Any], knobs: Sequence[str], words: Callable[[Any], str]) -> str:
     parts = [str(record["family"])]
     for knob in knobs:
         value = known(record[knob])
         if value is not None:
             # A knob that some family lacks is a float column: width 32.0 means 32.
-            parts.append(f"{knob} {int(value) if isinstance(value, float) and value.is_integer() else value},")
+            parts.append(f"{knob} {words(int(value) if isinstance(value, float) and value.is_integer() else value)},")
     return " ".join(parts).rstrip(",")
 
 

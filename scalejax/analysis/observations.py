@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scalejax.analysis.curves import learning_curves
+from scalejax.analysis.curves import model_labels
 from scalejax.analysis.law import Law
-from scalejax.analysis.tuning import knob_columns, known, listing, tuned
+from scalejax.analysis.tuning import cells_of, knob_columns, listing, model_key, tuned
 
 LOSS = "loss"
 # In the trial table of a run: what the names of the laws' predictors mean there.
@@ -66,10 +66,14 @@ def from_trials(law: Law, rows: pd.DataFrame, *, columns: Mapping[str, str]) -> 
     names = {**(REPEATED if "unique_tokens" in law.predictors else OF_A_RUN), **columns}
     chosen = {name: names[name] for name in (*law.predictors, LOSS) if name in names}
     knobs = knob_columns(rows)
-    keys = [tuple(known(row[name]) for name in ("family", *knobs)) for row in best.to_dict("records")]
-    cells = np.array([f"{key} {size}" for key, size in zip(keys, best["train_examples"], strict=True)])
-    models = _models(rows, best) if len(law.predictors) == 1 else pd.Series("", index=best.index)
-    return _observations(law, best, chosen, curve=models, groups=cells)
+    keys = [model_key(row, knobs) for row in best.to_dict("records")]
+    groups = np.array([f"{key} {size}" for key, size in zip(keys, best["train_examples"], strict=True)])
+    models = pd.Series("", index=best.index)
+    if len(law.predictors) == 1:  # named as in the learning curves
+        cells = cells_of(rows, "test_error")
+        names = dict(zip((cell.model for cell in cells), model_labels(cells), strict=True))
+        models = pd.Series([names[key] for key in keys], index=best.index)
+    return _observations(law, best, chosen, curve=models, groups=groups)
 
 
 def from_table(
@@ -109,14 +113,6 @@ def _observations(
         loss = own.pop(LOSS)
         found.append(Observations(label, own, loss, None if groups is None else groups[here], columns))
     return found
-
-
-def _models(rows: pd.DataFrame, best: pd.DataFrame) -> pd.Series:
-    """Return the name of each row's model, as in the learning curves."""
-    curves = learning_curves(rows, "test_loss")
-    names = zip(curves["family"], curves["params"], curves["model"], strict=True)
-    models = {(family, params): model for family, params, model in names}
-    return pd.Series([models[pair] for pair in zip(best["family"], best["params"], strict=True)], index=best.index)
 
 
 def _numbers(table: pd.DataFrame, column: str, name: str) -> np.ndarray:

@@ -5,10 +5,11 @@ and batch size for it.
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 SETTING_COLUMNS = ("learning_rate", "weight_decay", "batch_size")
@@ -57,6 +58,11 @@ class Cell:
     places: tuple[int, ...]  # positions in the table of the rows that count, at the chosen setting
     choice: dict[str, Any]  # CHOICE_COLUMNS
 
+    @property
+    def model(self) -> tuple[Hashable, ...]:
+        """What tells its model from all others, see `model_key`."""
+        return model_key(self.record, self.knobs)
+
 
 def cells_of(rows: pd.DataFrame, metric: str) -> list[Cell]:
     """Return the cells of the table in the order of their first rows, each with its choice."""
@@ -65,7 +71,7 @@ def cells_of(rows: pd.DataFrame, metric: str) -> list[Cell]:
     cells: dict[tuple[Any, ...], dict[int, dict[Hashable, Any]]] = {}
     seen = set()
     for place, row in enumerate(rows.to_dict("records")):
-        key = (row["family"], *(known(row[knob]) for knob in knobs), row["train_examples"])
+        key = (*model_key(row, knobs), row["train_examples"])
         same = (row.get("trial_id"), row["status"], row["seed"], key, _setting(row))
         if isinstance(same[0], str) and same in seen:
             continue  # two sweeps that share a trial, concatenated
@@ -155,6 +161,15 @@ def knob_columns(rows: pd.DataFrame) -> list[str]:
     if last < first:
         raise ValueError("Column 'params' stands before 'family'; the size knobs must be the columns between the two.")
     return columns[first + 1 : last]
+
+
+def model_key(row: Mapping[Hashable, Any], knobs: Sequence[str]) -> tuple[Hashable, ...]:
+    """Return what tells the model of a row from all others: its family and all its size knobs.
+
+    Its number of parameters does not: two activations have the same one. In Python True == 1, here they differ.
+    """
+    values = (known(row[knob]) for knob in knobs)
+    return (row["family"], *((isinstance(value, bool | np.bool_), value) for value in values))
 
 
 def require(table: pd.DataFrame, columns: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from scalejax.analysis.curves import notes, order_at_smallest
-from scalejax.analysis.tuning import STOPPED, knob_columns, known, listing, short, short_count
+from scalejax.analysis.tuning import STOPPED, knob_columns, known, listing, model_key, short, short_count
 
 MOST_SIZES = 7  # columns of sizes that, with labels and verdict, still fit a terminal of 80 characters
 EDGE_MARK = "*"
@@ -98,10 +98,10 @@ def halving_lines(results: pd.DataFrame) -> list[str]:
 
 def _cells(results: pd.DataFrame) -> list[list[dict[Hashable, Any]]]:
     """Return the rows of each set of competitors: those that differ in learning rate and seed alone."""
-    names = ("family", *knob_columns(results), "train_examples", "weight_decay", "batch_size", "steps")
+    knobs, names = knob_columns(results), ("train_examples", "weight_decay", "batch_size", "steps")
     cells: dict[tuple[Any, ...], list[dict[Hashable, Any]]] = {}
     for row in results.to_dict("records"):
-        cells.setdefault(tuple(known(row.get(name)) for name in names), []).append(row)
+        cells.setdefault((*model_key(row, knobs), *(known(row.get(name)) for name in names)), []).append(row)
     return list(cells.values())
 
 
