@@ -182,7 +182,7 @@ def fit(options: argparse.Namespace) -> int:
             law, found, shared=options.share, fixed=fixed, ceiling=options.ceiling, bootstrap=options.bootstrap,
             seed=options.seed,
         )  # fmt: skip
-    facts = fit_facts(done.fits, found[0].columns, level=options.level)
+    facts = fit_facts(done.fits, found[0].columns, level=options.level, notes=found[0].notes)
     facts |= {"refused": list(done.refused), "figures": _fit_figure(done, source, options)}
     if options.json:
         print(json.dumps(facts, indent=2))

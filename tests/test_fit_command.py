@@ -9,9 +9,11 @@ import pytest
 
 from scalejax.analysis.fit import fit_law
 from scalejax.analysis.laws import LAWS
-from scalejax.analysis.observations import Observations
+from scalejax.analysis.observations import Observations, from_trials
 from scalejax.cli import main
 from scalejax.report.plot_fit import plot_fits
+from scalejax.run import Run
+from scalejax.store import ResultRow, Store, TrialRow
 
 PLANTED = {"E": 1.7, "A": 400.0, "B": 900.0, "alpha": 0.34, "beta": 0.31}
 
@@ -40,6 +42,41 @@ def test_a_table_is_fitted_printed_given_as_data_and_drawn(table, tmp_path, caps
     assert facts["figures"] == []
     assert found["params"] == pytest.approx(PLANTED, rel=1e-6)
     assert found["intervals"].keys() == found["standard_errors"].keys() == PLANTED.keys()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The directory of a run of one model on three sizes, the last of which is the whole pool, with three seeds."""
+    rng, directory = np.random.default_rng(2), tmp_path / "run"
+    directory.mkdir()
+    with Store(directory / "results.sqlite", write=True) as store:
+        trials = [
+            TrialRow(f"{n}-{seed}", "mlp", {"width": 4}, 99, n, n / 2700, seed, 0.01, 0.0, 16, 50, 10**6)
+            for n in (100, 300, 900, 2700) for seed in range(3)
+        ]  # fmt: skip
+        store.plan(trials)
+        for trial in trials:
+            loss = 2 * trial.train_examples**-0.3 * float(np.exp(0.01 * rng.standard_normal()))
+            known = {"train_loss": loss, "validation_loss": loss, "test_loss": loss, "test_error": loss / 4}
+            end = ResultRow(
+                trial.trial_id, "done", "", 50, **known, best_step=50, seconds=1.0, mode="map", device="", versions=""
+            )
+            store.finish(end, [])
+    return directory
+
+
+def test_a_fit_to_a_run_says_where_seeds_share_their_examples(run, capsys):
+    sentence = "All seeds train on the same 2,700 examples, the whole pool"
+    call = ["fit", str(run), "--law", "power", "--bootstrap", "20"]
+    assert main(call) == 0
+    assert f"\nnote: {sentence}" in capsys.readouterr().out
+    assert main([*call, "--json"]) == 0
+    (note,) = json.loads(capsys.readouterr().out)["notes"]
+    assert note.startswith(sentence)
+    (seen,) = from_trials(LAWS["power"], Run(run).results(), columns={})
+    figure = plot_fits([(seen, fit_law("power", seen.predictors, seen.loss, bootstrap=0))])
+    (caption,) = [text.get_text() for text in figure.texts if text.get_text()]
+    assert sentence in caption.replace("\n", " ")
 
 
 @pytest.mark.parametrize(

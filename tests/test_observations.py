@@ -60,6 +60,18 @@ def test_models_of_one_size_that_differ_in_another_knob_are_fitted_apart(pair):
     assert len(set(together.groups)) == 2 * len(SIZES)
 
 
+@pytest.mark.parametrize("law", ["power", "chinchilla"])
+def test_a_fit_is_told_where_all_seeds_train_on_the_same_examples(law):
+    table = trials()
+    assert from_trials(LAWS[law], table, columns={})[0].notes == ()
+    table["fraction"] = table["train_examples"] / max(SIZES)
+    for each in from_trials(LAWS[law], table, columns={}):
+        (note,) = each.notes
+        assert note.startswith("All seeds train on the same 10,000 examples, the whole pool: ")
+    alone = table.query("seed == 0")
+    assert from_trials(LAWS[law], alone, columns={})[0].notes == ()
+
+
 def test_repeated_examples_are_told_from_new_ones():
     (found,) = from_trials(LAWS["data_constrained"], trials(), columns={})
     assert set(found.predictors["tokens"]) == {800}

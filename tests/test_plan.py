@@ -1,13 +1,14 @@
 """A plan: what is refused before anything is trained, and what is foretold."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from scalejax import DataSpec, ModelGrid, Sweep, SweepError, TrainSpec
+from scalejax import DataSpec, ModelGrid, Sweep, SweepError, TrainSpec, load_sweep
 from scalejax.data import describe
 from scalejax.engine import timing
 from scalejax.engine.forecast import forecast
@@ -193,3 +194,13 @@ def test_a_module_with_random_state_trains(tmp_path):
     sweep = replace(own(Dropping, width=[4]), data=replace(DATA, train_examples=(200,)), seeds=(0,))
     table = run_sweep(sweep, tmp_path / "run", progress=False).results()
     assert set(table["status"]) == {"done"}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[1] / "sweeps").glob("*.toml")), ids=lambda path: path.stem
+)
+def test_a_shipped_sweep_leaves_room_in_its_pool_for_every_seed_to_have_its_own_examples(path: Path):
+    data = load_sweep(path).data
+    assert data.train_examples
+    assert data.examples
+    assert max(data.train_examples) <= data.examples / 2

@@ -12,12 +12,13 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import stdtr, stdtrit
 
-from scalejax.analysis.tuning import Cell, cells_of, known, listing, require, short, tuned
+from scalejax.analysis.tuning import Cell, cells_of, known, listing, pool_notes, require, short, tuned
+from scalejax.text import count as _count
 
 __all__ = ["learning_curves", "notes", "order_at_smallest", "trends", "tuned"]
 
 CURVE_COLUMNS = (
-    *("model", "family", "params", "train_examples", "value", "low", "high", "standard_error", "seeds"),
+    *("model", "family", "params", "train_examples", "fraction", "value", "low", "high", "standard_error", "seeds"),
     *("diverged", "pending", "stopped", "excluded_elsewhere", "learning_rate", "learning_rates", "edge", "band"),
     "metric",
 )
@@ -50,20 +51,27 @@ def learning_curves(rows: pd.DataFrame, metric: str = "test_error") -> pd.DataFr
 
     Returns:
         Columns: model (str: the family and its knobs that vary within the family), family, params, train_examples,
-        value (arithmetic mean over seeds; NaN if no row counts), low, high, standard_error (of the mean; NaN for
-        one seed), seeds (count used), diverged, pending, stopped, excluded_elsewhere (counts, see `tuned`),
-        learning_rate, learning_rates, edge, band, metric. Ordered by params, smallest first, then by train_examples.
+        fraction (of the pool; NaN if the table does not say), value (arithmetic mean over seeds; NaN if no row counts),
+        low, high, standard_error (of the mean; NaN for one seed), seeds (count used), diverged, pending, stopped,
+        excluded_elsewhere (counts, see `tuned`), learning_rate, learning_rates, edge, band, metric. Ordered by params,
+        smallest first, then by train_examples.
 
     Raises:
         ValueError: as `tuned`.
     """
     cells = cells_of(rows, metric)
     measured = rows[metric].to_numpy(dtype=float)
+    fractions = rows["fraction"].to_numpy(dtype=float) if "fraction" in rows.columns else np.full(len(rows), math.nan)
     # Most seeds are done at every point or at none; one convention for the whole figure, that of its best point.
     band = BAND_INTERVAL if max(len(cell.places) for cell in cells) >= SEEDS_FOR_INTERVAL else BAND_RANGE
     records = [
         cell.record
-        | {"model": label, "band": band, "metric": metric}
+        | {
+            "model": label,
+            "band": band,
+            "metric": metric,
+            "fraction": max(fractions[list(cell.places)], default=math.nan),
+        }
         | _statistics(measured[list(cell.places)], band)
         | cell.choice
         for cell, label in zip(cells, model_labels(cells), strict=True)
@@ -150,7 +158,8 @@ def _difference_p(one: dict[Hashable, Any], other: dict[Hashable, Any]) -> float
 
 
 def notes(curves: pd.DataFrame) -> list[str]:
-    """Return what a reader of the curves must know, one sentence each: the band, edges of grids, excluded trials.
+    """Return what a reader of the curves must know, one sentence each: the band and what it leaves out, edges of grids,
+    excluded trials.
 
     Args:
         curves: as returned by `learning_curves`.
@@ -159,6 +168,7 @@ def notes(curves: pd.DataFrame) -> list[str]:
     fewest, most = min(point["seeds"] for point in points if point["seeds"]), max(point["seeds"] for point in points)
     many = f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
     lines = [f"Mean over {many}; band: {points[0]['band']}." if most > 1 else "One seed: no band."]
+    lines += pool_notes((point["train_examples"], point.get("fraction", math.nan), point["seeds"]) for point in points)
     at_edge = [point for point in points if point["edge"]]
     if at_edge:
         two = any(point["learning_rates"] == 2 for point in at_edge)
@@ -313,7 +323,3 @@ def _noun(curves: pd.DataFrame) -> str:
     """Return what the values are called in a sentence: "error" for test_error, "loss" for test_loss."""
     metric = str(curves["metric"].iloc[0]) if "metric" in curves.columns else "test_error"
     return metric.removeprefix("test_").replace("_", " ")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -5,7 +5,7 @@ and batch size for it.
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ SETTING_COLUMNS = ("learning_rate", "weight_decay", "batch_size")
 CHOICE_COLUMNS = ("learning_rates", "edge", "diverged", "pending", "stopped", "excluded_elsewhere")
 NOT_YET_RUN = ("pending", "running")
 STOPPED = "stopped"  # early, by halving
+MOST_IN_COMMON = 0.5  # of the training examples of two seeds, beyond which their spread is said to lack the data's part
 
 
 def tuned(rows: pd.DataFrame) -> pd.DataFrame:
@@ -151,6 +152,28 @@ def _refuse_repeats(rows: Sequence[dict[Hashable, Any]]) -> None:
                 f"Two rows have the same model, hyperparameters and seed ({row['family']}, {row['train_examples']} "
                 f"examples, learning rate {row['learning_rate']}, seed {row['seed']}); {why}: keep one of them."
             )
+
+
+def pool_notes(points: Iterable[tuple[int, float, int]]) -> list[str]:
+    """Say where seeds draw so much of one pool that their spread leaves out what the choice of examples adds to it.
+
+    Two seeds that draw a fraction f of the pool each have that fraction of their examples in common; with the whole
+    pool, all. What the choice of examples contributes to an error is then the same for all seeds.
+
+    Args:
+        points: training examples, their fraction of the pool (NaN: not known) and number of seeds, in any order.
+    """
+    shares = {size: share for size, share, seeds in sorted(points) if seeds > 1 and share > MOST_IN_COMMON}
+    whole = [f"{size:,} examples" for size, share in shares.items() if share >= 1]
+    part = [f"{100 * share:.0f} % of their {size:,} examples" for size, share in shares.items() if share < 1]
+    notes = []
+    if part:
+        lacks = "their spread there leaves out part of what the choice of examples adds"
+        notes.append(f"Any two seeds have {listing(part)} in common: {lacks}.")
+    if whole:
+        lacks = "their spread there leaves out what the choice of examples adds"
+        notes.append(f"All seeds train on the same {listing(whole)}, the whole pool: {lacks}.")
+    return notes
 
 
 def knob_columns(rows: pd.DataFrame) -> list[str]:
