@@ -1,7 +1,7 @@
 """Words for numbers, wherever a sentence counts something."""
 
 
-def count(number: int, noun: str) -> str:
+def number_of(number: int, noun: str) -> str:
     """Return a number of things in words, for example "1 lane", "2 lanes" or "12,000 trials".
 
     Args:

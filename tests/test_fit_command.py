@@ -11,6 +11,7 @@ from scalejax.analysis.fit import fit_law
 from scalejax.analysis.laws import LAWS
 from scalejax.analysis.observations import Observations, from_trials
 from scalejax.cli import main
+from scalejax.report.fit import fit_facts, fit_tables
 from scalejax.report.plot_fit import plot_fits
 from scalejax.run import Run
 from scalejax.store import ResultRow, Store, TrialRow
@@ -134,6 +135,28 @@ def test_curves_that_share_an_exponent_are_fitted_at_once_and_drawn(tmp_path, ca
     assert (tmp_path / "fit_power_floor.png").stat().st_size > 10_000
     assert main(call) == 2
     assert "One curve shares c with none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(1, ("1 row,", "1 row (", "1 row repeats another exactly", "1 resample "))]
+)
+def test_one_row_and_one_resample_are_not_told_as_several(number, words):
+    x = np.geomspace(1, 1000, 8)
+    fit = fit_law("power", {"x": x}, 2 * x**-0.3, bootstrap=2)
+    facts = fit_facts({"": fit}, {"x": "x", "loss": "loss"}, level=0.9)
+    facts["fits"][0] |= dict.fromkeys(("rows", "duplicates", "failed_resamples"), number)
+    facts["fits"][0]["excluded"] = {"loss is NaN": number}
+    text = "\n".join(part for part in fit_tables(facts) if isinstance(part, str))
+    assert all(word in text for word in words)
+
+
+def test_several_rows_are_told_as_several():
+    x = np.tile(np.geomspace(1, 1000, 8), 2)
+    fit = fit_law("power", {"x": x}, np.where(np.arange(16) > 13, np.nan, 2 * x**-0.3), bootstrap=2)
+    text = "\n".join(str(part) for part in fit_tables(fit_facts({"": fit}, {"x": "x", "loss": "loss"}, level=0.9)))
+    assert "(14 rows, " in text
+    assert "left out: 2 rows (loss is NaN)" in text
+    assert "6 rows repeat others exactly" in text
 
 
 @pytest.mark.parametrize("name", ["power_floor", "chinchilla", "data_constrained"])

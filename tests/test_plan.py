@@ -1,5 +1,6 @@
 """A plan: what is refused before anything is trained, and what is foretold."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from scalejax import DataSpec, ModelGrid, Sweep, SweepError, TrainSpec, load_swe
 from scalejax.data import describe
 from scalejax.engine import timing
 from scalejax.engine.forecast import forecast
+from scalejax.engine.kinds import device_kind_named
 from scalejax.engine.outline import outline
 from scalejax.engine.plan import make_plan
+from scalejax.engine.simulate import simulate
 from scalejax.engine.trial import expand, horizon
+from scalejax.report.plan import plan_lines
 from scalejax.spec import TRIAL_COLUMNS
 from scalejax.store import Store
 
@@ -186,6 +190,21 @@ def test_the_outline_is_the_plan_in_plain_data():
     assert facts["useful_flops"] + facts["padding_flops"] + facts["idle_flops"] == pytest.approx(
         facts["useful_flops"] / (1 - facts["waste"])
     )
+
+
+def test_one_of_a_kind_is_not_told_as_several():
+    one = replace(
+        SWEEP, data=replace(DATA, train_examples=(20,)), models=SWEEP.models[:1], seeds=(0,),
+        train=replace(TRAIN, learning_rate=(1e-3,), steps=1),
+    )  # fmt: skip
+    kind = device_kind_named("h200")
+    plan = make_plan(one, devices=1, kind=kind)
+    text = "\n".join(plan_lines(outline(plan, simulate(plan, kind))))
+    assert "1 trial on 1 x" in text
+    assert "1 lane program," in text
+    assert "1 trial in 1 lane (" in text
+    assert "1 step," in text
+    assert not re.search(r"\b1 \w+s\b(?<!1 s)", text)
 
 
 def test_a_module_with_random_state_trains(tmp_path):

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.special import stdtr, stdtrit
 
 from scalejax.analysis.tuning import Cell, cells_of, known, listing, pool_notes, require, short, tuned
-from scalejax.text import count as _count
+from scalejax.text import number_of as _count
 
 __all__ = ["learning_curves", "notes", "order_at_smallest", "trends", "tuned"]
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from scalejax.text import count
+from scalejax.text import number_of
 
 if TYPE_CHECKING:
     from scalejax.analysis.fit import Fit
@@ -91,13 +91,14 @@ def _many(facts: Mapping[str, Any]) -> Table:
 def _sentences(fit: Mapping[str, Any]) -> list[str]:
     """Say how a fit went, what was left out, and what to beware of."""
     name = f"{fit['curve']}: " if fit["curve"] else ""
-    out = [f"{name}{fit['status']} ({count(fit['rows'], 'row')}, objective {fit['objective']:.6g})"]
+    out = [f"{name}{fit['status']} ({number_of(fit['rows'], 'row')}, objective {fit['objective']:.6g})"]
     if fit["excluded"]:
-        out.append(f"  left out: {', '.join(f'{number:,} {reason}' for reason, number in fit['excluded'].items())}")
+        rows = (f"{number_of(number, 'row')} ({reason})" for reason, number in fit["excluded"].items())
+        out.append(f"  left out: {', '.join(rows)}")
     if fit["duplicates"]:
         repeat = "row repeats another" if fit["duplicates"] == 1 else "rows repeat others"
         out.append(f"  {fit['duplicates']:,} {repeat} exactly; resamples keep them together")
     if fit["failed_resamples"]:
-        resamples = count(fit["failed_resamples"], "resample")
+        resamples = number_of(fit["failed_resamples"], "resample")
         out.append(f"  {resamples} could not be fitted, and no interval counts them")
     return out
