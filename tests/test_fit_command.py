@@ -1,6 +1,7 @@
 """`scalejax fit`: on a table and on a run, as words, as data and as a figure."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,42 @@ def test_a_mistake_is_a_sentence(table, capsys, arguments, code, says):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("scalejax fit: ")
     assert says in line
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *(
+            "plan --devices",
+            "run --checkpoint-seconds",
+            "fit --ceiling",
+            "fit --bootstrap",
+            "fit --seed",
+            "fit --level",
+        ),
+        *("bench --widths", "bench --batch-size", "bench --repetitions"),
+    ],
+)
+def test_a_word_in_place_of_a_number_is_a_sentence_in_plain_words(capsys, option):
+    command, name = option.split()
+    needed = {"plan": ["s.toml"], "run": ["s.toml"], "fit": ["t.csv", "--law", "power"], "bench": []}[command]
+    with pytest.raises(SystemExit) as ended:
+        main([command, *needed, name, "abc"])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(rf"scalejax {command}: argument {name}: expected a .*number.*, found 'abc'; see ", line)
+
+
+def test_the_help_and_the_readme_name_every_law_by_its_name(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    options = " ".join(capsys.readouterr().out.partition("options:")[2].split())
+    listed = options.partition("--law LAW ")[2].partition(" --columns")[0]
+    assert re.split(", | or ", listed) == list(LAWS)
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    table = readme.split("| law | formula | predictors |")[1].split("\n\n")[0]
+    first = [line.split("|")[1] for line in table.splitlines()[2:]]
+    assert re.findall("`(.+?)`", " ".join(first)) == list(LAWS)
 
 
 def test_what_cannot_be_fitted_at_all_is_trouble_and_said(tmp_path, capsys):
