@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from scalejax.cli_options import BAD_INPUT, number, parser_of
 from scalejax.errors import FitError, Interrupted, RunError, SweepError
+from scalejax.text import number_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -120,7 +121,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(facts, indent=2))
     else:
-        print(f"{counted(counts)}; {programs} lane programs for all of them")
+        print(f"{counted(counts)}; {number_of(programs, 'lane program')} for all of them")
         _show(done)
     return TROUBLE if counts["failed"] else 0
 
@@ -182,7 +183,7 @@ def fit(options: argparse.Namespace) -> int:
             law, found, shared=options.share, fixed=fixed, ceiling=options.ceiling, bootstrap=options.bootstrap,
             seed=options.seed,
         )  # fmt: skip
-    facts = fit_facts(done.fits, found[0].columns, level=options.level)
+    facts = fit_facts(done.fits, found[0].columns, level=options.level, notes=found[0].notes)
     facts |= {"refused": list(done.refused), "figures": _fit_figure(done, source, options)}
     if options.json:
         print(json.dumps(facts, indent=2))

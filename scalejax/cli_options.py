@@ -91,7 +91,10 @@ def _as_json(command: argparse.ArgumentParser) -> None:
 
 def _fit_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("source", type=Path, metavar="DIR|F.csv", help="directory of a run, or a CSV or Parquet file")
-    command.add_argument("--law", required=True, help="power, power_floor, m4, bnsl0 to bnsl3, kaplan, chinchilla, ...")
+    command.add_argument(
+        "--law", required=True,
+        help="power, power_floor, m4, bnsl0, bnsl, bnsl2, bnsl3, kaplan, chinchilla or data_constrained",
+    )  # fmt: skip
     command.add_argument(
         "--columns", nargs="+", default=[], metavar="NAME=COLUMN",
         help="the columns of the law's predictors and of the loss, for example params=N tokens=D loss=loss",
@@ -104,11 +107,11 @@ def _fit_options(command: argparse.ArgumentParser) -> None:
         "--share", nargs="+", default=[], metavar="PARAMETER",
         help="parameters that all curves have in common, such as c: one exponent, fitted to all curves at once",
     )  # fmt: skip
-    command.add_argument("--ceiling", type=float, metavar="C", help="of a target that rises, such as 1 for an accuracy")
+    command.add_argument("--ceiling", type=_real, metavar="C", help="of a target that rises, such as 1 for an accuracy")
     command.add_argument(
-        "--bootstrap", type=int, default=1000, metavar="B", help="resamples (default: 1000; 0: normal approximation)"
+        "--bootstrap", type=_whole, default=1000, metavar="B", help="resamples (default: 1000; 0: normal approximation)"
     )
-    command.add_argument("--seed", type=int, default=0, metavar="S", help="of the resamples")
+    command.add_argument("--seed", type=_whole, default=0, metavar="S", help="of the resamples")
     command.add_argument("--level", type=_share, default=0.9, metavar="P", help="of the intervals (default: 0.9)")
     command.add_argument(
         "--figures", type=Path, metavar="DIR", help="where to draw (default: in the run's directory; a table: nowhere)"
@@ -155,8 +158,25 @@ def number(text: str) -> float:
         raise SweepError(f"expected a number, found {text!r}") from None
 
 
+def _real(text: str) -> float:
+    try:
+        return number(text)
+    except SweepError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number, found {text!r}") from None
+
+
 def _share(text: str) -> float:
-    value = number(text)
+    try:
+        value = number(text)
+    except SweepError:
+        value = -1.0
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, found {text!r}")
     return value

@@ -15,6 +15,7 @@ from scalejax.run_watch import Accountant, Interruption, Pulse
 from scalejax.spec import Sweep
 from scalejax.store import FINAL, Ended, Heartbeat, Store
 from scalejax.store_file import STOPPED
+from scalejax.text import number_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -182,7 +183,7 @@ def _train(
         stream = None if progress else exits.enter_context(Path(os.devnull).open("w"))
         display = exits.enter_context(ProgressDisplay(trials=len(waiting), work=accountant.total, stream=stream))
         if begun:
-            display.say(f"{len(begun)} trials go on where an earlier run left them")
+            display.say(f"resuming {number_of(len(begun), 'trial')} where an earlier run left off")
         exits.enter_context(Pulse(store, accountant=accountant, display=display))
 
         def started(trials: Sequence["PlannedTrial"]) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalejax.errors import RunError, SweepError
-from scalejax.store_file import SCHEMA_VERSION, STATUSES, check, connect, examine, refuse_pipes, upgrade
+from scalejax.store_file import SCHEMA_VERSION, STATUSES, STOPPED, check, connect, examine, refuse_pipes, upgrade
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 READABLE = (2, 3, 4)  # an older one gets what it lacks when it is written to
 SILENCE = 60.0  # seconds without a heartbeat after which a process counts as gone
 FINAL = ("done", "diverged")  # never trained again; failed trials are
+ENDED = (*FINAL, STOPPED, "failed")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class TrialRow:
     weight_decay: float
     batch_size: int
     steps: int
-    flops: int
+    flops: int  # of all its steps
 
 
 @dataclass(frozen=True)
@@ -229,8 +230,10 @@ class Store:
             transaction.executemany(
                 "INSERT INTO trials (position, trial_id, family, knobs, params, train_examples, fraction, seed, "
                 "learning_rate, weight_decay, batch_size, steps, flops) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?) "
-                # Not part of what a trial is: its place, and its share of a pool that the sweep may name differently.
-                "ON CONFLICT (trial_id) DO UPDATE SET position = excluded.position, fraction = excluded.fraction",
+                # Not part of what a trial is: its place, its share of a pool that the sweep may name differently, and
+                # how FLOPs are counted.
+                "ON CONFLICT (trial_id) DO UPDATE SET position = excluded.position, fraction = excluded.fraction, "
+                "flops = excluded.flops",
                 [
                     (
                         position, row.trial_id, row.family, json.dumps(dict(row.knobs)), row.params, row.train_examples,
@@ -319,6 +322,7 @@ class Store:
         Columns: trial_id, family, one a size knob, params, train_examples, fraction, seed, learning_rate,
         weight_decay, batch_size, steps, flops, status, reason, train_loss, validation_loss, test_loss, test_error,
         best_step, seconds, then steps_taken, mode, device, versions and program. What is not known is missing (NaN).
+        `flops` are those of training: of the steps that a trial took, or is to take if it has not ended.
         """
         import pandas as pd
 
@@ -326,9 +330,12 @@ class Store:
         numbers = ("train_loss", "validation_loss", "test_loss", "test_error", "seconds")
         types = dict.fromkeys(numbers, "float64") | dict.fromkeys(("best_step", "steps_taken"), "Int64")
         types |= dict.fromkeys(("fraction", "learning_rate", "weight_decay"), "float64")
-        types |= dict.fromkeys(("params", "train_examples", "seed", "batch_size", "steps"), "int64")
+        types |= dict.fromkeys(("params", "train_examples", "seed", "batch_size", "steps", "flops"), "int64")
         with self._reading() as connection:
             table = pd.read_sql_query(query, connection)
+            ended = table["status"].isin(ENDED)
+            taken = table["steps_taken"].astype("Int64").fillna(0).astype("int64")
+            table["flops"] = (table["flops"] // table["steps"] * taken).where(ended, table["flops"])
             knobs = [json.loads(text) for text in table.pop("knobs")]
             names = list(dict.fromkeys(name for each in knobs for name in each))
             for place, name in enumerate(names, start=table.columns.tolist().index("params")):

@@ -158,6 +158,44 @@ def test_a_cell_whose_survivors_all_diverged_shows_its_stopped_trials_apart():
     assert curves[["seeds", "diverged", "stopped"]].to_numpy().tolist() == [[2, 0, 2], [0, 4, 2]]
 
 
+def pool_rows(*, pool, sizes=(20, 60, 100), seeds=3):
+    return make_rows(
+        {"train_examples": n, "fraction": n / pool, "seed": seed, "test_error": 0.2 + 0.01 * seed}
+        for n in sizes for seed in range(seeds)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("pool", "sizes", "seeds", "says"),
+    [
+        (100, (20, 100), 3, "All seeds train on the same 100 examples, the whole pool: their spread there leaves out"),
+        (
+            100,
+            (20, 60),
+            3,
+            "Any two seeds have 60 % of their 60 examples in common: their spread there leaves out part",
+        ),
+        (100, (60, 80, 100), 3, "60 % of their 60 examples and 80 % of their 80 examples in common"),
+        (200, (20, 100), 3, ""),
+        (100, (20, 100), 1, ""),
+    ],
+)
+def test_seeds_that_share_their_examples_are_told_for_their_spread_lacks_the_data(pool, sizes, seeds, says):
+    curves = learning_curves(pool_rows(pool=pool, sizes=sizes, seeds=seeds))
+    text = " ".join(notes(curves))
+    assert says in text
+    assert ("spread there" in text) == bool(says)
+    footnotes = " ".join(str(curve_table(curves, trends(curves)).caption).split())
+    assert says in footnotes
+
+
+def test_a_table_from_elsewhere_that_knows_no_pool_has_no_note_of_it():
+    rows = pool_rows(pool=100).drop(columns="fraction")
+    assert "spread there" not in " ".join(notes(learning_curves(rows)))
+    rows = pool_rows(pool=100).assign(fraction=math.nan)
+    assert "spread there" not in " ".join(notes(learning_curves(rows)))
+
+
 def test_excluded_rows_never_enter_a_mean_and_are_counted():
     rows = make_rows(
         {"seed": seed, "test_error": 0.2 + 0.2 * seed, "status": status}

@@ -1,6 +1,7 @@
 """`scalejax fit`: on a table and on a run, as words, as data and as a figure."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,12 @@ import pytest
 
 from scalejax.analysis.fit import fit_law
 from scalejax.analysis.laws import LAWS
-from scalejax.analysis.observations import Observations
+from scalejax.analysis.observations import Observations, from_trials
 from scalejax.cli import main
+from scalejax.report.fit import fit_facts, fit_tables
 from scalejax.report.plot_fit import plot_fits
+from scalejax.run import Run
+from scalejax.store import ResultRow, Store, TrialRow
 
 PLANTED = {"E": 1.7, "A": 400.0, "B": 900.0, "alpha": 0.34, "beta": 0.31}
 
@@ -42,6 +46,41 @@ def test_a_table_is_fitted_printed_given_as_data_and_drawn(table, tmp_path, caps
     assert found["intervals"].keys() == found["standard_errors"].keys() == PLANTED.keys()
 
 
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The directory of a run of one model on three sizes, the last of which is the whole pool, with three seeds."""
+    rng, directory = np.random.default_rng(2), tmp_path / "run"
+    directory.mkdir()
+    with Store(directory / "results.sqlite", write=True) as store:
+        trials = [
+            TrialRow(f"{n}-{seed}", "mlp", {"width": 4}, 99, n, n / 2700, seed, 0.01, 0.0, 16, 50, 10**6)
+            for n in (100, 300, 900, 2700) for seed in range(3)
+        ]  # fmt: skip
+        store.plan(trials)
+        for trial in trials:
+            loss = 2 * trial.train_examples**-0.3 * float(np.exp(0.01 * rng.standard_normal()))
+            known = {"train_loss": loss, "validation_loss": loss, "test_loss": loss, "test_error": loss / 4}
+            end = ResultRow(
+                trial.trial_id, "done", "", 50, **known, best_step=50, seconds=1.0, mode="map", device="", versions=""
+            )
+            store.finish(end, [])
+    return directory
+
+
+def test_a_fit_to_a_run_says_where_seeds_share_their_examples(run, capsys):
+    sentence = "All seeds train on the same 2,700 examples, the whole pool"
+    call = ["fit", str(run), "--law", "power", "--bootstrap", "20"]
+    assert main(call) == 0
+    assert f"\nnote: {sentence}" in capsys.readouterr().out
+    assert main([*call, "--json"]) == 0
+    (note,) = json.loads(capsys.readouterr().out)["notes"]
+    assert note.startswith(sentence)
+    (seen,) = from_trials(LAWS["power"], Run(run).results(), columns={})
+    figure = plot_fits([(seen, fit_law("power", seen.predictors, seen.loss, bootstrap=0))])
+    (caption,) = [text.get_text() for text in figure.texts if text.get_text()]
+    assert sentence in caption.replace("\n", " ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -61,6 +100,42 @@ def test_a_mistake_is_a_sentence(table, capsys, arguments, code, says):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("scalejax fit: ")
     assert says in line
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *(
+            "plan --devices",
+            "run --checkpoint-seconds",
+            "fit --ceiling",
+            "fit --bootstrap",
+            "fit --seed",
+            "fit --level",
+        ),
+        *("bench --widths", "bench --batch-size", "bench --repetitions"),
+    ],
+)
+def test_a_word_in_place_of_a_number_is_a_sentence_in_plain_words(capsys, option):
+    command, name = option.split()
+    needed = {"plan": ["s.toml"], "run": ["s.toml"], "fit": ["t.csv", "--law", "power"], "bench": []}[command]
+    with pytest.raises(SystemExit) as ended:
+        main([command, *needed, name, "abc"])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(rf"scalejax {command}: argument {name}: expected a .*number.*, found 'abc'; see ", line)
+
+
+def test_the_help_and_the_readme_name_every_law_by_its_name(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    options = " ".join(capsys.readouterr().out.partition("options:")[2].split())
+    listed = options.partition("--law LAW ")[2].partition(" --columns")[0]
+    assert re.split(", | or ", listed) == list(LAWS)
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    table = readme.split("| law | formula | predictors |")[1].split("\n\n")[0]
+    first = [line.split("|")[1] for line in table.splitlines()[2:]]
+    assert re.findall("`(.+?)`", " ".join(first)) == list(LAWS)
 
 
 def test_what_cannot_be_fitted_at_all_is_trouble_and_said(tmp_path, capsys):
@@ -97,6 +172,28 @@ def test_curves_that_share_an_exponent_are_fitted_at_once_and_drawn(tmp_path, ca
     assert (tmp_path / "fit_power_floor.png").stat().st_size > 10_000
     assert main(call) == 2
     assert "One curve shares c with none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(1, ("1 row,", "1 row (", "1 row repeats another exactly", "1 resample "))]
+)
+def test_one_row_and_one_resample_are_not_told_as_several(number, words):
+    x = np.geomspace(1, 1000, 8)
+    fit = fit_law("power", {"x": x}, 2 * x**-0.3, bootstrap=2)
+    facts = fit_facts({"": fit}, {"x": "x", "loss": "loss"}, level=0.9)
+    facts["fits"][0] |= dict.fromkeys(("rows", "duplicates", "failed_resamples"), number)
+    facts["fits"][0]["excluded"] = {"loss is NaN": number}
+    text = "\n".join(part for part in fit_tables(facts) if isinstance(part, str))
+    assert all(word in text for word in words)
+
+
+def test_several_rows_are_told_as_several():
+    x = np.tile(np.geomspace(1, 1000, 8), 2)
+    fit = fit_law("power", {"x": x}, np.where(np.arange(16) > 13, np.nan, 2 * x**-0.3), bootstrap=2)
+    text = "\n".join(str(part) for part in fit_tables(fit_facts({"": fit}, {"x": "x", "loss": "loss"}, level=0.9)))
+    assert "(14 rows, " in text
+    assert "left out: 2 rows (loss is NaN)" in text
+    assert "6 rows repeat others exactly" in text
 
 
 @pytest.mark.parametrize("name", ["power_floor", "chinchilla", "data_constrained"])

@@ -68,7 +68,7 @@ def test_four_parameters_on_five_points_are_too_few_points():
     predictors = {"params": np.array([1e6, 1e7, 1e8, 1e6, 1e8]), "tokens": np.array([1e8, 1e9, 1e8, 1e10, 1e10])}
     fit = sx.fit_law("kaplan", predictors, np.array([4, 3.5, 3.7, 3.4, 2.6]))
     assert fit.status == "too few points: 5 different points for 4 parameters; at least 6 are needed"
-    with pytest.raises(sx.FitError, match="3 parameters to fit and there are 2 different rows"):
+    with pytest.raises(sx.FitError, match="3 parameters to fit and only 2 different rows"):
         sx.fit_law("power_floor", {"x": [1.0, 2.0]}, [2.0, 1.0])
     with pytest.raises(sx.FitError, match="No row can be used"):
         sx.fit_law("power_floor", {"x": [1.0, 2.0]}, [np.nan, np.inf])

@@ -21,15 +21,16 @@ LONGEST_FILE, LONGEST_FUNCTION = 400, 60  # lines
 ROOMS = {
     "errors": set(),
     "cache": set(),
+    "text": set(),
     "spec": {"errors"},
     "store": {"errors"},
     "models": {"errors"},
     "data": {"errors", "cache", "spec"},
-    "engine": {"errors", "cache", "spec", "data", "models"},
-    "analysis": {"errors", "cache"},
-    "report": {"errors", "analysis"},
-    "run": {"errors", "spec", "store", "data", "engine", "analysis", "report"},
-    "cli": {"errors", "spec", "models", "engine", "analysis", "report", "run"},
+    "engine": {"errors", "text", "cache", "spec", "data", "models"},
+    "analysis": {"errors", "text", "cache"},
+    "report": {"errors", "text", "analysis"},
+    "run": {"errors", "text", "spec", "store", "data", "engine", "analysis", "report"},
+    "cli": {"errors", "text", "spec", "models", "engine", "analysis", "report", "run"},
     "__init__": {"errors", "spec", "analysis", "run"},
 }
 PARTS = ("cli_options", "run_directory", "run_rows", "run_watch", "spec_file", "spec_rules", "store_file")

@@ -43,6 +43,35 @@ def test_a_law_in_params_and_tokens_is_fitted_to_all_models_together():
     assert len(set(found.groups)) == 6
 
 
+@pytest.mark.parametrize("pair", [("relu", "gelu"), (True, False), (1, "1"), (1, True)])
+def test_models_of_one_size_that_differ_in_another_knob_are_fitted_apart(pair):
+    """Two activations have the same number of parameters, and some knobs are equal in Python or look alike in print."""
+    one = trials().query("width == 4")
+    other = one.assign(trial_id="other " + one["trial_id"], test_loss=0.5 * one["test_loss"])
+    for table, value in ((one, pair[0]), (other, pair[1])):
+        table.insert(3, "kind", pd.Series([value] * len(table), index=table.index, dtype=object))
+    table = pd.concat([one, other], ignore_index=True)
+    found = from_trials(LAWS["power"], table, columns={})
+    assert len({each.curve for each in found}) == 2
+    for each, scale in zip(found, (1, 0.5), strict=True):
+        np.testing.assert_allclose(each.loss, scale * (2 * each.predictors["x"] ** -0.3 + 4 / 1e6))
+    (together,) = from_trials(LAWS["chinchilla"], table, columns={})
+    assert together.groups is not None
+    assert len(set(together.groups)) == 2 * len(SIZES)
+
+
+@pytest.mark.parametrize("law", ["power", "chinchilla"])
+def test_a_fit_is_told_where_all_seeds_train_on_the_same_examples(law):
+    table = trials()
+    assert from_trials(LAWS[law], table, columns={})[0].notes == ()
+    table["fraction"] = table["train_examples"] / max(SIZES)
+    for each in from_trials(LAWS[law], table, columns={}):
+        (note,) = each.notes
+        assert note.startswith("All seeds train on the same 10,000 examples, the whole pool: ")
+    alone = table.query("seed == 0")
+    assert from_trials(LAWS[law], alone, columns={})[0].notes == ()
+
+
 def test_repeated_examples_are_told_from_new_ones():
     (found,) = from_trials(LAWS["data_constrained"], trials(), columns={})
     assert set(found.predictors["tokens"]) == {800}

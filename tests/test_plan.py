@@ -1,19 +1,24 @@
 """A plan: what is refused before anything is trained, and what is foretold."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from scalejax import DataSpec, ModelGrid, Sweep, SweepError, TrainSpec
+from scalejax import DataSpec, ModelGrid, Sweep, SweepError, TrainSpec, load_sweep
 from scalejax.data import describe
 from scalejax.engine import timing
 from scalejax.engine.forecast import forecast
+from scalejax.engine.kinds import device_kind_named
 from scalejax.engine.outline import outline
 from scalejax.engine.plan import make_plan
+from scalejax.engine.simulate import simulate
 from scalejax.engine.trial import expand, horizon
+from scalejax.report.plan import plan_lines
 from scalejax.spec import TRIAL_COLUMNS
 from scalejax.store import Store
 
@@ -187,9 +192,34 @@ def test_the_outline_is_the_plan_in_plain_data():
     )
 
 
+def test_one_of_a_kind_is_not_told_as_several():
+    one = replace(
+        SWEEP, data=replace(DATA, train_examples=(20,)), models=SWEEP.models[:1], seeds=(0,),
+        train=replace(TRAIN, learning_rate=(1e-3,), steps=1),
+    )  # fmt: skip
+    kind = device_kind_named("h200")
+    plan = make_plan(one, devices=1, kind=kind)
+    text = "\n".join(plan_lines(outline(plan, simulate(plan, kind))))
+    assert "1 trial on 1 x" in text
+    assert "1 lane program," in text
+    assert "1 trial in 1 lane (" in text
+    assert "1 step," in text
+    assert not re.search(r"\b1 \w+s\b(?<!1 s)", text)
+
+
 def test_a_module_with_random_state_trains(tmp_path):
     from scalejax import run_sweep
 
     sweep = replace(own(Dropping, width=[4]), data=replace(DATA, train_examples=(200,)), seeds=(0,))
     table = run_sweep(sweep, tmp_path / "run", progress=False).results()
     assert set(table["status"]) == {"done"}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[1] / "sweeps").glob("*.toml")), ids=lambda path: path.stem
+)
+def test_a_shipped_sweep_leaves_room_in_its_pool_for_every_seed_to_have_its_own_examples(path: Path):
+    data = load_sweep(path).data
+    assert data.train_examples
+    assert data.examples
+    assert max(data.train_examples) <= data.examples / 2

@@ -104,6 +104,15 @@ def test_an_edge_of_the_grid_is_marked_and_explained(edge, marker, glyph):
     assert not any(glyph in text.get_text() for text in plot_learning_curves(make_curves()).texts)
 
 
+def test_a_band_that_leaves_out_the_data_is_told_under_the_figure():
+    curves = make_curves(1)
+    words = "All seeds train on the same 1,000,000 examples, the whole pool"
+    for pool, told in ((1_000_000, True), (2_000_000, False)):
+        ax = plot_learning_curves(curves.assign(fraction=curves["train_examples"] / pool))
+        text = " ".join(text.get_text() for text in ax.texts).replace("\n", " ")
+        assert (words in text) == told
+
+
 def test_zeros_gaps_and_intervals_below_zero():
     curves = make_curves(2)
     curves.loc[[6, 7], ["value", "low", "high"]] = [[0.0, 0.0, 0.0], [np.nan] * 3]

@@ -16,6 +16,8 @@ import pytest
 from flax import nnx
 
 import scalejax as sx
+from scalejax.engine.cost import step_flops
+from scalejax.engine.plan import make_plan
 from scalejax.engine.scheduler import Progress, Scheduler
 from scalejax.report.progress import ProgressDisplay
 from scalejax.run_watch import Accountant
@@ -50,6 +52,27 @@ def own_function(*, width: int, rngs: nnx.Rngs) -> nnx.Module:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> sx.Run:
     return sx.run_sweep(SWEEP, tmp_path_factory.mktemp("finished") / "deep" / "run", progress=False)
+
+
+def test_the_flops_of_plan_table_and_progress_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Also where trials end early: stopped by halving, without patience, diverged."""
+    told = []
+    advance = ProgressDisplay.advance
+    monkeypatch.setattr(ProgressDisplay, "advance", lambda self, **part: (told.append(part), advance(self, **part)))
+    usual = sx.run_sweep(TINY, tmp_path / "usual", progress=False).results()
+    assert sum(usual["flops"].tolist()) == make_plan(TINY).useful_flops == sum(part["flops"] for part in told)
+
+    told.clear()
+    train = replace(TINY.train, learning_rate=(1e-2, 3e-2, 1.0, 1e30), steps=200, patience=1)
+    early = replace(
+        TINY, train=replace(train, halving=sx.HalvingSpec((0.02,))), models=sx.ModelGrid("mlp", width=4, depth=1)
+    )
+    found = sx.run_sweep(early, tmp_path / "early", progress=False).results()
+    assert {"done", "diverged", "stopped"} <= set(found["status"])
+    assert min(found.query("status == 'done'")["steps_taken"].tolist()) < 200
+    step = step_flops(make_plan(early).trials[0].architecture, 16, (40,))
+    assert found["flops"].tolist() == (step * found["steps_taken"]).tolist()
+    assert sum(found["flops"].tolist()) == sum(part["flops"] for part in told)
 
 
 @pytest.fixture
@@ -163,7 +186,7 @@ def test_a_sweep_that_changes_while_it_is_interrupted_goes_on_as_what_it_is_now(
     # A larger width, so that states are padded anew; a smaller one is gone; and another optimizer makes other trials.
     then = replace(first, models=(sx.ModelGrid("mlp", width=(8, 16), depth=1),))
     after = sx.run_sweep(then, tmp_path / "run").results()
-    assert "trials go on where an earlier run left them" in capsys.readouterr().err
+    assert " where an earlier run left off" in capsys.readouterr().err
     fresh = sx.run_sweep(then, tmp_path / "fresh", progress=False).results()
     assert after["trial_id"].tolist() == fresh["trial_id"].tolist()
     assert set(after["status"]) == {"done"}

@@ -60,7 +60,7 @@ def test_a_crashed_run_is_gone_and_an_interrupted_one_can_go_on():
     interrupted = status_lines(status_facts(table("pending", "pending", taken=7), None))
     assert interrupted[1].startswith("interrupted; the same `scalejax run` goes on")
     assert " begun, step 7 of 4,000" in interrupted[2]
-    assert status_lines(status_facts(table("pending"), None)) == ["1 trials: 1 pending"]
+    assert status_lines(status_facts(table("pending"), None)) == ["1 trial: 1 pending"]
 
 
 def test_reasons_are_told_and_long_lists_are_cut_but_not_as_data():

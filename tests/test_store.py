@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from scalejax.errors import RunError, SweepError
-from scalejax.store import MeasurementRow, ResultRow, Store, TrialRow
+from scalejax.store import Heartbeat, MeasurementRow, ResultRow, Store, TrialRow
 
 LOGISTIC = TrialRow(
     trial_id="a", family="logistic", knobs={}, params=410, train_examples=20, fraction=0.1, seed=0,
@@ -82,6 +82,24 @@ def test_a_finished_trial_comes_with_its_measurements(store: Store):
     assert table["step"].tolist() == [10, 20]
     assert table["examples_seen"].tolist() == [160, 320]
     assert store.ended().keys() == {"b"}
+
+
+@pytest.mark.parametrize("status", ["done", "diverged", "stopped", "failed"])
+def test_the_flops_of_a_trial_that_has_ended_are_those_of_the_steps_that_it_took(store: Store, status: str):
+    planned = {"a": 1000, "b": 1000, "c": 1000}
+    assert store.results().set_index("trial_id")["flops"].to_dict() == planned
+    store.start(["b", "c"])
+    store.beat(Heartbeat(1, "h", 0.0, 0.0, None), {"b": 10, "c": 10})
+    assert store.results().set_index("trial_id")["flops"].to_dict() == planned
+    store.finish(replace(DONE, status=status, steps_taken=12), [])
+    assert store.results().set_index("trial_id")["flops"].to_dict() == planned | {"b": 600}
+    assert store.results()["flops"].dtype == int
+
+
+def test_flops_that_are_counted_anew_replace_those_of_an_earlier_run(store: Store):
+    store.finish(replace(DONE, steps_taken=12), [])
+    store.plan([replace(trial, flops=2000) for trial in SWEEP])
+    assert store.results().set_index("trial_id")["flops"].to_dict() == {"a": 2000, "b": 1200, "c": 2000}
 
 
 @pytest.mark.parametrize(

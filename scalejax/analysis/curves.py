@@ -4,7 +4,7 @@ Rows in, tables and sentences out; everything is a pure function of a pandas Dat
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,13 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import stdtr, stdtrit
 
-from scalejax.analysis.tuning import Cell, cells_of, known, listing, require, short, tuned
+from scalejax.analysis.tuning import Cell, cells_of, known, listing, pool_notes, require, short, tuned
+from scalejax.text import number_of as _count
 
 __all__ = ["learning_curves", "notes", "order_at_smallest", "trends", "tuned"]
 
 CURVE_COLUMNS = (
-    *("model", "family", "params", "train_examples", "value", "low", "high", "standard_error", "seeds"),
+    *("model", "family", "params", "train_examples", "fraction", "value", "low", "high", "standard_error", "seeds"),
     *("diverged", "pending", "stopped", "excluded_elsewhere", "learning_rate", "learning_rates", "edge", "band"),
     "metric",
 )
@@ -50,23 +51,30 @@ def learning_curves(rows: pd.DataFrame, metric: str = "test_error") -> pd.DataFr
 
     Returns:
         Columns: model (str: the family and its knobs that vary within the family), family, params, train_examples,
-        value (arithmetic mean over seeds; NaN if no row counts), low, high, standard_error (of the mean; NaN for
-        one seed), seeds (count used), diverged, pending, stopped, excluded_elsewhere (counts, see `tuned`),
-        learning_rate, learning_rates, edge, band, metric. Ordered by params, smallest first, then by train_examples.
+        fraction (of the pool; NaN if the table does not say), value (arithmetic mean over seeds; NaN if no row counts),
+        low, high, standard_error (of the mean; NaN for one seed), seeds (count used), diverged, pending, stopped,
+        excluded_elsewhere (counts, see `tuned`), learning_rate, learning_rates, edge, band, metric. Ordered by params,
+        smallest first, then by train_examples.
 
     Raises:
         ValueError: as `tuned`.
     """
     cells = cells_of(rows, metric)
     measured = rows[metric].to_numpy(dtype=float)
+    fractions = rows["fraction"].to_numpy(dtype=float) if "fraction" in rows.columns else np.full(len(rows), math.nan)
     # Most seeds are done at every point or at none; one convention for the whole figure, that of its best point.
     band = BAND_INTERVAL if max(len(cell.places) for cell in cells) >= SEEDS_FOR_INTERVAL else BAND_RANGE
     records = [
         cell.record
-        | {"model": label, "band": band, "metric": metric}
+        | {
+            "model": label,
+            "band": band,
+            "metric": metric,
+            "fraction": max(fractions[list(cell.places)], default=math.nan),
+        }
         | _statistics(measured[list(cell.places)], band)
         | cell.choice
-        for cell, label in zip(cells, _labels(cells), strict=True)
+        for cell, label in zip(cells, model_labels(cells), strict=True)
     ]
     first_seen = {label: place for place, label in enumerate(dict.fromkeys(record["model"] for record in records))}
     records.sort(key=lambda record: (_or_last(record["params"]), first_seen[record["model"]], record["train_examples"]))
@@ -150,7 +158,8 @@ def _difference_p(one: dict[Hashable, Any], other: dict[Hashable, Any]) -> float
 
 
 def notes(curves: pd.DataFrame) -> list[str]:
-    """Return what a reader of the curves must know, one sentence each: the band, edges of grids, excluded trials.
+    """Return what a reader of the curves must know, one sentence each: the band and what it leaves out, edges of grids,
+    excluded trials.
 
     Args:
         curves: as returned by `learning_curves`.
@@ -159,6 +168,7 @@ def notes(curves: pd.DataFrame) -> list[str]:
     fewest, most = min(point["seeds"] for point in points if point["seeds"]), max(point["seeds"] for point in points)
     many = f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
     lines = [f"Mean over {many}; band: {points[0]['band']}." if most > 1 else "One seed: no band."]
+    lines += pool_notes((point["train_examples"], point.get("fraction", math.nan), point["seeds"]) for point in points)
     at_edge = [point for point in points if point["edge"]]
     if at_edge:
         two = any(point["learning_rates"] == 2 for point in at_edge)
@@ -270,28 +280,29 @@ def _words(verdict: str, falls: Sequence[float], *, where: str, now: str, noun: 
     return f"{words} ({now} now{'; one seed, spread unknown' if math.isnan(low) else ''})."
 
 
-def _labels(cells: Sequence[Cell]) -> list[str]:
-    """Return each cell's model label: family and the knobs that vary within it, or all knobs if that is not unique."""
+def model_labels(cells: Sequence[Cell]) -> list[str]:
+    """Return the label of each cell's model: its family and the knobs that vary within it; as many words as needed.
+
+    Models and labels are one to one.
+    """
     values: dict[tuple[str, str], set[Any]] = {}
     for cell in cells:
         for knob in cell.knobs:
             values.setdefault((cell.record["family"], knob), set()).add(known(cell.record[knob]))
-    brief, full = [], []
-    for cell in cells:
-        varying = [knob for knob in cell.knobs if len(values[cell.record["family"], knob]) > 1]
-        brief.append(_label(cell.record, varying))
-        full.append(_label(cell.record, cell.knobs))
+    models = {cell.model for cell in cells}
+    varying = [[knob for knob in cell.knobs if len(values[cell.record["family"], knob]) > 1] for cell in cells]
+    brief = [_label(cell.record, knobs, str) for cell, knobs in zip(cells, varying, strict=True)]
     # Two models may differ in a way the short words hide (a knob 1 and a knob "1"); then everything is said.
-    return brief if len(set(brief)) == len(set(full)) else full
+    return brief if len(set(brief)) == len(models) else [_label(cell.record, cell.knobs, repr) for cell in cells]
 
 
-def _label(record: dict[Hashable, Any], knobs: Sequence[str]) -> str:
+def _label(record: dict[Hashable, Any], knobs: Sequence[str], words: Callable[[Any], str]) -> str:
     parts = [str(record["family"])]
     for knob in knobs:
         value = known(record[knob])
         if value is not None:
             # A knob that some family lacks is a float column: width 32.0 means 32.
-            parts.append(f"{knob} {int(value) if isinstance(value, float) and value.is_integer() else value},")
+            parts.append(f"{knob} {words(int(value) if isinstance(value, float) and value.is_integer() else value)},")
     return " ".join(parts).rstrip(",")
 
 
@@ -312,7 +323,3 @@ def _noun(curves: pd.DataFrame) -> str:
     """Return what the values are called in a sentence: "error" for test_error, "loss" for test_loss."""
     metric = str(curves["metric"].iloc[0]) if "metric" in curves.columns else "test_error"
     return metric.removeprefix("test_").replace("_", " ")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

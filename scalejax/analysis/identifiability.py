@@ -14,6 +14,7 @@ import numpy as np
 from scalejax.analysis.covariance import NOISE_FREE, Spread
 from scalejax.analysis.likelihood import pinned
 from scalejax.analysis.problem import Problem
+from scalejax.text import number_of
 
 FEW, MISSES, BOUND, UNKNOWABLE = KINDS = "too few points", "no law fits", "at a bound", "not identifiable"
 SPARE_POINTS = 2  # distinct points beyond the number of parameters
@@ -59,7 +60,8 @@ def _few(end: Ended) -> str:
     points = np.unique(np.vstack([_log_x(problem), problem.rows.curve[: problem.count]]), axis=1).shape[1]
     if points >= size + SPARE_POINTS:
         return ""
-    return f"{points} different points for {size} parameters; at least {size + SPARE_POINTS} are needed"
+    found = f"{number_of(points, 'different point')} for {number_of(size, 'parameter')}"
+    return f"{found}; at least {size + SPARE_POINTS} are needed"
 
 
 def _line(end: Ended) -> str:

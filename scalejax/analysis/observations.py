@@ -2,16 +2,16 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from scalejax.analysis.curves import learning_curves
+from scalejax.analysis.curves import model_labels
 from scalejax.analysis.law import Law
-from scalejax.analysis.tuning import knob_columns, known, listing, tuned
+from scalejax.analysis.tuning import cells_of, knob_columns, listing, model_key, pool_notes, tuned
 
 LOSS = "loss"
 # In the trial table of a run: what the names of the laws' predictors mean there.
@@ -36,6 +36,7 @@ class Observations:
         groups: labels [rows] of rows that stay together when resampled, such as the seeds of one cell; None: each row
             by itself.
         columns: the law's name -> the column of the table.
+        notes: what a reader of the fit must know of the rows, one sentence each.
     """
 
     curve: str
@@ -43,6 +44,7 @@ class Observations:
     loss: np.ndarray
     groups: np.ndarray | None
     columns: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def from_trials(law: Law, rows: pd.DataFrame, *, columns: Mapping[str, str]) -> list[Observations]:
@@ -66,10 +68,15 @@ def from_trials(law: Law, rows: pd.DataFrame, *, columns: Mapping[str, str]) -> 
     names = {**(REPEATED if "unique_tokens" in law.predictors else OF_A_RUN), **columns}
     chosen = {name: names[name] for name in (*law.predictors, LOSS) if name in names}
     knobs = knob_columns(rows)
-    keys = [tuple(known(row[name]) for name in ("family", *knobs)) for row in best.to_dict("records")]
-    cells = np.array([f"{key} {size}" for key, size in zip(keys, best["train_examples"], strict=True)])
-    models = _models(rows, best) if len(law.predictors) == 1 else pd.Series("", index=best.index)
-    return _observations(law, best, chosen, curve=models, groups=cells)
+    keys = [model_key(row, knobs) for row in best.to_dict("records")]
+    groups = np.array([f"{key} {size}" for key, size in zip(keys, best["train_examples"], strict=True)])
+    models = pd.Series("", index=best.index)
+    if len(law.predictors) == 1:  # named as in the learning curves
+        cells = cells_of(rows, "test_error")
+        names = dict(zip((cell.model for cell in cells), model_labels(cells), strict=True))
+        models = pd.Series([names[key] for key in keys], index=best.index)
+    notes = tuple(_pool_notes(best, groups))
+    return [replace(each, notes=notes) for each in _observations(law, best, chosen, curve=models, groups=groups)]
 
 
 def from_table(
@@ -91,7 +98,8 @@ def joined(found: Sequence[Observations]) -> tuple[Observations, np.ndarray]:
     predictors = {name: np.concatenate([each.predictors[name] for each in found]) for name in found[0].predictors}
     groups = [each.groups for each in found if each.groups is not None]
     loss = np.concatenate([each.loss for each in found])
-    return Observations("", predictors, loss, np.concatenate(groups) if groups else None, found[0].columns), labels
+    together = np.concatenate(groups) if groups else None
+    return Observations("", predictors, loss, together, found[0].columns, found[0].notes), labels
 
 
 def _observations(
@@ -111,12 +119,13 @@ def _observations(
     return found
 
 
-def _models(rows: pd.DataFrame, best: pd.DataFrame) -> pd.Series:
-    """Return the name of each row's model, as in the learning curves."""
-    curves = learning_curves(rows, "test_loss")
-    names = zip(curves["family"], curves["params"], curves["model"], strict=True)
-    models = {(family, params): model for family, params, model in names}
-    return pd.Series([models[pair] for pair in zip(best["family"], best["params"], strict=True)], index=best.index)
+def _pool_notes(best: pd.DataFrame, groups: np.ndarray) -> list[str]:
+    """Say where the seeds of a cell have their examples in common; see `pool_notes`."""
+    if "fraction" not in best.columns:
+        return []
+    sizes, shares = (best[name].to_numpy(dtype="float64") for name in ("train_examples", "fraction"))
+    cells = [groups == label for label in np.unique(groups)]
+    return pool_notes((int(sizes[cell].max()), float(shares[cell].max()), int(cell.sum())) for cell in cells)
 
 
 def _numbers(table: pd.DataFrame, column: str, name: str) -> np.ndarray:

@@ -30,6 +30,7 @@ from scalejax.analysis.profiles import (
     noise,
     resample_profiles,
 )
+from scalejax.text import number_of
 
 __all__ = ["Rows", "Settings", "frontier", "read_rows", "refused"]
 
@@ -71,7 +72,8 @@ def read_rows(
     if losses.ndim != 1 or not params.shape == flops.shape == losses.shape:
         raise ValueError(f"Columns must have one length: {params.shape}, {flops.shape} and a loss of {losses.shape}.")
     if labels is not None and len(labels) != len(losses):
-        raise ValueError(f"There are {len(labels)} labels for {len(losses)} rows; give one a row.")
+        found = f"{number_of(len(labels), 'label')} for {number_of(len(losses), 'row')}"
+        raise ValueError(f"Found {found}: give one a row.")
     finite = np.isfinite(losses)
     if not finite.any():
         raise ValueError("No row has a finite loss; every run diverged or none is finished.")
@@ -108,7 +110,7 @@ def frontier(rows: Rows, settings: Settings, *, approach: str, excluded: int) ->
     sizes = np.array([len(np.unique(rows.params[rows.profile == one])) for one in range(len(flops))])
     full = np.flatnonzero(sizes >= FEWEST_SIZES)
     statuses = [
-        f"too few points: {count} sizes at {at:.3g} FLOPs; train at least 4"
+        f"too few points: {number_of(count, 'size')} at {at:.3g} FLOPs; train at least 4"
         for count, at in zip(sizes, flops, strict=True)
     ]
     profiles = _pack(rows, full, flops)

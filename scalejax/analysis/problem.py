@@ -10,6 +10,7 @@ from scalejax.analysis.law import Law, in_units
 from scalejax.analysis.layout import Layout
 from scalejax.analysis.solver import MOST_STEPS, Lane, Rows
 from scalejax.errors import FitError
+from scalejax.text import number_of
 
 Array = Any
 LEAST_ROWS = 64  # a program takes seconds to compile, and the rows of padding microseconds to compute
@@ -104,7 +105,7 @@ def make_problem(
     curve = np.zeros(count, int) if curves is None else _labels("curves", curves)
     for name, column in (*zip(names, x, strict=True), ("weights", weight), ("groups", group), ("curves", curve)):
         if column is not None and len(column) != count:
-            raise ValueError(f"{name} has {len(column)} rows and loss has {count}: give one value a row.")
+            raise ValueError(f"{name} has {number_of(len(column), 'row')} and loss has {count}: give one value a row.")
     _check_values(names, x, y, weight)
     _check_parameters(law, shared, fixed, curves is not None)
     keep, excluded = _usable(y, weight)
@@ -137,7 +138,9 @@ def _columns(law: Law, predictors: Mapping[str, Array]) -> tuple[list[str], np.n
     columns = [_column(name, predictors[name]) for name in wanted]
     for name, column in zip(wanted, columns, strict=True):
         if len(column) != len(columns[0]):
-            raise ValueError(f"{name} has {len(column)} rows and {wanted[0]} has {len(columns[0])}: give as many.")
+            raise ValueError(
+                f"{name} has {number_of(len(column), 'row')} and {wanted[0]} has {len(columns[0])}: give as many."
+            )
     return wanted, np.stack(columns)
 
 

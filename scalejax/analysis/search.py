@@ -13,6 +13,7 @@ from scalejax.analysis.problem import Problem
 from scalejax.analysis.solver import MOST_STEPS, Solution
 from scalejax.analysis.starts import grid, project
 from scalejax.errors import FitError
+from scalejax.text import number_of
 
 POLISHED = 32
 FIRST_STEPS, FINISHED = 60, 16  # all starts take so many steps; the so many best then go on to their end
@@ -48,10 +49,11 @@ def search(problem: Problem, count: int) -> Found:
         FitError: fewer rows than coordinates, no start where the law is finite, or no start that moves.
     """
     law, size = problem.layout.law, problem.layout.size
-    if problem.count - problem.duplicates < size:
+    rows = problem.count - problem.duplicates
+    if rows < size:
         raise FitError(
-            f"{law.name!r} has {size} parameters to fit and there are {problem.count - problem.duplicates} different "
-            f"rows: fix parameters, take a smaller law, or add runs."
+            f"{law.name!r} has {number_of(size, 'parameter')} to fit and only {number_of(rows, 'different row')}: "
+            f"fix parameters, take a smaller law, or add runs."
         )
     starts = cold_starts(problem)
     starts = starts[np.isfinite(starts).all(1)]
@@ -67,7 +69,9 @@ def search(problem: Problem, count: int) -> Found:
         )
     order = np.argsort(ends.objective, kind="stable")
     if not np.isfinite(ends.objective[order[0]]):
-        raise FitError(f"{law.name!r} is finite at none of {len(starts)} starting points: check its bounds.")
+        raise FitError(
+            f"{law.name!r} is finite at none of {number_of(len(starts), 'starting point')}: check its bounds."
+        )
     unfinished = [i for i in order[:FINISHED] if not ends.converged[i]]
     for index, end in zip(unfinished, _rows(_polish(problem, ends.theta[unfinished], MOST_STEPS)), strict=True):
         ends.theta[index], ends.objective[index], ends.converged[index] = end.theta, end.objective, end.converged

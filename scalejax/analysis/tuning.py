@@ -5,16 +5,18 @@ and batch size for it.
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 SETTING_COLUMNS = ("learning_rate", "weight_decay", "batch_size")
 CHOICE_COLUMNS = ("learning_rates", "edge", "diverged", "pending", "stopped", "excluded_elsewhere")
 NOT_YET_RUN = ("pending", "running")
 STOPPED = "stopped"  # early, by halving
+MOST_IN_COMMON = 0.5  # of the training examples of two seeds, beyond which their spread is said to lack the data's part
 
 
 def tuned(rows: pd.DataFrame) -> pd.DataFrame:
@@ -57,6 +59,11 @@ class Cell:
     places: tuple[int, ...]  # positions in the table of the rows that count, at the chosen setting
     choice: dict[str, Any]  # CHOICE_COLUMNS
 
+    @property
+    def model(self) -> tuple[Hashable, ...]:
+        """What tells its model from all others, see `model_key`."""
+        return model_key(self.record, self.knobs)
+
 
 def cells_of(rows: pd.DataFrame, metric: str) -> list[Cell]:
     """Return the cells of the table in the order of their first rows, each with its choice."""
@@ -65,7 +72,7 @@ def cells_of(rows: pd.DataFrame, metric: str) -> list[Cell]:
     cells: dict[tuple[Any, ...], dict[int, dict[Hashable, Any]]] = {}
     seen = set()
     for place, row in enumerate(rows.to_dict("records")):
-        key = (row["family"], *(known(row[knob]) for knob in knobs), row["train_examples"])
+        key = (*model_key(row, knobs), row["train_examples"])
         same = (row.get("trial_id"), row["status"], row["seed"], key, _setting(row))
         if isinstance(same[0], str) and same in seen:
             continue  # two sweeps that share a trial, concatenated
@@ -147,6 +154,28 @@ def _refuse_repeats(rows: Sequence[dict[Hashable, Any]]) -> None:
             )
 
 
+def pool_notes(points: Iterable[tuple[int, float, int]]) -> list[str]:
+    """Say where seeds draw so much of one pool that their spread leaves out what the choice of examples adds to it.
+
+    Two seeds that draw a fraction f of the pool each have that fraction of their examples in common; with the whole
+    pool, all. What the choice of examples contributes to an error is then the same for all seeds.
+
+    Args:
+        points: training examples, their fraction of the pool (NaN: not known) and number of seeds, in any order.
+    """
+    shares = {size: share for size, share, seeds in sorted(points) if seeds > 1 and share > MOST_IN_COMMON}
+    whole = [f"{size:,} examples" for size, share in shares.items() if share >= 1]
+    part = [f"{100 * share:.0f} % of their {size:,} examples" for size, share in shares.items() if share < 1]
+    notes = []
+    if part:
+        lacks = "their spread there leaves out part of what the choice of examples adds"
+        notes.append(f"Any two seeds have {listing(part)} in common: {lacks}.")
+    if whole:
+        lacks = "their spread there leaves out what the choice of examples adds"
+        notes.append(f"All seeds train on the same {listing(whole)}, the whole pool: {lacks}.")
+    return notes
+
+
 def knob_columns(rows: pd.DataFrame) -> list[str]:
     """Return the size-knob columns: those between `family` and `params`."""
     require(rows, ["family", "params"])
@@ -155,6 +184,15 @@ def knob_columns(rows: pd.DataFrame) -> list[str]:
     if last < first:
         raise ValueError("Column 'params' stands before 'family'; the size knobs must be the columns between the two.")
     return columns[first + 1 : last]
+
+
+def model_key(row: Mapping[Hashable, Any], knobs: Sequence[str]) -> tuple[Hashable, ...]:
+    """Return what tells the model of a row from all others: its family and all its size knobs.
+
+    Its number of parameters does not: two activations have the same one. In Python True == 1, here they differ.
+    """
+    values = (known(row[knob]) for knob in knobs)
+    return (row["family"], *((isinstance(value, bool | np.bool_), value) for value in values))
 
 
 def require(table: pd.DataFrame, columns: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from scalejax.engine.trial import PlannedTrial, horizon, training_sizes
 from scalejax.models import LARGEST_KNOBS, Architecture
 from scalejax.spec import Sweep
 from scalejax.spec_rules import LARGEST, SpecError
+from scalejax.text import number_of
 
 MOST_TRIALS = 1_000_000  # that are spelled out, which takes a minute or two
 MOST_COUNTED = 10**9  # where alike trials are only counted
@@ -126,7 +127,7 @@ def _check_horizons(sweep: Sweep, card: DataCard, copies: int, *, counted: bool)
     train, sizes = sweep.train, training_sizes(sweep.data, card)
     steps, _ = horizon(train, max(sizes), min(train.batch_size))
     if steps > LARGEST:
-        asked = f"{train.epochs or 1:g} epochs of {max(sizes)} examples"
+        asked = f"{train.epochs or 1:g} epochs of {number_of(max(sizes), 'example')}"
         says = f"{asked} are more than {LARGEST} steps; lower it, or give max_steps"
         raise SpecError(says, table="train", keys=("epochs", "min_steps"))
     horizons = (horizon(train, size, batch_size) for size in sizes for batch_size in train.batch_size)

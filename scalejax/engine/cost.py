@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 
 from scalejax.engine.lanes import abstract_lane
@@ -16,6 +18,7 @@ from scalejax.models.equations import inner_programs
 
 # Passes over a parameter's four bytes in one step: gradient, both moments and the parameter, read and written.
 PASSES = 10
+CHECKPOINTS = {"checkpoint", "remat", "remat2"}  # what the primitive of jax.checkpoint is called, by version
 INITIALISER_SHARE = 0.3  # of a program's compile time is that of one size's initialisation
 
 
@@ -47,12 +50,16 @@ SPEEDS = {
 
 
 def step_flops(architecture: Architecture, batch_size: int, shape: tuple[int, ...]) -> int:
-    """Return the FLOPs of all matrix products and convolutions in one training step, a multiply-add counted as two.
+    """Return the useful FLOPs of one training step: of its matrix products and convolutions, a multiply-add being two.
 
     Counted in the traced program, so that it holds for any module; for a network of matrices it is close to the
     6 x parameters x examples of Kaplan et al. (2020, arXiv:2001.08361), less what the first layer need not pass back.
+    Each product counts once, also where `jax.checkpoint` has it computed again in the backward pass. A convolution
+    counts its outputs times its taps, those beyond the edge of the image included; but where zeros are put between the
+    points of its input, as in the gradient of a strided one, only what meets a point. Of the branches of a `cond` the
+    costliest counts, and the body of a loop of unknown length once.
     """
-    return _step_costs(architecture, batch_size, shape)[0]
+    return _step_costs(architecture, batch_size, shape).useful
 
 
 def step_bytes(recipe: Recipe, shape: tuple[int, ...]) -> tuple[int, int]:
@@ -60,15 +67,66 @@ def step_bytes(recipe: Recipe, shape: tuple[int, ...]) -> tuple[int, int]:
 
     The compiler decides what else is in memory at the same time; less than this it cannot be.
     """
-    arrays = _step_costs(recipe.architecture, recipe.batch_size, shape)[1]
+    arrays = _step_costs(recipe.architecture, recipe.batch_size, shape).array
     return lane_bytes(recipe), max(arrays, 4 * BLOCK_STEPS * recipe.batch_size)  # the rows of a block of batches
 
 
+@dataclass(frozen=True)
+class _StepCosts:
+    """FLOPs of a step: useful ones, and all, those computed again included; and the bytes of its largest array."""
+
+    useful: int
+    performed: int
+    array: int
+
+
 @functools.cache
-def _step_costs(architecture: Architecture, batch_size: int, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return the FLOPs of a step and the bytes of its largest array."""
+def _step_costs(architecture: Architecture, batch_size: int, shape: tuple[int, ...]) -> _StepCosts:
     program = traced_slope(architecture, (batch_size, *shape)).program.jaxpr
-    return _product_flops(program), largest_array(program)
+    performed = _product_flops(program)
+    useful = _product_flops(_without_recomputation(architecture, (batch_size, *shape))) if _forgets(program) else None
+    return _StepCosts(performed if useful is None else useful, performed, largest_array(program))
+
+
+def _forgets(program: core.Jaxpr) -> bool:
+    """Whether a program has parts whose results are forgotten, to be computed again in a backward pass."""
+    return any(
+        equation.primitive.name in CHECKPOINTS or any(map(_forgets, inner_programs(equation.params)))
+        for equation in program.eqns
+    )
+
+
+def _without_recomputation(architecture: Architecture, batch: tuple[int, ...]) -> core.Jaxpr:
+    """Return the gradient of a model's logits as a program that forgets nothing; `batch` is the shape of its inputs."""
+    params, rest = architecture.abstract[1:]
+    operands = (params, rest, jax.ShapeDtypeStruct(batch, jnp.float32))
+    traced = jax.make_jaxpr(architecture.forward)(*operands)
+    kept = core.jaxpr_as_fun(core.ClosedJaxpr(_keeping(traced.jaxpr), traced.consts))
+    leaves, count = jax.tree.leaves(operands), len(jax.tree.leaves(params))
+
+    def logits_sum(own: list[jax.Array], others: list[jax.Array]) -> jax.Array:
+        return kept(*own, *others)[0].sum()
+
+    return jax.make_jaxpr(jax.value_and_grad(logits_sum))(leaves[:count], leaves[count:]).jaxpr
+
+
+def _keeping(program: core.Jaxpr) -> core.Jaxpr:
+    """Return the same program with everything saved for its backward pass."""
+
+    def saved(value: Any) -> Any:
+        if type(value) is tuple:
+            return tuple(map(saved, value))
+        if isinstance(value, core.ClosedJaxpr):
+            return core.ClosedJaxpr(_keeping(value.jaxpr), value.consts)
+        return _keeping(value) if isinstance(value, core.Jaxpr) else value
+
+    equations = []
+    for equation in program.eqns:
+        parameters = {name: saved(value) for name, value in equation.params.items()}
+        if equation.primitive.name in CHECKPOINTS:
+            parameters["policy"] = jax.checkpoint_policies.everything_saveable
+        equations.append(equation.replace(params=parameters))
+    return program.replace(eqns=equations)
 
 
 def largest_array(program: core.Jaxpr) -> int:
@@ -90,11 +148,27 @@ def _product_flops(program: core.Jaxpr) -> int:
             left = _shape(equation.invars[0])
             total += 2 * math.prod(_shape(equation.outvars[0])) * math.prod(left[axis] for axis in contracted)
         elif name == "conv_general_dilated":
-            kernel = _shape(equation.invars[1])
-            output_features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-            total += 2 * math.prod(_shape(equation.outvars[0])) * math.prod(kernel) // output_features
-        repeats = equation.params.get("length", 1) if name == "scan" else 1
-        total += repeats * sum(_product_flops(inner) for inner in inner_programs(equation.params))
+            total += _convolution_flops(equation)
+        repeats = equation.params["length"] if name == "scan" else 1
+        inside = [_product_flops(inner) for inner in inner_programs(equation.params)]
+        total += repeats * (max(inside) if name == "cond" else sum(inside))
+    return total
+
+
+def _convolution_flops(equation: Any) -> int:
+    """Return the FLOPs of a convolution, without those on zeros between the points of its input or of its kernel."""
+    image, kernel, out = map(_shape, (*equation.invars[:2], equation.outvars[0]))
+    numbers = equation.params["dimension_numbers"]
+    features = kernel[numbers.rhs_spec[1]]
+    total = 2 * out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * features
+    names = ("window_strides", "padding", "lhs_dilation", "rhs_dilation")
+    axes = (spec[2:] for spec in (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec))
+    for i, k, o, stride, (before, _), gap, spread in zip(*axes, *map(equation.params.get, names), strict=True):
+        if gap == 1:
+            total *= out[o] * kernel[k]
+        else:  # the taps of each output that meet a point: those on a multiple of the gap, within the image
+            places = np.arange(out[o])[:, None] * stride + np.arange(kernel[k]) * spread - before
+            total *= int(((places % gap == 0) & (places >= 0) & (places < gap * image[i])).sum())
     return total
 
 
@@ -116,7 +190,7 @@ def data_bytes(shape: tuple[int, ...], examples: int) -> int:
 
 def lane_seconds(recipe: Recipe, shape: tuple[int, ...], *, speed: DeviceSpeed) -> float:
     """Return the estimated seconds that one lane adds to a step: its batch, its products, its parameters."""
-    flops = step_flops(recipe.architecture, recipe.batch_size, shape)
+    flops = _step_costs(recipe.architecture, recipe.batch_size, shape).performed
     traffic = PASSES * 4 * recipe.architecture.parameter_count
     return speed.lane_overhead + flops / speed.products + traffic / speed.bandwidth
 

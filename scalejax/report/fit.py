@@ -1,9 +1,11 @@
 """Fitted laws as plain data, and as tables and sentences in the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+
+from scalejax.text import number_of
 
 if TYPE_CHECKING:
     from scalejax.analysis.fit import Fit
@@ -11,13 +13,16 @@ if TYPE_CHECKING:
 MOST_CURVES_SPELLED = 3  # above, a table has a line a curve instead of a line a parameter
 
 
-def fit_facts(fits: Mapping[str, "Fit"], columns: Mapping[str, str], *, level: float) -> dict[str, Any]:
+def fit_facts(
+    fits: Mapping[str, "Fit"], columns: Mapping[str, str], *, level: float, notes: Sequence[str] = ()
+) -> dict[str, Any]:
     """Return fits as plain data.
 
     Args:
         fits: of one law, by the name of the curve; "" where there is one for all rows.
         columns: the law's name -> the column of the table.
         level: of the intervals.
+        notes: what a reader must know of the rows, one sentence each.
     """
     law = next(iter(fits.values())).law
     return {
@@ -43,6 +48,7 @@ def fit_facts(fits: Mapping[str, "Fit"], columns: Mapping[str, str], *, level: f
             }
             for curve, fit in fits.items()
         ],
+        "notes": list(notes),
     }
 
 
@@ -56,7 +62,7 @@ def fit_tables(facts: Mapping[str, Any]) -> list[Table | str]:
         parts += [_one(each, facts) for each in facts["fits"]]
     for each in facts["fits"]:
         parts += _sentences(each)
-    return parts
+    return [*parts, *(f"note: {note}" for note in facts["notes"])]
 
 
 def _one(fit: Mapping[str, Any], facts: Mapping[str, Any]) -> Table:
@@ -85,11 +91,14 @@ def _many(facts: Mapping[str, Any]) -> Table:
 def _sentences(fit: Mapping[str, Any]) -> list[str]:
     """Say how a fit went, what was left out, and what to beware of."""
     name = f"{fit['curve']}: " if fit["curve"] else ""
-    out = [f"{name}{fit['status']} ({fit['rows']} rows, objective {fit['objective']:.6g})"]
+    out = [f"{name}{fit['status']} ({number_of(fit['rows'], 'row')}, objective {fit['objective']:.6g})"]
     if fit["excluded"]:
-        out.append(f"  left out: {', '.join(f'{count} {reason}' for reason, count in fit['excluded'].items())}")
+        rows = (f"{number_of(number, 'row')} ({reason})" for reason, number in fit["excluded"].items())
+        out.append(f"  left out: {', '.join(rows)}")
     if fit["duplicates"]:
-        out.append(f"  {fit['duplicates']} rows repeat others exactly; resamples keep them together")
+        repeat = "row repeats another" if fit["duplicates"] == 1 else "rows repeat others"
+        out.append(f"  {fit['duplicates']:,} {repeat} exactly; resamples keep them together")
     if fit["failed_resamples"]:
-        out.append(f"  {fit['failed_resamples']} resamples could not be fitted and are not in the intervals")
+        resamples = number_of(fit["failed_resamples"], "resample")
+        out.append(f"  {resamples} could not be fitted, and no interval counts them")
     return out

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scalejax.report.progress import duration, quantity
+from scalejax.text import number_of
 
 # What the devices' time is spent on -> in words.
 SPENT = {
@@ -23,14 +24,14 @@ def plan_lines(facts: Mapping[str, Any]) -> list[str]:
         facts: as printed by `scalejax plan --json`.
     """
     lines = [
-        f"{facts['name']}: {facts['trials']:,} trials on {facts['devices']:,} x {facts['device_kind']}",
-        f"programs  {facts['lane_programs']} lane programs, each compiled once for all its trials:",
+        f"{facts['name']}: {number_of(facts['trials'], 'trial')} on {facts['devices']:,} x {facts['device_kind']}",
+        f"programs  {number_of(facts['lane_programs'], 'lane program')}, each compiled once for all its trials:",
     ]
     for program in facts["programs"]:
         grounds = f" ({program['packing']})" if program["packing"] else ""
         lines.append(
-            f"  {program['sizes']}: {program['trials']:,} trials in {program['lanes']} lanes ({program['mode']}), "
-            f"{program['steps']:,} steps, {program['padding']:.0%} padding{grounds}, "
+            f"  {program['sizes']}: {number_of(program['trials'], 'trial')} in {number_of(program['lanes'], 'lane')} "
+            f"({program['mode']}), {number_of(program['steps'], 'step')}, {program['padding']:.0%} padding{grounds}, "
             f"about {duration(program['seconds'])}" + ("" if program["timed"] else " (estimated)")
         )
     lines.extend(f"  note: {note}" for note in facts["notes"])
@@ -59,7 +60,7 @@ def _simulation_lines(done: Mapping[str, Any], devices: int, *, kind: str) -> li
         "horizon": f"one trial's horizon: no number of devices makes it shorter than {floor}",
         "compilation": f"compilation, {compiling:.0%} of the time that devices are busy: fewer programs or devices",
         "idle_devices": f"the end: devices idle while the last trials run; twice the devices take {twice}",
-        "memory": f"memory: only {done['lanes']} lanes of the largest program fit on a device",
+        "memory": f"memory: no more than {number_of(done['lanes'], 'lane')} of the largest program on a device",
         "work": f"the work itself: twice the devices take {twice}",
     }
     return [

@@ -1,5 +1,6 @@
 """The figure of fitted laws: points, law, interval, and residuals below."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 BEYOND = 10.0  # a law is drawn this many times beyond the largest predictor, dashed
 DECADES = 100.0  # of an axis, below which it has more ticks than its decades
 GRID = 120  # points of a drawn law
+NOTE_WIDTH = 125  # characters of a line under the figure
 SLICES = 5  # lines of a law in two predictors
 Pair = tuple["Observations", "Fit"]
 
@@ -55,6 +57,9 @@ def plot_fits(pairs: Sequence[Pair], *, level: float = 0.9, title: str | None = 
         name = _predicted(top, below, pairs[0], level=level)
     _dress(top, below, x=name, y=pairs[0][0].columns["loss"].replace("_", " "))
     top.set_title(title or _title(pairs), loc="left", fontsize=LABEL_SIZE + 1, color=INK, pad=8)
+    notes = textwrap.fill(" ".join(pairs[0][0].notes), NOTE_WIDTH)
+    if notes:
+        figure.supxlabel(notes, x=0.01, ha="left", fontsize=SMALL_SIZE, color="#666666")
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     return figure

@@ -7,6 +7,8 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from scalejax.text import number_of
+
 PLAIN_INTERVAL = 10.0  # seconds between lines where there is no terminal
 WARM_UP_SHARE = 0.02  # of the work; before it an estimate of the time left would be a guess
 
@@ -71,7 +73,7 @@ class ProgressDisplay:
         bad = [f"{count} {status}" for status, count in sorted(self._ended.items()) if status != "done"]
         eta = self.eta_seconds
         parts = [
-            f"{sum(self._ended.values())}/{self._trials} trials",
+            f"{sum(self._ended.values()):,}/{number_of(self._trials, 'trial')}",
             *bad,
             f"{self._steps / elapsed:,.0f} steps/s",
             f"{flops_per_second(self._flops / elapsed)}",

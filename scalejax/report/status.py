@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from scalejax.report.progress import duration
+from scalejax.text import number_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +78,7 @@ def status_lines(facts: Mapping[str, Any]) -> list[str]:
 def counted(counts: Mapping[str, int]) -> str:
     """Return numbers of trials by status in one line, for example "12 trials: 10 done, 2 failed"."""
     parts = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
-    return f"{sum(counts.values())} trials: {parts}" if parts else "no trials yet"
+    return f"{number_of(sum(counts.values()), 'trial')}: {parts}" if parts else "no trials yet"
 
 
 def _shown(lines) -> list[str]:
@@ -93,10 +94,10 @@ def _taken(trial: Mapping[str, Any]) -> int:
 
 
 def _on_its_way(trial: Mapping[str, Any]) -> dict[str, Any]:
-    what = f"{trial['family']}, {trial['params']:,} parameters, {trial['train_examples']:,} examples"
+    sizes = f"{number_of(trial['params'], 'parameter')}, {number_of(trial['train_examples'], 'example')}"
     return {
         "trial_id": trial["trial_id"],
         "step": _taken(trial),
         "steps": trial["steps"],
-        "what": f"{what}, learning rate {trial['learning_rate']:g}, seed {trial['seed']}",
+        "what": f"{trial['family']}, {sizes}, learning rate {trial['learning_rate']:g}, seed {trial['seed']}",
     }

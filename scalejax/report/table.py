@@ -10,7 +10,8 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from scalejax.analysis.curves import notes, order_at_smallest
-from scalejax.analysis.tuning import STOPPED, knob_columns, known, listing, short, short_count
+from scalejax.analysis.tuning import STOPPED, knob_columns, known, listing, model_key, short, short_count
+from scalejax.text import number_of
 
 MOST_SIZES = 7  # columns of sizes that, with labels and verdict, still fit a terminal of 80 characters
 EDGE_MARK = "*"
@@ -79,12 +80,12 @@ def halving_lines(results: pd.DataFrame) -> list[str]:
             shares.setdefault(rungs.index(row["steps_taken"]) + 1, []).append(row["steps_taken"] / row["steps"])
         halved = {row["learning_rate"] for row in stopped}
         rates.update({row["learning_rate"] for row in cell if row["status"] == "done"} - halved)
-    count = sum(map(len, shares.values()))
+    number = sum(map(len, shares.values()))
     places = [f"{len(found):,} after {_percent(found)}" for _, found in sorted(shares.items())]
     places = places if len(places) > 1 else [f"after {_percent(shares[1])}"]
     lines = [
-        f"{count:,} of {len(results):,} trials were stopped early by halving, {listing(places)} of their steps; "
-        "they enter no curve."
+        f"Halving stopped {number:,} of {number_of(len(results), 'trial')} early, {listing(places)} of the planned "
+        "steps; stopped trials enter no curve."
     ]
     if rates and len(cells) == 1:
         noun = "Learning rate" if len(rates) == 1 else "Learning rates"
@@ -98,10 +99,10 @@ def halving_lines(results: pd.DataFrame) -> list[str]:
 
 def _cells(results: pd.DataFrame) -> list[list[dict[Hashable, Any]]]:
     """Return the rows of each set of competitors: those that differ in learning rate and seed alone."""
-    names = ("family", *knob_columns(results), "train_examples", "weight_decay", "batch_size", "steps")
+    knobs, names = knob_columns(results), ("train_examples", "weight_decay", "batch_size", "steps")
     cells: dict[tuple[Any, ...], list[dict[Hashable, Any]]] = {}
     for row in results.to_dict("records"):
-        cells.setdefault(tuple(known(row.get(name)) for name in names), []).append(row)
+        cells.setdefault((*model_key(row, knobs), *(known(row.get(name)) for name in names)), []).append(row)
     return list(cells.values())
 
 
