@@ -15,10 +15,10 @@ from scalejax.engine.device import Group
 from scalejax.engine.lanes import DeviceData, Order, Outcome, empty
 from scalejax.engine.packing import CALL_SECONDS, Bucket
 from scalejax.engine.padding import stack_padded
-from scalejax.engine.programs import PLACED, Programs
+from scalejax.engine.programs import Programs
 from scalejax.engine.slot import Evaluation, Finished, Parked, Slot
 from scalejax.engine.snapshot import Snapshot, bits, keyed
-from scalejax.engine.step import Cursor, Settings, TrialState
+from scalejax.engine.step import Cursor, Leaf, Settings, TrialState
 from scalejax.engine.trial import PlannedTrial
 
 Weights = tuple[nnx.State, nnx.State]
@@ -38,7 +38,7 @@ class Flight:
     slots: dict[int, Slot]
     due: frozenset[int]
     ending: frozenset[int]
-    parked: dict[int, TrialState]  # by lane: [devices, ...], one of them the lane's
+    parked: dict[int, TrialState]  # by lane: [1, ...], on its device
     outcome: Outcome
     began: float
     copied: TrialState | None = None  # all lanes after the call, if a snapshot was asked for
@@ -166,7 +166,7 @@ class Pack:
                 if self._slots[number] is slot:
                     self._slots[number] = None
             elif number in flight.parked:
-                parked.append(Parked(slot, self._own(flight.parked[number], number)))
+                parked.append(Parked(slot, _landed(flight.parked[number])))
         steps = {slot.planned: flight.count for slot in present.values()}
         return Landing(steps, ended, parked, _snapshot(flight, present))
 
@@ -201,26 +201,28 @@ class Pack:
         return outcome
 
     def _write(self, trials: Sequence[tuple[int, PlannedTrial, Weights]]) -> None:
-        """Write trials into lanes, PLACED at a time; what is short of that goes beyond the lanes."""
-        beyond = len(self._slots)
-        for begin in range(0, len(trials), PLACED):
-            some = list(trials[begin : begin + PLACED])
-            slots = np.full(PLACED, beyond, np.int32)
+        """Write trials into lanes, some at a time; what is short of that goes beyond the lanes."""
+        programs, beyond = self._programs.result(), len(self._slots)
+        like = self.bucket.recipe.architecture.abstract[1:]
+        for begin in range(0, len(trials), programs.placed):
+            some = list(trials[begin : begin + programs.placed])
+            slots = np.full(programs.placed, beyond, np.int32)
             slots[: len(some)] = [number for number, _, _ in some]
-            some += [some[-1]] * (PLACED - len(some))
+            some += [some[-1]] * (programs.placed - len(some))
             settings = jax.tree.map(lambda *each: np.stack(each), *(settings_of(planned) for _, planned, _ in some))
-            like = self.bucket.recipe.architecture.abstract[1:]
             weights = tuple(stack_padded([each[part] for _, _, each in some], like[part]) for part in range(len(like)))
-            self.lanes = self._programs.result().place(self.lanes, slots, settings, weights)
+            self.lanes = programs.place(self.lanes, slots, settings, weights)
             self._blank.difference_update(number for number, _, _ in some)
 
     def _extract(self, number: int) -> TrialState:
-        return self._programs.result().extract(self.lanes, np.int32(number % self.bucket.lanes))
+        """Copy the state in a lane, [1, ...], on the lane's own device; what the others have extracted is let go."""
+        device = self._group.devices[number // self.bucket.lanes]
+        states = self._programs.result().extract(self.lanes, np.int32(number % self.bucket.lanes))
 
-    def _own(self, states: TrialState, number: int) -> TrialState:
-        """Bring a lane's state to the host, of those that all devices have extracted."""
-        device = number // self.bucket.lanes
-        return jax.tree.map(lambda leaf: keyed(bits(leaf)[device], leaf), states)
+        def own(leaf: Leaf) -> Leaf:
+            return next(shard.data for shard in leaf.addressable_shards if shard.device == device)
+
+        return jax.tree.map(own, states)
 
     @staticmethod
     def _note(slot: Slot, number: int, flight: Flight, outcome: Outcome) -> None:
@@ -250,6 +252,11 @@ class Pack:
             seconds=slot.seconds,
             mode=self.bucket.recipe.mode,
         )
+
+
+def _landed(state: TrialState) -> TrialState:
+    """Bring a lane's state [1, ...] to the host."""
+    return jax.tree.map(lambda leaf: keyed(bits(leaf)[0], leaf), state)
 
 
 def _snapshot(flight: Flight, present: dict[int, Slot]) -> Snapshot | None:
