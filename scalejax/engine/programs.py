@@ -33,6 +33,7 @@ from scalejax.models import Architecture
 
 PLACED = 8  # trials that one call of `place` writes at most: of small models eight cost hardly more than one
 PLACED_BYTES = 2**24  # of lanes that one call of `place` writes; of large models it writes fewer, down to one
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY")  # in the messages of XLA's and CUDA's errors
 THREADS = 2  # that compile; more would only take the cores of the training
 
 WHOLE, LANES = PartitionSpec(), PartitionSpec(LANE_AXIS)
@@ -122,6 +123,11 @@ def check_memory(advanced: Any, placer: Any, group: Group) -> bool:
     if needs > room:
         raise MemoryError(f"the program needs {needs / 1e9:.1f} GB of the device's {room / 1e9:.1f}")
     return needs + lanes <= room
+
+
+def short_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that the memory of a device, or of the host, does not suffice."""
+    return isinstance(error, MemoryError) or any(word in str(error) for word in OUT_OF_MEMORY)
 
 
 def _bytes_of(needs: Any) -> int:
