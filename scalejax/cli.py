@@ -62,8 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"scalejax {options.command}: {error}", file=sys.stderr)
         return TROUBLE
     except KeyboardInterrupt as error:
-        saved = "what was on its way is saved, and " if isinstance(error, Interrupted) else ""
-        says = f"interrupted; finished trials are kept, {saved}the same command goes on from there"
+        outcome = f"{error.outcome}, and " if isinstance(error, Interrupted) else ""
+        says = f"interrupted; finished trials are kept, {outcome}the same command goes on from there"
         print(f"scalejax {options.command}: {says}", file=sys.stderr)
         return SIGNALLED + (error.signal if isinstance(error, Interrupted) else signal.SIGINT)
 

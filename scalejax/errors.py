@@ -1,6 +1,7 @@
 """The ways in which scalejax stops: the caller's mistake, trouble on the way, and being told to."""
 
 import signal
+from collections.abc import Sequence
 
 
 class SweepError(ValueError):
@@ -19,15 +20,36 @@ class RunError(RuntimeError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was told to stop by a signal, and has saved what was on its way.
+    """A run was told to stop by a signal.
 
     Attributes:
         signal: the signal. The command line exits with 128 plus its number.
+        lost: of each trial whose latest steps could not be saved, the step at which it was last saved, 0 for none.
     """
 
-    def __init__(self, number: int = signal.SIGINT):
+    def __init__(self, number: int = signal.SIGINT, *, lost: Sequence[int] = ()):
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.signal = number
+        self.lost = tuple(sorted(lost))
+
+    @property
+    def outcome(self) -> str:
+        """What became of the trials that were running, in words."""
+        if not self.lost:
+            return "what was on its way is saved"
+        begun = [step for step in self.lost if step]
+        parts = []
+        if begun:
+            since = f"{begun[0]:,}" if begun[0] == begun[-1] else f"{begun[0]:,} to {begun[-1]:,}"
+            parts.append(f"{_unsaved(len(begun))} since step {since}")
+        if len(begun) < len(self.lost):
+            count = len(self.lost) - len(begun)
+            parts.append(f"{_unsaved(count)} since {'its' if count == 1 else 'their'} beginning")
+        return " and ".join(parts)
+
+
+def _unsaved(count: int) -> str:
+    return f"{count:,} {'trial is' if count == 1 else 'trials are'} not saved"
 
 
 class FitError(RuntimeError):

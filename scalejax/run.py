@@ -113,7 +113,7 @@ def run_sweep(
         SweepError: the sweep asks for what cannot be, or another process runs in the directory; before anything is
             trained.
         RunError: trouble on the way, such as a full disk; what has been done is kept.
-        Interrupted: SIGINT or SIGTERM was heard; what was on its way is saved.
+        Interrupted: SIGINT or SIGTERM was heard; it says what could not be saved, if anything.
 
     Warns:
         UserWarning: results in the directory were computed by another program than would run today.
@@ -212,7 +212,7 @@ def _train(
         )
         interruption = exits.enter_context(Interruption(scheduler.stop))
         if not scheduler.run(jax.local_devices()) and interruption.signal:
-            raise Interrupted(interruption.signal)
+            raise Interrupted(interruption.signal, lost=list(scheduler.lost.values()))
 
 
 def _homes(plan: "Plan", waiting: Sequence["PlannedTrial"]) -> "Homes":

@@ -61,6 +61,10 @@ class Accountant:
                 self._running[planned.trial_id] = planned.trial.steps - self._left[planned.trial_id]
                 work += self._cost[planned.trial_id][0] * steps
                 flops += self._cost[planned.trial_id][1] * steps
+            for planned, step in progress.back.items():
+                left = planned.trial.steps - step
+                work -= self._cost[planned.trial_id][0] * (left - self._left[planned.trial_id])
+                self._left[planned.trial_id], self._running[planned.trial_id] = left, step
         display.advance(steps=sum(progress.steps.values()), flops=flops, work=work)
 
     def spared(self, planned: "PlannedTrial") -> float:
@@ -146,5 +150,5 @@ class Interruption:
             signal.raise_signal(number)
         self.signal = number
         # Not print: it may be what the signal has interrupted.
-        os.write(2, b"\nscalejax: stopping, what is on its way is saved; once more ends at once\n")
+        os.write(2, b"\nscalejax: stopping, saving what is running; once more ends at once, unsaved\n")
         self._stop()

@@ -3,20 +3,22 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
-from engine_helpers import FIRST, device_data, planned, ready, recipe
+from engine_helpers import FIRST, device_data, pack_of, planned, ready, recipe
 
 from scalejax.engine import programs
 from scalejax.engine.device import Group, groups
 from scalejax.engine.pack import Pack
 from scalejax.engine.packing import Bucket
 from scalejax.engine.padding import initial_weights
-from scalejax.engine.programs import PLACED, Workshop, check_memory, compiled_programs
+from scalejax.engine.programs import PLACED, Programs, Workshop, check_memory, compiled_programs
 
 
 def pack_on(group, trials, data, *, lanes):
@@ -63,11 +65,93 @@ def device_with(room: int | None):
 
 
 def test_a_program_that_cannot_fit_is_refused_before_it_runs(data):
-    program = ready(recipe(planned()), 2, FIRST, data.card).result().advance
-    check_memory(program, device_with(None))
-    check_memory(program, device_with(10**9))
+    made = ready(recipe(planned()), 2, FIRST, data.card).result()
+    assert check_memory(made.advance, made.place, device_with(None))
+    assert check_memory(made.advance, made.place, device_with(10**9))
     with pytest.raises(MemoryError, match=r"the program needs \S+ GB of the device's 0\.0"):
-        check_memory(program, device_with(10_000))
+        check_memory(made.advance, made.place, device_with(10_000))
+
+
+def needing(*, arguments: int, output: int, temporary: int, alias: int) -> SimpleNamespace:
+    """Return a program that says that it needs so many bytes."""
+    needs = SimpleNamespace(
+        argument_size_in_bytes=arguments,
+        output_size_in_bytes=output,
+        temp_size_in_bytes=temporary,
+        alias_size_in_bytes=alias,
+    )
+    return SimpleNamespace(memory_analysis=lambda: needs)
+
+
+def test_what_is_in_memory_at_the_same_time_is_added_up():
+    # Lanes of 100 bytes and data of 50; a call needs 30 more, the trials that wait to be written 20.
+    advanced = needing(arguments=150, output=100, temporary=30, alias=100)
+    placer = needing(arguments=120, output=100, temporary=0, alias=100)
+    with pytest.raises(MemoryError):
+        check_memory(advanced, placer, device_with(199))
+    assert not check_memory(advanced, placer, device_with(200))
+    assert not check_memory(advanced, placer, device_with(299))
+    assert check_memory(advanced, placer, device_with(300))  # a copy of the lanes fits too
+
+
+def test_a_placing_program_that_cannot_fit_beside_the_data_is_refused():
+    advanced = needing(arguments=150, output=100, temporary=0, alias=100)
+    placer = needing(arguments=120, output=100, temporary=80, alias=100)
+    with pytest.raises(MemoryError):
+        check_memory(advanced, placer, device_with(249))
+    check_memory(advanced, placer, device_with(250))
+
+
+@pytest.mark.parametrize(("width", "most"), [(4, None), (1024, 1.3)])
+def test_placing_a_large_trial_takes_about_the_memory_of_that_trial(data, width, most):
+    made = recipe(planned(knobs={"width": width, "depth": 2}))
+    program = compiled_programs(made, 2, FIRST, card=data.card)
+    needs = program.place.memory_analysis()
+    beyond = needs.argument_size_in_bytes - needs.alias_size_in_bytes + needs.temp_size_in_bytes
+    lane = needs.alias_size_in_bytes / 2
+    assert program.placed == (1 if most else PLACED)
+    assert most is None or beyond < most * lane
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_trials_large_and_small_are_placed_without_compiling_again(data, monkeypatch, large):
+    if large:
+        monkeypatch.setattr(programs, "PLACED_BYTES", 1)
+    group = Group(tuple(jax.local_devices()))
+    trials = [planned(seed=seed, learning_rate=10.0 ** -(1 + seed)) for seed in range(5)]
+    bucket = Bucket(recipe(trials[0]), tuple(trials), 5, 1.0, 1, 50)
+    future: Future[Programs] = Future()
+    future.set_result(compiled_programs(bucket.recipe, 5, group, card=data.card))
+    pack = Pack(bucket, group=group, data=device_data(data, group), programs=future)
+    for count in (1, 3, 1):
+        some = [trials.pop() for _ in range(count)]
+        weights = [initial_weights(each.architecture, each.trial.key("initialise")) for each in some]
+        slots = pack.free[:count]
+        pack.place(list(zip(slots, some, weights, strict=True)))
+        rates = np.asarray(pack.lanes.settings.learning_rate)
+        assert rates[slots].tolist() == [np.float32(each.trial.learning_rate) for each in some]
+
+
+def test_a_trial_at_a_rung_is_kept_once_however_many_devices_there_are(data):
+    group = Group(tuple(jax.local_devices()))
+    assert len(group.devices) > 1
+    trials = [replace(planned(seed=seed), rungs=(5,)) for seed in range(len(group.devices))]
+    pack = pack_of(trials, data, group=group)
+    flight = pack.launch()
+    for number, state in flight.parked.items():
+        for leaf in jax.tree.leaves(state):
+            assert leaf.devices() == {group.devices[number]}
+            assert leaf.shape[0] == 1
+    landing = pack.land(flight)
+    assert len(landing.parked) == len(trials)
+    for each, seed in zip(landing.parked, range(len(trials)), strict=True):
+        for leaf in jax.tree.leaves(each.state):
+            held = leaf
+            while held.base is not None and isinstance(held.base, np.ndarray):
+                held = held.base
+            assert held.nbytes == leaf.nbytes
+        key = np.uint32(trials[seed].trial.key("shuffle"))
+        assert each.state.settings.shuffle_key == key
 
 
 def test_programs_are_made_once_and_errors_reach_whoever_waits(data, monkeypatch):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scalejax.engine.programs import short_of_memory
 from scalejax.engine.slot import Parked
 from scalejax.engine.snapshot import Arrays, Homes, Manifest, Snapshot, UnreadableError, pack_up, unpack
 from scalejax.errors import RunError
@@ -31,6 +32,7 @@ SECONDS = 60.0  # between two checkpoints of a pack, by default
 SEAL = "sha256"  # the file in a checkpoint that vouches for the others
 SPARE_BYTES = 1_000_000  # for the files around the arrays, and for the ledger
 LONGEST_REASON = 120  # characters
+LEFT_OUT = "Memory is too short for a checkpoint of the running trials; it is left out, and the training continues."
 KEPT = 2  # of a pack; should the last one be damaged, there is the one before
 
 
@@ -64,6 +66,8 @@ class Checkpoints:
         self._run = 1 + max((_number(shelf.folder.name.partition("-")[0]) for shelf in self._shelves), default=0)
         self._packs = 0
         self._trouble: BaseException | None = None
+        self._finished = False
+        self.steps: dict[str, int] = {}  # by trial, as far as it is in a checkpoint that can be read
 
     def load(self, homes: Homes) -> dict[str, Parked]:
         """Return the trials on their way that an earlier run has left, each as far as it has come, by id.
@@ -84,7 +88,18 @@ class Checkpoints:
                 if other is None or each.slot.step > other.slot.step:
                     found[each.planned.trial_id] = each
         self._clear()
+        self.steps = {name: each.slot.step for name, each in found.items()}
         return found
+
+    def latest(self, shelf: Shelf, homes: Homes) -> dict[str, Parked]:
+        """Return the wanted trials as a pack of this run has last saved them, by id; waits for what is being written.
+
+        Warns:
+            UserWarning: a checkpoint is damaged.
+        """
+        if shelf.writing:
+            wait([shelf.writing])
+        return {each.planned.trial_id: each for each in _latest(shelf.folder, homes) or ()}
 
     def open(self, name: str) -> Shelf:
         """Return the place for the checkpoints of a pack that begins; `name` tells its program."""
@@ -97,18 +112,23 @@ class Checkpoints:
     def due(self, shelf: Shelf) -> bool:
         """Say whether it is time for a checkpoint; never while the one before is still being written.
 
+        The time for the next one counts from here, whether or not this one can be made.
+
         Raises:
             RunError: an earlier one could not be written.
         """
         self._check()
         idle = shelf.writing is None or shelf.writing.done()
-        return idle and time.monotonic() - shelf.saved >= self._seconds
+        due = idle and time.monotonic() - shelf.saved >= self._seconds
+        if due:
+            shelf.saved = time.monotonic()
+        return due
 
     def save(self, shelf: Shelf, snapshot: Snapshot) -> None:
-        """Have a snapshot written; returns at once."""
-        shelf.saved = time.monotonic()
-        if snapshot.trial_ids:
-            shelf.writing = self._writer.submit(self._write, shelf, snapshot)
+        """Have a snapshot written; returns at once. After `finish` nothing is written any more."""
+        with self._lock:
+            if snapshot.trial_ids and not self._finished:
+                shelf.writing = self._writer.submit(self._write, shelf, snapshot)
 
     def ended(self, trial_id: str) -> None:
         """Take note that a trial needs no checkpoint any more."""
@@ -123,24 +143,24 @@ class Checkpoints:
         self._clear()
 
     def finish(self, *, complete: bool, seconds: float | None = None) -> None:
-        """Wait for what is being written.
+        """Wait for what is being written. `steps` tells what was written in time.
 
         Args:
             complete: whether all trials have ended; then nothing is left on the disk.
             seconds: to wait at most.
 
         Raises:
-            RunError: a checkpoint could not be written, or not in time.
+            RunError: a checkpoint could not be written.
         """
-        late = wait([shelf.writing for shelf in self._shelves if shelf.writing], timeout=seconds).not_done
+        with self._lock:
+            self._finished = True
+            writing = [shelf.writing for shelf in self._shelves if shelf.writing]
+        late = wait(writing, timeout=seconds).not_done
         self._writer.shutdown(wait=not late, cancel_futures=True)
         if complete:
             shutil.rmtree(self._folder, ignore_errors=True)
             return
         self._check()
-        if late:
-            says = f"the last checkpoint was not written within {seconds:.0f} s"
-            raise RunError(f"{self._folder}: {says}; the same command goes on from the one before it")
 
     def _write(self, shelf: Shelf, snapshot: Snapshot) -> None:
         try:
@@ -156,10 +176,14 @@ class Checkpoints:
             checkpointer.save(shelf.number, arrays, custom_metadata=manifest, force=True)
             seal(shelf.folder / str(shelf.number))
         except Exception as error:  # whatever Orbax and the file system raise
-            self._trouble = error
+            if short_of_memory(error):  # must not end the training
+                warnings.warn(LEFT_OUT, stacklevel=2)
+            else:
+                self._trouble = error
             return
         covered = snapshot.trial_ids
         with self._lock:
+            self.steps |= snapshot.steps
             for other in self._shelves:
                 other.needed = covered if other is shelf else other.needed - covered
         self._clear()

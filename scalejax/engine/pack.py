@@ -2,6 +2,8 @@
 
 import functools
 import time
+import warnings
+from collections import Counter
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -11,42 +13,66 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from scalejax.engine.checkpoint import LEFT_OUT
 from scalejax.engine.device import Group
 from scalejax.engine.lanes import DeviceData, Order, Outcome, empty
-from scalejax.engine.packing import CALL_SECONDS, Bucket
+from scalejax.engine.pace import Pace
+from scalejax.engine.packing import Bucket
 from scalejax.engine.padding import stack_padded
-from scalejax.engine.programs import PLACED, Programs
+from scalejax.engine.programs import Programs, short_of_memory
 from scalejax.engine.slot import Evaluation, Finished, Parked, Slot
 from scalejax.engine.snapshot import Snapshot, bits, keyed
-from scalejax.engine.step import Cursor, Settings, TrialState
+from scalejax.engine.step import Cursor, Leaf, Settings, TrialState
 from scalejax.engine.trial import PlannedTrial
 
 Weights = tuple[nnx.State, nnx.State]
-
-LONGEST_CALL = 2 * CALL_SECONDS  # above which calls are shortened
 
 # On the device: the next call uses the lanes up, and must not wait for the host to have read them.
 _copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))
 
 
 @dataclass(frozen=True)
+class Call:
+    """What the next call shall do.
+
+    Attributes:
+        count: steps of every lane.
+        due: lanes that are evaluated after them.
+        ending: lanes whose best parameters are tested.
+        in_turn: lanes that a device trains one after the other.
+        examples: that the busiest device evaluates.
+    """
+
+    count: int
+    due: frozenset[int]
+    ending: frozenset[int]
+    in_turn: int
+    examples: int
+
+
+@dataclass(frozen=True)
 class Flight:
     """A call that was launched: who was in which lane at which step, and the outcome, which may still be computed."""
 
-    count: int
+    call: Call
     steps: dict[int, int]  # by lane: the step after the call
     slots: dict[int, Slot]
-    due: frozenset[int]
-    ending: frozenset[int]
-    parked: dict[int, TrialState]  # by lane: [devices, ...], one of them the lane's
+    parked: dict[int, TrialState]  # by lane: [1, ...], on its device
     outcome: Outcome
     began: float
-    copied: TrialState | None = None  # all lanes after the call, if a snapshot was asked for
+    probing: bool  # the first of its kind: how far calls may go is known once it has landed
+    copied: TrialState | dict[int, TrialState] | None = None  # if a snapshot was asked for: all lanes, or by lane
+
+    @property
+    def reached(self) -> dict[str, int]:
+        """The step of each of its trials after the call, by id."""
+        return {slot.planned.trial_id: self.steps[number] for number, slot in self.slots.items()}
 
     @property
     def decisive(self) -> bool:
-        """Whether its outcome decides who goes on, so that nothing may be launched before it has landed."""
-        return any(self.slots[number].planned.trial.patience is not None for number in self.due)
+        """Whether its outcome decides what the next call does, so that nothing may be launched before it has landed."""
+        patient = (self.slots[number].planned.trial.patience is not None for number in self.call.due)
+        return self.probing or any(patient)
 
 
 @dataclass(frozen=True)
@@ -74,7 +100,8 @@ class Pack:
         self._blank = set(range(len(self._slots)))  # lanes that were never written
         self._example: tuple[PlannedTrial, Weights] | Parked | None = None  # what an idle lane is filled with
         self._landed = 0.0  # when the latest call did
-        self._pace = 0.0  # seconds a step of the latest call without evaluation
+        self._pace = Pace()
+        self._tight = False  # a copy of all lanes did not fit
         self.lanes = jax.device_put(empty(bucket.recipe, len(self._slots)), group.by_lane)
 
     @property
@@ -101,7 +128,7 @@ class Pack:
         self._blank.discard(number)
         self._example = self._example or parked
         # A copy: should this call be refused, the parked trial is as it was.
-        self._slots[number] = parked.slot.copy()
+        self._slots[number] = replace(parked.slot.copy(), owed=parked.slot.lacks)
 
     def adopt(self, lanes: TrialState, planned: PlannedTrial) -> None:
         """Take over a ready state of all lanes, each with a trial like `planned` at its start."""
@@ -123,51 +150,68 @@ class Pack:
         Lanes whose trial comes to its horizon or to a rung are free at once: the next trial is written behind the call.
 
         Args:
-            copy: whether its landing shall bring a snapshot.
+            copy: whether its landing shall bring a snapshot, if memory suffices.
         """
         slots = dict(self.occupied)
-        count = min(self._call_steps, *(slot.next_stop - slot.step for slot in slots.values()))
-        due = frozenset(number for number, slot in slots.items() if slot.step + count == slot.next_stop)
-        ending = frozenset(n for n, slot in slots.items() if slot.step + count == slot.planned.trial.steps)
+        call = self._plan(slots)
+        probing = bool(call.count and not self._pace.knows_steps) or bool(
+            call.examples and not self._pace.knows_examples
+        )
         began = time.perf_counter()
-        outcome = self._dispatch(count, due=due, ending=ending)
-        copied = _copy(self.lanes) if copy else None
+        outcome = self._dispatch(call.count, due=call.due, ending=call.ending)
+        copied = self._copied(slots) if copy else None
         parked = {}
         for number, slot in slots.items():
-            slot.step += count
-            if number in due and slot.step in slot.planned.rungs:
+            slot.step += call.count
+            if number in call.due and slot.step in slot.planned.rungs:
                 parked[number] = self._extract(number)
-            if number in ending or number in parked:
+            if number in call.ending or number in parked:
                 self._slots[number] = None
         steps = {number: slot.step for number, slot in slots.items()}
-        return Flight(count, steps, slots, due, ending, parked, outcome, began, copied)
+        return Flight(call, steps, slots, parked, outcome, began, probing, copied)
+
+    def _plan(self, slots: dict[int, Slot]) -> Call:
+        """Decide on the next call: measurements that are owed come before any step."""
+        in_turn = self._in_turn
+        most = min(self.bucket.call_steps, self._pace.most_steps(in_turn))
+        stops = {number for number, slot in slots.items() if slot.owed}
+        count = 0 if stops else min(most, *(slot.next_stop - slot.step for slot in slots.values()))
+        stops = stops or {number for number, slot in slots.items() if slot.step + count == slot.next_stop}
+        due = {number for number in stops if not slots[number].impatient}
+        ending = {n for n in stops if slots[n].impatient or slots[n].step + count == slots[n].planned.trial.steps}
+        validation, test = (blocks.weight.size for blocks in (self._data.validation, self._data.test))
+        wanted = [(n, n // self.bucket.lanes, validation * (n in due) + test * (n in ending)) for n in sorted(stops)]
+        measured, examples = self._pace.affordable(wanted, steps=count * in_turn)
+        for number in stops:
+            slots[number].owed = number not in measured
+        return Call(count, frozenset(due & measured), frozenset(ending & measured), in_turn, examples)
 
     def land(self, flight: Flight) -> Landing:
         """Wait for a call and read its outcome; calls land in the order in which they were launched."""
-        outcome = jax.device_get(flight.outcome)
+        outcome, call = jax.device_get(flight.outcome), flight.call
         present = {number: slot for number, slot in flight.slots.items() if not slot.ended}
-        for number in flight.due & present.keys():
+        for number in call.due & present.keys():
             self._note(present[number], number, flight, outcome)
-        impatient = {n for n in (flight.due - flight.ending) & present.keys() if present[n].impatient}
-        late = jax.device_get(self._dispatch(0, due=(), ending=impatient)) if impatient else outcome
         now = time.perf_counter()
         elapsed = now - max(flight.began, self._landed)
         self._landed = now
-        if not flight.due:
-            self._pace = elapsed / flight.count
+        self._pace.learn(elapsed, steps=call.count * call.in_turn, examples=call.examples)
         share = elapsed / len(flight.slots)
         ended, parked = [], []
         for number, slot in present.items():
             slot.seconds += share
-            diverged = _diverged(slot, outcome, number, flight) if number in flight.due else ""
-            if diverged or number in flight.ending or number in impatient:
-                ended.append(self._end(slot, diverged, late if number in impatient else outcome, number))
+            diverged = _diverged(slot, outcome, number, flight) if number in call.due else ""
+            if diverged or number in call.ending:
+                ended.append(self._end(slot, diverged, outcome, number))
                 slot.ended = True
                 if self._slots[number] is slot:
                     self._slots[number] = None
+            elif number in call.due and slot.impatient:
+                slot.owed = True  # its test, which the next call brings
+                self._slots[number] = slot  # where it has not left: nothing was launched since
             elif number in flight.parked:
-                parked.append(Parked(slot, self._own(flight.parked[number], number)))
-        steps = {slot.planned: flight.count for slot in present.values()}
+                parked.append(Parked(slot, _landed(flight.parked[number])))
+        steps = {slot.planned: call.count for slot in present.values()}
         return Landing(steps, ended, parked, _snapshot(flight, present))
 
     def snapshot(self) -> Snapshot:
@@ -175,10 +219,31 @@ class Pack:
         return Snapshot(self.lanes, {number: slot.copy() for number, slot in self.occupied})
 
     @property
-    def _call_steps(self) -> int:
-        """The most steps of a call: as planned, unless it turned out that a stop would have to wait too long."""
-        most = self.bucket.call_steps
-        return most if most * self._pace < LONGEST_CALL else max(1, int(CALL_SECONDS / self._pace))
+    def _in_turn(self) -> int:
+        """Lanes that a device trains one after the other; idle ones cost nothing then."""
+        if self.bucket.recipe.mode != "map":
+            return 1
+        return max(Counter(number // self.bucket.lanes for number, _ in self.occupied).values())
+
+    def _copied(self, slots: dict[int, Slot]) -> TrialState | dict[int, TrialState] | None:
+        """Copy all lanes on the devices or, where memory is short, the ones with a trial to the host one by one.
+
+        A checkpoint must not cost the training anything: where even one lane more does not fit, there is none.
+        """
+        if self._programs.result().room_for_copy and not self._tight:
+            try:
+                return jax.block_until_ready(_copy(self.lanes))  # so that what does not fit is met with here
+            except (MemoryError, jax.errors.JaxRuntimeError) as error:
+                if not short_of_memory(error):
+                    raise
+                self._tight = True
+        try:
+            return {number: _landed(self._extract(number)) for number in slots}
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if not short_of_memory(error):
+                raise
+            warnings.warn(LEFT_OUT, stacklevel=2)
+        return None
 
     def call(self, steps: int, *, due: Sequence[int], ending: Sequence[int]) -> Outcome:
         """Run the program once and bring its outcome to the host; the trials' own steps are not counted on."""
@@ -201,26 +266,28 @@ class Pack:
         return outcome
 
     def _write(self, trials: Sequence[tuple[int, PlannedTrial, Weights]]) -> None:
-        """Write trials into lanes, PLACED at a time; what is short of that goes beyond the lanes."""
-        beyond = len(self._slots)
-        for begin in range(0, len(trials), PLACED):
-            some = list(trials[begin : begin + PLACED])
-            slots = np.full(PLACED, beyond, np.int32)
+        """Write trials into lanes, some at a time; what is short of that goes beyond the lanes."""
+        programs, beyond = self._programs.result(), len(self._slots)
+        like = self.bucket.recipe.architecture.abstract[1:]
+        for begin in range(0, len(trials), programs.placed):
+            some = list(trials[begin : begin + programs.placed])
+            slots = np.full(programs.placed, beyond, np.int32)
             slots[: len(some)] = [number for number, _, _ in some]
-            some += [some[-1]] * (PLACED - len(some))
+            some += [some[-1]] * (programs.placed - len(some))
             settings = jax.tree.map(lambda *each: np.stack(each), *(settings_of(planned) for _, planned, _ in some))
-            like = self.bucket.recipe.architecture.abstract[1:]
             weights = tuple(stack_padded([each[part] for _, _, each in some], like[part]) for part in range(len(like)))
-            self.lanes = self._programs.result().place(self.lanes, slots, settings, weights)
+            self.lanes = programs.place(self.lanes, slots, settings, weights)
             self._blank.difference_update(number for number, _, _ in some)
 
     def _extract(self, number: int) -> TrialState:
-        return self._programs.result().extract(self.lanes, np.int32(number % self.bucket.lanes))
+        """Copy the state in a lane, [1, ...], on the lane's own device; what the others have extracted is let go."""
+        device = self._group.devices[number // self.bucket.lanes]
+        states = self._programs.result().extract(self.lanes, np.int32(number % self.bucket.lanes))
 
-    def _own(self, states: TrialState, number: int) -> TrialState:
-        """Bring a lane's state to the host, of those that all devices have extracted."""
-        device = number // self.bucket.lanes
-        return jax.tree.map(lambda leaf: keyed(bits(leaf)[device], leaf), states)
+        def own(leaf: Leaf) -> Leaf:
+            return next(shard.data for shard in leaf.addressable_shards if shard.device == device)
+
+        return jax.tree.map(own, states)
 
     @staticmethod
     def _note(slot: Slot, number: int, flight: Flight, outcome: Outcome) -> None:
@@ -252,14 +319,21 @@ class Pack:
         )
 
 
+def _landed(state: TrialState) -> TrialState:
+    """Bring a lane's state [1, ...] to the host."""
+    return jax.tree.map(lambda leaf: keyed(bits(leaf)[0], leaf), state)
+
+
 def _snapshot(flight: Flight, present: dict[int, Slot]) -> Snapshot | None:
     """Return the trials of a call that has landed and that stay in their lanes."""
     if flight.copied is None:
         return None
-    gone = flight.ending | flight.parked.keys()
-    staying = {number: slot for number, slot in present.items() if number not in gone and not slot.ended}
+    left = flight.call.ending | {number for number in flight.parked if not flight.slots[number].impatient}
+    staying = {number: slot for number, slot in present.items() if number not in left and not slot.ended}
     # Another call may have been launched since.
     slots = {number: replace(slot.copy(), step=flight.steps[number]) for number, slot in staying.items()}
+    if isinstance(flight.copied, dict):
+        return Snapshot(None, {}, [Parked(slot, flight.copied[number]) for number, slot in slots.items()])
     return Snapshot(flight.copied, slots)
 
 

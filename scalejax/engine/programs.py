@@ -14,6 +14,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from scalejax.data import DataCard
+from scalejax.engine.cost import lane_bytes
 from scalejax.engine.device import LANE_AXIS, Group
 from scalejax.engine.lanes import (
     SETTING_TYPES,
@@ -31,7 +32,9 @@ from scalejax.engine.padding import HASTY, initial_weights, initialiser
 from scalejax.engine.step import Blocks, Cursor, Examples, Recipe, Settings, TrialState
 from scalejax.models import Architecture
 
-PLACED = 8  # trials that one call of `place` writes: of small models eight cost hardly more than one
+PLACED = 8  # trials that one call of `place` writes at most: of small models eight cost hardly more than one
+PLACED_BYTES = 2**24  # of lanes that one call of `place` writes; of large models it writes fewer, down to one
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY")  # in the messages of XLA's and CUDA's errors
 THREADS = 2  # that compile; more would only take the cores of the training
 
 WHOLE, LANES = PartitionSpec(), PartitionSpec(LANE_AXIS)
@@ -45,12 +48,18 @@ class Programs:
     """What a pack runs: `advance` and `place` of `lanes.py`, each device with its own lanes, compiled.
 
     `extract` and `restore` are compiled when they are first called: most sweeps never do.
+
+    Attributes:
+        placed: trials that one call of `place` writes.
+        room_for_copy: whether a copy of all lanes fits beside them into the memory of a device, as far as is known.
     """
 
     advance: Program
     place: Program
     extract: Program
     restore: Program
+    placed: int
+    room_for_copy: bool = True
 
 
 def compiled_programs(recipe: Recipe, lanes: int, group: Group, *, card: DataCard) -> Programs:
@@ -70,13 +79,21 @@ def compiled_programs(recipe: Recipe, lanes: int, group: Group, *, card: DataCar
     advancing = _lifted(functools.partial(advance, recipe), group, (LANES, WHOLE, ORDER), (LANES, LANES))
     placing = _lifted(functools.partial(_place_own, recipe), group, (LANES, WHOLE, WHOLE, WHOLE), LANES)
     advanced = advancing.lower(state, _abstract_data(card, group), order).compile()
-    check_memory(advanced, group)
+    placed = placed_at_once(recipe)
+    placer = placing.lower(state, *_abstract_fresh(recipe, placed)).compile(HASTY)
     return Programs(
         advance=advanced,
-        place=placing.lower(state, *_abstract_fresh(recipe)).compile(HASTY),
+        place=placer,
         extract=_extracting(group),
         restore=_lifted(_restore_own, group, (LANES, WHOLE, WHOLE), LANES),
+        placed=placed,
+        room_for_copy=check_memory(advanced, placer, group),
     )
+
+
+def placed_at_once(recipe: Recipe) -> int:
+    """Return how many trials one call of `place` writes: few enough that large ones cost about the memory of one."""
+    return int(np.clip(PLACED_BYTES // lane_bytes(recipe), 1, PLACED))
 
 
 def _lifted(function: Program, group: Group, wanted: Any, given: Any) -> Any:
@@ -85,16 +102,38 @@ def _lifted(function: Program, group: Group, wanted: Any, given: Any) -> Any:
     return jax.jit(here, donate_argnums=0)
 
 
-def check_memory(program: Any, group: Group) -> None:
-    """Refuse a program that will not fit, where the compiler and the device tell, before it fails half way."""
-    needs = program.memory_analysis()
+def check_memory(advanced: Any, placer: Any, group: Group) -> bool:
+    """Refuse programs that will not fit, where the compiler and the device tell, before they fail half way.
+
+    Counted is what is in memory at the same time: the data set lies beside `placer`, and while `advanced` runs the next
+    trials wait to be written. To extract or restore a lane takes less than to place one.
+
+    Returns:
+        Whether a copy of all lanes fits beside them; True where nothing tells.
+
+    Raises:
+        MemoryError: they do not fit.
+    """
+    advancing, placing = advanced.memory_analysis(), placer.memory_analysis()
     room = (group.devices[0].memory_stats() or {}).get("bytes_limit")
-    if needs is None or room is None:
-        return
+    if advancing is None or placing is None or room is None:
+        return True
+    lanes = placing.alias_size_in_bytes  # are given in and come out in the same place
+    fresh, data = (each.argument_size_in_bytes - each.alias_size_in_bytes for each in (placing, advancing))
+    needs = max(_bytes_of(advancing) + fresh, _bytes_of(placing) + data)
+    if needs > room:
+        raise MemoryError(f"the program needs {needs / 1e9:.1f} GB of the device's {room / 1e9:.1f}")
+    return needs + lanes <= room
+
+
+def short_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that the memory of a device, or of the host, does not suffice."""
+    return isinstance(error, MemoryError) or any(word in str(error) for word in OUT_OF_MEMORY)
+
+
+def _bytes_of(needs: Any) -> int:
     total = needs.argument_size_in_bytes + needs.output_size_in_bytes + needs.temp_size_in_bytes
-    total -= needs.alias_size_in_bytes
-    if total > room:
-        raise MemoryError(f"the program needs {total / 1e9:.1f} GB of the device's {room / 1e9:.1f}")
+    return total - needs.alias_size_in_bytes
 
 
 @functools.cache
@@ -126,14 +165,14 @@ def _abstract_lanes(recipe: Recipe, lanes: int, group: Group) -> TrialState:
     return jax.tree.map(one, abstract_lane(recipe))
 
 
-def _abstract_fresh(recipe: Recipe) -> tuple[Any, Settings, Any]:
-    """Return slots, settings and weights of PLACED trials as shapes."""
+def _abstract_fresh(recipe: Recipe, placed: int) -> tuple[Any, Settings, Any]:
+    """Return slots, settings and weights of `placed` trials as shapes."""
 
     def one(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((PLACED, *leaf.shape), leaf.dtype)
+        return jax.ShapeDtypeStruct((placed, *leaf.shape), leaf.dtype)
 
-    settings = Settings(**{name: jax.ShapeDtypeStruct((PLACED,), kind) for name, kind in SETTING_TYPES.items()})
-    slots = jax.ShapeDtypeStruct((PLACED,), np.int32)
+    settings = Settings(**{name: jax.ShapeDtypeStruct((placed,), kind) for name, kind in SETTING_TYPES.items()})
+    slots = jax.ShapeDtypeStruct((placed,), np.int32)
     return slots, settings, jax.tree.map(one, recipe.architecture.abstract[1:])
 
 

@@ -2,11 +2,9 @@
 
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 import jax
 
@@ -18,11 +16,11 @@ from scalejax.engine.mode import program_key
 from scalejax.engine.numerics import Numerics, current, hold
 from scalejax.engine.pack import Flight, Pack, Weights
 from scalejax.engine.packing import Bucket
-from scalejax.engine.programs import Workshop
+from scalejax.engine.programs import Workshop, short_of_memory
+from scalejax.engine.refusal import Refusals, broke_off, reason_of
 from scalejax.engine.slot import Finished, Parked, failed, stopped
 from scalejax.engine.snapshot import Snapshot
 from scalejax.engine.step import Examples
-from scalejax.engine.timing import OUT_OF_MEMORY
 from scalejax.engine.tournament import Decision, Tournament
 from scalejax.engine.trial import PlannedTrial
 from scalejax.errors import RunError
@@ -34,9 +32,13 @@ Waiting = PlannedTrial | Parked  # to begin, or to go on
 
 @dataclass(frozen=True)
 class Progress:
-    """What a call of a program has brought: the steps that each trial took in it."""
+    """What a call of a program has brought: the steps that each trial took in it.
+
+    `back` are trials that a refusal has sent back, and the steps that they go on from.
+    """
 
     steps: dict[PlannedTrial, int]
+    back: dict[PlannedTrial, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,9 @@ class Scheduler:
         tournament: the halving, if there is one.
         checkpoints: where trials on their way are kept, if they are.
         begun: trials that go on where an earlier run left them, by id.
+
+    Attributes:
+        lost: trials that were stopped and whose latest steps are in no checkpoint, and the step since which, by id.
     """
 
     def __init__(
@@ -96,6 +101,10 @@ class Scheduler:
         self._checkpoints = checkpoints
         self._lock = threading.Lock()
         self._stopping = threading.Event()
+        self._over = False  # whoever works still has come too late
+        self._reached: dict[str, int] = {}  # steps of the trials that have begun, calls that are under way included
+        self._refusals = Refusals()
+        self.lost: dict[str, int] = {}
         self._errors: list[RunError] = []
         self._weights: dict[tuple, Weights] = {}
         self._workshop = Workshop(data.card)
@@ -134,11 +143,16 @@ class Scheduler:
                 left = max(1.0, deadline - time.monotonic())
                 self._checkpoints.finish(complete=complete, seconds=None if complete else left)
         finally:
+            with self._lock:
+                self._over = True
+            reached = list(self._reached.items())
+            saved = self._checkpoints.steps if self._checkpoints else {}
+            self.lost = {name: saved.get(name, 0) for name, step in reached if step > saved.get(name, 0)}
             if self._errors:
                 raise self._errors[0]
 
     def stop(self) -> None:
-        """Have the workers save what is on its way and end."""
+        """Have the workers save what is running and end; `lost` tells what they had no time to save."""
         self._stopping.set()
 
     def _admit(self) -> None:
@@ -146,7 +160,7 @@ class Scheduler:
         if self._tournament:
             self._carry_out(self._tournament.begin())
         for parked in reversed(list(self._begun.values())):
-            if self._tournament and parked.slot.step in parked.planned.rungs:
+            if self._tournament and parked.slot.step in parked.planned.rungs and not parked.slot.lacks:
                 self._carry_out(self._tournament.arrive(parked))
             else:
                 self._home[parked.planned.trial_id].queue.appendleft(parked)
@@ -177,7 +191,7 @@ class Scheduler:
                     data[part] = _device_data(self._data, part)
                 self._train(work, part, data[part])
         except BaseException as error:
-            self._errors.append(error if isinstance(error, RunError) else _broke_off(error))
+            self._errors.append(error if isinstance(error, RunError) else broke_off(error))
             self._stopping.set()
 
     def _most_work(self) -> Work:
@@ -204,6 +218,7 @@ class Scheduler:
                     self._refill(pack, work.queue, flying)
                     if pack.occupied:
                         flights.append(pack.launch(copy=self._due(shelf)))
+                        self._reached |= flights[-1].reached
                         if len(flights) == 1 and not flights[0].decisive:
                             continue
                 if not flights:
@@ -215,7 +230,7 @@ class Scheduler:
         except RunError:
             raise  # trouble of the run, not of a trial
         except Exception as error:  # a device that refuses, or a module that fails
-            self._refused(work, bucket, flying, error)
+            self._refused(work, bucket, flying, error, shelf=shelf)
         finally:
             if shelf and self._checkpoints and not self._stopping.is_set():
                 self._checkpoints.close(shelf)
@@ -232,12 +247,14 @@ class Scheduler:
             if self._tournament:
                 waiting = self._tournament.waiting
                 outside += [each for each in waiting if self._home[each.planned.trial_id] is work]
-        self._checkpoints.save(shelf, replace(snapshot, parked=outside))
+        self._checkpoints.save(shelf, replace(snapshot, parked=[*snapshot.parked, *outside]))
 
     def _land(self, pack: Pack, flight: Flight, flying: dict[str, Waiting], *, work: Work, shelf: Shelf | None) -> None:
         """Wait for a call, and tell what it has brought."""
         landing = pack.land(flight)
         with self._lock:
+            if self._over:
+                return
             self._observer.progressed(Progress(landing.steps))
             for finished in landing.ended:
                 del flying[finished.planned.trial_id]
@@ -250,6 +267,9 @@ class Scheduler:
             self._save(landing.snapshot, work, shelf)
 
     def _end(self, finished: Finished) -> None:
+        if self._over:
+            return
+        self._reached.pop(finished.planned.trial_id, None)
         self._observer.finished(finished)
         if self._checkpoints:
             self._checkpoints.ended(finished.planned.trial_id)
@@ -263,25 +283,45 @@ class Scheduler:
             self._home[planned.trial_id].queue.appendleft(waiting)
         for parked, reason in decision.stop:
             mode = self._home[parked.planned.trial_id].bucket.recipe.mode
+            self._reached.pop(parked.planned.trial_id, None)
             self._observer.finished(stopped(parked, reason, mode=mode))
             if self._checkpoints:
                 self._checkpoints.ended(parked.planned.trial_id)
 
-    def _refused(self, work: Work, bucket: Bucket, flying: dict[str, Waiting], error: Exception) -> None:
+    def _refused(
+        self, work: Work, bucket: Bucket, flying: dict[str, Waiting], error: Exception, *, shelf: Shelf | None
+    ) -> None:
         """Answer to a device that refuses: fewer lanes if memory is short, else its trials fail; others may still fit.
 
-        Trials that go back to the queue begin again, or at the rung from which they went on.
+        Where memory is short, trials go back to the queue from where they were last saved, or came into their lanes.
+        One that is refused twice at the same step, alone on its device, fails.
         """
+        short = short_of_memory(error)
+        saved = self._saved(flying, bucket, shelf) if short else {}
         with self._lock:
+            if self._stopping.is_set():
+                return  # they go on in the next run
             if not flying and work.queue:  # refused before any trial was placed
                 first = work.queue.popleft()
                 flying[_planned(first).trial_id] = first
-            if bucket.lanes > 1 and (isinstance(error, MemoryError) or OUT_OF_MEMORY in str(error)):
+            back = {name: saved.get(name, waiting) for name, waiting in flying.items()}
+            steps = {name: _step(each) for name, each in back.items()}
+            if short and bucket.lanes > 1:
                 work.bucket = replace(bucket, lanes=min(work.bucket.lanes, bucket.lanes // 2))
-                work.queue.extendleft(reversed(flying.values()))
-                return
-            for waiting in flying.values():
-                self._end(failed(_planned(waiting), reason_of(error), mode=bucket.recipe.mode))
+            for name in self._refusals.failing(steps, lanes=bucket.lanes, short=short):
+                self._end(failed(_planned(back.pop(name)), reason_of(error), mode=bucket.recipe.mode))
+            work.queue.extendleft(reversed(back.values()))
+            self._reached |= {name: steps[name] for name in back}
+            self._observer.progressed(Progress({}, {_planned(each): steps[name] for name, each in back.items()}))
+
+    def _saved(self, flying: Mapping[str, Waiting], bucket: Bucket, shelf: Shelf | None) -> dict[str, Waiting]:
+        """Return those trials of a pack that have come further in its checkpoints than where they came into lanes."""
+        if not (shelf and self._checkpoints):
+            return {}
+        found = self._checkpoints.latest(
+            shelf, {name: (_planned(each), bucket.recipe) for name, each in flying.items()}
+        )
+        return {name: each for name, each in found.items() if each.slot.step > _step(flying[name])}
 
     def _refill(self, pack: Pack, queue: deque[Waiting], flying: dict[str, Waiting]) -> None:
         with self._lock:
@@ -332,24 +372,12 @@ def _planned(waiting: Waiting) -> PlannedTrial:
     return waiting.planned if isinstance(waiting, Parked) else waiting
 
 
+def _step(waiting: Waiting) -> int:
+    return waiting.slot.step if isinstance(waiting, Parked) else 0
+
+
 def _steps_left(waiting: Waiting) -> int:
-    return waiting.planned.trial.steps - waiting.slot.step if isinstance(waiting, Parked) else waiting.trial.steps
-
-
-def reason_of(error: BaseException) -> str:
-    """Return what went wrong in one line, and in which line of the code."""
-    said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-    if isinstance(error, jax.errors.JaxRuntimeError | MemoryError):
-        return said  # of the device; the line says nothing
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{said} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else said
-
-
-def _broke_off(error: BaseException) -> RunError:
-    says = f"training broke off: {reason_of(error)}; finished trials are kept, and the same command goes on from there"
-    trouble = RunError(says)
-    trouble.__cause__ = error
-    return trouble
+    return max(1, _planned(waiting).trial.steps - _step(waiting))  # its last test may be left when its steps are not
 
 
 def _drain(queue: deque[Waiting]) -> Iterator[Waiting]:

@@ -53,6 +53,15 @@ class Slot:
     stale: int = 0  # evaluations since the best
     evaluations: list[Evaluation] = field(default_factory=list)
     ended: bool = False
+    owed: bool = False  # the next call evaluates or tests it: the one that brought it here had no time to
+
+    @property
+    def lacks(self) -> bool:
+        """Whether its evaluation or its test is still to come, of a trial that no call is working on."""
+        trial = self.planned.trial
+        measured = self.evaluations[-1].step if self.evaluations else 0
+        at_stop = self.step % trial.evaluate_every == 0 or self.step == trial.steps
+        return self.impatient or (at_stop and measured < self.step)
 
     @property
     def next_stop(self) -> int:

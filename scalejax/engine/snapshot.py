@@ -30,19 +30,25 @@ class Snapshot:
     """The trials of a pack at one moment.
 
     Attributes:
-        lanes: their states [lanes, ...], on the devices, which nothing changes any more.
+        lanes: their states [lanes, ...], on the devices, which nothing changes any more; None if there are no slots.
         slots: by lane, those that have a trial on its way.
         parked: trials of the same program that are on their way outside of any lane.
     """
 
-    lanes: TrialState
+    lanes: TrialState | None
     slots: Mapping[int, Slot]
     parked: Sequence[Parked] = ()
 
     @property
+    def steps(self) -> dict[str, int]:
+        """The step of each trial in it, by id."""
+        slots = (*self.slots.values(), *(each.slot for each in self.parked))
+        return {slot.planned.trial_id: slot.step for slot in slots}
+
+    @property
     def trial_ids(self) -> set[str]:
         """The trials in it."""
-        return {slot.planned.trial_id for slot in (*self.slots.values(), *(each.slot for each in self.parked))}
+        return set(self.steps)
 
 
 class UnreadableError(Exception):
@@ -50,18 +56,26 @@ class UnreadableError(Exception):
 
 
 def pack_up(snapshot: Snapshot) -> tuple[Arrays, Manifest]:
-    """Bring a snapshot to the host: arrays by name, [trials, ...] each, and a manifest that JSON can hold."""
+    """Bring a snapshot to the host: arrays by name, [trials, ...] each, and a manifest that JSON can hold.
+
+    There has to be a trial in it, or lanes.
+    """
     rows = sorted(snapshot.slots)
     slots = [*(snapshot.slots[number] for number in rows), *(each.slot for each in snapshot.parked)]
+    own = [each.state for each in snapshot.parked]
 
     def stacked(lanes: Leaf, *parked: Leaf) -> np.ndarray:
         return np.concatenate([bits(lanes)[rows], *(bits(one)[None] for one in parked)])
 
-    leaves = jax.tree.leaves(jax.tree.map(stacked, snapshot.lanes, *(each.state for each in snapshot.parked)))
+    def alone(*parked: Leaf) -> np.ndarray:
+        return np.stack([bits(one) for one in parked])
+
+    both = jax.tree.map(alone, *own) if snapshot.lanes is None else jax.tree.map(stacked, snapshot.lanes, *own)
+    leaves = jax.tree.leaves(both)
     arrays = {f"{number:04}": leaf for number, leaf in enumerate(leaves)}
     manifest: Manifest = {
         "format": FORMAT,
-        "leaves": _paths(snapshot.lanes),
+        "leaves": _paths(own[0] if snapshot.lanes is None else snapshot.lanes),
         "trials": [
             {
                 "trial_id": slot.planned.trial_id,

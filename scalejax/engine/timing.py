@@ -17,14 +17,13 @@ from scalejax.engine.lanes import DeviceData, abstract_lane, block_shape
 from scalejax.engine.numerics import current
 from scalejax.engine.pack import Pack, settings_of
 from scalejax.engine.packing import Bucket
-from scalejax.engine.programs import Programs, compiled_programs
+from scalejax.engine.programs import Programs, compiled_programs, short_of_memory
 from scalejax.engine.step import Blocks, Examples, TrialState
 from scalejax.engine.trial import PlannedTrial
 
 GUESSED_STEPS = 8  # timed first, to know how many to time
 TIMED_SECONDS = 0.25  # of steps in each repetition
 REPETITIONS = 3
-OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # in the message of XLA's error
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def timed(bucket: Bucket, card: DataCard) -> Timing | None:
     try:
         timing = _time(bucket, card)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if isinstance(error, MemoryError) or OUT_OF_MEMORY in str(error):
+        if short_of_memory(error):
             return None  # a run would take fewer lanes
         raise
     path = _path(bucket, card)

@@ -1,0 +1,49 @@
+"""What is said and done when a device refuses: which trials try again and which fail, and why, in words."""
+
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+
+from scalejax.errors import RunError
+
+
+class Refusals:
+    """Remembers which trials were refused with nothing beside them: the second time at the same step they fail."""
+
+    def __init__(self) -> None:
+        self._steps: dict[str, int] = {}
+
+    def failing(self, steps: Mapping[str, int], *, lanes: int, short: bool) -> set[str]:
+        """Return which refused trials fail; the others try again from where they are.
+
+        Args:
+            steps: by id, where each would go on.
+            lanes: that their program had on each device.
+            short: whether memory was short; any other trouble would only come again.
+        """
+        if not short:
+            return set(steps)
+        if lanes > 1:
+            return set()
+        again = {name for name, step in steps.items() if self._steps.get(name) == step}
+        self._steps |= steps
+        return again
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what went wrong in one line, and in which line of the code."""
+    said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    if isinstance(error, jax.errors.JaxRuntimeError | MemoryError):
+        return said  # of the device; the line says nothing
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{said} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else said
+
+
+def broke_off(error: BaseException) -> RunError:
+    """Return what ends a run for trouble that is not of a trial."""
+    says = f"training broke off: {reason_of(error)}; finished trials are kept, and the same command goes on from there"
+    trouble = RunError(says)
+    trouble.__cause__ = error
+    return trouble

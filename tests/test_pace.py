@@ -1,0 +1,126 @@
+"""Calls are as long as measured time allows, whatever was planned, and results do not depend on their lengths."""
+
+import time
+from dataclasses import replace
+
+import jax
+import pytest
+from engine_helpers import finish, numbers, pack_of, place, planned
+
+from scalejax.engine import pace
+from scalejax.engine.device import Group
+from scalejax.engine.pack import Pack
+from scalejax.engine.packing import CALL_SECONDS
+from scalejax.engine.slot import Parked
+
+LONG = {"steps": 10**7, "evaluate_every": 10**7}
+
+
+class Clock:
+    """A clock that stands still but for the calls of a pack: each takes as long as its steps and evaluations do."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, step: float, evaluation: float = 0.0):
+        self.now, self.planned = 0.0, []
+        dispatch = Pack._dispatch
+
+        def slow(pack, steps, *, due, ending):
+            lanes = [number // pack.bucket.lanes for number in (*due, *ending)]
+            busiest = max(map(lanes.count, lanes), default=0)
+            in_turn = pack._in_turn if pack.occupied else 1
+            self.planned.append((steps, in_turn * steps * step + busiest * evaluation))
+            self.now += self.planned[-1][1]
+            return dispatch(pack, min(steps, 3) if steps > 1000 else steps, due=due, ending=ending)
+
+        monkeypatch.setattr(Pack, "_dispatch", slow)
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+    @property
+    def seconds(self) -> list[float]:
+        return [seconds for _, seconds in self.planned]
+
+
+@pytest.mark.parametrize("step", [1e-5, 1e-3, 0.3, 1.9])
+def test_no_call_lasts_longer_than_it_should_however_wrong_the_plan_was(data, monkeypatch, step):
+    pack = pack_of([planned(**LONG)], data, call_steps=10**9)
+    clock = Clock(monkeypatch, step=step)
+    for _ in range(4):
+        pack.land(pack.launch())
+    assert max(clock.seconds) <= CALL_SECONDS * 1.001
+    assert sum(seconds < min(0.4, CALL_SECONDS - step) for seconds in clock.seconds[:-1]) <= 2  # and few are short
+
+
+def test_calls_become_shorter_when_steps_become_slower(data, monkeypatch):
+    pack = pack_of([planned(**LONG)], data, call_steps=1000)
+    Clock(monkeypatch, step=1e-3)
+    for _ in range(3):
+        pack.land(pack.launch())
+    monkeypatch.undo()
+    clock = Clock(monkeypatch, step=0.1)
+    pack._landed = 0.0
+    for _ in range(3):
+        pack.land(pack.launch())
+    assert clock.seconds[0] > CALL_SECONDS  # nothing told of it
+    assert max(clock.seconds[1:]) <= CALL_SECONDS * 1.001
+
+
+def test_lanes_that_run_in_turn_share_the_time_of_a_call(data, monkeypatch):
+    pack = pack_of([planned(seed=0, **LONG), None, None, None], data, call_steps=10**9, mode="map")
+    clock = Clock(monkeypatch, step=0.01)
+    for _ in range(3):
+        pack.land(pack.launch())
+    for seed in (1, 2, 3):  # the other lanes get to work
+        place(pack, seed, planned(seed=seed, **LONG))
+    pack.land(pack.launch())
+    assert max(clock.seconds) <= CALL_SECONDS * 1.001
+
+
+def test_slow_evaluations_are_spread_over_calls(data, monkeypatch):
+    pack = pack_of([planned(seed=seed) for seed in range(7)], data)
+    clock = Clock(monkeypatch, step=1e-3, evaluation=0.9)
+    assert {end.status for end in finish(pack).values()} == {"done"}
+    assert max(clock.seconds) <= CALL_SECONDS * 1.001
+
+
+def test_an_evaluation_longer_than_a_call_is_made_one_lane_at_a_time(data, monkeypatch):
+    pack = pack_of([planned(seed=seed, steps=5) for seed in range(3)], data)
+    clock = Clock(monkeypatch, step=1e-3, evaluation=5.0)
+    assert {end.status for end in finish(pack).values()} == {"done"}
+    assert max(clock.seconds) == 10.0  # validation and test of one lane
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("patience", [None, 1])
+@pytest.mark.parametrize("mode", ["vmap", "map"])
+def test_results_do_not_depend_on_how_evaluations_are_spread(data, monkeypatch, devices, patience, mode):
+    trials = [planned(seed=seed, steps=20, evaluate_every=2 + seed % 2, patience=patience) for seed in range(4)]
+    group = Group(tuple(jax.local_devices()[:devices]))
+    fast = finish(pack_of(trials, data, group=group, mode=mode))
+    monkeypatch.setattr(pace, "CALL_SECONDS", 1e-9)  # one step, or one evaluation, at a time
+    pack, calls = pack_of(trials, data, group=group, mode=mode), []
+    dispatch = Pack._dispatch
+    monkeypatch.setattr(
+        Pack, "_dispatch", lambda *each, **lanes: calls.append((each[1], lanes)) or dispatch(*each, **lanes)
+    )
+    slow = finish(pack)
+    assert all(steps <= 1 and len(set(lanes["due"]) | set(lanes["ending"])) <= devices for steps, lanes in calls)
+    assert {name: numbers(end) for name, end in slow.items()} == {name: numbers(end) for name, end in fast.items()}
+
+
+def test_what_is_saved_between_a_step_and_its_evaluation_is_evaluated_when_it_resumes(data, monkeypatch):
+    trials = [planned(seed=seed, patience=1) for seed in range(3)]
+    whole = finish(pack_of(trials, data))
+    monkeypatch.setattr(pace, "CALL_SECONDS", 1e-9)
+    ends, pack = {}, pack_of(trials, data)
+    for _ in range(100):
+        if not pack.occupied:
+            break
+        ends |= {end.planned.trial_id: end for end in pack.land(pack.launch()).ended}
+        saved = pack.snapshot()
+        states = jax.device_get(saved.lanes)
+        other = pack_of([None] * 3, data, largest=trials[0])
+        for number, slot in saved.slots.items():
+            state = jax.tree.map(lambda leaf, at=number: leaf[at], states)
+            other.resume(number, Parked(replace(slot, owed=False), state))
+        other.fill_idle()
+        pack = other
+    assert {name: numbers(end) for name, end in ends.items()} == {name: numbers(end) for name, end in whole.items()}
