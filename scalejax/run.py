@@ -142,6 +142,7 @@ def carry_out(
         halving = plan.sweep.train.halving
         ended = _ended_trials(directory, FINAL if halving is None else (*FINAL, STOPPED))
         waiting = [planned for planned in plan.trials if planned.trial_id not in ended]
+        waiting += _recalled(plan, ended)
         _tell_of_other_programs(directory, plan, ended)
         plan = with_modes(plan, kept_modes(read_environment(directory)), measure=bool(waiting))
         prepare(directory, plan)
@@ -166,14 +167,18 @@ def _train(
     checkpoints: "Checkpoints",
     progress: bool,
 ) -> None:
-    """Train the waiting trials, those that an earlier run has begun from where it left them."""
+    """Train the waiting trials, those that an earlier run has begun from where it left them.
+
+    Of those that have `ended` the halving calls back the ones that it would not have stopped, now or in the middle.
+    """
     import jax
 
     from scalejax.data import load
     from scalejax.engine.scheduler import Observer, Scheduler
     from scalejax.report.progress import ProgressDisplay
 
-    begun = checkpoints.load(_homes(plan, waiting))
+    fresh = [planned for planned in waiting if planned.trial_id not in ended]
+    begun = checkpoints.load(_homes(plan, fresh))
     if not waiting:
         checkpoints.finish(complete=True)
         return
@@ -203,7 +208,7 @@ def _train(
         started([parked.planned for parked in begun.values()])
         scheduler = Scheduler(
             plan.packing.buckets,
-            {planned.trial_id for planned in waiting},
+            {planned.trial_id for planned in fresh},
             data=data,
             observer=Observer(started=begins, finished=finished, progressed=progressed),
             tournament=_tournament(plan, ended, begun),
@@ -219,6 +224,15 @@ def _homes(plan: "Plan", waiting: Sequence["PlannedTrial"]) -> "Homes":
     """Return the program in which each waiting trial is to go on, by its id."""
     recipes = {planned.trial_id: bucket.recipe for bucket in plan.packing.buckets for planned in bucket.trials}
     return {planned.trial_id: (planned, recipes[planned.trial_id]) for planned in waiting}
+
+
+def _recalled(plan: "Plan", ended: Mapping[str, Ended]) -> list["PlannedTrial"]:
+    """Return the stopped trials that the halving as it is now lets go on, as far as that is known beforehand."""
+    from scalejax.engine.slot import Parked
+
+    tournament = _tournament(plan, ended, {})
+    back = tournament.begin().go_on if tournament else []
+    return [each for each in back if not isinstance(each, Parked)]
 
 
 def _tournament(plan: "Plan", ended: Mapping[str, Ended], begun: Mapping[str, "Parked"]) -> "Tournament | None":

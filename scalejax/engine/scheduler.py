@@ -156,11 +156,11 @@ class Scheduler:
         self._stopping.set()
 
     def _admit(self) -> None:
-        """Let the trials that an earlier run has begun go on, before all others; those at a rung ask the halving."""
+        """Let the trials that an earlier run has begun go on, before all others, unless halving has them wait or stop."""
         if self._tournament:
             self._carry_out(self._tournament.begin())
         for parked in reversed(list(self._begun.values())):
-            if self._tournament and parked.slot.step in parked.planned.rungs and not parked.slot.lacks:
+            if self._tournament and not parked.slot.lacks:  # else its evaluation comes first
                 self._carry_out(self._tournament.arrive(parked))
             else:
                 self._home[parked.planned.trial_id].queue.appendleft(parked)

@@ -20,8 +20,11 @@ class History:
     status: str = "running"
 
     def score(self, rung: int) -> float | None:
-        """Return the lowest loss up to a rung, None while the trial has not come that far; infinite if it diverged."""
-        if self.status in ("diverged", "failed"):
+        """Return the lowest loss up to a rung, None while the trial has not come that far; infinite if it was lost.
+
+        A trial that diverged beyond the rung counts with what it had there: so it did when it came by.
+        """
+        if self.status == "failed" or (self.status == "diverged" and rung >= max(self.losses, default=0)):
             return float("inf")
         if rung not in self.losses and self.status != "done":
             return None
@@ -48,6 +51,11 @@ class Cell:
     def competitors(self) -> list[PlannedTrial]:
         """Return the trials of the rates that are still in the race."""
         return [planned for planned in self.trials if planned.trial.learning_rate in self.rates]
+
+    def clear(self, step: int) -> bool:
+        """Say whether a trial that is in the race may go on from a step: all rungs up to there are decided."""
+        rungs = self.trials[0].rungs
+        return self.rung == len(rungs) or step < rungs[self.rung]
 
 
 class Tournament:
@@ -90,14 +98,17 @@ class Tournament:
         return decision
 
     def arrive(self, parked: Parked) -> Decision:
-        """Take note of a trial that has come to a rung and waits."""
+        """Take note of a trial that has come to a rung and waits.
+
+        One that an earlier run has begun may be anywhere, beyond rungs that this run is still to decide included.
+        """
         name, slot = parked.planned.trial_id, parked.slot
         cell = self._cells[cell_of(parked.planned.trial)]
         self._histories[name] = History({each.step: each.validation_loss for each in slot.evaluations})
         # Decided already, where an earlier run had come further.
         if parked.planned.trial.learning_rate in cell.out:
             return Decision(stop=[(parked, cell.out[parked.planned.trial.learning_rate])])
-        if slot.step in cell.trials[0].rungs[: cell.rung]:
+        if cell.clear(slot.step):
             return Decision(go_on=[parked])
         self._waiting[name] = parked
         return self._decide(cell, Decision())
@@ -131,15 +142,13 @@ class Tournament:
         best = verdict(losses, self._reduction)
         why = f"at step {rung} its learning rate was not among the best {len(best)} of {len(losses)} of its cell"
         cell.out.update(dict.fromkeys(losses.keys() - set(best), why))
-        for each in cell.competitors():
-            parked = self._waiting.pop(each.trial_id, None)
-            if parked is None:
-                continue
-            if each.trial.learning_rate in best:
-                decision.go_on.append(parked)
-            else:
-                decision.stop.append((parked, why))
+        here = [self._waiting[each.trial_id] for each in cell.competitors() if each.trial_id in self._waiting]
         cell.rates, cell.rung = best, cell.rung + 1
+        for parked in here:
+            if parked.planned.trial.learning_rate not in best:
+                decision.stop.append((self._waiting.pop(parked.planned.trial_id), why))
+            elif cell.clear(parked.slot.step):
+                decision.go_on.append(self._waiting.pop(parked.planned.trial_id))
 
     def _score(self, planned: PlannedTrial, rung: int) -> float | None:
         history = self._histories.get(planned.trial_id)
