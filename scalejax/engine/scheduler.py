@@ -24,7 +24,7 @@ from scalejax.engine.step import Examples
 from scalejax.engine.timing import OUT_OF_MEMORY
 from scalejax.engine.tournament import Decision, Tournament
 from scalejax.engine.trial import PlannedTrial
-from scalejax.errors import RunError
+from scalejax.errors import RunError, said
 
 STOP_SECONDS = 8.0  # for calls to end and checkpoints to be written once a run is told to stop
 
@@ -335,11 +335,11 @@ def _steps_left(waiting: Waiting) -> int:
 
 def reason_of(error: BaseException) -> str:
     """Return what went wrong in one line, and in which line of the code."""
-    said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    says = f"{type(error).__name__}: {said(error)}"
     if isinstance(error, jax.errors.JaxRuntimeError | MemoryError):
-        return said  # of the device; the line says nothing
+        return says  # of the device; the line says nothing
     frames = traceback.extract_tb(error.__traceback__)
-    return f"{said} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else said
+    return f"{says} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else says
 
 
 def _broke_off(error: BaseException) -> RunError:

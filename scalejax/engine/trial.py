@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
+from scalejax.builders import name_of
 from scalejax.data import DataCard
 from scalejax.engine.halving import expected_stops, rung_steps
 from scalejax.models import FAMILIES
@@ -160,7 +161,7 @@ def horizon(train: TrainSpec, train_examples: int, batch_size: int) -> tuple[int
 
 def family_name(grid: ModelGrid) -> str:
     """Return what a grid's models are called in the rows: the family, or the name of the user's own builder."""
-    return grid.family if isinstance(grid.family, str) else getattr(grid.family, "__name__", type(grid.family).__name__)
+    return grid.family if isinstance(grid.family, str) else name_of(grid.family)
 
 
 def _sizes(grid: ModelGrid, card: DataCard) -> Iterator[tuple[str, Knobs, Architecture, str | None]]:

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from scalejax.builders import bound, name_of, parameters
 from scalejax.errors import SweepError
+from scalejax.models import own
 
 Build = Callable[..., nnx.Module]
 
@@ -29,7 +31,7 @@ class Architecture:
 
     def module(self, key: jax.Array) -> nnx.Module:
         """Build the module with parameters drawn from `key`."""
-        return self.build(**dict(self.arguments), rngs=nnx.Rngs(key))
+        return own.settled(self.build(**dict(self.arguments), rngs=nnx.Rngs(key)))
 
     def initialise(self, key: jax.Array) -> tuple[nnx.State, nnx.State]:
         """Return the trainable parameters and the rest of the state (sizes, statistics) at the true size."""
@@ -50,35 +52,30 @@ class Architecture:
         return graph, params, rest
 
     def check(self, shape: tuple[int, ...], *, classes: int) -> None:
-        """Build the module in the abstract and hold its logits against the data; nothing is computed.
+        """Trace the module's training and evaluation and hold them against the data; nothing is computed.
 
         Args:
             shape: of one example's inputs.
             classes: that the logits must have.
 
         Raises:
-            SweepError: the module cannot be built or called, or its logits are of another shape.
+            SweepError: the module cannot be built, called or trained, its logits are of another shape, or training it
+                here would give other numbers than training it alone.
         """
         name = f"the model {self.title}"
         inputs = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
-        try:
-            logits = jax.eval_shape(self.predict, *self.abstract[1:], inputs)
-        except Exception as error:  # whatever the user's own code raises
-            first = (str(error).splitlines() or [""])[0]
-            raise SweepError(
-                f"{name} fails on inputs of shape {inputs.shape}: {type(error).__name__}: {first}"
-            ) from error
-        found = getattr(logits, "shape", type(logits).__name__)
-        if found != (2, classes):
-            raise SweepError(
-                f"{name} maps inputs of shape {inputs.shape} to {found}; expected logits of (2, {classes})"
-            )
+        with own.failing(f"{name} cannot be built"):
+            weights = self.abstract
+        with own.failing(f"{name} fails on inputs of shape {inputs.shape}"):
+            wrong = own.fault(*weights, inputs=inputs, classes=classes)
+        if wrong:
+            raise SweepError(f"{name} {wrong}")
 
     @property
     def title(self) -> str:
         """What it is called in a sentence, for example "MLP(inputs=40, width=8)"."""
         arguments = ", ".join(f"{name}={value}" for name, value in self.arguments)
-        return f"{getattr(self.build, '__name__', type(self.build).__name__)}({arguments})"
+        return f"{name_of(self.build)}({arguments})"
 
     @property
     def parameter_count(self) -> int:
@@ -87,27 +84,18 @@ class Architecture:
 
     def forward(self, params: nnx.State, rest: nnx.State, inputs: jax.Array) -> tuple[jax.Array, nnx.State]:
         """Map inputs [batch, ...] to logits [batch, classes] in training mode; also return the rest, updated."""
-        # A copy: the states given belong to whoever differentiates this, and random state changes in here.
-        module = nnx.merge(self.abstract[0], params, rest, copy=True)
-        module.train()
-        logits = module(inputs)
-        _, _, updated = nnx.split(module, nnx.Param, ...)
-        return logits, updated
+        logits, _, updated = own.run(self.abstract[0], params, rest, inputs=inputs, training=True)
+        return own.wide(logits), updated
 
     def predict(self, params: nnx.State, rest: nnx.State, inputs: jax.Array) -> jax.Array:
         """Map inputs [batch, ...] to logits [batch, classes] in evaluation mode."""
-        # A copy here too: Flax's own transformations refuse variables that were made outside of the loop they run in.
-        module = nnx.merge(self.abstract[0], params, rest, copy=True)
-        module.eval()
-        return module(inputs)
+        return own.wide(own.run(self.abstract[0], params, rest, inputs=inputs, training=False)[0])
 
 
 def architecture(build: Build, knobs: Mapping[str, Any], *, inputs: int, classes: int) -> Architecture:
     """Fill in a builder's knobs, and the data's `inputs` and `classes` where its signature names them."""
     offered = {"inputs": inputs, "classes": classes}
-    # A Flax class hides its signature behind its metaclass; its __init__ tells it.
-    signature = inspect.signature(build.__init__ if inspect.isclass(build) else build)
-    asked = [name for name in signature.parameters if name in offered]
+    asked = [name for name in parameters(build) if name in offered and name not in bound(build)]
     return Architecture(build, (*((name, offered[name]) for name in asked), *sorted(knobs.items())))
 
 
@@ -117,6 +105,11 @@ def fingerprint(build: Build) -> str:
     Raises:
         SweepError: the source cannot be read (a builder typed into an interactive prompt).
     """
+    if isinstance(build, functools.partial):
+        filled = [*build.args, *(value for _, value in sorted(build.keywords.items()))]
+        parts = [fingerprint(each) if callable(each) else repr(each) for each in filled]
+        content = repr((fingerprint(build.func), sorted(build.keywords), parts))
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
     try:
         source = inspect.getsource(build)
     except (OSError, TypeError) as error:
