@@ -52,6 +52,12 @@ def _unsaved(count: int) -> str:
     return f"{count:,} {'trial is' if count == 1 else 'trials are'} not saved"
 
 
+def said(error: BaseException) -> str:
+    """Return what an error says in one line: the first, or the last where a whole traceback was wrapped into it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1] if "Traceback" in lines[0] else lines[0]
+
+
 class FitError(RuntimeError):
     """A law that cannot be fitted to these data at all: one sentence that says why and what to do.
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from scalejax.builders import name_of, parameters
 from scalejax.spec_rules import (
     Check,
     Knob,
@@ -305,19 +306,11 @@ def check_models(sweep: Sweep, families: Mapping[str, Callable[..., Any]]) -> No
 
 
 def _title(family: str | Callable[..., Any]) -> str:
-    return family if isinstance(family, str) else str(getattr(family, "__name__", type(family).__name__))
-
-
-def _parameters(builder: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Return the builder's parameters by name; raises ValueError or TypeError where Python cannot tell them."""
-    if not inspect.isclass(builder):
-        return dict(inspect.signature(builder).parameters)
-    # A Flax class hides its signature behind its metaclass; its __init__ tells it.
-    return dict(list(inspect.signature(builder.__init__).parameters.items())[1:])
+    return family if isinstance(family, str) else name_of(family)
 
 
 def _defaults(builder: Callable[..., Any]) -> dict[str, tuple[Knob, ...]]:
-    return {name: (p.default,) for name, p in _parameters(builder).items() if isinstance(p.default, Knob)}
+    return {name: (p.default,) for name, p in parameters(builder).items() if isinstance(p.default, Knob)}
 
 
 def _check_builder(
@@ -329,16 +322,16 @@ def _check_builder(
         return SpecError(says, table="models", keys=(key,), index=index)
 
     try:
-        parameters = _parameters(builder)
+        takes = parameters(builder)
     except (ValueError, TypeError):
         says = f"cannot read the parameters of {family}; wrap it in def build(*, width, rngs)"
         raise fault("family", says) from None
-    rngs = parameters.get("rngs")
+    rngs = takes.get("rngs")
     if rngs is None or rngs.kind is not rngs.KEYWORD_ONLY:
         raise fault("family", f"{family} must take rngs by keyword only, as in def build(*, width, rngs)")
     variable = {rngs.VAR_POSITIONAL, rngs.VAR_KEYWORD}
-    named = {name: p for name, p in parameters.items() if name not in NOT_KNOBS and p.kind not in variable}
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    named = {name: p for name, p in takes.items() if name not in NOT_KNOBS and p.kind not in variable}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     for name, parameter in named.items():
         if parameter.kind is parameter.POSITIONAL_ONLY:
             raise fault("family", f"{family} takes {name} by position only; expected def build(*, {name}, rngs)")

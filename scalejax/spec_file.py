@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from scalejax.builders import qualified_name
 from scalejax.errors import SweepError
 from scalejax.spec import DataSpec, HalvingSpec, ModelGrid, Sweep, TrainSpec
 from scalejax.spec_rules import SpecError, nearest, shown, shown_name
@@ -314,8 +315,7 @@ def _table(table: str, spec: DataSpec | TrainSpec | HalvingSpec) -> list[str]:
 def _family(family: str | Callable[..., Any]) -> str:
     if isinstance(family, str):
         return f"family = {_toml(family)}"
-    names = (getattr(family, "__module__", "") or "", getattr(family, "__qualname__", type(family).__qualname__))
-    return f"family = {_toml(':'.join(names))}  # a Python builder: this file cannot be read back"
+    return f"family = {_toml(qualified_name(family))}  # a Python builder: this file cannot be read back"
 
 
 def _toml_key(name: str) -> str:

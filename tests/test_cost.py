@@ -14,7 +14,7 @@ BATCH, CLASSES, WIDTH, DEPTH = 4, 3, 8, 5
 
 
 def flops(build, *, inputs: int, **knobs) -> int:
-    return step_flops(architecture(build, knobs, inputs=inputs, classes=CLASSES), BATCH, (inputs,))
+    return step_flops(architecture(build, knobs, shape=(inputs,), classes=CLASSES), BATCH, (inputs,))
 
 
 class Strided(nnx.Module):
@@ -120,7 +120,9 @@ def test_what_is_computed_again_takes_its_time():
     speed = DeviceSpeed(products=1.0, bandwidth=float("inf"), overhead=0, compile=0, lanes=1)
     plain, again = (
         lane_seconds(
-            Recipe(architecture(Scanned, {"remat": remat}, inputs=6, classes=CLASSES), "sgd", "constant", None, BATCH),
+            Recipe(
+                architecture(Scanned, {"remat": remat}, shape=(6,), classes=CLASSES), "sgd", "constant", None, BATCH
+            ),
             (6,),
             speed=speed,
         )

@@ -1,4 +1,4 @@
-"""Halving that changes between two runs in one directory ends as it would have in a fresh one; what is done stays done."""
+"""Halving that changes between two runs in one directory ends as in a fresh one; what is done stays done."""
 
 from dataclasses import dataclass, replace
 

@@ -21,7 +21,7 @@ from scalejax.engine.trial import expand
 from scalejax.spec import DataSpec, ModelGrid, Sweep, TrainSpec
 
 DATA = DataSpec(source="mnist1d", examples=60, train_examples=(20,), validation_examples=20, test_examples=20)
-TRAIN = TrainSpec(learning_rate=1e-2, batch_size=4, steps=4, evaluate_every=2)
+TRAIN = TrainSpec(learning_rate=(1e-2,), batch_size=(4,), steps=4, evaluate_every=2)
 
 SLOPE = 1.0  # that a module reads
 

@@ -155,7 +155,7 @@ def empty(recipe: Recipe, lanes: int) -> TrialState:
 
     def zeros(leaf: jax.ShapeDtypeStruct) -> Leaf:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jnp.broadcast_to(jax.random.key(0), (lanes, *leaf.shape))
+            return jnp.zeros((lanes, *leaf.shape), leaf.dtype)  # NumPy knows no random keys
         return np.zeros((lanes, *leaf.shape), leaf.dtype)
 
     return jax.tree.map(zeros, abstract_lane(recipe))

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from scalejax.builders import name_of
 from scalejax.engine.cost import DeviceSpeed, lane_bytes, lane_seconds, step_bytes, step_flops
 from scalejax.engine.padding import fits_into, structure
 from scalejax.engine.step import Recipe
@@ -161,8 +162,7 @@ def _parameters(architecture: Architecture) -> int:
 
 
 def _note(architecture: Architecture, reason: str) -> str:
-    name = getattr(architecture.build, "__name__", "module")
-    return f"{name}: sizes are not packed together, because {reason}"
+    return f"{name_of(architecture.build)}: sizes are not packed together, because {reason}"
 
 
 class _Size:

@@ -14,6 +14,7 @@ from flax import nnx
 from scalejax.engine.lanes import abstract_lane
 from scalejax.engine.padding import HASTY, SOLO_TOLERANCE, initial_weights, pad
 from scalejax.engine.step import Examples, Leaf, Learner, Recipe, Settings, start, train_step
+from scalejax.errors import said
 
 SEGMENTS, SEGMENT_STEPS = 30, 10  # the padded run begins anew from the solo run in each segment
 DISTANCE = 1.0  # of the weights from their initialisation, in their own root mean square
@@ -32,17 +33,13 @@ def probe(small: Recipe, large: Recipe, examples: Examples) -> str:
     generator = np.random.default_rng(0)
     rows = generator.integers(0, len(examples.labels), (SEGMENTS, SEGMENT_STEPS, small.batch_size))
     batches = Examples(examples.inputs[rows], examples.labels[rows])
-    params, rest = initial_weights(small.architecture, 0)
-    params = jax.tree.map(functools.partial(_far_from, generator=generator), params)
     try:
+        params, rest = initial_weights(small.architecture, 0)
+        params = jax.tree.map(functools.partial(_far_from, generator=generator), params)
         running = jax.jit(functools.partial(_side_by_side, small, large))
         found = running.lower((params, rest), batches).compile(HASTY)((params, rest), batches)
-    except (
-        TypeError,
-        ValueError,
-        jax.errors.JaxRuntimeError,
-    ) as error:  # what only the module itself knows to be wrong
-        return f"padded, the module fails: {(str(error).splitlines() or [type(error).__name__])[0]}"
+    except Exception as error:  # what only the module itself knows to be wrong
+        return f"padded, the module fails: {said(error)}"
     (losses, padded_losses), (logits, padded_logits), outside = jax.device_get(found)
     for what, one, other in (
         ("the loss", losses, padded_losses),

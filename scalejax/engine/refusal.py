@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-from scalejax.errors import RunError
+from scalejax.errors import RunError, said
 
 
 class Refusals:
@@ -34,11 +34,11 @@ class Refusals:
 
 def reason_of(error: BaseException) -> str:
     """Return what went wrong in one line, and in which line of the code."""
-    said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    says = f"{type(error).__name__}: {said(error)}"
     if isinstance(error, jax.errors.JaxRuntimeError | MemoryError):
-        return said  # of the device; the line says nothing
+        return says  # of the device; the line says nothing
     frames = traceback.extract_tb(error.__traceback__)
-    return f"{said} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else said
+    return f"{says} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else says
 
 
 def broke_off(error: BaseException) -> RunError:

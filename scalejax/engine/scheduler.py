@@ -156,7 +156,7 @@ class Scheduler:
         self._stopping.set()
 
     def _admit(self) -> None:
-        """Let the trials that an earlier run has begun go on, before all others, unless halving has them wait or stop."""
+        """Queue the trials that an earlier run has begun before all others, unless halving has them wait or stop."""
         if self._tournament:
             self._carry_out(self._tournament.begin())
         for parked in reversed(list(self._begun.values())):

@@ -117,7 +117,10 @@ def bits(leaf: Leaf) -> np.ndarray:
 
 def keyed(data: np.ndarray, like: Leaf) -> Leaf:
     """Return an array as it is, or as random keys where `like` is of keys; undoes `bits`."""
-    return jax.random.wrap_key_data(jnp.asarray(data)) if _is_key(like) else data
+    if not _is_key(like):
+        return data
+    kind = jax.random.key_impl(jnp.zeros(0, like.dtype))
+    return jax.random.wrap_key_data(jnp.asarray(data), impl=kind)
 
 
 def _is_key(leaf: Leaf) -> bool:

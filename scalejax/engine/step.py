@@ -183,7 +183,7 @@ def start(recipe: Recipe, settings: Settings, weights: tuple[nnx.State, nnx.Stat
     learner = Learner(
         params=params,
         rest=rest,
-        optimizer=direction(recipe).init(params),
+        optimizer=direction(recipe).init(_wide(params)),
         step=zero,
         loss_sum=jnp.zeros((), jnp.float32),
         loss_count=zero,
@@ -224,15 +224,21 @@ def slope(architecture: Architecture, params: nnx.State, rest: nnx.State, *, bat
 
 
 def descend(recipe: Recipe, settings: Settings, learner: Learner, slope: Slope) -> Learner:
-    """Move the parameters against a gradient: all of a step that depends on the optimizer, for arrays of any shape."""
-    update, optimizer = direction(recipe).update(slope.gradient, learner.optimizer, learner.params)
+    """Move the parameters against a gradient: all of a step that depends on the optimizer, for arrays of any shape.
+
+    It computes in float32 and rounds to each parameter's own type at the end. The optimizer's state is float32 too: in
+    bfloat16 a moment that decays by a thousandth a step would never move, because a thousandth is below its rounding.
+    """
+    gradient, wide = _wide(slope.gradient), _wide(learner.params)
+    update, optimizer = direction(recipe).update(gradient, learner.optimizer, wide)
     rate = learning_rate(settings, learner.step, schedule=recipe.schedule)
 
     def moved(parameter: jax.Array, change: jax.Array, decays: bool) -> jax.Array:
         return parameter - rate * (change + settings.weight_decay * parameter if decays else change)
 
     decays = jax.tree.unflatten(jax.tree.structure(learner.params), recipe.decayed)
-    params = jax.tree.map(moved, learner.params, update, decays)
+    params = jax.tree.map(moved, wide, update, decays)
+    params = jax.tree.map(lambda new, old: new.astype(old.dtype), params, learner.params)
     step = learner.step + 1
     first_bad = (learner.diverged_step == 0) & ~jnp.isfinite(slope.loss)
     return Learner(
@@ -244,6 +250,11 @@ def descend(recipe: Recipe, settings: Settings, learner: Learner, slope: Slope) 
         loss_count=learner.loss_count + 1,
         diverged_step=jnp.where(first_bad, step, learner.diverged_step),
     )
+
+
+def _wide(tree: nnx.State) -> nnx.State:
+    """Return parameters or their gradient in float32, where they are in fewer bits."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), tree)
 
 
 def train(recipe: Recipe, state: TrialState, cursor: Cursor, *, pool: Examples, steps: jax.Array) -> TrialState:

@@ -14,6 +14,7 @@ from scalejax.engine.lanes import abstract_settings
 from scalejax.engine.step import Examples, Recipe, Slope, descend, slope, start
 from scalejax.models import Architecture
 from scalejax.models.equations import SILENT, called, closed, constant, digest, settled, text
+from scalejax.models.own import failing
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,15 @@ def traced_slope(architecture: Architecture, batch: tuple[int, ...]) -> Traced:
         return slope(architecture, params, rest, batch=examples)
 
     examples = Examples(jax.ShapeDtypeStruct(batch, jnp.float32), jax.ShapeDtypeStruct(batch[:1], jnp.int32))
-    return _traced(one, *architecture.abstract[1:], examples)
+    with failing(f"the model {architecture.title} cannot be trained on inputs of shape {batch}"):
+        return _traced(one, *architecture.abstract[1:], examples)
 
 
 @functools.cache
 def traced_evaluation(architecture: Architecture, batch: tuple[int, ...]) -> Traced:
     """Return the logits of a batch in evaluation mode; `batch` is the shape of its inputs."""
-    return _traced(architecture.predict, *architecture.abstract[1:], jax.ShapeDtypeStruct(batch, jnp.float32))
+    with failing(f"the model {architecture.title} fails on inputs of shape {batch}"):
+        return _traced(architecture.predict, *architecture.abstract[1:], jax.ShapeDtypeStruct(batch, jnp.float32))
 
 
 @functools.cache

@@ -8,11 +8,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 
+from scalejax.builders import name_of
 from scalejax.data import DataCard
 from scalejax.engine.halving import expected_stops, rung_steps
 from scalejax.engine.numerics import Numerics, current
 from scalejax.engine.traced import program_digest
-from scalejax.errors import SweepError
 from scalejax.models import FAMILIES
 from scalejax.models.architecture import Architecture, architecture, fingerprint
 from scalejax.spec import DataSpec, Knob, ModelGrid, Sweep, TrainSpec
@@ -170,7 +170,7 @@ def horizon(train: TrainSpec, train_examples: int, batch_size: int) -> tuple[int
 
 def family_name(grid: ModelGrid) -> str:
     """Return what a grid's models are called in the rows: the family, or the name of the user's own builder."""
-    return grid.family if isinstance(grid.family, str) else getattr(grid.family, "__name__", type(grid.family).__name__)
+    return grid.family if isinstance(grid.family, str) else name_of(grid.family)
 
 
 def _sizes(
@@ -216,17 +216,7 @@ def _trials_of_size(sweep: Sweep, card: DataCard, size: tuple[str, Knobs, Archit
             evaluate_every=interval,
             patience=train.patience,
             data=card.fingerprint,
-            builder=None if source is None else f"{source} {_program(built, (batch_size, *card.shape))}",
+            builder=None if source is None else f"{source} {program_digest(built, (batch_size, *card.shape))}",
             numerics=numerics,
             weight_decay_on=train.weight_decay_on,
         )
-
-
-def _program(built: Architecture, batch: tuple[int, ...]) -> str:
-    """Return the digest of the program of a user's own model."""
-    try:
-        return program_digest(built, batch)
-    except Exception as error:  # whatever the user's own code raises in training alone
-        first = (str(error).splitlines() or [""])[0]
-        says = f"the model {built.title} fails in training on inputs of shape {batch}: {type(error).__name__}: {first}"
-        raise SweepError(says) from error

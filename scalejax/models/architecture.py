@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from scalejax.builders import bound, name_of, parameters
 from scalejax.errors import SweepError
+from scalejax.models import own
 from scalejax.models.matrices import matrices
 
 Build = Callable[..., nnx.Module]
@@ -38,7 +40,7 @@ class Architecture:
 
     def module(self, key: jax.Array) -> nnx.Module:
         """Build the module with parameters drawn from `key`."""
-        return self.build(**dict(self.arguments), rngs=nnx.Rngs(key))
+        return own.settled(self.build(**dict(self.arguments), rngs=nnx.Rngs(key)))
 
     def initialise(self, key: jax.Array) -> tuple[nnx.State, nnx.State]:
         """Return the trainable parameters and the rest of the state (sizes, statistics) at the true size."""
@@ -61,9 +63,7 @@ class Architecture:
     @functools.cached_property
     def parameter_names(self) -> tuple[str, ...]:
         """What its parameters are called, in the order of the leaves of their state: "hidden.0.kernel"."""
-        paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(self.abstract[1]))
-        # The last key of a path is that of the value in its variable.
-        return tuple(jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value") for path in paths)
+        return tuple(name for name, _ in own.named(self.abstract[1]))
 
     @functools.cache  # noqa: B019  # as many architectures as a sweep has sizes
     def matrices(self, batch_size: int) -> tuple[bool, ...]:
@@ -74,34 +74,29 @@ class Architecture:
         return matrices(program, len(self.parameter_names))
 
     def check(self, *, classes: int) -> None:
-        """Build the module in the abstract and hold its logits against the data; nothing is computed.
+        """Trace the module's training and evaluation and hold them against the data; nothing is computed.
 
         Args:
             classes: that the logits must have.
 
         Raises:
-            SweepError: the module cannot be built or called, or its logits are of another shape.
+            SweepError: the module cannot be built, called or trained, its logits are of another shape, or training it
+                here would give other numbers than training it alone.
         """
         name = f"the model {self.title}"
         inputs = jax.ShapeDtypeStruct((2, *self.shape), jnp.float32)
-        try:
-            logits = jax.eval_shape(self.predict, *self.abstract[1:], inputs)
-        except Exception as error:  # whatever the user's own code raises
-            first = (str(error).splitlines() or [""])[0]
-            raise SweepError(
-                f"{name} fails on inputs of shape {inputs.shape}: {type(error).__name__}: {first}"
-            ) from error
-        found = getattr(logits, "shape", type(logits).__name__)
-        if found != (2, classes):
-            raise SweepError(
-                f"{name} maps inputs of shape {inputs.shape} to {found}; expected logits of (2, {classes})"
-            )
+        with own.failing(f"{name} cannot be built"):
+            weights = self.abstract
+        with own.failing(f"{name} fails on inputs of shape {inputs.shape}"):
+            wrong = own.fault(*weights, inputs=inputs, classes=classes)
+        if wrong:
+            raise SweepError(f"{name} {wrong}")
 
     @property
     def title(self) -> str:
         """What it is called in a sentence, for example "MLP(inputs=40, width=8)"."""
         arguments = ", ".join(f"{name}={value}" for name, value in self.arguments)
-        return f"{getattr(self.build, '__name__', type(self.build).__name__)}({arguments})"
+        return f"{name_of(self.build)}({arguments})"
 
     @property
     def parameter_count(self) -> int:
@@ -110,19 +105,12 @@ class Architecture:
 
     def forward(self, params: nnx.State, rest: nnx.State, inputs: jax.Array) -> tuple[jax.Array, nnx.State]:
         """Map inputs [batch, ...] to logits [batch, classes] in training mode; also return the rest, updated."""
-        # A copy: the states given belong to whoever differentiates this, and random state changes in here.
-        module = nnx.merge(self.abstract[0], params, rest, copy=True)
-        module.train()
-        logits = module(inputs)
-        _, _, updated = nnx.split(module, nnx.Param, ...)
-        return logits, updated
+        logits, _, updated = own.run(self.abstract[0], params, rest, inputs=inputs, training=True)
+        return own.wide(logits), updated
 
     def predict(self, params: nnx.State, rest: nnx.State, inputs: jax.Array) -> jax.Array:
         """Map inputs [batch, ...] to logits [batch, classes] in evaluation mode."""
-        # A copy here too: Flax's own transformations refuse variables that were made outside of the loop they run in.
-        module = nnx.merge(self.abstract[0], params, rest, copy=True)
-        module.eval()
-        return module(inputs)
+        return own.wide(own.run(self.abstract[0], params, rest, inputs=inputs, training=False)[0])
 
 
 def architecture(
@@ -138,9 +126,7 @@ def architecture(
         occasion: as for `Architecture`.
     """
     offered = {"inputs": math.prod(shape), "classes": classes}
-    # A Flax class hides its signature behind its metaclass; its __init__ tells it.
-    signature = inspect.signature(build.__init__ if inspect.isclass(build) else build)
-    asked = [name for name in signature.parameters if name in offered]
+    asked = [name for name in parameters(build) if name in offered and name not in bound(build)]
     arguments = (*((name, offered[name]) for name in asked), *sorted(knobs.items()))
     return Architecture(build, arguments, shape, occasion)
 

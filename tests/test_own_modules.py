@@ -1,0 +1,362 @@
+"""Modules of the user's own train as in a plain loop of Flax and Optax, or one sentence says before why they cannot."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import own_modules
+import pytest
+from engine_helpers import BASE, CLASSES, EXACT_SOLO, INPUTS, finish, go_on, numbers, pack_of, recipe
+from flax import nnx
+
+import scalejax as sx
+from scalejax.builders import name_of
+from scalejax.data import DataSet
+from scalejax.engine import mode as modes
+from scalejax.engine.pack import Pack, settings_of
+from scalejax.engine.packing import Bucket
+from scalejax.engine.plan import make_plan
+from scalejax.engine.probe import probe
+from scalejax.engine.snapshot import bits, pack_up, unpack
+from scalejax.engine.step import Cursor, Examples, batch_indices
+from scalejax.engine.timing import timed
+from scalejax.engine.trial import PlannedTrial
+from scalejax.models import architecture
+from scalejax.models.architecture import Build
+
+STEPS = 10
+POOL = 500
+FLAGS = {own_modules.Train: ("train", True), own_modules.Training: ("training", True)}
+FLAGS[own_modules.Deterministic] = ("deterministic", False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly():
+    """Spare the compiler its optimisations: it is all that these tests wait for, and no part of what they ask."""
+    usual = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", usual)
+
+
+def own(build: Build, knobs: Mapping[str, int] | None = None, **changes) -> PlannedTrial:
+    """Return a trial of a module of the user's own; `changes` are fields of `Trial`."""
+    sizes = dict(knobs or {})
+    changes = {"weight_decay": 0.0, "schedule": "constant", "warmup_steps": 0, **changes}
+    trial = replace(BASE, family=name_of(build), knobs=tuple(sorted(sizes.items())), builder="source", **changes)
+    return PlannedTrial(trial, trial.trial_id, architecture(build, sizes, shape=(INPUTS,), classes=CLASSES))
+
+
+def called(module: Any, x: jax.Array, *, training: bool) -> jax.Array:
+    """Call a module as its user would."""
+    module.train() if training else module.eval()
+    name, value = FLAGS.get(type(module), ("", False))
+    return module(x, **({name: value == training} if name else {})).astype(jnp.float32)
+
+
+def loss_of(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def widened(tree: nnx.State) -> nnx.State:
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
+
+
+def plain_losses(each: PlannedTrial, data: DataSet) -> tuple[list[float], float]:
+    """Return the training losses of ten steps and the validation loss after them, of a plain loop."""
+    key = jax.random.key(each.trial.key("initialise"))
+    arguments = dict(each.architecture.arguments)
+    module = jax.jit(lambda key: nnx.split(each.architecture.build(**arguments, rngs=nnx.Rngs(key)))[1])(key)
+    fresh = each.architecture.build(**arguments, rngs=nnx.Rngs(key))
+    if not any(isinstance(value, jax.Array) for value in vars(fresh).values()):
+        nnx.update(fresh, module)  # the same, to the last bit, as drawn in a compiled program
+    optimizer = optax.adamw(each.trial.learning_rate, weight_decay=0.0)
+    graph, params, rest = nnx.split(fresh, nnx.Param, ...)
+    state = optimizer.init(widened(params))
+
+    @jax.jit
+    def step(params, rest, state, x, labels):
+        def loss(params):
+            module = nnx.merge(graph, params, rest, copy=True)
+            found = loss_of(called(module, x, training=True), labels)
+            nnx.pop(module, nnx.Intermediate)
+            return found, nnx.state(module, nnx.Not(nnx.Param))
+
+        (found, rest_after), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        update, state = optimizer.update(widened(gradient), state, widened(params))
+        moved = optax.apply_updates(widened(params), update)
+        return jax.tree.map(lambda new, old: new.astype(old.dtype), moved, params), rest_after, state, found
+
+    start = Cursor(np.uint32(0), np.uint32(0))
+    rows = np.asarray(batch_indices(recipe(each), settings_of(each), start, pool=POOL, first=jnp.int32(0)))
+    losses = []
+    for batch in rows[:STEPS]:
+        params, rest, state, loss = step(params, rest, state, data.train.inputs[batch], data.train.labels[batch])
+        losses.append(float(loss))
+    logits = called(nnx.merge(graph, params, rest), jnp.asarray(data.validation.inputs), training=False)
+    return losses, float(loss_of(logits, data.validation.labels))
+
+
+def losses_in(pack: Pack) -> np.ndarray:
+    """Take ten steps in all lanes; return the loss summed up to each step [steps, lanes]."""
+    losses = []
+    for _ in range(STEPS):
+        pack.call(1, due=[], ending=[])
+        losses.append(np.asarray(pack.lanes.learner.loss_sum))
+        for _, slot in pack.occupied:
+            slot.step += 1
+    return np.array(losses)
+
+
+TRAINED = [
+    own_modules.Dropout,
+    own_modules.BatchNorm,
+    own_modules.InBfloat16,
+    own_modules.Sows,
+    own_modules.Table,
+    own_modules.Train,
+    own_modules.Training,
+    own_modules.Deterministic,
+    own_modules.Recurrent,
+    own_modules.Attention,
+    own_modules.Tied,
+    own_modules.Counts,
+    own_modules.Bfloat16Logits,
+]
+TRAINED_TOO = [
+    own_modules.PartlyBfloat16,
+    own_modules.NumpyTable,
+    own_modules.ReplacesTable,
+    own_modules.GRU,
+    own_modules.Embeds,
+    own_modules.Listed,
+    own_modules.FloatVariable,
+    own_modules.FloatParameter,
+    own_modules.Float64Parameter,
+    own_modules.Frozen,
+    own_modules.CallsBack,
+    own_modules.NoParameters,
+    own_modules.Rematerialised,
+    own_modules.Branches,
+    own_modules.Repeats,
+    own_modules.Stacked,
+]
+SLOW = [pytest.param(build, marks=pytest.mark.slow) for build in TRAINED_TOO]
+
+
+@pytest.mark.parametrize("build", [*TRAINED, *SLOW], ids=name_of)
+def test_a_module_trains_and_is_evaluated_as_in_a_plain_loop(data: DataSet, build: Build):
+    each = own(build)
+    each.architecture.check((INPUTS,), classes=CLASSES)
+    pack = pack_of([each], data)
+    losses, validation_loss = plain_losses(each, data)
+    np.testing.assert_allclose(losses_in(pack)[:, 0], np.cumsum(losses), rtol=EXACT_SOLO)
+    measured = pack.call(0, due=[0], ending=[]).measurement
+    np.testing.assert_allclose(measured.validation_loss[0], validation_loss, rtol=EXACT_SOLO)
+
+
+REFUSED = {
+    "Mask": "its __call__ asks for mask beside its inputs; expected __call__(self, x), or a flag beside x: train",
+    "Prints": "prints or calls Python (jax.debug.print, jax.debug.callback or io_callback)",
+    "NoMethod": 'give jax.pure_callback vmap_method="sequential"',
+    "PlainList": "put lists of modules or arrays in nnx.List",
+    "Tables": "the list tables holds arrays; put lists of modules or arrays in nnx.List",
+    "HiddenArray": "hides an array that was made in __init__ from Flax, such as in a function; make it an attribute",
+    "IntegerParameter": "has the parameter offsets of int32, which gradients do not train; make it an nnx.Variable",
+    "ComplexParameter": "has the parameter phases of complex64, which gradients do not train; make it two real",
+    "CountsFloat": "changes its variable calls from int32[] to float32[] when it is called",
+    "Grows": "changes its variable seen from float32[1] to float32[2] when it is called",
+    "AppendsParameter": "makes the variable late when it is called; make it in __init__",
+    "ChangesParameter": "changes its parameter output.kernel when it is called; keep what a call changes in an nnx.Va",
+    "PythonCounter": "changes attributes when it is called; keep what a call changes in an nnx.Variable",
+    "Tuple": "to tuple; expected logits of (2, 3), one a class",
+    "SingleLogit": "to (2,); expected logits of (2, 3), one a class",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_trained_is_one_sentence_that_says_what_to_write(name: str):
+    with pytest.raises(sx.SweepError) as raised:
+        own(getattr(own_modules, name)).architecture.check((INPUTS,), classes=CLASSES)
+    assert REFUSED[name] in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert str(raised.value).startswith(f"the model {name}(")
+
+
+def sweep_of(build: Build, **knobs: Any) -> sx.Sweep:
+    return sx.Sweep(
+        name="own",
+        data=sx.DataSpec("mnist1d", train_examples=(50,), examples=100, validation_examples=50, test_examples=50),
+        models=(sx.ModelGrid(build, **knobs),),
+        train=sx.TrainSpec(learning_rate=(1e-2, 1e-3), batch_size=(16,), steps=4, evaluate_every=2),
+    )
+
+
+def test_a_module_without_a_gradient_is_refused_by_the_plan():
+    with pytest.raises(sx.SweepError, match=r"NoGradient\(.*\) cannot be trained on inputs of shape \(16, 40\)"):
+        make_plan(sweep_of(own_modules.NoGradient))
+
+
+def test_a_module_that_starts_at_nan_diverges_at_its_first_step(data: DataSet):
+    each = own(own_modules.Nan)
+    end = finish(pack_of([each], data))[each.trial_id]
+    assert (end.status, end.reason) == ("diverged", "the training loss was not finite at step 1")
+
+
+def test_moments_of_parameters_in_few_bits_have_float32(data: DataSet):
+    learner = pack_of([own(own_modules.InBfloat16)], data).lanes.learner
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(learner.params)} == {"bfloat16"}
+    moments = [leaf for leaf in jax.tree.leaves(learner.optimizer) if leaf.ndim > 1]
+    assert {str(leaf.dtype) for leaf in moments} == {"float32"}
+
+
+# ---- builders ----
+
+
+def test_a_partial_is_a_builder_with_the_name_of_its_function():
+    (trial, *_) = make_plan(sweep_of(own_modules.gentle, width=[4])).trials
+    assert trial.trial.family == "loose"
+    assert trial.architecture.title == "loose(inputs=40, classes=10, width=4)"
+
+
+def test_partials_that_fill_in_other_numbers_are_other_trials():
+    def first_id(build: Build) -> str:
+        return make_plan(sweep_of(build, width=[4])).trials[0].trial_id
+
+    again = functools.partial(own_modules.loose, gain=0.1)
+    other = functools.partial(own_modules.loose, gain=0.2)
+    assert first_id(own_modules.gentle) == first_id(again) != first_id(other)
+
+
+def test_what_a_partial_fills_in_is_a_default_that_a_knob_overrides():
+    build = functools.partial(own_modules.Hidden, width=3, classes=10)
+    plain, wider = make_plan(sweep_of(build)), make_plan(sweep_of(build, width=[5]))
+    assert [each.trials[0].architecture.parameter_count for each in (plain, wider)] == [163, 265]
+    with pytest.raises(sx.SweepError, match="unknown knob of Hidden; did you mean width"):
+        sweep_of(build, wdith=[5])
+
+
+# ---- lanes ----
+
+
+@pytest.mark.parametrize("mode", ["vmap", "map"])
+@pytest.mark.parametrize(
+    "build",
+    [own_modules.InBfloat16, own_modules.Sows, own_modules.Dropout, own_modules.BatchNorm, own_modules.Table],
+    ids=name_of,
+)
+def test_lanes_of_two_sizes_equal_their_solo_runs(data: DataSet, build: Build, mode: str):
+    # Masks are drawn for all units of the program, so dropout is compared at one size.
+    widths = (8, 8, 8) if build is own_modules.Dropout else (3, 8, 5)
+    trials = [own(build, {"width": width}, seed=seed) for seed, width in enumerate(widths)]
+    packed = pack_of(trials, data, mode=mode, largest=trials[1])
+    together = losses_in(packed)
+    for number, each in enumerate(trials):
+        np.testing.assert_allclose(together[:, number], losses_in(pack_of([each], data))[:, 0], rtol=EXACT_SOLO)
+
+
+def masks(pack: Pack, number: int, data: DataSet) -> np.ndarray:
+    """Return which units of the hidden layer are kept for 16 examples in the next step of a lane."""
+    rest = jax.tree.map(lambda leaf: leaf[number], pack.lanes.learner.rest)
+    drop = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+    nnx.update(drop, rest["drop"])
+    del data
+    return np.asarray(drop(jnp.ones((16, 8)))) > 0
+
+
+@pytest.mark.parametrize("mode", ["vmap", "map"])
+def test_masks_are_the_seeds_own_in_every_step_and_the_same_in_any_lane(data: DataSet, mode: str):
+    trials = [own(own_modules.Dropout, seed=seed) for seed in range(3)]
+    pack, turned = (pack_of(some, data, mode=mode) for some in (trials, trials[::-1]))
+    seen = []
+    for _ in range(3):
+        found = [masks(pack, number, data) for number in range(3)]
+        for number, mine in enumerate(found):
+            np.testing.assert_array_equal(mine, masks(turned, 2 - number, data))
+        seen += found
+        for each in (pack, turned):
+            each.call(1, due=[], ending=[])
+            for _, slot in each.occupied:
+                slot.step += 1
+    assert len({mask.tobytes() for mask in seen}) == 9
+
+
+def test_masks_are_the_same_after_a_checkpoint_in_another_lane(data: DataSet):
+    trials = [own(own_modules.Dropout, seed=seed, steps=20) for seed in range(3)]
+    whole = finish(pack_of(trials, data))
+    begun = pack_of(trials, data)
+    go_on(begun)
+    arrays, manifest = pack_up(begun.snapshot())
+    homes = {each.trial_id: (each, begun.bucket.recipe) for each in trials}
+    fresh = pack_of([None, None, None], data, largest=trials[0])
+    for number, parked in enumerate(reversed(unpack(arrays, manifest, homes=homes))):
+        fresh.resume(number, parked)
+    resumed = finish(fresh)
+    assert {name: numbers(end) for name, end in whole.items()} == {name: numbers(end) for name, end in resumed.items()}
+
+
+class OwnKind(own_modules.Hidden):
+    """Draws its noise from a generator that is not JAX's usual one."""
+
+    def extend(self, width: int, rngs: nnx.Rngs) -> None:
+        del width
+        self.noise = nnx.Variable(jax.random.key(jax.random.bits(rngs.params()), impl="rbg"))
+
+    def between(self, x: jax.Array) -> jax.Array:
+        self.noise[...], key = jax.random.split(self.noise[...])
+        return x + jax.random.normal(key, x.shape)
+
+
+def test_random_keys_of_another_kind_survive_idle_lanes_and_a_checkpoint(data: DataSet):
+    each = own(OwnKind, steps=20)
+    pack = pack_of([each, None], data)
+    go_on(pack)
+    arrays, manifest = pack_up(pack.snapshot())
+    (parked,) = unpack(arrays, manifest, homes={each.trial_id: (each, pack.bucket.recipe)})
+    for saved, lane in zip(jax.tree.leaves(parked.state), jax.tree.leaves(pack.lanes), strict=True):
+        assert saved.dtype == lane.dtype
+        np.testing.assert_array_equal(bits(saved), bits(lane)[0])
+
+
+# ---- timings and probes ----
+
+
+def bucket_of(each: PlannedTrial, lanes: int) -> Bucket:
+    return Bucket(recipe(each), (each,) * lanes, lanes, 1.0, 1, 50)
+
+
+def test_a_module_with_random_keys_is_timed(data: DataSet):
+    found = timed(bucket_of(own(own_modules.Dropout), 3), data.card)
+    assert found is not None
+    assert min(found.step, found.evaluation, found.test) > 0
+
+
+def test_a_long_run_of_a_module_with_random_keys_is_timed_and_trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    measured = []
+    monkeypatch.setattr(modes, "WORTH_SECONDS", 0.0)
+    monkeypatch.setattr(modes, "remembered", lambda *_: None)
+    monkeypatch.setattr(modes, "timed", lambda *each: measured.append(timed(*each)) or measured[-1])
+    run = sx.run_sweep(replace(sweep_of(own_modules.Dropout), seeds=(0, 1, 2, 3)), out=tmp_path, progress=False)
+    assert len(measured) == len(modes.MODES)
+    assert None not in measured
+    assert set(run.results()["status"]) == {"done"}
+
+
+def test_a_module_that_fails_when_it_runs_has_no_timing_and_a_probe_says_why(data: DataSet):
+    small, large = (own(own_modules.RaisesInCallback, {"width": width}) for width in (3, 8))
+    assert timed(bucket_of(large, 2), data.card) is None
+    why = probe(recipe(small), recipe(large), Examples(data.train.inputs, data.train.labels))
+    assert why == "padded, the module fails: RuntimeError: the table has no such row"
+
+
+def test_trials_of_a_module_that_fails_when_it_runs_say_why(tmp_path: Path):
+    run = sx.run_sweep(sweep_of(own_modules.RaisesInCallback), out=tmp_path, progress=False)
+    table = run.results()
+    assert set(table["status"]) == {"failed"}
+    assert set(table["reason"]) == {"JaxRuntimeError: RuntimeError: the table has no such row"}
