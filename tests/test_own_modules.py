@@ -153,7 +153,7 @@ SLOW = [pytest.param(build, marks=pytest.mark.slow) for build in TRAINED_TOO]
 @pytest.mark.parametrize("build", [*TRAINED, *SLOW], ids=name_of)
 def test_a_module_trains_and_is_evaluated_as_in_a_plain_loop(data: DataSet, build: Build):
     each = own(build)
-    each.architecture.check((INPUTS,), classes=CLASSES)
+    each.architecture.check(classes=CLASSES)
     pack = pack_of([each], data)
     losses, validation_loss = plain_losses(each, data)
     np.testing.assert_allclose(losses_in(pack)[:, 0], np.cumsum(losses), rtol=EXACT_SOLO)
@@ -183,7 +183,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_trained_is_one_sentence_that_says_what_to_write(name: str):
     with pytest.raises(sx.SweepError) as raised:
-        own(getattr(own_modules, name)).architecture.check((INPUTS,), classes=CLASSES)
+        own(getattr(own_modules, name)).architecture.check(classes=CLASSES)
     assert REFUSED[name] in str(raised.value)
     assert "\n" not in str(raised.value)
     assert str(raised.value).startswith(f"the model {name}(")
