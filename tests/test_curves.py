@@ -284,8 +284,11 @@ def test_planted_exponents_are_recovered():
     assert result["verdict"].tolist() == ["still falling"] * 3
     assert result["points"].tolist() == [3] * 3
     sentence = str(result["sentence"][1])
-    assert sentence.startswith("mlp width 64 still falls at 20,000 examples")
-    assert "by about 50 % (0.11 now)" in sentence  # 10^-0.3 = 0.501; 0.9 * 1000^-0.3 = 0.113
+    assert sentence.startswith("mlp width 64 still falls at 20,000 examples (error 0.113, from 0.163 at 6,000); ")
+    assert "forecast: 10x the data would cut its error by 50 % (90 % interval " in sentence  # 1 - 10^-0.3 = 0.499
+    assert result["fall"].to_numpy() == pytest.approx(1 - 10 ** -np.array([0.1, 0.3, 0.5]), abs=0.02)
+    low, fall, high = result[["fall_low", "fall", "fall_high"]].to_numpy().T
+    assert (np.diff([low, fall, high], axis=0) > 0).all()
 
 
 def test_the_exponents_standard_error_covers_it():
@@ -307,13 +310,57 @@ def test_a_flat_curve_has_flattened_and_a_noisy_one_is_unclear():
     assert "has flattened at 20,000 examples" in flat["sentence"]
     rising = trends(learning_curves(power_rows({8: -0.05}, scale=0.2))).iloc[0]
     assert rising["verdict"] == "flattened"
-    assert "did not fall" in rising["sentence"]
+    assert "(error 0.283, from 0.266 at 6,000)" in rising["sentence"]
     noisy = trends(learning_curves(power_rows({8: 0.05}, noise=0.2))).iloc[0]
     assert noisy["verdict"] == "unclear"
 
 
+def measured(values, *, sizes=(100, 1000, 10000), spread=0.0, seeds=3):
+    """Curves of one model with these means and a relative spread of the seeds' means."""
+    error = spread * np.array(values) if seeds > 1 else math.nan
+    return pd.DataFrame({"model": "m", "params": 1, "train_examples": sizes, "value": values, "standard_error": error,
+                         "seeds": seeds})  # fmt: skip
+
+
+@pytest.mark.parametrize("values", [(0.5, 0.4, 0.4), (0.6, 0.4, 0.41), (0.9, 0.5, 0.5001)])
+@pytest.mark.parametrize(("seeds", "spread"), [(1, 0.0), (3, 0.0), (3, 0.005), (3, 0.02), (3, 0.05)])
+@pytest.mark.parametrize("sizes", [(1000, 3000, 10000), (100, 1000, 10000)])
+def test_an_end_that_did_not_fall_is_never_said_to_fall(values, seeds, spread, sizes):
+    trend = trends(measured(values, seeds=seeds, spread=spread, sizes=sizes)).iloc[0]
+    assert trend["verdict"] != "still falling"
+    assert "still falls" not in trend["sentence"]
+
+
+def test_a_forecast_knows_of_a_floor():
+    sizes = np.array([100, 300, 1000, 3000, 10000])
+    values = 0.05 + 0.3 * (sizes / 100) ** -0.5
+    trend = trends(measured(values, sizes=sizes, spread=0.005)).iloc[0]
+    truth = 1 - (0.05 + 0.3 * 1000**-0.5) / values[-1]  # 0.256; the last decade's fall was 0.45
+    assert trend["fall"] == pytest.approx(truth, abs=0.05)
+    low, fall, high = trend[["fall_low", "fall", "fall_high"]].astype(float).tolist()
+    assert low < truth < high < 1 - values[-1] / values[2]
+    assert f"{100 * fall:.0f} % (90 % interval {100 * low:.0f} to {100 * high:.0f} %)." in trend["sentence"]
+
+
+def test_the_exponents_standard_error_grows_where_the_points_miss_the_line():
+    sizes = (1000, 3000, 10000)
+    straight, bent = (
+        trends(measured(values, sizes=sizes, spread=0.001))["standard_error"].to_numpy()
+        for values in ((0.4, 0.3, 0.2247), (0.4, 0.2, 0.2247))
+    )
+    assert bent.item() > 20 * straight.item()
+
+
+def test_two_sizes_give_an_exponent_but_no_forecast():
+    trend = trends(measured((0.4, 0.2), sizes=(100, 1000), spread=0.01)).iloc[0]
+    assert trend["exponent"] == pytest.approx(math.log10(2))
+    assert trend["verdict"] == "unclear"
+    assert np.isnan(trend[["fall", "fall_low", "fall_high"]].to_numpy(dtype=float)).all()
+    assert "two sizes show no bend, so nothing is forecast" in trend["sentence"]
+
+
 @pytest.mark.parametrize(("exponent", "verdict"), [(0.005, "flattened"), (0.03, "unclear"), (0.2, "still falling")])
-def test_one_seed_is_judged_by_size_alone_and_says_so(exponent, verdict):
+def test_one_seed_is_judged_by_the_misfit_of_its_points_and_says_so(exponent, verdict):
     trend = trends(learning_curves(power_rows({8: exponent}, seeds=1))).iloc[0]
     assert trend["verdict"] == verdict
     assert math.isnan(trend["standard_error"])

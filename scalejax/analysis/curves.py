@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import stdtr, stdtrit
 
+from scalejax.analysis.tenfold import LEVEL, Forecast, forecast_fall, in_window
 from scalejax.analysis.tuning import Cell, cells_of, known, listing, pool_notes, require, short, tuned
 from scalejax.text import number_of as _count
 
@@ -21,6 +22,10 @@ CURVE_COLUMNS = (
     *("model", "family", "params", "train_examples", "fraction", "value", "low", "high", "standard_error", "seeds"),
     *("diverged", "pending", "stopped", "excluded_elsewhere", "learning_rate", "learning_rates", "edge", "band"),
     "metric",
+)
+TREND_COLUMNS = (
+    *("model", "params", "exponent", "standard_error", "points", "verdict", "at", "value", "sentence"),
+    *("fall", "fall_low", "fall_high"),
 )
 
 # With fewer seeds than this the range of the seeds is shown, which hides nothing; the range grows with every further
@@ -32,10 +37,11 @@ BAND_INTERVAL = "95 % interval of the mean over seeds"
 # Ten times the data is a large price. A curve that returns less than a twentieth of its error for it has flattened;
 # the smallest exponents reported for whole curves (language-model loss, c = 0.05 to 0.1) are a fall of 10 to 20 %.
 FLAT_FALL = 0.05
-# Without a spread over seeds there is no interval to compare with FLAT_FALL, so a fall must be twice as large to count.
-CLEAR_FALL = 0.10
+SURE = 0.80  # probability that a verdict asks for
+FEWEST_POINTS = 3  # two lie on every law: a forecast from them would be the prior's
 CONFIDENCE = 0.95
 DECADE = 10.0
+VERBS = {"flattened": "has flattened", "still falling": "still falls", "unclear": "is unclear"}
 
 
 def learning_curves(rows: pd.DataFrame, metric: str = "test_error") -> pd.DataFrame:
@@ -82,32 +88,37 @@ def learning_curves(rows: pd.DataFrame, metric: str = "test_error") -> pd.DataFr
 
 
 def trends(curves: pd.DataFrame) -> pd.DataFrame:
-    """Return what each model's curve does at its largest training sets, in a number and in words.
+    """Return what each model's curve does at its largest training sets, in numbers and in words.
 
-    Over the last decade of training-set sizes (at least the last two) the local exponent c of error ~ n^-c is the
-    negative slope of an unweighted least-squares line through the logarithms. Its standard error takes the points as
-    independent, with one relative spread per seed pooled over those points: a few seeds say too little point by point.
+    What ten times the data would bring is a forecast: laws with and without a floor, averaged over (`tenfold.py`), see
+    the last 2.5 decades of sizes (at least the last 4 points). The verdict is "flattened" or "still falling" if the
+    fall lies below or above 5 % with a probability of at least 0.8, else "unclear". An error that is no lower than at
+    half the examples is never "still falling", whatever a law says, and two points are always "unclear". Without
+    repeated seeds the spread is learned from the misfit alone, and the sentence says that it is unknown.
+
+    The local exponent c of error ~ n^-c is the negative slope of an unweighted least-squares line through the
+    logarithms over the last decade of sizes (at least the last two). Its standard error takes the points as
+    independent: one relative spread per seed pooled over them, or the misfit of the line where that is larger.
 
     Args:
         curves: as returned by `learning_curves`.
 
     Returns:
         One row a model, in the order of `curves`: model, params, exponent and standard_error (NaN if unknown), points
-        (used for the fit), verdict, at (largest number of examples with a value), value (there), sentence. The verdict
-        is "flattened" or "still falling" if the 95 % interval of the fall per decade lies below or above 5 %, else
-        "unclear". Without repeated seeds it goes by size alone (below 5 %, above 10 %), and the sentence says so.
+        (used for the exponent), verdict, at (largest number of examples with a value), value (there), sentence; and the
+        share of the error there that ten times the data would take away: fall (median), fall_low and fall_high (90 %
+        interval), NaN where nothing can be forecast.
 
     Raises:
         ValueError: the table has no rows or lacks a column.
     """
     require(curves, ["model", "params", "train_examples", "value", "standard_error", "seeds"])
     noun = _noun(curves)
-    blank = dict.fromkeys(("exponent", "standard_error", "at", "value"), math.nan)
+    blank = dict.fromkeys(("exponent", "standard_error", "at", "value", "fall", "fall_low", "fall_high"), math.nan)
     records = []
     for model, points in _by_model(curves).items():
         records.append(blank | {"model": model, "params": points[0]["params"]} | _trend(model, points, noun))
-    columns = ["model", "params", "exponent", "standard_error", "points", "verdict", "at", "value", "sentence"]
-    return pd.DataFrame(records, columns=columns)
+    return pd.DataFrame(records, columns=list(TREND_COLUMNS))
 
 
 def order_at_smallest(curves: pd.DataFrame) -> str:
@@ -212,72 +223,81 @@ def _trend(model: str, points: Sequence[dict[Hashable, Any]], noun: str) -> dict
     at, value = measured[-1]["train_examples"], measured[-1]["value"]
     first = min(at / DECADE * (1 - 1e-9), measured[-2:][0]["train_examples"])
     window = [point for point in measured if point["train_examples"] >= first]
+    used = measured[-int(in_window([point["train_examples"] for point in measured]).sum()) :]
     where, now = _count(at, "example"), short(value)
     record = {"points": len(window), "verdict": "unclear", "at": at, "value": value}
     if len(window) < 2:
         why = f"was trained on {where} only ({noun} {now}): one point shows no trend."
     elif value <= 0:
         why = f"has {noun} {now} at {where}, which has no logarithm: only a larger test set could show a further fall."
-    elif min(point["value"] for point in window) <= 0:
-        why = f"had {noun} 0 on its way to {where} ({now} there), which has no logarithm: no trend can be fitted."
+    elif min(point["value"] for point in used) <= 0:
+        why = f"had {noun} 0 before {where} ({now} there), which has no logarithm: no trend can be fitted."
     else:
-        exponent, error, freedom = _local_exponent(window)
-        quantile = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) if freedom else math.nan
-        falls = [_fall(exponent + shift) for shift in (-quantile * error, 0.0, quantile * error)]
-        verdict = _verdict(falls)
-        why = _words(verdict, falls, where=where, now=now, noun=noun)
-        record |= {"exponent": exponent, "standard_error": error, "verdict": verdict}
+        exponent, error = _local_exponent(*_columns(window))
+        record |= {"exponent": exponent, "standard_error": error}
+        before = _before(measured)
+        seen = f"{noun} {short(value, 3)}, from {short(before['value'], 3)} at {before['train_examples']:,}"
+        if max(point["seeds"] for point in used) < 2:
+            seen += "; one seed, spread unknown"
+        if len(used) < FEWEST_POINTS:
+            why = f"is unclear at {where} ({seen}): two sizes show no bend, so nothing is forecast."
+        else:
+            sizes, values, errors, seeds = _columns(used)
+            forecast = forecast_fall(sizes, values, standard_errors=errors, seeds=seeds, flat_fall=FLAT_FALL)
+            verdict = _verdict(forecast, fell=value < before["value"])
+            why = f"{VERBS[verdict]} at {where} ({seen}); {_said(forecast, noun)}."
+            record |= {"verdict": verdict, "fall": forecast.fall, "fall_low": forecast.low, "fall_high": forecast.high}
     return record | {"sentence": f"{model} {why}"}
 
 
-def _local_exponent(window: Sequence[dict[Hashable, Any]]) -> tuple[float, float, int]:
-    """Return the exponent c of value ~ n^-c, its standard error and degrees of freedom (NaN and 0 with single seeds).
+def _columns(points: Sequence[dict[Hashable, Any]]) -> npt.NDArray[np.float64]:
+    """Return sizes, mean values, standard errors and numbers of seeds of the points, of shape (4, points)."""
+    names = ("train_examples", "value", "standard_error", "seeds")
+    return np.array([[point[name] for name in names] for point in points], dtype=float).T
+
+
+def _local_exponent(
+    sizes: npt.NDArray[np.float64],
+    values: npt.NDArray[np.float64],
+    errors: npt.NDArray[np.float64],
+    seeds: npt.NDArray[np.float64],
+) -> tuple[float, float]:
+    """Return the exponent c of value ~ n^-c and its standard error (NaN with single seeds).
 
     With weights w of the least-squares slope, var c = sum w_i^2 s^2 / k_i: k_i seeds at point i, and s^2 the relative
-    variance of one seed, pooled over the points with k_i - 1 degrees of freedom each.
+    variance of one seed, pooled over the points with k_i - 1 degrees of freedom each. Where the points miss the line by
+    more than that, their mean square takes its place (Birge 1932).
     """
-    columns = ("train_examples", "value", "standard_error", "seeds")
-    sizes, values, errors, seeds = np.array([[point[name] for name in columns] for point in window], dtype=float).T
     logs = np.log(sizes)
     centred = logs - logs.mean()
     weights = centred / (centred @ centred)
     exponent = -float(weights @ np.log(values))
     freedom = int((seeds - 1).sum())
     if freedom == 0:
-        return exponent, math.nan, 0
+        return exponent, math.nan
     per_seed = np.nan_to_num(errors) ** 2 * seeds / values**2
     pooled = float(((seeds - 1) * per_seed).sum() / freedom)
-    return exponent, math.sqrt(pooled * float((weights**2 / seeds).sum())), freedom
+    misses = np.log(values) - np.log(values).mean() + exponent * centred
+    misfit = float(seeds @ misses**2) / (len(sizes) - 2) if len(sizes) > 2 else 0.0
+    return exponent, math.sqrt(max(pooled, misfit) * float((weights**2 / seeds).sum()))
 
 
-def _fall(exponent: float) -> float:
-    """Return the share of the error that ten times the data takes away."""
-    return 1 - DECADE**-exponent
+def _before(measured: Sequence[dict[Hashable, Any]]) -> dict[Hashable, Any]:
+    """Return the latest point with at most half the examples of the last one, or the first point if there is none."""
+    halves = [point for point in measured if 2 * point["train_examples"] <= measured[-1]["train_examples"]]
+    return (halves or measured[:1])[-1]
 
 
-def _verdict(falls: Sequence[float]) -> str:
-    """Return the verdict on the fall per decade: its low end, estimate and high end (the ends may be NaN)."""
-    low, fall, high = falls
-    if math.isnan(low):
-        return "flattened" if fall < FLAT_FALL else "still falling" if fall >= CLEAR_FALL else "unclear"
-    return "flattened" if high < FLAT_FALL else "still falling" if low > FLAT_FALL else "unclear"
+def _verdict(forecast: Forecast, *, fell: bool) -> str:
+    if forecast.flat >= SURE:
+        return "flattened"
+    return "still falling" if forecast.flat <= 1 - SURE and fell else "unclear"
 
 
-def _words(verdict: str, falls: Sequence[float], *, where: str, now: str, noun: str) -> str:
-    """Return the sentence of a trend, without its subject."""
-    low, fall, high = falls
-    if verdict == "still falling":
-        words = f"still falls at {where}: at this rate ten times the data cuts its {noun} by about {100 * fall:.0f} %"
-    elif verdict == "flattened" and fall < 0:
-        words = f"has flattened at {where}: over its last sizes its {noun} did not fall"
-    elif verdict == "flattened":
-        words = f"has flattened at {where}: at this rate ten times the data cuts its {noun} by about {100 * fall:.1f} %"
-    elif math.isnan(low):
-        words = f"may have flattened at {where}: ten times the data changes its {noun} by about {-100 * fall:+.0f} %"
-    else:
-        span = f"{-100 * high:+.0f} % to {-100 * low:+.0f} %"
-        words = f"is unclear at {where}: ten times the data changes its {noun} by {span}"
-    return f"{words} ({now} now{'; one seed, spread unknown' if math.isnan(low) else ''})."
+def _said(forecast: Forecast, noun: str) -> str:
+    fall, low, high = (f"{100 * share:.0f}" for share in (forecast.fall, forecast.low, forecast.high))
+    about = f"{fall} %" if forecast.fall >= 0.01 else "less than 1 %"
+    return f"forecast: 10x the data would cut its {noun} by {about} ({100 * LEVEL:.0f} % interval {low} to {high} %)"
 
 
 def model_labels(cells: Sequence[Cell]) -> list[str]:
