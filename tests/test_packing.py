@@ -158,7 +158,7 @@ def test_waste_counts_padding_and_idle_lanes():
     trials = sweep_of([4, 8], seeds=2, steps=100)
     packing = pack(trials, limits=Limits(1, 1e9, (12,), SPEEDS["cpu"]), judge=yes)
     assert len(packing.buckets) == 1
-    useful, padding, _ = waste(packing.buckets, (12,))
+    useful, padding, _ = waste(packing.buckets, (12,), devices=1)
     small, large = (step_flops(planned(knobs={"width": width, "depth": 2}).architecture, 16, (12,)) for width in (4, 8))
     assert useful == 200 * small + 200 * large
     assert padding == 200 * (large - small)
