@@ -1,36 +1,128 @@
 """Planted truths and public data for the tests of laws and fits, and for tests/laws_long.py."""
 
 import csv
+import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 
 import scalejax
 from scalejax.analysis.laws import LAWS
 
-# Known from Besiroglu et al. 2024 and from a scipy minimum to 1e-14 on the same rows.
-CHINCHILLA_OBJECTIVE = 0.0010182740178
-CHINCHILLA_ERRORS = {"A": 124.522, "B": 1293.284, "E": 0.02566, "alpha": 0.01540, "beta": 0.02060}
+REFERENCE = Path(
+    os.environ.get("SCALEJAX_REFERENCE_DATA") or Path(scalejax.__file__).parents[2] / "shared" / "data"
+)  # the folder of the public tables, which may be absent
+# The fit of Besiroglu et al. 2024 (arXiv:2404.10102) to the runs of Hoffmann et al. 2022.
+BESIROGLU = {"E": 1.817218, "A": 477.826, "B": 2143.417, "alpha": 0.347311, "beta": 0.367172}
+NOISE, DELTA = 0.005, 1e-3  # of the log of a planted run; of the Huber loss
+
+
+@dataclass(frozen=True)
+class Runs:
+    """240 runs, and what is known of the fit of the law chinchilla to them.
+
+    Attributes:
+        predictors: params and tokens, each [240].
+        loss: [240].
+        objective: its minimum.
+        params: alpha there, and A.
+        errors: standard errors.
+        tolerance: relative, of the errors.
+    """
+
+    predictors: dict[str, np.ndarray]
+    loss: np.ndarray
+    objective: float
+    params: dict[str, float]
+    errors: dict[str, float]
+    tolerance: dict[str, float]
 
 
 def reference(name: str, *columns: str) -> list[np.ndarray]:
-    """Return columns of a public table; the test is skipped where the table is absent."""
-    beside = Path(scalejax.__file__).parent.parent.parent / "shared" / "data"
-    path = Path(os.environ.get("SCALEJAX_REFERENCE_DATA", beside)) / name
-    if not path.is_file():
-        pytest.skip(f"{path} is absent: set SCALEJAX_REFERENCE_DATA to the folder of the public tables")
-    with path.open(encoding="utf-8") as file:
+    """Return columns of a public table."""
+    with (REFERENCE / name).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return [np.array([float(row[column]) for row in rows]) for column in columns]
 
 
-def chinchilla_runs() -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return predictors and loss of the 240 runs below the fifth largest loss."""
+def planted_and(table: str) -> pytest.MarkDecorator:
+    """Run a test on planted data, as `source`, and where the public table is at hand on that as well."""
+    return pytest.mark.parametrize("source", ["planted", *(["published"] if (REFERENCE / table).is_file() else [])])
+
+
+chinchilla = planted_and("chinchilla_epoch.csv")
+
+
+def chinchilla_runs(source: str) -> Runs:
+    """Return the runs of Hoffmann et al. 2022 below the fifth largest loss, or as many on a design like theirs."""
+    if source == "planted":
+        return _planted_runs()
     params, tokens, loss = reference("chinchilla_epoch.csv", "params", "tokens", "loss")
     keep = loss < np.sort(loss)[-5]
-    return {"params": params[keep], "tokens": tokens[keep]}, loss[keep]
+    # From a scipy minimum to 1e-14, and from the 4,000 resamples of Besiroglu et al.
+    return Runs(
+        {"params": params[keep], "tokens": tokens[keep]}, loss[keep], 0.0010182740178, BESIROGLU,
+        {"A": 124.522, "B": 1293.284, "E": 0.02566, "alpha": 0.01540, "beta": 0.02060},
+        dict.fromkeys(BESIROGLU, 0.1) | {"B": 0.3},
+    )  # fmt: skip
+
+
+def _planted_runs() -> Runs:
+    """Return isoFLOP profiles of eight budgets with Gaussian noise, their minimum by scipy, and errors by theory."""
+    p = BESIROGLU
+    flops, width = np.repeat(np.geomspace(6e18, 3e21, 8), 30), np.tile(np.geomspace(1 / 8, 8, 30), 8)
+    scale = (p["alpha"] * p["A"] / (p["beta"] * p["B"])) ** (1 / (p["alpha"] + p["beta"]))
+    params = scale * (flops / 6) ** (p["beta"] / (p["alpha"] + p["beta"])) * width
+    predictors = {"params": params, "tokens": flops / 6 / params}
+    noise = NOISE * np.random.default_rng(0).standard_normal(len(params))
+    loss = LAWS["chinchilla"](BESIROGLU, predictors) * np.exp(noise)
+    found, objective = _scipy_minimum(predictors, loss)
+    return Runs(predictors, loss, objective, found, _huber_errors(predictors), dict.fromkeys(BESIROGLU, 0.35))
+
+
+def _scipy_minimum(predictors: dict[str, np.ndarray], loss: np.ndarray) -> tuple[dict[str, float], float]:
+    """Return parameters and objective where scipy ends that starts from the truth, in logarithms of E, A and B."""
+    log_n, log_d = (np.log(predictors[name]) for name in ("params", "tokens"))
+
+    def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
+        terms = np.exp([theta[0] + 0 * log_n, theta[1] - theta[3] * log_n, theta[2] - theta[4] * log_d])
+        residual = np.log(terms.sum(0)) - np.log(loss)
+        share = terms / terms.sum(0)
+        slope = np.clip(residual, -DELTA, DELTA)
+        gradient = np.array([*share, -share[1] * log_n, -share[2] * log_d]) @ slope
+        inside = np.abs(residual) <= DELTA
+        value = np.where(inside, residual**2 / 2, DELTA * (np.abs(residual) - DELTA / 2)).sum()
+        return 1e4 * float(value), 1e4 * gradient
+
+    theta = np.array([*(np.log(BESIROGLU[name]) for name in "EAB"), BESIROGLU["alpha"], BESIROGLU["beta"]])
+    for _ in range(5):  # from where it ended, with a fresh guess of the curvature
+        theta = minimize(objective, theta, jac=True, method="BFGS", options={"gtol": 1e-12, "maxiter": 2000}).x
+    found = dict(zip("EAB", np.exp(theta[:3]).tolist(), strict=True))
+    return found | {"alpha": float(theta[3]), "beta": float(theta[4])}, objective(theta)[0] / 1e4
+
+
+def _huber_errors(predictors: dict[str, np.ndarray]) -> dict[str, float]:
+    """Return the asymptotic standard errors of Huber's estimator under the planted noise (Huber 1964).
+
+    The covariance is E[psi^2] / E[psi']^2 (J'J)^-1 with the slopes J of the log law and psi a residual cut at DELTA.
+    """
+    theta = np.array(list(BESIROGLU.values()))
+
+    def log_law(theta: np.ndarray) -> np.ndarray:
+        return np.log(LAWS["chinchilla"](dict(zip(BESIROGLU, theta, strict=True)), predictors))
+
+    steps = np.diag(1e-5 * theta)
+    slopes = np.stack([(log_law(theta + h) - log_law(theta - h)) / (2 * h.sum()) for h in steps], axis=1)
+    cut = DELTA / NOISE
+    inside = math.erf(cut / math.sqrt(2))
+    density = math.exp(-(cut**2) / 2) / math.sqrt(2 * math.pi)
+    spread = NOISE**2 * (inside - 2 * cut * density) + DELTA**2 * (1 - inside)
+    errors = np.sqrt(np.diag(spread / inside**2 * np.linalg.inv(slopes.T @ slopes)))
+    return dict(zip(BESIROGLU, errors.tolist(), strict=True))
 
 
 def design(law: str, *, dense: bool = False) -> dict[str, np.ndarray]:

@@ -1,13 +1,12 @@
 """Compute-optimal sizes by three approaches, on planted surfaces where the optimum is known."""
 
 import math
-import os
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from laws_helpers import REFERENCE, planted_and
 
 from scalejax.analysis.allocation import compute_optimal, fit_envelope, fit_isoflop, misallocation
 
@@ -15,7 +14,6 @@ HOFFMANN = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
 ASYMMETRIC = HOFFMANN | {"alpha": 0.465, "beta": 0.155}
 BUDGETS = np.logspace(17, 21, 5)
 FAR = 1e24
-REFERENCE = Path(os.environ.get("SCALEJAX_REFERENCE_DATA") or Path(__file__).parents[2] / "shared" / "data")
 surfaces = pytest.mark.parametrize("surface", [HOFFMANN, ASYMMETRIC], ids=["hoffmann", "asymmetric"])
 
 
@@ -306,18 +304,42 @@ def test_mistakes_are_one_sentence():
         assert "\n" not in str(caught.value)
 
 
-def test_porian_tuned_runs_confirm_hoffmann():
-    """Porian et al. (2024): with learning rates tuned the exponent is that of Hoffmann et al., about one half."""
-    path = REFERENCE / "porian_isoflop_points.csv"
-    if not path.is_file():
-        pytest.skip(f"{path.name} is not in {REFERENCE}; set SCALEJAX_REFERENCE_DATA to its folder")
-    rows = pd.read_csv(path)
+def porian_runs(source: str) -> dict[str, tuple[dict[str, np.ndarray], np.ndarray]]:
+    """Return isoFLOP profiles with tuned and with untuned learning rates, each as points and losses."""
+    if source == "planted":
+        return {"tuned": on_a_ladder(exponent=0.49), "base": on_a_ladder(exponent=0.7)}
+    rows = pd.read_csv(REFERENCE / "porian_isoflop_points.csv")
     found = {}
     for warmup, hparams, decay in (("short", "tuned", "const"), ("long", "base", "kaplan")):
         chosen = (rows.dataset == "rw") & (rows.warmup == warmup) & (rows.hparams == hparams) & (rows.decay == decay)
         here = rows[chosen & (rows.param_count == "standard")]
-        points = {"params": here.n.to_numpy(), "flops": here.flops.to_numpy()}
-        found[hparams] = fit_isoflop(points, here.loss.to_numpy(), bootstrap=200).params_exponent
+        found[hparams] = {"params": here.n.to_numpy(), "flops": here.flops.to_numpy()}, here.loss.to_numpy()
+    return found
+
+
+def on_a_ladder(*, exponent: float):
+    """Return profiles over one ladder of sizes whose optimum grows as compute to the power of `exponent`."""
+    centre, alpha, beta = (3e7, 5e17), 0.62 * (1 - exponent), 0.62 * exponent
+    params, flops = (
+        each.ravel() for each in np.meshgrid(np.geomspace(3e5, 1e9, 16), np.geomspace(1.25e16, 2.6e19, 12))
+    )
+    off = params / centre[0] / (flops / centre[1]) ** exponent
+    params, flops = params[abs(np.log(off)) < np.log(8)], flops[abs(np.log(off)) < np.log(8)]
+    tokens = centre[1] / 6 / centre[0]
+    surface = {"E": 1.7, "A": 0.5 * centre[0] ** alpha, "B": 0.5 * alpha / beta * tokens**beta}
+    loss = loss_of(surface | {"alpha": alpha, "beta": beta}, params, flops / 6 / params)
+    return {"params": params, "flops": flops}, loss * np.exp(
+        0.003 * np.random.default_rng(0).standard_normal(len(loss))
+    )
+
+
+@planted_and("porian_isoflop_points.csv")
+def test_tuned_learning_rates_confirm_hoffmann_and_untuned_ones_do_not(source):
+    """Porian et al. (2024): with learning rates tuned the exponent is that of Hoffmann et al., about one half."""
+    found = {
+        hparams: fit_isoflop(points, loss, bootstrap=200).params_exponent
+        for hparams, (points, loss) in porian_runs(source).items()
+    }
     assert 0.46 < found["tuned"].value < 0.52
     assert 0.65 < found["base"].value < 0.75
     assert found["tuned"].high < found["base"].low

@@ -2,19 +2,22 @@
 
 import itertools
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from engine_helpers import planned, recipe
+from engine_helpers import pack_of, place, planned, recipe
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalejax.engine.cost import SPEEDS, lane_bytes, step_flops
-from scalejax.engine.lanes import empty
 from scalejax.engine.packing import PROVEN, Limits, Verdict, makespan, pack, waste
 from scalejax.engine.padding import fits_into, initial_weights, pad
 from scalejax.engine.proof import prove
@@ -115,10 +118,25 @@ def test_lanes_are_limited_by_memory():
     assert pack(trials, limits=few, judge=yes).buckets[0].lanes <= 3
 
 
+def told_packing() -> str:
+    """Return a packing of several families, sizes and recipes in words, for another process to compare."""
+    trials = sweep_of([4, 8, 64, 256]) + sweep_of([4, 8], depth=1) + sweep_of([8], optimizer="sgd")
+    trials += [planned("logistic", seed=seed) for seed in range(3)]
+    packing = pack(trials, limits=LIMITS, judge=yes)
+    return repr([(each.lanes, each.makespan, [one.trial_id for one in each.trials]) for each in packing.buckets])
+
+
 def test_the_packing_is_the_same_in_every_process():
-    trials = sweep_of([4, 8, 64, 256])
-    first, second = (pack(trials, limits=LIMITS, judge=yes) for _ in range(2))
-    assert first == second
+    here = str(Path(__file__).parent)
+    code = f"import sys; sys.path.insert(0, {here!r}); from test_packing import told_packing; print(told_packing())"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, stdout=subprocess.PIPE, text=True
+        )
+        for seed in ("1", "2")
+    ]
+    found = {process.communicate()[0].strip() for process in processes}
+    assert found == {told_packing()}
 
 
 @settings(max_examples=200, deadline=None)
@@ -140,7 +158,7 @@ def test_waste_counts_padding_and_idle_lanes():
     trials = sweep_of([4, 8], seeds=2, steps=100)
     packing = pack(trials, limits=Limits(1, 1e9, (12,), SPEEDS["cpu"]), judge=yes)
     assert len(packing.buckets) == 1
-    useful, padding, _ = waste(packing.buckets, (12,))
+    useful, padding, _ = waste(packing.buckets, (12,), devices=1)
     small, large = (step_flops(planned(knobs={"width": width, "depth": 2}).architecture, 16, (12,)) for width in (4, 8))
     assert useful == 200 * small + 200 * large
     assert padding == 200 * (large - small)
@@ -153,9 +171,15 @@ def test_flops_of_a_step_are_those_of_its_matrix_products():
     assert step_flops(built, 16, (12,)) == 2 * forward + 2 * 16 * (8 * 8 + 8 * 3)
 
 
-def test_a_state_of_zeros_is_overwritten_whole():
-    constants = recipe(planned())
-    assert all(leaf.shape[0] == 3 and not leaf.any() for leaf in jax.tree.leaves(empty(constants, 3)))
+def test_a_lane_is_overwritten_whole_whatever_was_in_it(data):
+    each, other = planned(seed=1), planned(seed=2, learning_rate=1e-3)
+    fresh, used = pack_of([each, other], data), pack_of([other, other], data)
+    used.lanes = jax.tree.map(lambda leaf: jax.device_put(jnp.full_like(leaf, 7), leaf.sharding), used.lanes)
+    place(used, 0, each)
+    leaves = zip(*(jax.tree_util.tree_leaves_with_path(pack.lanes) for pack in (fresh, used)), strict=True)
+    for (path, expected), (_, found) in leaves:
+        assert np.array_equal(expected[0], found[0]), jax.tree_util.keystr(path)
+        assert (np.asarray(found[1]) == 7).all(), jax.tree_util.keystr(path)  # and its neighbour is left alone
 
 
 def test_padding_appends_zeros_and_keeps_the_values():

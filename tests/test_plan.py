@@ -1,5 +1,6 @@
 """A plan: what is refused before anything is trained, and what is foretold."""
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from flax import nnx
 from scalejax import DataSpec, ModelGrid, Sweep, SweepError, TrainSpec, load_sweep
 from scalejax.data import describe
 from scalejax.engine import timing
+from scalejax.engine.cost import step_flops
 from scalejax.engine.forecast import forecast
 from scalejax.engine.kinds import device_kind_named
 from scalejax.engine.outline import outline
@@ -58,8 +60,10 @@ def test_a_plan_has_the_product_of_the_grids():
     plan = make_plan(SWEEP, devices=2)
     assert len(plan.trials) == 3 * 2 * 2 * 2
     assert len({each.trial_id for each in plan.trials}) == len(plan.trials)
-    assert plan.useful_flops > 0
-    assert 0 <= plan.waste < 1
+    # Of 40 steps: two products a layer, and for the inputs of all layers but the first a third.
+    layers = [[(40, 10)], [(40, 4), (4, 10)], [(40, 8), (8, 10)]]
+    step = sum(2 * 16 * (3 * sum(a * b for a, b in sizes) - math.prod(sizes[0])) for sizes in layers)
+    assert plan.useful_flops == step * 40 * len(plan.trials) / len(layers)
     assert plan.data_bytes == 4 * 41 * (500 + 50 + 60)
 
 
@@ -181,15 +185,26 @@ def test_more_steps_are_foretold_to_take_longer():
     assert long > 2 * short
 
 
+def computed(plan) -> int:
+    """Return the FLOPs of all lanes of a plan for as long as their programs run, whatever is in them."""
+    return sum(
+        step_flops(bucket.recipe.architecture, bucket.recipe.batch_size, plan.card.shape)
+        * (bucket.lanes * plan.devices * bucket.makespan)
+        for bucket in plan.packing.buckets
+    )
+
+
 def test_the_outline_is_the_plan_in_plain_data():
     plan = make_plan(SWEEP)
     facts = outline(plan, forecast(plan, patience_seconds=60))
     assert facts["trials"] == 24 == sum(program["trials"] for program in facts["programs"])
     assert facts["lane_programs"] == len(facts["programs"]) == 2
     assert any("width 4, 8" in program["sizes"] for program in facts["programs"])
-    assert facts["useful_flops"] + facts["padding_flops"] + facts["idle_flops"] == pytest.approx(
-        facts["useful_flops"] / (1 - facts["waste"])
-    )
+    assert facts["useful_flops"] == plan.useful_flops
+    # The networks of width 4 are padded to 8 in every one of their 40 steps; logistic regressions are not.
+    narrow, wide = (step_flops(each, 16, (40,)) for each in plan.packing.buckets[0].architectures)
+    assert facts["padding_flops"] == 8 * 40 * (wide - narrow)
+    assert facts["waste"] == pytest.approx(1 - facts["useful_flops"] / computed(plan))
 
 
 def test_one_of_a_kind_is_not_told_as_several():

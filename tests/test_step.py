@@ -135,6 +135,16 @@ def test_blocks_measure_what_one_large_batch_measures(count):
     np.testing.assert_allclose(error, np.mean(np.asarray(logits).argmax(-1) != labels), rtol=1e-6)
 
 
+def tested_at(each, step, data):
+    """Return the test loss and error of a trial's parameters after so many steps."""
+    pack = pack_of([each], data)
+    while pack.occupied[0][1].step < step:
+        go_on(pack)
+    learner = jax.tree.map(lambda leaf: leaf[0], pack.lanes.learner)
+    loss, error = loss_and_error(each.architecture, learner.params, learner.rest, blocks=device_data(data).test)
+    return float(loss), float(error)
+
+
 def test_the_best_step_is_remembered_and_tested(data):
     # So high a rate on so few examples overfits: the best step lies before the last.
     each = planned(train_examples=20, steps=200, evaluate_every=10, learning_rate=3e-2, warmup_steps=0)
@@ -143,15 +153,7 @@ def test_the_best_step_is_remembered_and_tested(data):
     assert [one.step for one in end.evaluations] == list(range(10, 201, 10))
     best_step = 10 * (1 + int(np.argmin(losses)))
     assert end.best_step == best_step < 200
-    # A trial that ends at that step with the same schedule has the same parameters, so the same test error.
-    pack = pack_of([each], data)
-    while pack.occupied[0][1].step < best_step:
-        go_on(pack)
-    data_on_device = device_data(data)
-    learner = jax.tree.map(lambda leaf: leaf[0], pack.lanes.learner)
-    loss, error = loss_and_error(each.architecture, learner.params, learner.rest, blocks=data_on_device.test)
-    assert end.test_loss == pytest.approx(float(loss), rel=1e-5)
-    assert end.test_error == pytest.approx(float(error), rel=1e-5)
+    assert (end.test_loss, end.test_error) == pytest.approx(tested_at(each, best_step, data), rel=1e-5)
 
 
 def test_patience_ends_a_trial_and_keeps_its_best_step(data):
@@ -164,17 +166,23 @@ def test_patience_ends_a_trial_and_keeps_its_best_step(data):
     assert last < 400
     assert short.evaluations == long.evaluations[: len(short.evaluations)]
     assert short.status == "done"
-    assert short.test_error == pytest.approx(0.5, abs=0.5)
+    assert (short.test_loss, short.test_error) == pytest.approx(tested_at(patient, short.best_step, data), rel=1e-5)
+    assert short.test_loss != pytest.approx(tested_at(patient, last, data)[0], rel=1e-2)  # not that of its last step
 
 
 @pytest.mark.parametrize("rate", [1e30, 1e5])
-def test_a_diverged_trial_says_at_which_step(data, rate):
+def test_a_diverged_trial_says_at_which_step_and_has_no_result(data, rate):
     wild = planned(learning_rate=rate, optimizer="sgd", steps=50, warmup_steps=0, schedule="constant")
     end = finish(pack_of([wild], data))[wild.trial_id]
+    pack, first = pack_of([wild], data), 0
+    while np.isfinite(pack.lanes.learner.loss_sum).all():
+        pack.call(1, due=[], ending=[])
+        first += 1
+        pack.occupied[0][1].step = first
     assert end.status == "diverged"
-    assert "not finite at step" in end.reason
-    assert int(end.reason.split()[-1]) <= end.evaluations[-1].step
-    assert end.best is None or np.isfinite(end.best.validation_loss)
+    assert end.reason.endswith(f"not finite at step {first}")
+    assert [each.step for each in end.evaluations] == list(range(5, first + 5, 5))  # up to the next one, and no further
+    assert (end.best, end.best_step, end.test_loss, end.test_error) == (None, None, None, None)
 
 
 def test_a_trial_is_its_content():

@@ -315,7 +315,7 @@ def makespan(horizons: Sequence[int], lanes: int, *, copies: Sequence[int] | Non
     return max(ends)
 
 
-def waste(buckets: Sequence[Bucket], shape: tuple[int, ...]) -> tuple[int, int, int]:
+def waste(buckets: Sequence[Bucket], shape: tuple[int, ...], *, devices: int) -> tuple[int, int, int]:
     """Return (useful FLOPs of all trials, FLOPs added by padding, FLOPs of lanes that idle at the end)."""
     useful = padding = idle = 0
     for bucket in buckets:
@@ -325,7 +325,7 @@ def waste(buckets: Sequence[Bucket], shape: tuple[int, ...]) -> tuple[int, int, 
             useful += own * planned.expected_steps * planned.copies
             padding += (padded - own) * planned.expected_steps * planned.copies
         busy = sum(steps * count for steps, count in bucket.horizons.items())
-        idle += padded * max(0, bucket.makespan * bucket.lanes - busy)
+        idle += padded * max(0, bucket.makespan * bucket.lanes * devices - busy)
     return useful, padding, idle
 
 

@@ -117,7 +117,7 @@ def make_plan(sweep: Sweep, *, devices: int | None = None, kind: DeviceKind | No
     )
 
     packing = pack(trials, limits=limits, judge=functools.partial(_judge, sweep, card))
-    useful, padding, idle = waste(packing.buckets, card.shape)
+    useful, padding, idle = waste(packing.buckets, card.shape, devices=count)
     return Plan(
         sweep=sweep,
         card=card,
