@@ -99,7 +99,7 @@ def architecture(build: Build, knobs: Mapping[str, Any], *, inputs: int, classes
     return Architecture(build, (*((name, offered[name]) for name in asked), *sorted(knobs.items())))
 
 
-def fingerprint(build: Build) -> str:
+def fingerprint(build: Callable[..., Any]) -> str:
     """Return a digest of a builder's source: a builder that was edited makes other trials.
 
     Raises:

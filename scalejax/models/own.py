@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.core import Tracer
 from jax.extend import core
 
 from scalejax.errors import SweepError, said
@@ -104,7 +105,7 @@ def fault(graph: Any, params: nnx.State, rest: nnx.State, *, inputs: jax.ShapeDt
         wrong = _wrong_logits(logits, inputs, classes) or _wrong_parameters(params) or _wrong_calls(program)
         if wrong:
             return wrong
-        if any(isinstance(each, jax.core.Tracer) for each in program.consts):
+        if any(isinstance(each, Tracer) for each in program.consts):
             return "hides an array that was made in __init__ from Flax, such as in a function; make it an attribute"
     wrong = _wrong_state((params, rest), after) or _wrong_changes(params, program)
     if not wrong and graphs[-2] != graphs[-1]:
