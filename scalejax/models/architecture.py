@@ -64,7 +64,7 @@ class Architecture:
         """
         name = f"the model {self.title}"
         inputs = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
-        with own.failing(f"{name} cannot be built"):
+        with own.failing(f"{name} fails when it is built"):
             weights = self.abstract
         with own.failing(f"{name} fails on inputs of shape {inputs.shape}"):
             wrong = own.fault(*weights, inputs=inputs, classes=classes)
