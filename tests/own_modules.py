@@ -1,6 +1,7 @@
 """Flax modules as users write them: with random keys, statistics, other number types, and what may not be trained."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,8 @@ import numpy as np
 from flax import nnx
 
 
-class Hidden(nnx.Module):
-    """One hidden layer; what happens between it and the output is what differs below."""
+class Layers(nnx.Module):
+    """Two layers and what is between them; how they are called is what differs below."""
 
     param_dtype = jnp.float32
 
@@ -20,6 +21,10 @@ class Hidden(nnx.Module):
 
     def extend(self, width: int, rngs: nnx.Rngs) -> None:
         del width, rngs
+
+
+class Hidden(Layers):
+    """One hidden layer; what happens between it and the output is what differs below."""
 
     def between(self, x: jax.Array) -> jax.Array:
         return x
@@ -87,7 +92,21 @@ class NumpyTable(Hidden):
         return x * self.table[None]
 
 
-class Train(Hidden):
+class Everything(BatchNorm):
+    """Parameters in bfloat16, statistics, a table, and values that are sown."""
+
+    param_dtype = jnp.bfloat16
+
+    def extend(self, width: int, rngs: nnx.Rngs) -> None:
+        super().extend(width, rngs)
+        self.table = 1 + jnp.arange(width, dtype=jnp.float32) / 8
+
+    def between(self, x: jax.Array) -> jax.Array:
+        self.sow(nnx.Intermediate, "activations", x)
+        return self.norm(x) * self.table[None]
+
+
+class Train(Layers):
     """Asks whether it is trained, without a default."""
 
     def extend(self, width: int, rngs: nnx.Rngs) -> None:
@@ -98,17 +117,29 @@ class Train(Hidden):
         return self.output(self.drop(nnx.relu(self.hidden(x)), deterministic=not train))
 
 
-class Deterministic(Train):
+class Deterministic(Layers):
+    """May be told that it is not trained; in training it is not told so."""
+
+    def extend(self, width: int, rngs: nnx.Rngs) -> None:
+        del width
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+
     def __call__(self, x: jax.Array, *, deterministic: bool = False) -> jax.Array:
         return self.output(self.drop(nnx.relu(self.hidden(x)), deterministic=deterministic))
 
 
-class Training(Train):
+class Training(Layers):
+    """Takes it that it is not trained, unless it is told so."""
+
+    def extend(self, width: int, rngs: nnx.Rngs) -> None:
+        del width
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+
     def __call__(self, x: jax.Array, training: bool = False) -> jax.Array:
         return self.output(self.drop(nnx.relu(self.hidden(x)), deterministic=not training))
 
 
-class Mask(Hidden):
+class Mask(Layers):
     def __call__(self, x: jax.Array, mask) -> jax.Array:
         return self.output(nnx.relu(self.hidden(x)) * mask)
 
@@ -236,7 +267,8 @@ class Recurrent(nnx.Module):
         self.output = nnx.Linear(width, classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.output(self.rnn(x[..., None])[:, -1])
+        read: Any = self.rnn(x[..., None])
+        return self.output(read[:, -1])
 
 
 class GRU(Recurrent):
@@ -412,7 +444,7 @@ class Frozen(Hidden):
         return x @ self.features[...]
 
 
-class Tuple(Hidden):
+class Tuple(Layers):
     def __call__(self, x: jax.Array):
         hidden = nnx.relu(self.hidden(x))
         return self.output(hidden), hidden

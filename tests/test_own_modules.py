@@ -1,7 +1,7 @@
 """Modules of the user's own train as in a plain loop of Flax and Optax, or one sentence says before why they cannot."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,22 @@ import scalejax as sx
 from scalejax.builders import name_of
 from scalejax.data import DataSet
 from scalejax.engine import mode as modes
+from scalejax.engine.lanes import abstract_lane
 from scalejax.engine.pack import Pack, settings_of
 from scalejax.engine.packing import Bucket
+from scalejax.engine.padding import initial_weights
 from scalejax.engine.plan import make_plan
 from scalejax.engine.probe import probe
 from scalejax.engine.snapshot import bits, pack_up, unpack
-from scalejax.engine.step import Cursor, Examples, batch_indices
+from scalejax.engine.step import Cursor, Examples, start, train, train_step
 from scalejax.engine.timing import timed
 from scalejax.engine.trial import PlannedTrial
 from scalejax.models import architecture
 from scalejax.models.architecture import Build
 
+# Deprecated by Flax, and what modules are full of.
+pytestmark = pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")
 STEPS = 10
-POOL = 500
 FLAGS = {own_modules.Train: ("train", True), own_modules.Training: ("training", True)}
 FLAGS[own_modules.Deterministic] = ("deterministic", False)
 
@@ -53,14 +56,14 @@ def own(build: Build, knobs: Mapping[str, int] | None = None, **changes) -> Plan
     return PlannedTrial(trial, trial.trial_id, architecture(build, sizes, shape=(INPUTS,), classes=CLASSES))
 
 
-def called(module: Any, x: jax.Array, *, training: bool) -> jax.Array:
+def called(module: Any, x: Any, *, training: bool) -> jax.Array:
     """Call a module as its user would."""
     module.train() if training else module.eval()
     name, value = FLAGS.get(type(module), ("", False))
     return module(x, **({name: value == training} if name else {})).astype(jnp.float32)
 
 
-def loss_of(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def loss_of(logits: Any, labels: Any) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
@@ -68,39 +71,52 @@ def widened(tree: nnx.State) -> nnx.State:
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
 
 
-def plain_losses(each: PlannedTrial, data: DataSet) -> tuple[list[float], float]:
-    """Return the training losses of ten steps and the validation loss after them, of a plain loop."""
-    key = jax.random.key(each.trial.key("initialise"))
-    arguments = dict(each.architecture.arguments)
-    module = jax.jit(lambda key: nnx.split(each.architecture.build(**arguments, rngs=nnx.Rngs(key)))[1])(key)
-    fresh = each.architecture.build(**arguments, rngs=nnx.Rngs(key))
-    if not any(isinstance(value, jax.Array) for value in vars(fresh).values()):
-        nnx.update(fresh, module)  # the same, to the last bit, as drawn in a compiled program
+def batches(data: DataSet) -> list[Examples]:
+    train = data.train
+    return [Examples(train.inputs[at : at + 16], train.labels[at : at + 16]) for at in range(0, 16 * STEPS, 16)]
+
+
+def plain_losses(each: PlannedTrial, data: DataSet) -> tuple[list[float], np.ndarray]:
+    """Return the training losses of ten steps and the logits of evaluation after them, of a plain loop."""
+    key = jax.random.key(np.uint32(each.trial.key("initialise")))
+    module = each.architecture.build(**dict(each.architecture.arguments), rngs=nnx.Rngs(key))
     optimizer = optax.adamw(each.trial.learning_rate, weight_decay=0.0)
-    graph, params, rest = nnx.split(fresh, nnx.Param, ...)
+    graph, params, rest = nnx.split(module, nnx.Param, ...)
     state = optimizer.init(widened(params))
 
     @jax.jit
-    def step(params, rest, state, x, labels):
+    def step(params, rest, state, batch):
         def loss(params):
             module = nnx.merge(graph, params, rest, copy=True)
-            found = loss_of(called(module, x, training=True), labels)
+            logits = called(module, batch.inputs, training=True)
             nnx.pop(module, nnx.Intermediate)
-            return found, nnx.state(module, nnx.Not(nnx.Param))
+            return loss_of(logits, batch.labels), nnx.state(module, nnx.Not(nnx.Param))
 
         (found, rest_after), gradient = jax.value_and_grad(loss, has_aux=True)(params)
         update, state = optimizer.update(widened(gradient), state, widened(params))
         moved = optax.apply_updates(widened(params), update)
         return jax.tree.map(lambda new, old: new.astype(old.dtype), moved, params), rest_after, state, found
 
-    start = Cursor(np.uint32(0), np.uint32(0))
-    rows = np.asarray(batch_indices(recipe(each), settings_of(each), start, pool=POOL, first=jnp.int32(0)))
     losses = []
-    for batch in rows[:STEPS]:
-        params, rest, state, loss = step(params, rest, state, data.train.inputs[batch], data.train.labels[batch])
+    for batch in batches(data):
+        params, rest, state, loss = step(params, rest, state, batch)
         losses.append(float(loss))
-    logits = called(nnx.merge(graph, params, rest), jnp.asarray(data.validation.inputs), training=False)
-    return losses, float(loss_of(logits, data.validation.labels))
+    inputs = data.validation.inputs
+    evaluate = jax.jit(lambda *states: called(nnx.merge(graph, *states, copy=True), inputs, training=False))
+    return losses, np.asarray(evaluate(params, rest))
+
+
+def own_losses(each: PlannedTrial, data: DataSet) -> tuple[list[float], np.ndarray]:
+    """Return the same of the training step that every program is made of."""
+    constants, settings = recipe(each), settings_of(each)
+    built = each.architecture
+    learner = start(constants, settings, initial_weights(built, each.trial.key("initialise"))).learner
+    step = jax.jit(functools.partial(train_step, constants, settings))
+    losses = []
+    for batch in batches(data):
+        learner = step(replace(learner, loss_sum=np.float32(0)), batch)
+        losses.append(float(learner.loss_sum))
+    return losses, np.asarray(jax.jit(built.predict)(learner.params, learner.rest, data.validation.inputs))
 
 
 def losses_in(pack: Pack) -> np.ndarray:
@@ -115,27 +131,28 @@ def losses_in(pack: Pack) -> np.ndarray:
 
 
 TRAINED = [
+    own_modules.Everything,
     own_modules.Dropout,
-    own_modules.BatchNorm,
-    own_modules.InBfloat16,
-    own_modules.Sows,
-    own_modules.Table,
     own_modules.Train,
-    own_modules.Training,
     own_modules.Deterministic,
     own_modules.Recurrent,
-    own_modules.Attention,
-    own_modules.Tied,
-    own_modules.Counts,
-    own_modules.Bfloat16Logits,
 ]
 TRAINED_TOO = [
+    own_modules.BatchNorm,
+    own_modules.InBfloat16,
     own_modules.PartlyBfloat16,
+    own_modules.Bfloat16Logits,
+    own_modules.Sows,
+    own_modules.Training,
+    own_modules.Table,
     own_modules.NumpyTable,
     own_modules.ReplacesTable,
     own_modules.GRU,
+    own_modules.Attention,
     own_modules.Embeds,
     own_modules.Listed,
+    own_modules.Tied,
+    own_modules.Counts,
     own_modules.FloatVariable,
     own_modules.FloatParameter,
     own_modules.Float64Parameter,
@@ -147,18 +164,19 @@ TRAINED_TOO = [
     own_modules.Repeats,
     own_modules.Stacked,
 ]
-SLOW = [pytest.param(build, marks=pytest.mark.slow) for build in TRAINED_TOO]
 
 
-@pytest.mark.parametrize("build", [*TRAINED, *SLOW], ids=name_of)
+def slow(builds: Sequence[Build]) -> list[Any]:
+    return [pytest.param(build, marks=pytest.mark.slow) for build in builds]
+
+
+@pytest.mark.parametrize("build", [*TRAINED, *slow(TRAINED_TOO)], ids=name_of)
 def test_a_module_trains_and_is_evaluated_as_in_a_plain_loop(data: DataSet, build: Build):
-    each = own(build)
+    each, labels = own(build), data.validation.labels
     each.architecture.check(classes=CLASSES)
-    pack = pack_of([each], data)
-    losses, validation_loss = plain_losses(each, data)
-    np.testing.assert_allclose(losses_in(pack)[:, 0], np.cumsum(losses), rtol=EXACT_SOLO)
-    measured = pack.call(0, due=[0], ending=[]).measurement
-    np.testing.assert_allclose(measured.validation_loss[0], validation_loss, rtol=EXACT_SOLO)
+    (losses, logits), (plain, plain_logits) = own_losses(each, data), plain_losses(each, data)
+    np.testing.assert_allclose(losses, plain, rtol=EXACT_SOLO)
+    np.testing.assert_allclose(loss_of(logits, labels), loss_of(plain_logits, labels), rtol=EXACT_SOLO)
 
 
 REFUSED = {
@@ -205,14 +223,16 @@ def test_a_module_without_a_gradient_is_refused_by_the_plan():
 
 def test_a_module_that_starts_at_nan_diverges_at_its_first_step(data: DataSet):
     each = own(own_modules.Nan)
-    end = finish(pack_of([each], data))[each.trial_id]
-    assert (end.status, end.reason) == ("diverged", "the training loss was not finite at step 1")
+    constants, settings = recipe(each), settings_of(each)
+    learner = start(constants, settings, initial_weights(each.architecture, 0)).learner
+    after = jax.jit(functools.partial(train_step, constants, settings))(learner, batches(data)[0])
+    assert int(after.diverged_step) == 1
 
 
-def test_moments_of_parameters_in_few_bits_have_float32(data: DataSet):
-    learner = pack_of([own(own_modules.InBfloat16)], data).lanes.learner
+def test_moments_of_parameters_in_few_bits_have_float32():
+    learner = abstract_lane(recipe(own(own_modules.InBfloat16))).learner
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(learner.params)} == {"bfloat16"}
-    moments = [leaf for leaf in jax.tree.leaves(learner.optimizer) if leaf.ndim > 1]
+    moments = [leaf for leaf in jax.tree.leaves(learner.optimizer) if leaf.ndim > 0]
     assert {str(leaf.dtype) for leaf in moments} == {"float32"}
 
 
@@ -245,40 +265,50 @@ def test_what_a_partial_fills_in_is_a_default_that_a_knob_overrides():
 # ---- lanes ----
 
 
+def losses_alone(each: PlannedTrial, data: DataSet) -> list[float]:
+    """Return the loss summed up to each of ten steps, of one model without lanes or padding."""
+    state = start(recipe(each), settings_of(each), initial_weights(each.architecture, each.trial.key("initialise")))
+    training = jax.jit(functools.partial(train, recipe(each)))
+    losses = []
+    for step in range(STEPS):
+        seen = divmod(step * each.trial.batch_size, each.trial.train_examples)
+        pool = Examples(data.train.inputs, data.train.labels)
+        state = training(state, Cursor(*map(np.uint32, seen)), pool=pool, steps=np.int32(1))
+        losses.append(float(state.learner.loss_sum))
+    return losses
+
+
+LANES = [own_modules.InBfloat16, own_modules.Sows, own_modules.BatchNorm, own_modules.Table]
+
+
 @pytest.mark.parametrize("mode", ["vmap", "map"])
-@pytest.mark.parametrize(
-    "build",
-    [own_modules.InBfloat16, own_modules.Sows, own_modules.Dropout, own_modules.BatchNorm, own_modules.Table],
-    ids=name_of,
-)
-def test_lanes_of_two_sizes_equal_their_solo_runs(data: DataSet, build: Build, mode: str):
-    # Masks are drawn for all units of the program, so dropout is compared at one size.
-    widths = (8, 8, 8) if build is own_modules.Dropout else (3, 8, 5)
+@pytest.mark.parametrize("build", [own_modules.Everything, own_modules.Dropout, *slow(LANES)], ids=name_of)
+def test_lanes_equal_their_solo_runs(data: DataSet, build: Build, mode: str):
+    # Masks are drawn for all units of a program, so dropout is compared at one size.
+    widths = (8, 8, 8) if build is own_modules.Dropout else (3, 8, 3)
     trials = [own(build, {"width": width}, seed=seed) for seed, width in enumerate(widths)]
-    packed = pack_of(trials, data, mode=mode, largest=trials[1])
-    together = losses_in(packed)
-    for number, each in enumerate(trials):
-        np.testing.assert_allclose(together[:, number], losses_in(pack_of([each], data))[:, 0], rtol=EXACT_SOLO)
+    together = losses_in(pack_of(trials, data, mode=mode, largest=trials[1]))
+    for number, each in enumerate(trials[:2]):
+        np.testing.assert_allclose(together[:, number], losses_alone(each, data), rtol=EXACT_SOLO)
 
 
-def masks(pack: Pack, number: int, data: DataSet) -> np.ndarray:
+def masks(pack: Pack, number: int) -> np.ndarray:
     """Return which units of the hidden layer are kept for 16 examples in the next step of a lane."""
     rest = jax.tree.map(lambda leaf: leaf[number], pack.lanes.learner.rest)
     drop = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
     nnx.update(drop, rest["drop"])
-    del data
     return np.asarray(drop(jnp.ones((16, 8)))) > 0
 
 
 @pytest.mark.parametrize("mode", ["vmap", "map"])
 def test_masks_are_the_seeds_own_in_every_step_and_the_same_in_any_lane(data: DataSet, mode: str):
-    trials = [own(own_modules.Dropout, seed=seed) for seed in range(3)]
+    trials = [own(own_modules.Dropout, {"width": 8}, seed=seed) for seed in range(3)]
     pack, turned = (pack_of(some, data, mode=mode) for some in (trials, trials[::-1]))
     seen = []
     for _ in range(3):
-        found = [masks(pack, number, data) for number in range(3)]
+        found = [masks(pack, number) for number in range(3)]
         for number, mine in enumerate(found):
-            np.testing.assert_array_equal(mine, masks(turned, 2 - number, data))
+            np.testing.assert_array_equal(mine, masks(turned, 2 - number))
         seen += found
         for each in (pack, turned):
             each.call(1, due=[], ending=[])
@@ -288,7 +318,7 @@ def test_masks_are_the_seeds_own_in_every_step_and_the_same_in_any_lane(data: Da
 
 
 def test_masks_are_the_same_after_a_checkpoint_in_another_lane(data: DataSet):
-    trials = [own(own_modules.Dropout, seed=seed, steps=20) for seed in range(3)]
+    trials = [own(own_modules.Dropout, {"width": 8}, seed=seed, steps=20) for seed in range(3)]
     whole = finish(pack_of(trials, data))
     begun = pack_of(trials, data)
     go_on(begun)
@@ -337,6 +367,7 @@ def test_a_module_with_random_keys_is_timed(data: DataSet):
     assert min(found.step, found.evaluation, found.test) > 0
 
 
+@pytest.mark.slow
 def test_a_long_run_of_a_module_with_random_keys_is_timed_and_trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     measured = []
     monkeypatch.setattr(modes, "WORTH_SECONDS", 0.0)

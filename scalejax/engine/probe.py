@@ -37,10 +37,10 @@ def probe(small: Recipe, large: Recipe, examples: Examples) -> str:
         params, rest = initial_weights(small.architecture, 0)
         params = jax.tree.map(functools.partial(_far_from, generator=generator), params)
         running = jax.jit(functools.partial(_side_by_side, small, large))
-        found = running.lower((params, rest), batches).compile(HASTY)((params, rest), batches)
+        found = jax.device_get(running.lower((params, rest), batches).compile(HASTY)((params, rest), batches))
     except Exception as error:  # what only the module itself knows to be wrong
         return f"padded, the module fails: {said(error)}"
-    (losses, padded_losses), (logits, padded_logits), outside = jax.device_get(found)
+    (losses, padded_losses), (logits, padded_logits), outside = found
     for what, one, other in (
         ("the loss", losses, padded_losses),
         ("the logits of evaluation", logits, padded_logits),

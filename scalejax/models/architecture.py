@@ -85,7 +85,7 @@ class Architecture:
         """
         name = f"the model {self.title}"
         inputs = jax.ShapeDtypeStruct((2, *self.shape), jnp.float32)
-        with own.failing(f"{name} cannot be built"):
+        with own.failing(f"{name} fails when it is built"):
             weights = self.abstract
         with own.failing(f"{name} fails on inputs of shape {inputs.shape}"):
             wrong = own.fault(*weights, inputs=inputs, classes=classes)
@@ -131,7 +131,7 @@ def architecture(
     return Architecture(build, arguments, shape, occasion)
 
 
-def fingerprint(build: Build) -> str:
+def fingerprint(build: Callable[..., Any]) -> str:
     """Return a digest of a builder's source; empty if it cannot be read (typed into an interactive prompt).
 
     It says little: the classes and numbers that the source names stand elsewhere. What the model computes is told by
