@@ -38,18 +38,15 @@ class Interrupted(KeyboardInterrupt):
         if not self.lost:
             return "what was on its way is saved"
         begun = [step for step in self.lost if step]
-        parts = []
+        parts = {}  # since when, and how many trials
         if begun:
-            since = f"{begun[0]:,}" if begun[0] == begun[-1] else f"{begun[0]:,} to {begun[-1]:,}"
-            parts.append(f"{_unsaved(len(begun))} since step {since}")
-        if len(begun) < len(self.lost):
-            count = len(self.lost) - len(begun)
-            parts.append(f"{_unsaved(count)} since {'its' if count == 1 else 'their'} beginning")
-        return " and ".join(parts)
-
-
-def _unsaved(count: int) -> str:
-    return f"{count:,} {'trial is' if count == 1 else 'trials are'} not saved"
+            since = f"step {begun[0]:,}" if begun[0] == begun[-1] else f"steps {begun[0]:,} to {begun[-1]:,}"
+            parts[since] = len(begun)
+        if count := len(self.lost) - len(begun):
+            parts["its beginning" if count == 1 else "their beginning"] = count
+        (first, count), *others = parts.items()
+        says = f"{count:,} {'trial is' if count == 1 else 'trials are'} not saved since {first}"
+        return " and ".join([says, *(f"{count:,} since {since}" for since, count in others)])
 
 
 def said(error: BaseException) -> str:

@@ -55,6 +55,17 @@ def shown(accountant, progress, display):
 run_watch.Accountant.show = shown
 entry()
 """
+STUCK = """
+import os, signal, time
+from scalejax.cli import entry
+from scalejax.engine import pack, scheduler
+scheduler.STOP_SECONDS = 1.0
+def land(self, flight):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+pack.Pack.land = land
+entry()
+"""
 PLAIN = "from scalejax.cli import entry; entry()"
 LITTLE_ROOM = """
 import resource
@@ -160,6 +171,17 @@ def test_a_second_interrupt_ends_at_once(running):
     code, _ = said(started)
     assert code in (-signal.SIGINT, -signal.SIGTERM)
     assert time.monotonic() - began < 2
+
+
+def test_a_stop_that_cannot_save_says_what_is_lost_and_does_not_say_that_it_is_saved(tmp_path):
+    began = time.monotonic()
+    code, err = said(process("run", sweep_file(tmp_path, **ENDLESS), "--out", tmp_path / "run", code=STUCK))
+    assert code == 128 + signal.SIGTERM
+    assert time.monotonic() - began < 50  # the call that never comes back is not waited for
+    says = err.splitlines()[-1]
+    assert "interrupted; finished trials are kept, 8 trials are not saved since their beginning" in says
+    assert " saved" not in err.replace("not saved", "")
+    assert not list((tmp_path / "run").glob("checkpoints/*/*"))
 
 
 def table(directory: Path) -> pd.DataFrame:

@@ -12,8 +12,12 @@ from scalejax.engine.device import Group
 from scalejax.engine.pack import Pack
 from scalejax.engine.packing import CALL_SECONDS
 from scalejax.engine.slot import Parked
+from scalejax.engine.trial import PlannedTrial
 
-LONG = {"steps": 10**7, "evaluate_every": 10**7}
+
+def long(seed: int = 0) -> PlannedTrial:
+    """Return a trial whose evaluations are far away."""
+    return planned(seed=seed, steps=10**7, evaluate_every=10**7)
 
 
 class Clock:
@@ -41,7 +45,7 @@ class Clock:
 
 @pytest.mark.parametrize("step", [1e-5, 1e-3, 0.3, 1.9])
 def test_no_call_lasts_longer_than_it_should_however_wrong_the_plan_was(data, monkeypatch, step):
-    pack = pack_of([planned(**LONG)], data, call_steps=10**9)
+    pack = pack_of([long()], data, call_steps=10**9)
     clock = Clock(monkeypatch, step=step)
     for _ in range(4):
         pack.land(pack.launch())
@@ -50,7 +54,7 @@ def test_no_call_lasts_longer_than_it_should_however_wrong_the_plan_was(data, mo
 
 
 def test_calls_become_shorter_when_steps_become_slower(data, monkeypatch):
-    pack = pack_of([planned(**LONG)], data, call_steps=1000)
+    pack = pack_of([long()], data, call_steps=1000)
     Clock(monkeypatch, step=1e-3)
     for _ in range(3):
         pack.land(pack.launch())
@@ -64,12 +68,12 @@ def test_calls_become_shorter_when_steps_become_slower(data, monkeypatch):
 
 
 def test_lanes_that_run_in_turn_share_the_time_of_a_call(data, monkeypatch):
-    pack = pack_of([planned(seed=0, **LONG), None, None, None], data, call_steps=10**9, mode="map")
+    pack = pack_of([long(), None, None, None], data, call_steps=10**9, mode="map")
     clock = Clock(monkeypatch, step=0.01)
     for _ in range(3):
         pack.land(pack.launch())
     for seed in (1, 2, 3):  # the other lanes get to work
-        place(pack, seed, planned(seed=seed, **LONG))
+        place(pack, seed, long(seed))
     pack.land(pack.launch())
     assert max(clock.seconds) <= CALL_SECONDS * 1.001
 

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -106,7 +107,8 @@ def test_a_placing_program_that_cannot_fit_beside_the_data_is_refused():
 def test_placing_a_large_trial_takes_about_the_memory_of_that_trial(data, width, most):
     made = recipe(planned(knobs={"width": width, "depth": 2}))
     program = compiled_programs(made, 2, FIRST, card=data.card)
-    needs = program.place.memory_analysis()
+    placer: Any = program.place
+    needs = placer.memory_analysis()
     beyond = needs.argument_size_in_bytes - needs.alias_size_in_bytes + needs.temp_size_in_bytes
     lane = needs.alias_size_in_bytes / 2
     assert program.placed == (1 if most else PLACED)

@@ -139,7 +139,7 @@ def test_a_real_run_on_one_device_takes_the_simulated_steps_in_the_simulated_ord
 
     def counted(pack, **named):
         flight = launch(pack, **named)
-        taken.append((pack.bucket.recipe, flight.count))
+        taken.append((pack.bucket.recipe, flight.call.count))
         return flight
 
     monkeypatch.setattr(Pack, "launch", counted)
