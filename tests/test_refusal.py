@@ -171,7 +171,7 @@ class Sleepy(nnx.Module):
 
 
 def test_a_model_far_slower_than_planned_hears_a_stop_and_is_saved(data, tmp_path):
-    built = architecture(Sleepy, {}, inputs=12, classes=3)
+    built = architecture(Sleepy, {}, shape=(12,), classes=3)
     trials = [replace(planned(seed=seed, steps=50_000, evaluate_every=25_000), architecture=built) for seed in range(2)]
     scheduler, _, calls = scheduler_of(trials, data, tmp_path / "c", lanes=2, call_steps=20_000, seconds=1e9)
     runs = threading.Thread(target=scheduler.run, args=(jax.local_devices()[:1],))

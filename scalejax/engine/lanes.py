@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from scalejax.engine.convolutions import fast_on_cpu
 from scalejax.engine.step import (
     Blocks,
     Cursor,
@@ -86,7 +87,9 @@ def advance(recipe: Recipe, lanes: TrialState, data: DeviceData, order: Order) -
     """
 
     def train_one(state: TrialState, cursor: Cursor) -> TrialState:
-        return train(recipe, state, cursor, pool=data.pool, steps=order.steps)
+        return fast_on_cpu(
+            lambda state, cursor: train(recipe, state, cursor, pool=data.pool, steps=order.steps), state, cursor
+        )
 
     if recipe.mode == "map":
         # One lane at a time keeps its parameters in the cache for all its steps, and an idle lane costs nothing.
@@ -111,7 +114,8 @@ def _where(
     a mean. A block of examples is work enough for a device.
     """
     nothing = (jnp.float32(jnp.nan), jnp.float32(jnp.nan))
-    return lax.map(lambda each: lax.cond(each[0], measure, lambda _: nothing, each[1]), (wanted, lanes))
+    fast = functools.partial(fast_on_cpu, measure)
+    return lax.map(lambda each: lax.cond(each[0], fast, lambda _: nothing, each[1]), (wanted, lanes))
 
 
 def place(

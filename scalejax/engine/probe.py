@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from scalejax.engine.convolutions import fast_on_cpu
 from scalejax.engine.lanes import abstract_lane
 from scalejax.engine.padding import HASTY, SOLO_TOLERANCE, initial_weights, pad
 from scalejax.engine.step import Examples, Leaf, Learner, Recipe, Settings, start, train_step
@@ -36,7 +37,7 @@ def probe(small: Recipe, large: Recipe, examples: Examples) -> str:
     try:
         params, rest = initial_weights(small.architecture, 0)
         params = jax.tree.map(functools.partial(_far_from, generator=generator), params)
-        running = jax.jit(functools.partial(_side_by_side, small, large))
+        running = jax.jit(functools.partial(fast_on_cpu, functools.partial(_side_by_side, small, large)))
         found = jax.device_get(running.lower((params, rest), batches).compile(HASTY)((params, rest), batches))
     except Exception as error:  # what only the module itself knows to be wrong
         return f"padded, the module fails: {said(error)}"
