@@ -198,6 +198,18 @@ class TopK(Between):
         return jnp.where(h >= lax.top_k(h, 2)[0][:, 1:], h, 0)
 
 
+class Fixed(Between):
+    """Two layers are multiplied of which one grows; where it has one unit, that one meets all of the other."""
+
+    def build(self, width: int, rngs: nnx.Rngs) -> None:
+        del width
+        self.other = nnx.Linear(12, 8, rngs=rngs)
+        self.last = nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.last(lax.stop_gradient(self.hidden(x)) * self.other(x)) + 0 * self.output(self.hidden(x))
+
+
 MAY = [Gelu, GatedUnits, Gains, CarriedRMSNorm, ConvBatchNorm, HeadedAttention, Embedded, Residuals, Recurrent, Remat]
 # The equation that a refusal names.
 MAY_NOT = {

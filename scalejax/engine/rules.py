@@ -89,10 +89,18 @@ def elementwise(small: Equation, large: Equation, operands: Sequence[Value]) -> 
 
     wrong = first_wrong(operands)
     (result,) = made(small, large, along, whole=along(None), wrong=wrong)
+    for each in operands:
+        if each.large and _spread(each.small, result.small) != _spread(each.large, result.large):
+            return refused(small, large, operands, "spreads an axis in one size and keeps it in the other")
     kept = _the_operand_itself(name, large, operands)
     if kept is not None and kept.large == result.large:
         return [replace(kept, small=result.small, wrong=wrong)]
     return [result]
+
+
+def _spread(shape: Sequence[int], result: Sequence[int]) -> list[bool]:
+    """Say of each axis whether an operand has a single entry where the result has many, which all see that one."""
+    return [have == 1 != want for have, want in zip(shape, result, strict=True)]
 
 
 def _the_operand_itself(name: str, equation: Equation, operands: Sequence[Value]) -> Value | None:
