@@ -68,7 +68,7 @@ def loss_of(logits: Any, labels: Any) -> jax.Array:
 
 
 def widened(tree: nnx.State) -> nnx.State:
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), tree)
 
 
 def batches(data: DataSet) -> list[Examples]:
@@ -95,7 +95,7 @@ def plain_losses(each: PlannedTrial, data: DataSet) -> tuple[list[float], np.nda
         (found, rest_after), gradient = jax.value_and_grad(loss, has_aux=True)(params)
         update, state = optimizer.update(widened(gradient), state, widened(params))
         moved = optax.apply_updates(widened(params), update)
-        return jax.tree.map(lambda new, old: new.astype(old.dtype), moved, params), rest_after, state, found
+        return jax.tree.map(lambda new, old: new.astype(jnp.result_type(old)), moved, params), rest_after, state, found
 
     losses = []
     for batch in batches(data):
