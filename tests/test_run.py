@@ -1,5 +1,6 @@
 """A run from Python: its tables and files, resuming, enlarging, the user's own modules, what is refused."""
 
+import io
 import json
 import os
 import shutil
@@ -157,6 +158,17 @@ def test_an_enlarged_sweep_trains_only_what_is_new(copied: sx.Run):
     assert set(after["status"]) == {"done"}
     old = after.loc[after["trial_id"].isin(before["trial_id"]), :].reset_index(drop=True)
     pd.testing.assert_frame_equal(old, before, check_exact=True, check_dtype=False)  # `seconds` included
+
+
+def test_steps_that_a_refusal_has_taken_back_are_left_again():
+    plan = make_plan(TINY)
+    first, second = plan.trials
+    accountant = Accountant(plan, plan.trials, begun={})
+    with ProgressDisplay(trials=2, work=accountant.total, stream=io.StringIO()) as display:
+        accountant.show(Progress({first: 15, second: 15}), display)
+        accountant.show(Progress({}, {first: 10}), display)
+        assert accountant.steps_taken == {first.trial_id: 10, second.trial_id: 15}
+        assert accountant.spared(first) == 2 * accountant.spared(second)  # of 20 steps ten are left, and five
 
 
 def interrupt_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
