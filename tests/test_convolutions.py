@@ -1,8 +1,10 @@
 """Convolutions have their channels last where a program runs on a CPU, and give the same numbers."""
 
 import functools
+import math
 import re
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from jax import lax
 
 from scalejax.engine import lanes as lanes_module
 from scalejax.engine.convolutions import fast_on_cpu
+from scalejax.engine.cost import CONVOLUTION_PASSES, SPEEDS, lane_seconds, measuring_seconds, step_flops
 from scalejax.engine.lanes import DeviceData, Order, advance, blocks
 from scalejax.engine.pack import settings_of
 from scalejax.engine.padding import initial_weights
@@ -27,6 +30,11 @@ LAST = {"b0f_0io->b0f", "b01f_01io->b01f", "b012f_012io->b012f"}
 def convolutions(program: str) -> list[str]:
     """Return the lines of a compiled program that convolve."""
     return [line for line in program.splitlines() if " convolution(" in line]
+
+
+def text(compiled: Any) -> str:
+    """Return a compiled program as the text of XLA."""
+    return compiled.as_text() or ""
 
 
 def assert_fast(program: str) -> None:
@@ -85,7 +93,7 @@ def fast_program(function, *given) -> str:
     """Hold the fast form of a function against the function itself; return the fast program, compiled."""
     fast = jax.jit(functools.partial(fast_on_cpu, function)).lower(*given).compile()
     assert_close(fast(*given), jax.jit(function)(*given))
-    return fast.as_text()
+    return text(fast)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -104,8 +112,8 @@ def test_side_by_side_each_lane_gives_what_it_gives_alone(axes):
     given = operands((2, 4, 2, 6, 7), (2, 5, 2, 3, 3))
     given = [each if axis == 0 else each[0] for each, axis in zip(given, axes, strict=True)]
     lifted = jax.jit(jax.vmap(functools.partial(fast_on_cpu, trained), axes)).lower(*given).compile()
-    assert_fast(lifted.as_text())
-    assert "feature_group_count" not in lifted.as_text()
+    assert_fast(text(lifted))
+    assert "feature_group_count" not in text(lifted)
     alone = jax.jit(trained)
     for lane in range(2):
         own = [each[lane] if axis == 0 else each for each, axis in zip(given, axes, strict=True)]
@@ -161,11 +169,11 @@ def test_the_form_is_for_cpus_alone(platform):
     trained = steps(functools.partial(lax.conv, window_strides=(1, 1), padding="SAME"))
     given = operands((4, 3, 6, 6), (3, 3, 3, 3))
 
-    def text(function):
+    def orders(function):
         lowered = jax.jit(function).trace(*given).lower(lowering_platforms=(platform,)).as_text()
         return sorted(re.findall(r"dim_numbers = (.*?),", lowered))
 
-    native, fast = text(trained), text(lambda *given: fast_on_cpu(trained, *given))
+    native, fast = orders(trained), orders(lambda *given: fast_on_cpu(trained, *given))
     assert native
     assert (native == fast) == (platform != "cpu")
 
@@ -225,8 +233,8 @@ def native(images):
 def test_lanes_of_a_convolutional_network_train_and_evaluate_with_fast_convolutions(images, native, mode):
     program, given = advanced(images, mode)
     compiled = program.lower(*given).compile()
-    assert_fast(compiled.as_text())
-    assert "feature_group_count" not in compiled.as_text()
+    assert_fast(text(compiled))
+    assert "feature_group_count" not in text(compiled)
     for found, expected in zip(jax.tree.leaves(compiled(*given)[1]), jax.tree.leaves(native), strict=True):
         np.testing.assert_allclose(found, expected, rtol=EXACT_SOLO)
 
@@ -234,5 +242,22 @@ def test_lanes_of_a_convolutional_network_train_and_evaluate_with_fast_convoluti
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_accelerators_convolve_side_by_side(images, platform):
     program, given = advanced(images, "vmap")
-    text = program.trace(*given).lower(lowering_platforms=(platform,)).as_text()
-    assert "feature_group_count = 3" in text
+    assert "feature_group_count = 3" in program.trace(*given).lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_zeros_between_the_inputs_of_a_gradient_are_no_flops():
+    built = Architecture(Net, (("classes", CLASSES), ("width", 4)))
+    first, second, output = 36 * 9 * 4, 9 * 9 * 4 * 4, 4 * CLASSES  # multiply-adds of an example
+    # Forwards, for the weights, and for the inputs of all layers but the first.
+    counted = 2 * 16 * (2 * first + 3 * second + 3 * output)
+    assert step_flops(built, 16, (36,)) == counted
+
+
+def test_the_estimate_of_a_step_counts_what_convolutions_move():
+    narrow = replace(recipe(planned()), architecture=Architecture(Net, (("classes", CLASSES), ("width", 1))))
+    speed = replace(SPEEDS["cpu"], products=math.inf, lane_overhead=0.0)
+    images = 4 * 16 * (2 * (36 + 36) + 3 * (36 + 9))  # bytes: of the first, twice, and of the second, three times
+    assert lane_seconds(narrow, (36,), speed=speed) * speed.bandwidth > CONVOLUTION_PASSES * images
+    assert (
+        measuring_seconds(narrow, (36,), examples=16, speed=speed) * speed.bandwidth > CONVOLUTION_PASSES * images / 3
+    )

@@ -69,7 +69,8 @@ def _run(program: core.ClosedJaxpr, *operands: Any) -> list[Any]:
 def _result(equation: Any, operands: Sequence[Any]) -> Sequence[Any]:
     name, parameters = equation.primitive.name, equation.params
     if name == CONVOLUTION and operands[0].ndim in LAYOUTS:
-        return [_channels_last(*operands, parameters)]
+        inputs, kernel = operands
+        return [_channels_last(inputs, kernel, parameters)]
     inner = called(equation)
     if inner is not None and name.startswith("custom"):  # its rule of differentiation is not needed any more
         return _run(inner, *operands)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from scalejax.engine.convolutions import CONVOLUTION
 from scalejax.engine.lanes import abstract_lane
 from scalejax.engine.step import BLOCK_STEPS, Recipe
 from scalejax.engine.traced import traced_slope
@@ -19,6 +20,9 @@ from scalejax.models.equations import inner_programs
 # Passes over a parameter's four bytes in one step: gradient, both moments and the parameter, read and written.
 PASSES = 10
 CHECKPOINTS = {"checkpoint", "remat", "remat2"}  # what the primitive of jax.checkpoint is called, by version
+# Passes over the operands and the result of each convolution: reordering, and the norms and activations in between.
+# Without them two convolutions of width 8 were estimated at less than a third of their measured time.
+CONVOLUTION_PASSES = 7
 INITIALISER_SHARE = 0.3  # of a program's compile time is that of one size's initialisation
 
 
@@ -73,11 +77,15 @@ def step_bytes(recipe: Recipe, shape: tuple[int, ...]) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _StepCosts:
-    """FLOPs of a step: useful ones, and all, those computed again included; and the bytes of its largest array."""
+    """FLOPs of a step: useful ones, and all, those computed again included; and bytes.
+
+    `array` are those of its largest array, `convolved` of all that its convolutions take and make.
+    """
 
     useful: int
     performed: int
     array: int
+    convolved: int
 
 
 @functools.cache
@@ -85,7 +93,8 @@ def _step_costs(architecture: Architecture, batch_size: int, shape: tuple[int, .
     program = traced_slope(architecture, (batch_size, *shape)).program.jaxpr
     performed = _product_flops(program)
     useful = _product_flops(_without_recomputation(architecture, (batch_size, *shape))) if _forgets(program) else None
-    return _StepCosts(performed if useful is None else useful, performed, largest_array(program))
+    useful = performed if useful is None else useful
+    return _StepCosts(useful, performed, largest_array(program), _convolved_bytes(program))
 
 
 def _forgets(program: core.Jaxpr) -> bool:
@@ -147,11 +156,10 @@ def _product_flops(program: core.Jaxpr) -> int:
             (contracted, _), _ = equation.params["dimension_numbers"]
             left = _shape(equation.invars[0])
             total += 2 * math.prod(_shape(equation.outvars[0])) * math.prod(left[axis] for axis in contracted)
-        elif name == "conv_general_dilated":
+        elif name == CONVOLUTION:
             total += _convolution_flops(equation)
-        repeats = equation.params["length"] if name == "scan" else 1
         inside = [_product_flops(inner) for inner in inner_programs(equation.params)]
-        total += repeats * (max(inside) if name == "cond" else sum(inside))
+        total += _repeats(equation) * (max(inside) if name == "cond" else sum(inside))
     return total
 
 
@@ -172,6 +180,21 @@ def _convolution_flops(equation: Any) -> int:
     return total
 
 
+def _convolved_bytes(program: core.Jaxpr) -> int:
+    """Add up what the convolutions of a program and of those inside it take and make, as often as they run."""
+    total = 0
+    for equation in program.eqns:
+        if equation.primitive.name == CONVOLUTION:
+            arrays: list[Any] = [each.aval for each in (*equation.invars, *equation.outvars)]
+            total += sum(math.prod(each.shape) * each.dtype.itemsize for each in arrays)
+        total += _repeats(equation) * sum(_convolved_bytes(inner) for inner in inner_programs(equation.params))
+    return total
+
+
+def _repeats(equation: Any) -> int:
+    return equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+
+
 def _shape(variable: Any) -> tuple[int, ...]:
     return variable.aval.shape
 
@@ -190,14 +213,16 @@ def data_bytes(shape: tuple[int, ...], examples: int) -> int:
 
 def lane_seconds(recipe: Recipe, shape: tuple[int, ...], *, speed: DeviceSpeed) -> float:
     """Return the estimated seconds that one lane adds to a step: its batch, its products, its parameters."""
-    flops = _step_costs(recipe.architecture, recipe.batch_size, shape).performed
-    traffic = PASSES * 4 * recipe.architecture.parameter_count
-    return speed.lane_overhead + flops / speed.products + traffic / speed.bandwidth
+    costs = _step_costs(recipe.architecture, recipe.batch_size, shape)
+    traffic = PASSES * 4 * recipe.architecture.parameter_count + CONVOLUTION_PASSES * costs.convolved
+    return speed.lane_overhead + costs.performed / speed.products + traffic / speed.bandwidth
 
 
 def measuring_seconds(recipe: Recipe, shape: tuple[int, ...], *, examples: int, speed: DeviceSpeed) -> float:
     """Return the estimated seconds of one lane's loss on so many examples: a forward pass, a third of a step's."""
-    return step_flops(recipe.architecture, recipe.batch_size, shape) / 3 * examples / recipe.batch_size / speed.products
+    costs = _step_costs(recipe.architecture, recipe.batch_size, shape)
+    traffic = CONVOLUTION_PASSES * costs.convolved / 3 * examples / recipe.batch_size / speed.bandwidth
+    return costs.useful / 3 * examples / recipe.batch_size / speed.products + traffic
 
 
 def compile_seconds(sizes: int, *, speed: DeviceSpeed) -> float:
