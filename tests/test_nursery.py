@@ -1,22 +1,25 @@
 """Initial weights are drawn for the trials that come next, shared where they are equal, and not kept without bound."""
 
 import threading
+from collections.abc import Iterable
 
 import jax
 import numpy as np
 import pytest
 from engine_helpers import planned, recipe
+from flax import nnx
 
 from scalejax.engine import nursery as nurseries
 from scalejax.engine.nursery import Nursery
 from scalejax.engine.packing import Bucket
+from scalejax.engine.padding import initial_weights, initialiser
 from scalejax.engine.scheduler import Observer, Scheduler
 from scalejax.errors import RunError
 
 WIDTHS, SEEDS, RATES = (3, 4, 5), range(50), (1e-3, 1e-2)
 
 
-def trials_of(widths=WIDTHS, seeds=SEEDS, rates=RATES):
+def trials_of(widths: Iterable[int] = WIDTHS, seeds: Iterable[int] = SEEDS, rates: Iterable[float] = RATES):
     return [
         planned(knobs={"width": width, "depth": 1}, seed=seed, learning_rate=rate, steps=2, evaluate_every=2)
         for width in widths
@@ -34,7 +37,7 @@ class Draws:
     def __call__(self, architecture, key):
         with self._lock:
             self.made.append((architecture, key))
-        return {"kernel": np.zeros(25, np.float32)}, {}
+        return nnx.State({"kernel": np.zeros(25, np.float32)}), nnx.State({})
 
 
 def drawn_and_most(trials, nursery, *, lanes=8):
@@ -74,7 +77,6 @@ def test_a_sweep_of_many_seeds_holds_few_weights(data, monkeypatch, kept):
     """50 seeds of 3 sizes are 150 weights; each is some hundred bytes."""
     monkeypatch.setattr(nurseries, "KEPT_BYTES", kept)
     alive, least = [], min(each.architecture.parameter_count for each in trials_of()) * 4
-    scheduler = None
 
     def started(_):
         alive.append(scheduler._nursery.count)
@@ -100,10 +102,11 @@ def test_what_a_module_raises_is_returned_and_what_a_device_lacks_is_raised():
     def draw(_, key):
         if key == second.trial.key("initialise"):
             raise ValueError("a mistake")
-        return {"kernel": np.zeros(3)}, {}
+        return nnx.State({"kernel": np.zeros(3)}), nnx.State({})
 
     nursery = Nursery(draw)
     good, bad = nursery.take([first, second])
+    assert not isinstance(good, Exception)
     assert isinstance(bad, ValueError)
     assert good[0]["kernel"].shape == (3,)
 
@@ -128,3 +131,25 @@ def test_a_mistake_in_an_observer_ends_the_run_and_fails_no_trial(data, which):
     with pytest.raises(RunError, match="training broke off: ZeroDivisionError: a mistake"):
         scheduler.run(jax.local_devices()[:1])
     assert ends == []
+
+
+@pytest.mark.parametrize("cpu", [True, False])
+def test_beside_an_accelerator_weights_are_drawn_on_the_cpu_if_there_is_one(monkeypatch, cpu):
+    """Another device than the usual one stands for the CPU."""
+    devices = jax.local_devices()
+
+    def local_devices(*, backend):
+        if not cpu:
+            raise RuntimeError(f"no {backend}")
+        return devices[-1:]
+
+    first = trials_of(widths=(7,), seeds=(0,), rates=(1e-3,))[0]
+    usual = initial_weights(first.architecture, 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(jax, "default_backend", lambda: "gpu")
+        patched.setattr(jax, "local_devices", local_devices)
+        beside = initialiser.__wrapped__(first.architecture)
+    drawn = beside(np.uint32(1))
+    assert {device for leaf in jax.tree.leaves(drawn) for device in leaf.devices()} == {devices[-1 if cpu else 0]}
+    for one, other in zip(jax.tree.leaves(usual), jax.tree.leaves(drawn), strict=True):
+        np.testing.assert_array_equal(one, other)
