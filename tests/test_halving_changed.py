@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import scalejax as sx
 from scalejax.engine.slot import Evaluation, Finished, Parked, Slot
 from scalejax.engine.tournament import History, Tournament
+from scalejax.engine.work import Waiting
 
 RATES, SEEDS, STEPS, EVERY = (1e-4, 1e-3, 1e-2, 1e-1), (0, 1), 40, 5
 TRIALS = [planned(learning_rate=rate, seed=seed, steps=STEPS, evaluate_every=EVERY) for rate in RATES for seed in SEEDS]
@@ -63,7 +64,7 @@ def carry_out(rules, world, before=None, *, calls=10**6, order=(0,), lanes=3):
         seen = world.slot(by_id[name], step).evaluations
         histories[name] = History({each.step: each.validation_loss for each in seen})
     tournament = Tournament(trials, reduction=rules.reduction, histories=histories) if rules.rungs else None
-    queue = [each for each in trials if each.trial_id not in ended and each.trial_id not in before.begun]
+    queue: list[Waiting] = [each for each in trials if each.trial_id not in ended and each.trial_id not in before.begun]
 
     def do(decision):
         queue[:0] = decision.go_on

@@ -62,6 +62,7 @@ def spelled_out(loads, devices):
     queues = [
         [steps for steps, count in zip(each.horizons, each.copies, strict=True) for _ in range(count)] for each in loads
     ]
+    working = [0] * len(loads)
     packs, steps, order = [0] * len(loads), [0] * len(loads), itertools.count()
     waiting: list[tuple[float, int, int, list[int]]] = [(0, next(order), -1, []) for _ in range(devices)]
     last = 0
@@ -72,9 +73,14 @@ def spelled_out(loads, devices):
             while len(lanes) < loads[bucket].lanes and queues[bucket]:
                 lanes.append(queues[bucket].pop(0))
         if not lanes:
-            bucket = max(range(len(loads)), key=lambda index: loads[index].rank * sum(queues[index]))
+            if bucket >= 0:
+                working[bucket] -= 1
+            bucket = max(
+                range(len(loads)), key=lambda index: loads[index].rank * sum(queues[index]) / (working[index] + 1)
+            )
             if not queues[bucket]:
                 continue
+            working[bucket] += 1
             packs[bucket] += 1
             now += loads[bucket].compiling
             lanes = [queues[bucket].pop(0) for _ in range(min(loads[bucket].lanes, len(queues[bucket])))]

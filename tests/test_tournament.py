@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalejax import DataSpec, HalvingSpec, ModelGrid, Sweep, TrainSpec, run_sweep
+from scalejax.engine.checkpoint import Checkpoints
 from scalejax.engine.halving import survivors, verdict
 from scalejax.engine.pack import Pack
 from scalejax.engine.packing import Bucket
@@ -214,6 +215,38 @@ def test_the_order_of_arrival_decides_nothing(drawn, order):
     assert not left
     assert len(finished) == len(SEEDS) * survivors(survivors(len(RATES), REDUCTION), REDUCTION)
     assert len(stops) + len(finished) == len(trials)
+
+
+@pytest.mark.parametrize("lanes", [2, 3])
+def test_every_checkpoint_holds_all_trials_that_have_been_at_a_rung(data, tmp_path, monkeypatch, lanes):
+    """A trial that goes on from a rung is in a checkpoint even before the first call in its new lane has landed."""
+    arrived, ended, saved = set(), set(), []
+    arrive, save = Tournament.arrive, Checkpoints.save
+
+    def arriving(tournament, parked):
+        arrived.add(parked.planned.trial_id)
+        return arrive(tournament, parked)
+
+    def saving(checkpoints, shelf, snapshot):
+        saved.append(arrived - ended - snapshot.trial_ids)
+        assert len([*snapshot.slots, *snapshot.parked]) == len(snapshot.trial_ids), "a trial is in it twice"
+        save(checkpoints, shelf, snapshot)
+
+    monkeypatch.setattr(Tournament, "arrive", arriving)
+    monkeypatch.setattr(Checkpoints, "save", saving)
+    monkeypatch.setattr(Checkpoints, "due", lambda *_: True)
+    trials = competitors((3, 4))
+    Scheduler(
+        [Bucket(recipe(trials[-1]), tuple(trials), lanes=lanes, seconds=1.0, makespan=1, call_steps=5)],
+        {each.trial_id for each in trials},
+        data=data,
+        observer=Observer(lambda _: None, lambda end: ended.add(end.planned.trial_id), lambda _: None),
+        tournament=Tournament(trials, reduction=REDUCTION, histories={}),
+        checkpoints=Checkpoints(tmp_path / "checkpoints"),
+    ).run(jax.local_devices()[:1])
+    assert len(ended) == len(trials)
+    assert len(saved) > 10
+    assert not set().union(*saved)
 
 
 SWEEP = Sweep(

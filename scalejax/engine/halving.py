@@ -54,6 +54,23 @@ def expected_stops(count: int, rungs: Sequence[int], *, reduction: int) -> list[
     return [None] * left + stops
 
 
+def steps_left(count: int, rungs: Sequence[int], steps: int, *, step: int, reduction: int) -> float:
+    """Return the steps that a trial has yet to take, on average over `count` learning rates of which some will stop.
+
+    Args:
+        count: rates that are in the race.
+        rungs: that are still to come, ascending.
+        steps: of a trial that goes on to its end.
+        step: that they have come to.
+        reduction: at least 2.
+    """
+    total, left = 0.0, count
+    for rung in rungs:
+        total += left * max(0, rung - step)
+        step, left = max(step, rung), survivors(left, reduction)
+    return (total + left * (steps - step)) / count
+
+
 def verdict(losses: Mapping[float, Sequence[float]], reduction: int) -> tuple[float, ...]:
     """Return the learning rates that go on beyond a rung, the best first.
 

@@ -5,6 +5,7 @@ and every optimizer here maps zero to zero. So models of different sizes share o
 may is proven (`proof.py`) or, where the user asks for it, tried (`probe.py`).
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -59,7 +60,10 @@ def initial_weights(architecture: Architecture, key: int) -> tuple[nnx.State, nn
 
 
 def initialiser(architecture: Architecture) -> Callable[[np.uint32], tuple[nnx.State, nnx.State]]:
-    """Return the compiled program from 32 random bits to parameters and rest at the true size."""
+    """Return the compiled program from 32 random bits to parameters and rest at the true size.
+
+    It runs on the CPU if there is one: on an accelerator each draw would wait behind the training.
+    """
     return _initialiser(architecture, current())
 
 
@@ -67,7 +71,18 @@ def initialiser(architecture: Architecture) -> Callable[[np.uint32], tuple[nnx.S
 def _initialiser(architecture: Architecture, numerics: Numerics) -> Callable[[np.uint32], tuple[nnx.State, nnx.State]]:
     del numerics  # a program compiled under other settings draws other numbers
     drawing = jax.jit(lambda key: architecture.initialise(jax.random.key(key)))
-    return drawing.lower(jax.ShapeDtypeStruct((), np.uint32)).compile(HASTY)
+    with _beside_the_training():
+        return drawing.lower(jax.ShapeDtypeStruct((), np.uint32)).compile(HASTY)
+
+
+def _beside_the_training() -> contextlib.AbstractContextManager[object]:
+    """Return a context in which programs are compiled for the CPU; of one that trains itself for the usual device."""
+    if jax.default_backend() == "cpu":
+        return contextlib.nullcontext()
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        return contextlib.nullcontext()
 
 
 def pad(tree: Tree, like: Tree) -> Tree:

@@ -78,9 +78,9 @@ class Schedule:
 def schedule(loads: Sequence[Load], devices: int) -> Schedule:
     """Calculate what the scheduler does: every device works on a load until its queue and its lanes are empty.
 
-    A device then takes the load with the most work waiting, and fills every lane that becomes free with the longest
-    trial that waits. Devices in the same state at the same moment are one crew, split only where a queue hands them
-    different trials.
+    A device then takes the load with the most work waiting for each device on it, and fills every lane that becomes
+    free with the longest trial that waits. Devices in the same state at the same moment are one crew, split only where
+    a queue hands them different trials.
     """
     return _Schedule(loads).run(devices)
 
@@ -105,8 +105,7 @@ class _Schedule:
         self._loads = loads
         self._waiting = [list(load.copies) for load in loads]  # trials of each horizon
         self._left = [load.trial_steps for load in loads]  # steps of the trials that wait
-        self._fullest = [(-self._work(index), index) for index in range(len(loads))]
-        heapq.heapify(self._fullest)
+        self._working = [0] * len(loads)  # devices on each
         self._events: list[tuple[float, int, _Crew]] = []
         self._order = itertools.count()  # of events at one moment
         self._packs, self._steps = [0] * len(loads), [0] * len(loads)
@@ -128,6 +127,7 @@ class _Schedule:
             index = self._take_fullest()
             if index is None:
                 break
+            self._working[index] += 1
             ((_, fill),) = self._deal(index, 1, self._loads[index].lanes)
             crews[index, fill] += 1
         for (index, fill), count in crews.items():
@@ -136,19 +136,12 @@ class _Schedule:
             self._go_on(now + load.compiling, index, count, step=0, busy=(), fill=fill)
 
     def _take_fullest(self) -> int | None:
-        """Return the load with the most work waiting, the first of equals; None if nothing waits."""
-        while self._fullest:
-            work, index = self._fullest[0]
-            if not self._left[index]:
-                heapq.heappop(self._fullest)
-            elif work != -self._work(index):  # it has become less since
-                heapq.heapreplace(self._fullest, (-self._work(index), index))
-            else:
-                return index
-        return None
+        """Return the load with the most work waiting for each of its devices and one more; None if nothing waits."""
+        index = max(range(len(self._loads)), key=self._attraction)
+        return index if self._left[index] else None
 
-    def _work(self, index: int) -> float:
-        return self._loads[index].rank * self._left[index]
+    def _attraction(self, index: int) -> float:
+        return self._loads[index].rank * self._left[index] / (self._working[index] + 1)
 
     def _refill(self, now: float, crew: _Crew) -> None:
         """End the trials that are due, give their lanes to the next ones, and go on."""
@@ -159,6 +152,7 @@ class _Schedule:
             if busy or fill:
                 self._go_on(now, crew.load, count, step=end, busy=busy, fill=fill)
             else:
+                self._working[crew.load] -= count
                 self._start(now, count)
 
     def _go_on(

@@ -3,8 +3,10 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import replace
+from heapq import heapify, heapreplace
 
 import jax
 
@@ -14,7 +16,9 @@ from scalejax.engine.device import Device, Group, groups
 from scalejax.engine.lanes import DeviceData, blocks
 from scalejax.engine.mode import program_key
 from scalejax.engine.numerics import Numerics, current, hold
-from scalejax.engine.pack import Flight, Pack, Weights
+from scalejax.engine.nursery import Nursery
+from scalejax.engine.observer import Observer, Progress, guarded, left_over
+from scalejax.engine.pack import Flight, Pack
 from scalejax.engine.packing import Bucket
 from scalejax.engine.programs import Workshop, short_of_memory
 from scalejax.engine.refusal import Refusals, broke_off, reason_of
@@ -23,43 +27,11 @@ from scalejax.engine.snapshot import Snapshot
 from scalejax.engine.step import Examples
 from scalejax.engine.tournament import Decision, Tournament
 from scalejax.engine.trial import PlannedTrial
+from scalejax.engine.work import Crew, Waiting, Work, all_steps_left, planned_of, step_of
 from scalejax.errors import RunError
 
 STOP_SECONDS = 8.0  # for calls to end and checkpoints to be written once a run is told to stop
-
-Waiting = PlannedTrial | Parked  # to begin, or to go on
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a call of a program has brought: the steps that each trial took in it.
-
-    `back` are trials that a refusal has sent back, and the steps that they go on from.
-    """
-
-    steps: dict[PlannedTrial, int]
-    back: dict[PlannedTrial, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Observer:
-    """Whom the scheduler tells; each is called by one thread at a time."""
-
-    started: Callable[[Sequence[PlannedTrial]], None]
-    finished: Callable[[Finished], None]
-    progressed: Callable[[Progress], None]
-
-
-@dataclass
-class Work:
-    """A bucket and those of its trials that wait for a lane."""
-
-    bucket: Bucket
-    queue: deque[Waiting]
-
-    def estimate(self) -> float:
-        """Return the seconds that the queue takes on one device, by the cost model."""
-        return self.bucket.seconds / self.bucket.lanes * sum(map(_steps_left, self.queue))
+ROUSE_SECONDS = 1.0  # to wait for a worker that tells what it has done, before those that sleep are told to end
 
 
 class Scheduler:
@@ -91,23 +63,29 @@ class Scheduler:
     ):
         self._begun = begun or {}
         fresh = {trial_id for trial_id in waiting if trial_id not in self._begun}
+        steps_left = tournament.steps_left if tournament else all_steps_left
         self._works = [
-            Work(bucket, deque(planned for planned in bucket.trials if planned.trial_id in fresh)) for bucket in buckets
+            Work(bucket, deque(each for each in bucket.trials if each.trial_id in fresh), steps_left=steps_left)
+            for bucket in buckets
         ]
         self._home = {planned.trial_id: work for work in self._works for planned in work.bucket.trials}
         self._data = data
-        self._observer = observer
+        self._observer = guarded(observer)
         self._tournament = tournament
         self._checkpoints = checkpoints
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)  # there may be work for those that have none, or no more
         self._stopping = threading.Event()
         self._over = False  # whoever works still has come too late
         self._reached: dict[str, int] = {}  # steps of the trials that have begun, calls that are under way included
         self._refusals = Refusals()
         self.lost: dict[str, int] = {}
         self._errors: list[RunError] = []
-        self._weights: dict[tuple, Weights] = {}
         self._workshop = Workshop(data.card)
+        self._nursery = Nursery(self._workshop.initial_weights)
+        left = [each for bucket in buckets for each in bucket.trials if each.trial_id in fresh | self._begun.keys()]
+        self._left = {each.trial_id for each in left}
+        self._nursery.expect(left)
 
     def run(self, devices: Sequence[Device]) -> bool:
         """Train everything. Returns whether all trials have ended; they have not if it was stopped.
@@ -116,20 +94,36 @@ class Scheduler:
             RunError: a worker met with trouble that is not of a trial, once the others have stopped and saved.
         """
         teams = groups(devices)
-        self._admit()
-        self._order_programs(teams)
         numerics = current()
-        workers = [threading.Thread(target=self._work, args=(team, numerics), daemon=True) for team in teams]
-        for worker in workers:
-            worker.start()
+        workers: list[threading.Thread] = []
         complete = False
         try:
+            self._admit()
+            first = self._order_programs(teams)
+            workers = [
+                threading.Thread(target=self._work, args=(*each, numerics), daemon=True) for each in first.items()
+            ]
+            for worker in workers:
+                worker.start()
             while (alive := [worker for worker in workers if worker.is_alive()]) and not self._stopping.is_set():
                 alive[0].join(timeout=0.2)  # so that the main thread hears a signal
-            complete = not self._stopping.is_set()
+            if self._left and not self._stopping.is_set():
+                self._errors.append(left_over(len(self._left)))
+            complete = not (self._stopping.is_set() or self._errors)
         finally:
-            self._wind_up(workers, complete=complete)
+            self._stopping.set()
+            self._rouse()
+            try:
+                self._wind_up(workers, complete=complete)
+            finally:
+                self._nursery.close()
         return complete
+
+    def _rouse(self) -> None:
+        """Wake the workers that sleep. Not done by `stop`: a signal may have it called where the lock is held."""
+        if self._lock.acquire(timeout=ROUSE_SECONDS):
+            self._changed.notify_all()
+            self._lock.release()
 
     def _wind_up(self, workers: Sequence[threading.Thread], *, complete: bool) -> None:
         """Wait for the workers and what they save; not for ever if they were told to stop."""
@@ -157,68 +151,103 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Queue the trials that an earlier run has begun before all others, unless halving has them wait or stop."""
-        if self._tournament:
-            self._carry_out(self._tournament.begin())
-        for parked in reversed(list(self._begun.values())):
-            if self._tournament and not parked.slot.lacks:  # else its evaluation comes first
-                self._carry_out(self._tournament.arrive(parked))
-            else:
-                self._home[parked.planned.trial_id].queue.appendleft(parked)
+        with self._lock:
+            if self._tournament:
+                self._carry_out(self._tournament.begin())
+            for parked in reversed(list(self._begun.values())):
+                if self._tournament and not parked.slot.lacks:  # else its evaluation comes first
+                    self._carry_out(self._tournament.arrive(parked))
+                else:
+                    self._home[parked.planned.trial_id].queue.appendleft(parked)
         self._begun = {}  # their states are large
 
-    def _order_programs(self, teams: Sequence[Group]) -> None:
-        """Have the programs compiled in the background, those first that are needed first.
+    def _order_programs(self, teams: Sequence[Group]) -> dict[Group, Work]:
+        """Return with which bucket each group begins, and have programs compiled in the order of their first use.
 
-        On one group they are needed in the order of their work; of several each begins with another bucket.
+        Which group takes which bucket later is a guess by the estimated work. A group is left out if it has none.
         """
-        busy = [work for work in self._works if work.queue]
-        for number, work in enumerate(sorted(busy, key=Work.estimate, reverse=True)):
-            for architecture in work.bucket.architectures:
-                self._workshop.order_initialiser(architecture)
-            team = teams[number % len(teams)]
-            self._workshop.order(work.bucket.recipe, work.bucket.lanes, _share(team, work.bucket))
+        with self._lock:
+            found = {team: self._choose(team) for team in teams}
+        first = {team: work for team, work in found.items() if work}
+        for team, work in first.items():
+            self._order(work, team)
+        later = [work for work in self._works if work.queue and not work.crews]
+        ends = [(work.estimate() / len(work.crews), number) for number, work in enumerate(first.values())]
+        heapify(ends)
+        for work in sorted(later, key=Work.estimate, reverse=True):
+            end, number = ends[0]
+            self._order(work, list(first)[number])
+            heapreplace(ends, (end + work.estimate(), number))
+        return first
 
-    def _work(self, team: Group, numerics: Numerics) -> None:
+    def _order(self, work: Work, team: Group) -> None:
+        for architecture in work.bucket.architectures:
+            self._workshop.order_initialiser(architecture)
+        self._workshop.order(work.bucket.recipe, work.bucket.lanes, work.share(team))
+
+    def _work(self, team: Group, first: Work, numerics: Numerics) -> None:
+        """Train bucket after bucket on a group, beginning with the one that it has joined."""
         hold(numerics)
+        data: dict[Group, DeviceData] = {}
+        work: Work | None = first
         try:
-            data: dict[Group, DeviceData] = {}
-            while not self._stopping.is_set():
-                work = self._most_work()
-                if not work.queue:
-                    return
-                part = _share(team, work.bucket)
+            while work:
+                part = work.share(team)
                 if part not in data:
                     data[part] = _device_data(self._data, part)
-                self._train(work, part, data[part])
+                self._train(work, part, data[part], crew=work.crews[team])
+                work = self._next(team, work)
         except BaseException as error:
-            self._errors.append(error if isinstance(error, RunError) else broke_off(error))
+            # Once a run has stopped, programs and weights that are still to come are cancelled.
+            if not (isinstance(error, CancelledError) and self._stopping.is_set()):
+                self._errors.append(error if isinstance(error, RunError) else broke_off(error))
             self._stopping.set()
 
-    def _most_work(self) -> Work:
-        """Return the bucket with the most estimated work left."""
-        with self._lock:
-            return max(self._works, key=Work.estimate)
+    def _next(self, team: Group, last: Work) -> Work | None:
+        """Let a group leave a bucket and join the next one; None once there is nothing left to do.
 
-    def _train(self, work: Work, group: Group, data: DeviceData) -> None:
+        While others are at work trials may come back: from a rung, or from a device whose memory was short. A group
+        without work sleeps until then.
+        """
+        with self._changed:
+            del last.crews[team]
+            self._changed.notify_all()
+            while not self._stopping.is_set():
+                if work := self._choose(team):
+                    return work
+                if not any(each.crews for each in self._works):
+                    return None
+                self._changed.wait()
+            return None
+
+    def _choose(self, team: Group) -> Work | None:
+        """Let a group join the bucket with the most estimated work a group, if there is work for one more."""
+        work = max(self._works, key=Work.attraction)
+        if not work.attraction():
+            return None
+        work.join(team)
+        return work
+
+    def _train(self, work: Work, group: Group, data: DeviceData, *, crew: Crew) -> None:
         """Run one pack until its queue and its lanes are empty, refilling every lane that becomes free.
 
         A call is launched before the outcome of the one before it is read, so that the devices never wait for the
         host; unless that outcome decides who goes on.
         """
         bucket = work.bucket
-        flying: dict[str, Waiting] = {}
+        flying = crew.flying
         flights: deque[Flight] = deque()
         shelf = self._checkpoints.open(program_key(bucket)[:8]) if self._checkpoints else None
         try:
             programs = self._workshop.order(bucket.recipe, bucket.lanes, group)
             pack = Pack(bucket, group=group, data=data, programs=programs)
-            self._draw(work)
             while True:
                 if not self._stopping.is_set():
-                    self._refill(pack, work.queue, flying)
+                    self._refill(pack, work, crew)
                     if pack.occupied:
                         flights.append(pack.launch(copy=self._due(shelf)))
                         self._reached |= flights[-1].reached
+                        crew.room = len(pack.free)
                         if len(flights) == 1 and not flights[0].decisive:
                             continue
                 if not flights:
@@ -227,7 +256,7 @@ class Scheduler:
                 while flights and flights[-1].decisive:
                     self._land(pack, flights.popleft(), flying, work=work, shelf=shelf)
             self._save(pack.snapshot(), work, shelf)
-        except RunError:
+        except (RunError, CancelledError):
             raise  # trouble of the run, not of a trial
         except Exception as error:  # a device that refuses, or a module that fails
             self._refused(work, bucket, flying, error, shelf=shelf)
@@ -247,6 +276,8 @@ class Scheduler:
             if self._tournament:
                 waiting = self._tournament.waiting
                 outside += [each for each in waiting if self._home[each.planned.trial_id] is work]
+            known = snapshot.trial_ids | {each.planned.trial_id for each in outside}
+            outside += work.taken(but=known)  # into lanes since the snapshot was made, or into those of another group
         self._checkpoints.save(shelf, replace(snapshot, parked=[*snapshot.parked, *outside]))
 
     def _land(self, pack: Pack, flight: Flight, flying: dict[str, Waiting], *, work: Work, shelf: Shelf | None) -> None:
@@ -269,10 +300,7 @@ class Scheduler:
     def _end(self, finished: Finished) -> None:
         if self._over:
             return
-        self._reached.pop(finished.planned.trial_id, None)
-        self._observer.finished(finished)
-        if self._checkpoints:
-            self._checkpoints.ended(finished.planned.trial_id)
+        self._tell(finished)
         if self._tournament:
             self._carry_out(self._tournament.leave(finished))
 
@@ -281,12 +309,23 @@ class Scheduler:
         for waiting in decision.go_on:
             planned = waiting.planned if isinstance(waiting, Parked) else waiting
             self._home[planned.trial_id].queue.appendleft(waiting)
+            if not isinstance(waiting, Parked):
+                self._left.add(planned.trial_id)
+                self._nursery.expect([planned])
+        if decision.go_on:
+            self._changed.notify_all()
         for parked, reason in decision.stop:
             mode = self._home[parked.planned.trial_id].bucket.recipe.mode
-            self._reached.pop(parked.planned.trial_id, None)
-            self._observer.finished(stopped(parked, reason, mode=mode))
-            if self._checkpoints:
-                self._checkpoints.ended(parked.planned.trial_id)
+            self._tell(stopped(parked, reason, mode=mode))
+
+    def _tell(self, finished: Finished) -> None:
+        """Tell of a trial that has ended, and forget it."""
+        self._observer.finished(finished)
+        self._reached.pop(finished.planned.trial_id, None)
+        self._left.discard(finished.planned.trial_id)
+        self._nursery.ended(finished.planned)
+        if self._checkpoints:
+            self._checkpoints.ended(finished.planned.trial_id)
 
     def _refused(
         self, work: Work, bucket: Bucket, flying: dict[str, Waiting], error: Exception, *, shelf: Shelf | None
@@ -303,81 +342,54 @@ class Scheduler:
                 return  # they go on in the next run
             if not flying and work.queue:  # refused before any trial was placed
                 first = work.queue.popleft()
-                flying[_planned(first).trial_id] = first
+                flying[planned_of(first).trial_id] = first
             back = {name: saved.get(name, waiting) for name, waiting in flying.items()}
-            steps = {name: _step(each) for name, each in back.items()}
+            steps = {name: step_of(each) for name, each in back.items()}
             if short and bucket.lanes > 1:
                 work.bucket = replace(bucket, lanes=min(work.bucket.lanes, bucket.lanes // 2))
             for name in self._refusals.failing(steps, lanes=bucket.lanes, short=short):
-                self._end(failed(_planned(back.pop(name)), reason_of(error), mode=bucket.recipe.mode))
+                self._end(failed(planned_of(back.pop(name)), reason_of(error), mode=bucket.recipe.mode))
             work.queue.extendleft(reversed(back.values()))
             self._reached |= {name: steps[name] for name in back}
-            self._observer.progressed(Progress({}, {_planned(each): steps[name] for name, each in back.items()}))
+            self._observer.progressed(Progress({}, {planned_of(each): steps[name] for name, each in back.items()}))
 
     def _saved(self, flying: Mapping[str, Waiting], bucket: Bucket, shelf: Shelf | None) -> dict[str, Waiting]:
         """Return those trials of a pack that have come further in its checkpoints than where they came into lanes."""
         if not (shelf and self._checkpoints):
             return {}
         found = self._checkpoints.latest(
-            shelf, {name: (_planned(each), bucket.recipe) for name, each in flying.items()}
+            shelf, {name: (planned_of(each), bucket.recipe) for name, each in flying.items()}
         )
-        return {name: each for name, each in found.items() if each.slot.step > _step(flying[name])}
+        return {name: each for name, each in found.items() if each.slot.step > step_of(flying[name])}
 
-    def _refill(self, pack: Pack, queue: deque[Waiting], flying: dict[str, Waiting]) -> None:
+    def _refill(self, pack: Pack, work: Work, crew: Crew) -> None:
+        """Give the free lanes to trials that wait; one whose weights cannot be drawn fails and leaves its lane."""
+        while refused := self._fill(pack, work, crew):
+            with self._lock:
+                for planned, error in refused:
+                    del crew.flying[planned.trial_id]
+                    self._end(failed(planned, reason_of(error), mode=pack.bucket.recipe.mode))
+        pack.fill_idle()
         with self._lock:
-            taken = list(zip(pack.free, _drain(queue), strict=False))
-            flying.update({_planned(waiting).trial_id: waiting for _, waiting in taken})
+            following = list(work.next_fresh(len(pack.free) + len(pack.occupied)))
+        self._nursery.ahead(following)
+
+    def _fill(self, pack: Pack, work: Work, crew: Crew) -> list[tuple[PlannedTrial, Exception]]:
+        """Give the free lanes to trials that wait; return those whose weights cannot be drawn, and why."""
+        with self._lock:
+            free = pack.free
+            taken = list(zip(free, _drain(work.queue), strict=False))
+            crew.flying.update({planned_of(waiting).trial_id: waiting for _, waiting in taken})
+            crew.room = len(free) - len(taken)
             fresh = [(slot, waiting) for slot, waiting in taken if not isinstance(waiting, Parked)]
             self._observer.started([planned for _, planned in fresh])
         for slot, waiting in taken:
             if isinstance(waiting, Parked):
                 pack.resume(slot, waiting)
-        pack.place([(slot, planned, self._initial(planned)) for slot, planned in fresh])
-        pack.fill_idle()
-
-    def _draw(self, work: Work) -> None:
-        """Draw all initial weights before the first call: later on an accelerator they would wait behind its work."""
-        refused: dict[str, Exception] = {}
-        for waiting in list(work.queue):
-            if not isinstance(waiting, Parked) and not self._stopping.is_set():
-                try:
-                    self._initial(waiting)
-                except (jax.errors.JaxRuntimeError, MemoryError):
-                    raise
-                except Exception as error:  # of the module, so of this size alone
-                    refused[waiting.trial_id] = error
-        with self._lock:
-            for planned in [each for each in work.queue if _planned(each).trial_id in refused]:
-                work.queue.remove(planned)
-                reason = reason_of(refused[_planned(planned).trial_id])
-                self._end(failed(_planned(planned), reason, mode=work.bucket.recipe.mode))
-
-    def _initial(self, planned: PlannedTrial) -> Weights:
-        """Return a trial's initial weights at its true size, on the host, drawn once for all trials that share them."""
-        key = planned.trial.key("initialise")
-        identity = (planned.architecture, key)
-        if identity not in self._weights:
-            weights = self._workshop.initial_weights(planned.architecture, key)
-            with self._lock:
-                self._weights[identity] = weights
-        return self._weights[identity]
-
-
-def _share(team: Group, bucket: Bucket) -> Group:
-    """Return the devices of a group that have work in a bucket: three trials do not keep eight cores busy."""
-    return team.first(bucket.count)
-
-
-def _planned(waiting: Waiting) -> PlannedTrial:
-    return waiting.planned if isinstance(waiting, Parked) else waiting
-
-
-def _step(waiting: Waiting) -> int:
-    return waiting.slot.step if isinstance(waiting, Parked) else 0
-
-
-def _steps_left(waiting: Waiting) -> int:
-    return max(1, _planned(waiting).trial.steps - _step(waiting))  # its last test may be left when its steps are not
+        weights = self._nursery.take([planned for _, planned in fresh])
+        drawn = [(slot, planned, own) for (slot, planned), own in zip(fresh, weights, strict=True)]
+        pack.place([(slot, planned, own) for slot, planned, own in drawn if not isinstance(own, Exception)])
+        return [(planned, own) for _, planned, own in drawn if isinstance(own, Exception)]
 
 
 def _drain(queue: deque[Waiting]) -> Iterator[Waiting]:

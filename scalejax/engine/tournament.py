@@ -7,7 +7,7 @@ ran beside them, in whichever order, interrupted or not.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from scalejax.engine.halving import cell_of, verdict
+from scalejax.engine.halving import cell_of, steps_left, verdict
 from scalejax.engine.slot import Finished, Parked
 from scalejax.engine.trial import PlannedTrial, Trial
 
@@ -84,11 +84,19 @@ class Tournament:
             key: Cell(members, tuple(dict.fromkeys(each.trial.learning_rate for each in members)))
             for key, members in cells.items()
         }
+        self._cell = {each.trial_id: cell for cell in self._cells.values() for each in cell.trials}
 
     @property
     def waiting(self) -> list[Parked]:
         """Trials that wait at a rung for their competitors."""
         return list(self._waiting.values())
+
+    def steps_left(self, planned: PlannedTrial, step: int) -> float:
+        """Return the steps that a trial at a step is expected to take: the average of its competitors."""
+        cell, rungs = self._cell[planned.trial_id], planned.rungs
+        return steps_left(
+            len(cell.rates), rungs[cell.rung :], planned.trial.steps, step=step, reduction=self._reduction
+        )
 
     def begin(self) -> Decision:
         """Decide what is known from earlier runs."""
@@ -103,7 +111,7 @@ class Tournament:
         One that an earlier run has begun may be anywhere, beyond rungs that this run is still to decide included.
         """
         name, slot = parked.planned.trial_id, parked.slot
-        cell = self._cells[cell_of(parked.planned.trial)]
+        cell = self._cell[parked.planned.trial_id]
         self._histories[name] = History({each.step: each.validation_loss for each in slot.evaluations})
         # Decided already, where an earlier run had come further.
         if parked.planned.trial.learning_rate in cell.out:
@@ -117,7 +125,7 @@ class Tournament:
         """Take note of a trial that has ended before its next rung; its competitors need not wait for it."""
         losses = {each.step: each.validation_loss for each in end.evaluations}
         self._histories[end.planned.trial_id] = History(losses, end.status)
-        return self._decide(self._cells[cell_of(end.planned.trial)], Decision())
+        return self._decide(self._cell[end.planned.trial_id], Decision())
 
     def _decide(self, cell: Cell, decision: Decision) -> Decision:
         """Go from rung to rung as far as all competitors have come."""
