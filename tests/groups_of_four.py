@@ -85,7 +85,7 @@ class Log:
                 assert self._moved.wait_for(lambda: not self._behind(device), PATIENCE)
                 begin = self._clock[device]
                 flight = launch(pack, **named)
-                self._clock[device] = begin + flight.count
+                self._clock[device] = begin + flight.call.count
                 self.calls.append((device, pack.bucket.recipe, begin, self._clock[device]))
                 self._moved.notify_all()
             return flight
@@ -270,7 +270,7 @@ class Keyed(nnx.Module):
 
 
 def test_random_keys_go_to_every_group(data):
-    built = architecture(Keyed, {"width": 5}, inputs=12, classes=3)
+    built = architecture(Keyed, {"width": 5}, shape=(12,), classes=3)
     wanted = [bucket_of([replace(each, architecture=built) for each in grid(seeds=3)])]
     alone, _ = train(wanted, data, devices=1, halved=True)
     assert same(train(wanted, data, halved=True)[0], alone)

@@ -210,7 +210,7 @@ def images() -> DeviceData:
 
 def advanced(images, mode):
     """Return the lane program of three trials, and its operands."""
-    each = replace(planned(), architecture=Architecture(Net, (("classes", CLASSES), ("width", 5))))
+    each = replace(planned(), architecture=Architecture(Net, (("classes", CLASSES), ("width", 5)), (36,)))
     constants = replace(recipe(each), mode=mode)
     weights = [initial_weights(each.architecture, seed) for seed in range(3)]
     states = [start(constants, settings_of(each), own) for own in weights]
@@ -246,7 +246,7 @@ def test_accelerators_convolve_side_by_side(images, platform):
 
 
 def test_zeros_between_the_inputs_of_a_gradient_are_no_flops():
-    built = Architecture(Net, (("classes", CLASSES), ("width", 4)))
+    built = Architecture(Net, (("classes", CLASSES), ("width", 4)), (36,))
     first, second, output = 36 * 9 * 4, 9 * 9 * 4 * 4, 4 * CLASSES  # multiply-adds of an example
     # Forwards, for the weights, and for the inputs of all layers but the first.
     counted = 2 * 16 * (2 * first + 3 * second + 3 * output)
@@ -254,7 +254,7 @@ def test_zeros_between_the_inputs_of_a_gradient_are_no_flops():
 
 
 def test_the_estimate_of_a_step_counts_what_convolutions_move():
-    narrow = replace(recipe(planned()), architecture=Architecture(Net, (("classes", CLASSES), ("width", 1))))
+    narrow = replace(recipe(planned()), architecture=Architecture(Net, (("classes", CLASSES), ("width", 1)), (36,)))
     speed = replace(SPEEDS["cpu"], products=math.inf, lane_overhead=0.0)
     images = 4 * 16 * (2 * (36 + 36) + 3 * (36 + 9))  # bytes: of the first, twice, and of the second, three times
     assert lane_seconds(narrow, (36,), speed=speed) * speed.bandwidth > CONVOLUTION_PASSES * images

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterable
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -144,11 +145,12 @@ def test_beside_an_accelerator_weights_are_drawn_on_the_cpu_if_there_is_one(monk
         return devices[-1:]
 
     first = trials_of(widths=(7,), seeds=(0,), rates=(1e-3,))[0]
+    again = replace(first.architecture, occasion=object())  # programs are remembered by architecture
     usual = initial_weights(first.architecture, 1)
     with monkeypatch.context() as patched:
         patched.setattr(jax, "default_backend", lambda: "gpu")
         patched.setattr(jax, "local_devices", local_devices)
-        beside = initialiser.__wrapped__(first.architecture)
+        beside = initialiser(again)
     drawn = beside(np.uint32(1))
     assert {device for leaf in jax.tree.leaves(drawn) for device in leaf.devices()} == {devices[-1 if cpu else 0]}
     for one, other in zip(jax.tree.leaves(usual), jax.tree.leaves(drawn), strict=True):
