@@ -196,7 +196,7 @@ def _train(
 
         def begins(trials: Sequence["PlannedTrial"]) -> None:
             started(trials)
-            accountant.begin(trials)
+            accountant.begin(trials, display)
 
         def finished(end: "Finished") -> None:
             store.finish(result_row(end, plan), measurement_rows(end))

@@ -38,6 +38,7 @@ class Accountant:
         self._lock = threading.Lock()
         self._running: dict[str, int] = {}  # steps of each trial
         self._left = {planned.trial_id: planned.trial.steps for planned in waiting}
+        self._expected = set(self._left)
         for trial_id, parked in begun.items():
             self._left[trial_id] -= parked.slot.step
         self._cost: dict[str, tuple[float, int]] = {}  # work and useful FLOPs of one step
@@ -47,10 +48,15 @@ class Accountant:
                 self._cost[planned.trial_id] = (bucket.seconds / bucket.lanes, flops)
         self.total = sum(self._cost[trial][0] * steps for trial, steps in self._left.items())
 
-    def begin(self, trials: Sequence["PlannedTrial"]) -> None:
-        """Count all steps of trials that start, or start again, as left."""
+    def begin(self, trials: Sequence["PlannedTrial"], display: "ProgressDisplay") -> None:
+        """Count all steps of trials that start, or start again, as left; those that halving calls back are new work."""
         with self._lock:
             self._left.update({planned.trial_id: planned.trial.steps for planned in trials})
+            called_back = [planned for planned in trials if planned.trial_id not in self._expected]
+            self._expected.update(planned.trial_id for planned in called_back)
+            work = sum(self._cost[planned.trial_id][0] * planned.trial.steps for planned in called_back)
+        if called_back:
+            display.expect(trials=len(called_back), work=work)
 
     def show(self, progress: "Progress", display: "ProgressDisplay") -> None:
         """Report a call of a program."""

@@ -61,7 +61,17 @@ def run(tmp_path: Path) -> Path:
             loss = 2 * trial.train_examples**-0.3 * float(np.exp(0.01 * rng.standard_normal()))
             known = {"train_loss": loss, "validation_loss": loss, "test_loss": loss, "test_error": loss / 4}
             end = ResultRow(
-                trial.trial_id, "done", "", 50, **known, best_step=50, seconds=1.0, mode="map", device="", versions=""
+                trial.trial_id,
+                "done",
+                "",
+                50,
+                **known,
+                best_step=50,
+                seconds=1.0,
+                mode="map",
+                device="",
+                versions="",
+                program="",
             )
             store.finish(end, [])
     return directory

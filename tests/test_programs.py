@@ -139,7 +139,8 @@ def test_a_trial_at_a_rung_is_kept_once_however_many_devices_there_are(data):
     assert len(group.devices) > 1
     trials = [replace(planned(seed=seed), rungs=(5,)) for seed in range(len(group.devices))]
     pack = pack_of(trials, data, group=group)
-    flight = pack.launch()
+    while not (flight := pack.launch()).parked:
+        pack.land(flight)
     for number, state in flight.parked.items():
         for leaf in jax.tree.leaves(state):
             assert leaf.devices() == {group.devices[number]}

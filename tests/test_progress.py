@@ -115,3 +115,13 @@ def test_quantity(number: float, words: str):
 
 def test_flops_per_second():
     assert flops_per_second(1.5e12) == "1.5 TFLOP/s"
+
+
+def test_trials_that_are_called_back_count_too(clock: Clock):
+    display = ProgressDisplay(trials=1, work=10.0, stream=io.StringIO())
+    clock.now += 1
+    display.advance(steps=10, flops=1.0, work=10.0)
+    display.expect(trials=1, work=30.0)
+    display.end_trial("done", spared=0.0)
+    assert display.line().startswith("1/2 trials")
+    assert display.line().endswith("ETA 3.0 s")

@@ -135,7 +135,7 @@ def test_blocks_measure_what_one_large_batch_measures(count):
     np.testing.assert_allclose(error, np.mean(np.asarray(logits).argmax(-1) != labels), rtol=1e-6)
 
 
-def tested_at(each, step, data):
+def measured_at(each, step, data):
     """Return the test loss and error of a trial's parameters after so many steps."""
     pack = pack_of([each], data)
     while pack.occupied[0][1].step < step:
@@ -153,7 +153,7 @@ def test_the_best_step_is_remembered_and_tested(data):
     assert [one.step for one in end.evaluations] == list(range(10, 201, 10))
     best_step = 10 * (1 + int(np.argmin(losses)))
     assert end.best_step == best_step < 200
-    assert (end.test_loss, end.test_error) == pytest.approx(tested_at(each, best_step, data), rel=1e-5)
+    assert (end.test_loss, end.test_error) == pytest.approx(measured_at(each, best_step, data), rel=1e-5)
 
 
 def test_patience_ends_a_trial_and_keeps_its_best_step(data):
@@ -166,8 +166,8 @@ def test_patience_ends_a_trial_and_keeps_its_best_step(data):
     assert last < 400
     assert short.evaluations == long.evaluations[: len(short.evaluations)]
     assert short.status == "done"
-    assert (short.test_loss, short.test_error) == pytest.approx(tested_at(patient, short.best_step, data), rel=1e-5)
-    assert short.test_loss != pytest.approx(tested_at(patient, last, data)[0], rel=1e-2)  # not that of its last step
+    assert (short.test_loss, short.test_error) == pytest.approx(measured_at(patient, short.best_step, data), rel=1e-5)
+    assert short.test_loss != pytest.approx(measured_at(patient, last, data)[0], rel=1e-2)  # not that of its last step
 
 
 @pytest.mark.parametrize("rate", [1e30, 1e5])

@@ -104,15 +104,24 @@ class Value:
         return self.whole if found is None else found
 
 
-def value(small: Sequence[int], large: Sequence[int], fills: Callable[[int], Fill], **facts: Any) -> Value:
+def value(
+    small: Sequence[int],
+    large: Sequence[int],
+    fills: Callable[[int], Fill],
+    *,
+    whole: Fill = Unknown.FINITE,
+    wrong: str = "",
+    origin: str = "",
+    alias: object = None,
+    made_up: bool = False,
+) -> Value:
     """Return a value whose padding along each padded axis is what `fills` says of it."""
-    whole = facts.get("whole", Unknown.FINITE)
     known = isinstance(whole, np.generic)
     fill = tuple(
         None if have == want else whole if known else fills(axis)
         for axis, (have, want) in enumerate(zip(small, large, strict=True))
     )
-    return Value(tuple(small), tuple(large), fill, **facts)
+    return Value(tuple(small), tuple(large), fill, whole, wrong, origin, alias, made_up)
 
 
 def unknown(small: Sequence[int], large: Sequence[int], *, wrong: str) -> Value:

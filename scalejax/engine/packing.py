@@ -12,7 +12,7 @@ from scalejax.builders import name_of
 from scalejax.engine.cost import DeviceSpeed, lane_bytes, lane_seconds, step_bytes, step_flops
 from scalejax.engine.padding import fits_into, structure
 from scalejax.engine.step import Recipe
-from scalejax.engine.traced import skeleton, traced_slope
+from scalejax.engine.traced import skeleton, traced_evaluation, traced_slope
 from scalejax.engine.trial import PlannedTrial
 from scalejax.models import Architecture
 
@@ -148,13 +148,18 @@ def _families(trials: Sequence[PlannedTrial]) -> list[dict[Architecture, list[Pl
 
 
 def _kinds(family: Mapping[Architecture, Sequence[PlannedTrial]], limits: Limits) -> list[list[Architecture]]:
-    """Divide sizes by what their training step computes, shapes apart; each kind sorted by parameters."""
+    """Divide sizes by what they compute, shapes apart; each kind sorted by parameters."""
     kinds: dict[int, list[Architecture]] = {}
     for size in sorted(family, key=_parameters):
-        alone = len(family) == 1
-        kind = 0 if alone else skeleton(traced_slope(size, (family[size][0].trial.batch_size, *limits.shape)).program)
+        kind = 0 if len(family) == 1 else kind_of(size, (family[size][0].trial.batch_size, *limits.shape))
         kinds.setdefault(kind, []).append(size)
     return list(kinds.values())
+
+
+def kind_of(architecture: Architecture, batch: tuple[int, ...]) -> int:
+    """Return a hash of what a size computes in training and in evaluation, shapes apart; it holds in this process."""
+    programs = traced_slope(architecture, batch), traced_evaluation(architecture, batch)
+    return hash(tuple(skeleton(each.program) for each in programs))
 
 
 def _parameters(architecture: Architecture) -> int:

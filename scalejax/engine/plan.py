@@ -11,7 +11,7 @@ from scalejax.data import DataCard, describe, load
 from scalejax.engine import bounds
 from scalejax.engine.cost import SPEEDS, data_bytes, lane_bytes
 from scalejax.engine.kinds import DeviceKind, local_kind
-from scalejax.engine.packing import PROBED, PROVEN, Limits, Packing, Verdict, pack, waste
+from scalejax.engine.packing import PROBED, PROVEN, Limits, Packing, Verdict, kind_of, pack, waste
 from scalejax.engine.probe import probe
 from scalejax.engine.proof import prove
 from scalejax.engine.step import Examples, Recipe
@@ -148,7 +148,8 @@ def _judge(sweep: Sweep, card: DataCard, small: Recipe, large: Recipe) -> Verdic
     proof = prove(small, large, card.shape)
     if proof.proven:
         return Verdict(PROVEN)
-    if sweep.packing != PROBED:
+    kinds = {kind_of(each.architecture, (each.batch_size, *card.shape)) for each in (small, large)}
+    if sweep.packing != PROBED or len(kinds) > 1:  # what is known to compute something else is not tried
         return Verdict("", proof.reason)
     data = load(sweep.data)
     refuted = probe(small, large, Examples(data.train.inputs, data.train.labels))

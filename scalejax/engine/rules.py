@@ -241,8 +241,8 @@ def broadcast_in_dim(small: Equation, large: Equation, operands: Sequence[Value]
         return Unknown.SHARED if source is None or operand.fill[source] is None else operand.region(source)
 
     alias = operand.alias if before_large == after_large else None
-    facts = {"whole": operand.whole, "wrong": operand.wrong, "origin": operand.origin, "alias": alias}
-    return [value(after_small, after_large, along, **facts)]
+    whole, wrong, origin = operand.whole, operand.wrong, operand.origin
+    return [value(after_small, after_large, along, whole=whole, wrong=wrong, origin=origin, alias=alias)]
 
 
 def reshape(small: Equation, large: Equation, operands: Sequence[Value]) -> list[Value]:
@@ -267,8 +267,8 @@ def reshape(small: Equation, large: Equation, operands: Sequence[Value]) -> list
         fill = operand.region(own[0])
         alone = math.prod(after_large[axis] for axis in after) == after_large[made[0]] == operand.large[own[0]]
         fills[made[0]] = fill if isinstance(fill, np.generic) or alone else weakest(fill)
-    facts = {"whole": operand.whole, "wrong": operand.wrong, "origin": operand.origin}
-    return [value(after_small, after_large, fills.__getitem__, **facts)]
+    along, whole, wrong = fills.__getitem__, operand.whole, operand.wrong
+    return [value(after_small, after_large, along, whole=whole, wrong=wrong, origin=operand.origin)]
 
 
 def _blocks(operand: Value, small: Sequence[int], large: Sequence[int]) -> list[tuple[list[int], list[int]]]:

@@ -48,6 +48,13 @@ class ProgressDisplay:
         """Print a sentence above the progress."""
         self._console.print(sentence, soft_wrap=True, highlight=False, markup=False)
 
+    def expect(self, *, trials: int, work: float) -> None:
+        """Add trials that are to be trained after all, and their work."""
+        self._trials += trials
+        self._work += work
+        if self._bar:
+            self._bar.update(self._task, total=self._work)
+
     def advance(self, *, steps: int, flops: float, work: float) -> None:
         """Add what was done: training steps of all trials, their useful FLOPs, and their share of the work."""
         self._steps += steps
