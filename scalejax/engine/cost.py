@@ -109,7 +109,7 @@ def _without_recomputation(architecture: Architecture, batch: tuple[int, ...]) -
     """Return the gradient of a model's logits as a program that forgets nothing; `batch` is the shape of its inputs."""
     params, rest = architecture.abstract[1:]
     operands = (params, rest, jax.ShapeDtypeStruct(batch, jnp.float32))
-    traced = jax.make_jaxpr(architecture.forward)(*operands)
+    traced = architecture.forward_program(batch[0])
     kept = core.jaxpr_as_fun(core.ClosedJaxpr(_keeping(traced.jaxpr), traced.consts))
     leaves, count = jax.tree.leaves(operands), len(jax.tree.leaves(params))
 

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from scalejax.engine.convolutions import fast_on_cpu
+from scalejax.engine.convolutions import convolves, fast_on_cpu
 from scalejax.engine.step import (
     Blocks,
     Cursor,
@@ -86,10 +87,17 @@ def advance(recipe: Recipe, lanes: TrialState, data: DeviceData, order: Order) -
         order: as described there.
     """
 
+    def run(function: Callable[..., Any], *operands: Any) -> Any:
+        return fast_on_cpu(function, *operands) if _convolves(recipe) else function(*operands)
+
     def train_one(state: TrialState, cursor: Cursor) -> TrialState:
-        return fast_on_cpu(
-            lambda state, cursor: train(recipe, state, cursor, pool=data.pool, steps=order.steps), state, cursor
-        )
+        return run(lambda *each: train(recipe, *each, pool=data.pool, steps=order.steps), state, cursor)
+
+    def validate_one(state: TrialState) -> tuple[jax.Array, jax.Array]:
+        return run(lambda state: validate(recipe, state, blocks=data.validation), state)
+
+    def test_one(state: TrialState) -> tuple[jax.Array, jax.Array]:
+        return run(lambda state: test(recipe, state, blocks=data.test), state)
 
     if recipe.mode == "map":
         # One lane at a time keeps its parameters in the cache for all its steps, and an idle lane costs nothing.
@@ -99,9 +107,9 @@ def advance(recipe: Recipe, lanes: TrialState, data: DeviceData, order: Order) -
         )
     else:
         lanes = jax.vmap(train_one)(lanes, order.cursor)
-    validated = _where(order.due, lanes, lambda state: validate(recipe, state, blocks=data.validation))
+    validated = _where(order.due, lanes, validate_one)
     lanes, measurement = jax.vmap(remember)(lanes, order.due, validated)
-    test_loss, test_error = _where(order.ending, lanes, lambda state: test(recipe, state, blocks=data.test))
+    test_loss, test_error = _where(order.ending, lanes, test_one)
     return lanes, Outcome(measurement, test_loss, test_error)
 
 
@@ -114,8 +122,11 @@ def _where(
     a mean. A block of examples is work enough for a device.
     """
     nothing = (jnp.float32(jnp.nan), jnp.float32(jnp.nan))
-    fast = functools.partial(fast_on_cpu, measure)
-    return lax.map(lambda each: lax.cond(each[0], fast, lambda _: nothing, each[1]), (wanted, lanes))
+    return lax.map(lambda each: lax.cond(each[0], measure, lambda _: nothing, each[1]), (wanted, lanes))
+
+
+def _convolves(recipe: Recipe) -> bool:
+    return convolves(recipe.architecture.forward_program(recipe.batch_size).jaxpr)
 
 
 def place(

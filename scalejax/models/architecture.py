@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.extend import core
 
 from scalejax.builders import bound, name_of, parameters
 from scalejax.errors import SweepError
@@ -68,10 +69,13 @@ class Architecture:
     @functools.cache  # noqa: B019  # as many architectures as a sweep has sizes
     def matrices(self, batch_size: int) -> tuple[bool, ...]:
         """Say which of its parameters are matrices, in the order of their names; see `scalejax.models.matrices`."""
-        params, rest = self.abstract[1:]
+        return matrices(self.forward_program(batch_size), len(self.parameter_names))
+
+    @functools.cache  # noqa: B019
+    def forward_program(self, batch_size: int) -> core.ClosedJaxpr:
+        """Return the traced program from parameters, rest and inputs [batch, ...] to logits, in training mode."""
         inputs = jax.ShapeDtypeStruct((batch_size, *self.shape), jnp.float32)
-        program = jax.make_jaxpr(lambda *operands: self.forward(*operands)[0])(params, rest, inputs)
-        return matrices(program, len(self.parameter_names))
+        return jax.make_jaxpr(lambda *operands: self.forward(*operands)[0])(*self.abstract[1:], inputs)
 
     def check(self, *, classes: int) -> None:
         """Trace the module's training and evaluation and hold them against the data; nothing is computed.
