@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from scalejax.engine.checkpoint import Checkpoints
+    from scalejax.engine.observer import Progress
     from scalejax.engine.plan import Plan
-    from scalejax.engine.scheduler import Progress
     from scalejax.engine.slot import Finished, Parked
     from scalejax.engine.snapshot import Homes
     from scalejax.engine.tournament import Tournament
@@ -174,7 +174,8 @@ def _train(
     import jax
 
     from scalejax.data import load
-    from scalejax.engine.scheduler import Observer, Scheduler
+    from scalejax.engine.observer import Observer
+    from scalejax.engine.scheduler import Scheduler
     from scalejax.report.progress import ProgressDisplay
 
     fresh = [planned for planned in waiting if planned.trial_id not in ended]

@@ -14,8 +14,8 @@ from scalejax.errors import RunError
 from scalejax.store import Heartbeat, Store
 
 if TYPE_CHECKING:
+    from scalejax.engine.observer import Progress
     from scalejax.engine.plan import Plan
-    from scalejax.engine.scheduler import Progress
     from scalejax.engine.slot import Parked
     from scalejax.engine.trial import PlannedTrial
     from scalejax.report.progress import ProgressDisplay

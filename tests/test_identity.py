@@ -1,9 +1,11 @@
 """An id is everything that determines a trial's result: the program that its model runs, and JAX's own settings."""
 
+import gc
 import os
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from engine_helpers import BASE
 from flax import nnx
 
 import scalejax as sx
@@ -22,6 +25,9 @@ from scalejax.spec import DataSpec, ModelGrid, Sweep, TrainSpec
 
 DATA = DataSpec(source="mnist1d", examples=60, train_examples=(20,), validation_examples=20, test_examples=20)
 TRAIN = TrainSpec(learning_rate=(1e-2,), batch_size=(4,), steps=4, evaluate_every=2)
+
+# Of version 0.1.0.
+FIRST_IDS = ["69eb4c000ba7b311", "08921660de1d007d", "d9fd3537ca8d3cf0", "bd28165d03e3445c"]
 
 SLOPE = 1.0  # that a module reads
 
@@ -198,20 +204,27 @@ def test_what_is_set_for_a_block_of_code_holds_in_the_threads_of_its_run(tmp_pat
     assert weights(tmp_path / "again") == plain
 
 
-def test_a_setting_at_its_default_leaves_an_id_as_it_was():
-    (planned,) = expand(sweep_of("mlp"), describe(DATA))
-    assert planned.trial.numerics == ()
-    with_default = replace(planned.trial, numerics=())
-    assert with_default.trial_id == planned.trial_id
-    assert replace(planned.trial, numerics=(("a", "b"),)).trial_id != planned.trial_id
+def test_the_ids_of_the_families_are_those_of_the_first_version():
+    """Finished trials of version 0.1.0 are found again, whatever fields a trial has got since."""
+    data = replace(DATA, train_examples=(20, 60))
+    models = (ModelGrid("logistic"), ModelGrid("mlp", width=[4, 8], depth=1))
+    train = TrainSpec(
+        learning_rate=(1e-2,), weight_decay=(0.0, 0.1), batch_size=(4,), epochs=3, clip_norm=1.0, patience=2,
+        warmup_fraction=0.1,
+    )  # fmt: skip
+    found = expand(Sweep(name="ids", data=data, models=models, train=train), describe(data))
+    assert [planned.trial_id for planned in found][::3] == FIRST_IDS
+    assert BASE.trial_id == "d4140535216e05c4"
+    assert replace(BASE, numerics=(("a", "b"),)).trial_id != BASE.trial_id
+    assert replace(BASE, weight_decay_on=("a",)).trial_id != BASE.trial_id
 
 
-def test_settings_hold_and_end_with_their_block():
-    with jax.default_matmul_precision("float32"):
-        inside = numerics.current()
-        with numerics.applied(()):
-            assert numerics.current() == ()
-        assert numerics.current() == inside == (("jax_default_matmul_precision", "float32"),)
+def test_settings_hold_in_one_thread_for_as_long_as_it_lives():
+    wanted = (("jax_default_matmul_precision", "float32"),)
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(numerics.hold, wanted).result()
+        gc.collect()
+        assert threads.submit(numerics.current).result() == wanted
     assert numerics.current() == ()
 
 

@@ -85,6 +85,17 @@ class Normalised(Model):
         return h @ (self.length[...] * direction / jnp.sqrt((direction**2).sum(0, keepdims=True)))
 
 
+class Folded(Model):
+    """A gain that is multiplied into the kernel after it, on either side."""
+
+    def build(self, width: int, rngs: nnx.Rngs) -> None:
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (width, width)))
+        self.before, self.after = nnx.Param(jnp.ones(width)), nnx.Param(jnp.ones(width))
+
+    def inner(self, h: jax.Array) -> jax.Array:
+        return h @ (self.before[...][:, None] * self.kernel[...] * self.after[...][None])
+
+
 class Words(Model):
     def build(self, width: int, rngs: nnx.Rngs) -> None:
         self.words = nnx.Embed(9, width, rngs=rngs)
@@ -154,6 +165,10 @@ def test_biases_and_gains_stacked_over_layers_are_no_matrices(build: Callable[..
 
 def test_a_direction_is_a_matrix_and_its_length_is_a_gain():
     assert matrices_of(Normalised) == {*ENDS, "direction"}
+
+
+def test_a_gain_that_is_folded_into_a_kernel_is_no_matrix():
+    assert matrices_of(Folded) == {*ENDS, "kernel"}
 
 
 def test_what_the_data_look_up_is_a_matrix_and_what_is_added_is_not():

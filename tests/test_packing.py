@@ -226,4 +226,4 @@ def test_a_module_that_padding_changes_is_packed_by_its_own_size_and_the_plan_sa
     assert len(packing.buckets) == 2
     (note,) = packing.notes
     assert build.__name__ in note
-    assert "not packed together" in note
+    assert "is not packed with" in note

@@ -213,7 +213,8 @@ def test_sizes_that_padding_would_change_keep_to_themselves_and_the_note_says_wh
     packing = packing_of(build, sizes)
     assert len(packing.buckets) == len(sizes)
     (note,) = packing.notes
-    assert note.startswith(f"{build.__name__}: sizes are not packed together, because ")
+    assert note.startswith(f"{build.__name__}(")
+    assert " is not packed with " in note
     assert why in note
 
 

@@ -1,5 +1,6 @@
 """Sizes are packed by a proof or, by request, by a training that finds no difference; never if known to differ."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -14,6 +15,9 @@ import scalejax as sx
 from scalejax.engine.forecast import forecast
 from scalejax.engine.outline import outline
 from scalejax.engine.plan import Plan, make_plan
+from scalejax.engine.probe import probe
+from scalejax.engine.step import Examples, Recipe
+from scalejax.models import architecture
 from scalejax.report.plan import plan_lines
 
 DATA = sx.DataSpec(source="mnist1d", examples=200, train_examples=(100,), validation_examples=50, test_examples=50)
@@ -154,3 +158,54 @@ def test_a_refused_size_leaves_the_others_together():
     """Of three sizes the smallest has another constant: the other two share a program all the same."""
     plan = make_plan(replace(sweep_of(Ceiling), models=(sx.ModelGrid(Ceiling, width=[8, 16, 20]),)))
     assert buckets(plan) == [1, 2]
+
+
+# ---- the probe itself ----
+
+
+class OverUnitsInEvaluation(Between):
+    """Training is the same for all sizes; evaluation counts the padded units."""
+
+    def __init__(self, *, inputs: int, classes: int, width: int, rngs: nnx.Rngs):
+        super().__init__(inputs=inputs, classes=classes, width=width, rngs=rngs)
+        self.deterministic = False
+
+    def inner(self, h: jax.Array) -> jax.Array:
+        return h - jnp.cos(h).sum(-1, keepdims=True) if self.deterministic else h
+
+
+class Growing(Between):
+    """A parameter gets a gradient in all of its entries, padded ones too, and changes nothing."""
+
+    def __init__(self, *, inputs: int, classes: int, width: int, rngs: nnx.Rngs):
+        super().__init__(inputs=inputs, classes=classes, width=width, rngs=rngs)
+        self.drift = nnx.Param(jnp.ones(width))
+
+    def inner(self, h: jax.Array) -> jax.Array:
+        push = self.drift[...].sum()
+        return h + push - lax.stop_gradient(push)
+
+
+def probed(build: Callable[..., nnx.Module]) -> str:
+    small, large = (
+        Recipe(architecture(build, {"width": width}, shape=(40,), classes=10), "adamw", "constant", None, 16)
+        for width in (4, 8)
+    )
+    generator = np.random.default_rng(0)
+    inputs, labels = generator.normal(size=(200, 40)), generator.integers(0, 10, 200)
+    return probe(small, large, Examples(inputs.astype(np.float32), labels.astype(np.int32)))
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (Between, ""),
+        (RectifiedMaximum, ""),
+        (ScaledByMaximum, r"padded and solo differ by \S+ in the loss within 10 steps"),
+        (OverUnitsInEvaluation, r"padded and solo differ by \S+ in the logits of evaluation within 10 steps"),
+        (Growing, r"padding grows to \S+ in params.drift within 10 steps"),
+    ],
+)
+def test_the_probe_says_what_padding_changes(build: Callable[..., nnx.Module], says: str):
+    found = probed(build)
+    assert re.fullmatch(says, found), found

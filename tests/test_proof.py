@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
+import scalejax as sx
 from scalejax.engine.padding import pad
+from scalejax.engine.plan import make_plan
 from scalejax.engine.proof import Proof, prove
 from scalejax.engine.step import Examples, Recipe, slope
 from scalejax.models import MLP, Logistic, architecture
@@ -79,6 +81,44 @@ def test_an_axis_of_one_entry_that_meets_many_is_not_taken_for_one_that_grows():
     assert not proof.proven
     assert "`mul` (provable_modules.py" in proof.reason
     assert "spreads an axis in one size" in proof.reason
+
+
+class OneMore(provable_modules.Between):
+    """One size uses a table that the other has not."""
+
+    def inner(self, h: jax.Array) -> jax.Array:
+        return h + jnp.asarray(np.arange(h.shape[1], dtype=np.float32))[None] if h.shape[1] > 5 else h
+
+
+class Repeated(provable_modules.Between):
+    def inner(self, h: jax.Array) -> jax.Array:
+        return jnp.concatenate([h] * (2 if h.shape[1] < 5 else 4)).reshape(-1, *h.shape).mean(0)
+
+
+class Branching(provable_modules.Between):
+    def inner(self, h: jax.Array) -> jax.Array:
+        branches = [nnx.relu, nnx.tanh, nnx.gelu][: 2 if h.shape[1] < 5 else 3]
+        return lax.switch(jnp.int32(0), branches, h)
+
+
+class Shrinking(provable_modules.Between):
+    """What one size makes is larger than what the larger one makes."""
+
+    def inner(self, h: jax.Array) -> jax.Array:
+        table = np.ones((100 if h.shape[1] < 5 else 4, 1), np.float32)
+        return h * jnp.asarray(table).mean()
+
+
+@pytest.mark.parametrize("build", [OneMore, Repeated, Branching, Shrinking])
+def test_sizes_with_other_operands_constants_or_branches_are_refused_in_a_sentence(build: Build):
+    proof = proof_of(build)
+    assert not proof.proven
+    assert proof.reason.startswith("in training ")
+    data = sx.DataSpec(source="mnist1d", examples=60, train_examples=(20,), validation_examples=20, test_examples=20)
+    train = sx.TrainSpec(learning_rate=(1e-2,), batch_size=(4,), steps=4)
+    plan = make_plan(sx.Sweep(name="proof", data=data, models=(sx.ModelGrid(build, width=[3, 8]),), train=train))
+    assert len(plan.packing.buckets) == 2
+    assert len(plan.packing.notes) == 1
 
 
 # ---- programs drawn at random ----

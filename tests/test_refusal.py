@@ -59,7 +59,7 @@ def test_what_is_fetched_lane_by_lane_resumes_bit_for_bit(data, tmp_path, monkey
     untouched = train(buckets(trials), data)[0]
     monkeypatch.setattr(pack_module, "_copy", refuse)
     monkeypatch.setattr(Pack, "snapshot", lambda _: pytest.fail("the last one"))  # killed: only what was saved before
-    with pytest.raises(BaseException):  # noqa: B017, PT011
+    with pytest.raises(BaseException, match="the last one"):
         train(buckets(trials), data, tmp_path / "c", stop_after=6)
     monkeypatch.undo()
     begun = Checkpoints(tmp_path / "c").load(homes(buckets(trials)))

@@ -5,7 +5,7 @@ code, `with jax.default_matmul_precision("bfloat16"):`. The latter holds in one 
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -28,21 +28,8 @@ def current() -> Numerics:
     return tuple((name, value) for name, value in values.items() if value != SETTINGS[name][0])
 
 
-@contextlib.contextmanager
-def applied(numerics: Numerics) -> Iterator[None]:
-    """Let settings hold in this thread, whatever the process has set; all others are at their default."""
-    with _entered(numerics):
-        yield
-
-
 def hold(numerics: Numerics) -> None:
-    """Let settings hold in this thread for as long as it lives."""
-    _entered(numerics)
-
-
-def _entered(numerics: Numerics) -> contextlib.ExitStack:
+    """Let settings hold in this thread for as long as it lives; all others are at their default."""
     wanted = dict(numerics)
-    settings = contextlib.ExitStack()
     for name, (default, context) in SETTINGS.items():
-        settings.enter_context(context(wanted.get(name, default)))
-    return settings
+        context(wanted.get(name, default)).__enter__()

@@ -8,6 +8,7 @@ from scalejax.engine.refusal import broke_off
 from scalejax.engine.slot import Finished
 from scalejax.engine.trial import PlannedTrial
 from scalejax.errors import RunError
+from scalejax.text import number_of
 
 Told = TypeVar("Told")
 
@@ -51,5 +52,5 @@ def _guarded(tell: Callable[[Told], None]) -> Callable[[Told], None]:
 
 def left_over(count: int) -> RunError:
     """Return the trouble of a run in which trials wait for others that never came."""
-    says = f"{count} trials have not ended, though no other trial is left that they could wait for"
-    return RunError(f"{says}; this is a mistake in scalejax; finished trials are kept, and the same command goes on")
+    says = f"{number_of(count, 'trial')} did not end, and no other trial is left to wait for"
+    return RunError(f"{says}; this is a mistake in scalejax; finished trials are kept, and the same command resumes")

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from scalejax.builders import name_of
 from scalejax.engine.cost import DeviceSpeed, lane_bytes, lane_seconds, step_bytes, step_flops
 from scalejax.engine.padding import fits_into, structure
 from scalejax.engine.step import Recipe
@@ -116,9 +115,7 @@ def pack(trials: Sequence[PlannedTrial], *, limits: Limits, judge: Judge) -> Pac
     for family in _families(trials):
         kinds = _kinds(family, limits)
         if len(kinds) > 1:
-            smaller, larger = sorted((max(kind, key=_parameters) for kind in kinds[:2]), key=_parameters)
-            why = judge(recipe_of(family[smaller][0]), recipe_of(family[larger][0])).reason
-            notes.append(_note(smaller, f"they are of {len(kinds)} kinds: {why}"))
+            notes.append(_note_on_kinds(family, kinds, judge))
         for kind in kinds:
             group = {size: _Size(family[size], limits) for size in kind}
             while group:
@@ -128,7 +125,7 @@ def pack(trials: Sequence[PlannedTrial], *, limits: Limits, judge: Judge) -> Pac
                     divided.append(own)
                     left.update({size: group[size] for size in refused})
                     if reason:
-                        notes.append(_note(bucket.recipe.architecture, reason))
+                        notes.append(_note(refused[0], bucket.recipe.architecture, reason))
                 # A bucket that has lost sizes is divided anew without them.
                 buckets.extend(_rebuilt(bucket, group, left, limits) for bucket in divided)
                 group = left
@@ -140,8 +137,7 @@ def _families(trials: Sequence[PlannedTrial]) -> list[dict[Architecture, list[Pl
     structures = functools.cache(structure)
     families: dict[tuple, dict[Architecture, list[PlannedTrial]]] = {}
     for planned in trials:
-        trial = planned.trial
-        shared = (trial.batch_size, trial.optimizer, trial.schedule, trial.clip_norm, trial.weight_decay_on)
+        shared = recipe_of(planned).constants
         family = families.setdefault((structures(planned.architecture), planned.architecture.build, shared), {})
         family.setdefault(planned.architecture, []).append(planned)
     return list(families.values())
@@ -166,8 +162,20 @@ def _parameters(architecture: Architecture) -> int:
     return architecture.parameter_count
 
 
-def _note(architecture: Architecture, reason: str) -> str:
-    return f"{name_of(architecture.build)}: sizes are not packed together, because {reason}"
+def _note(small: Architecture, large: Architecture, reason: str) -> str:
+    return f"{small.title} is not packed with {large.title}: {reason}"
+
+
+def _note_on_kinds(
+    family: Mapping[Architecture, Sequence[PlannedTrial]], kinds: Sequence[Sequence[Architecture]], judge: Judge
+) -> str:
+    """Say why the first two kinds of a family are apart, and how many there are."""
+    small, large = sorted((max(kind, key=_parameters) for kind in kinds[:2]), key=_parameters)
+    reason = "neither fits into the other"
+    if fits_into(small, large):
+        reason = judge(recipe_of(family[small][0]), recipe_of(family[large][0])).reason or "they compute something else"
+    further = f"; there are {len(kinds)} kinds of sizes" if len(kinds) > 2 else ""
+    return _note(small, large, reason + further)
 
 
 class _Size:

@@ -153,4 +153,4 @@ def _judge(sweep: Sweep, card: DataCard, small: Recipe, large: Recipe) -> Verdic
         return Verdict("", proof.reason)
     data = load(sweep.data)
     refuted = probe(small, large, Examples(data.train.inputs, data.train.labels))
-    return Verdict("", f"{proof.reason}, and {refuted}") if refuted else Verdict(PROBED, proof.reason)
+    return Verdict("", f"{proof.reason}, and {refuted}") if refuted else Verdict(PROBED)

@@ -16,6 +16,7 @@ from scalejax.engine.lanes import abstract_lane
 from scalejax.engine.padding import HASTY, SOLO_TOLERANCE, initial_weights, pad
 from scalejax.engine.step import Examples, Leaf, Learner, Recipe, Settings, start, train_step
 from scalejax.errors import said
+from scalejax.models.own import named
 
 SEGMENTS, SEGMENT_STEPS = 30, 10  # the padded run begins anew from the solo run in each segment
 DISTANCE = 1.0  # of the weights from their initialisation, in their own root mean square
@@ -49,10 +50,8 @@ def probe(small: Recipe, large: Recipe, examples: Examples) -> str:
         worst = _difference(one, other)
         if not worst <= SOLO_TOLERANCE:
             return f"padded and solo differ by {worst:.1e} in {what} within {SEGMENT_STEPS} steps"
-    paths = jax.tree_util.tree_leaves_with_path(abstract_lane(large).learner)
-    for (path, _), largest in zip(paths, outside, strict=True):
+    for (name, _), largest in zip(named(abstract_lane(large).learner), outside, strict=True):
         if largest:  # to the last bit: an optimizer that divides a gradient by its own size makes it large
-            name = jax.tree_util.keystr(path, simple=True, separator=".")
             return f"padding grows to {largest:.1e} in {name} within {SEGMENT_STEPS} steps"
     return ""
 

@@ -85,7 +85,7 @@ class _Descent:
 
 
 def _descent(recipe: Recipe, small: nnx.State, large: nnx.State) -> _Descent:
-    constants = (recipe.optimizer, recipe.schedule, recipe.clip_norm, recipe.decayed)
+    constants = (*recipe.constants, recipe.decayed)
     pairs = list(zip(jax.tree.leaves(small), jax.tree.leaves(large), strict=True))
 
     def arrays(padded: int) -> tuple[jax.ShapeDtypeStruct, ...]:
@@ -135,6 +135,13 @@ def follow(small: core.ClosedJaxpr, large: core.ClosedJaxpr, operands: Sequence[
     Raises:
         DifferentProgramsError: their equations are not the same.
     """
+    for what, one, two in (
+        ("constants", small.consts, large.consts),
+        ("operands", small.jaxpr.invars, large.jaxpr.invars),
+        ("results", small.jaxpr.outvars, large.jaxpr.outvars),
+    ):
+        if len(one) != len(two):
+            raise DifferentProgramsError(f"the two sizes have {len(one)} and {len(two)} {what}")
     known: dict[Any, Value] = dict(zip(large.jaxpr.invars, operands, strict=True))
     for variable, one, two in zip(large.jaxpr.constvars, small.consts, large.consts, strict=True):
         known[variable] = _constant(constant(one), constant(two))
@@ -156,6 +163,12 @@ def follow(small: core.ClosedJaxpr, large: core.ClosedJaxpr, operands: Sequence[
             names = ("nothing" if each is None else _name(each) for each in (one, two))
             where = " in the smaller and ".join(names)
             raise DifferentProgramsError(f"the two sizes run different programs, {where} in the larger")
+        for what, own, other in (("operands", one.invars, two.invars), ("results", one.outvars, two.outvars)):
+            if len(own) != len(other):
+                raise DifferentProgramsError(f"{_name(two)} has {len(own)} {what}, and {len(other)} in the larger size")
+        for before, after in _shapes(one, two):
+            if len(before) != len(after) or any(have > want for have, want in zip(before, after, strict=True)):
+                raise DifferentProgramsError(f"{_name(two)} makes {list(before)}, and {list(after)} in the larger size")
         operands = [operand(pair, two) for pair in zip(one.invars, two.invars, strict=True)]
         found = _applied(one, two, operands)
         for variable, each in zip(two.outvars, found, strict=True):
@@ -209,6 +222,7 @@ def _shapes(small: Equation, large: Equation) -> Iterable[tuple[tuple[int, ...],
 def _constant(small: np.ndarray, large: np.ndarray) -> Value:
     """Return a constant of both programs as a value."""
     same_type = small.dtype == large.dtype and small.ndim == large.ndim
+    same_type = same_type and all(have <= want for have, want in zip(small.shape, large.shape, strict=True))
     corner = large[tuple(slice(size) for size in small.shape)] if same_type else large
     wrong = ""
     if not same_type or corner.shape != small.shape or corner.tobytes() != small.tobytes():
@@ -318,6 +332,8 @@ def _while(small: Equation, large: Equation, operands: Sequence[Value]) -> list[
 def _cond(small: Equation, large: Equation, operands: Sequence[Value]) -> list[Value]:
     """Follow all branches."""
     which, *rest = operands
+    if len(small.params["branches"]) != len(large.params["branches"]):
+        return refused(small, large, operands, "has other branches in the larger size")
     branches = zip(small.params["branches"], large.params["branches"], strict=True)
     results = [follow(closed(one), closed(two), rest) for one, two in branches]
     found = [functools.reduce(joined, each) for each in zip(*results, strict=True)]

@@ -5,7 +5,7 @@ Every array here belongs to a single trial, unbatched; whatever differs between 
 
 import fnmatch
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import jax
@@ -147,9 +147,13 @@ class Recipe:
     @property
     def identity(self) -> str:
         """A text that is the same in every process, for what is remembered of a program on disk."""
-        constants = (self.optimizer, self.schedule, self.clip_norm, self.batch_size, self.mode)
-        constants += () if self.weight_decay_on is None else (self.weight_decay_on,)
-        return f"{self.architecture.identity} {constants}"
+        return f"{self.architecture.identity} {self.constants}"
+
+    @property
+    def constants(self) -> tuple[object, ...]:
+        """All of it but the architecture; what came later only where it differs from its default."""
+        values = ((field, getattr(self, field.name)) for field in fields(self) if field.name != "architecture")
+        return tuple(value for field, value in values if field.name == "mode" or value != field.default)
 
 
 def direction(recipe: Recipe) -> optax.GradientTransformation:

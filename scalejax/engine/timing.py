@@ -20,6 +20,7 @@ from scalejax.engine.packing import Bucket
 from scalejax.engine.programs import Programs, compiled_programs
 from scalejax.engine.snapshot import bits, keyed
 from scalejax.engine.step import Blocks, Examples, TrialState
+from scalejax.engine.traced import program_digest
 from scalejax.engine.trial import PlannedTrial
 
 GUESSED_STEPS = 8  # timed first, to know how many to time
@@ -128,6 +129,7 @@ def sample_data(card: DataCard, group: Group) -> DeviceData:
 def _path(bucket: Bucket, card: DataCard) -> Path:
     content = [
         bucket.recipe.identity,
+        program_digest(bucket.recipe.architecture, (bucket.recipe.batch_size, *card.shape)),
         current(),
         bucket.lanes,
         repr(replace(card, fingerprint="")),

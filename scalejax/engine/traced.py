@@ -14,7 +14,7 @@ from scalejax.engine.lanes import abstract_settings
 from scalejax.engine.step import Examples, Recipe, Slope, descend, slope, start
 from scalejax.models import Architecture
 from scalejax.models.equations import SILENT, called, closed, constant, digest, settled, text
-from scalejax.models.own import failing
+from scalejax.models.own import failing, named
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,7 @@ def _traced(function: Any, *operands: Any) -> Traced:
 
 
 def _paths(tree: Any) -> tuple[str, ...]:
-    paths = jax.tree_util.tree_leaves_with_path(tree)
-    return tuple(jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths)
+    return tuple(name for name, _ in named(tree))
 
 
 def skeleton(program: core.ClosedJaxpr) -> int:

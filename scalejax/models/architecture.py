@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jax.extend import core
 
-from scalejax.builders import bound, name_of, parameters
+from scalejax.builders import bound, name_of, parameters, qualified_name
 from scalejax.errors import SweepError
 from scalejax.models import own
 from scalejax.models.matrices import matrices
@@ -51,8 +51,7 @@ class Architecture:
     @property
     def identity(self) -> str:
         """A text that is the same in every process, and another one once the builder's source has changed."""
-        name = getattr(self.build, "__qualname__", type(self.build).__qualname__)
-        return f"{self.build.__module__}:{name} {fingerprint(self.build)} {self.arguments}"
+        return f"{qualified_name(self.build)} {fingerprint(self.build)} {self.arguments}"
 
     @functools.cached_property
     def abstract(self) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:

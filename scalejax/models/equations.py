@@ -1,7 +1,7 @@
 """A traced program as text: what a model computes, down to its constants.
 
-The text serves twice. An id hashes it, so that whatever changes a number changes the id, wherever in the user's code it
-was written. And packing compares it without shapes: models of one such text differ in nothing but their shapes.
+An id hashes it, so that whatever changes a number changes the id, wherever in the user's code it was written. The proof
+of packing compares programs by it that are parameters of an equation, without their shapes.
 
 The text is the same in every process and on every machine: variables are numbered, names of functions and addresses
 are left out, and a call is replaced by what it calls.
@@ -23,7 +23,7 @@ from jax.extend import core
 
 # Primitives that do nothing but call the program in one of their parameters.
 CALLS = {
-    *("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2", "run_state"),
+    *("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2"),
     *("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "custom_lin"),
 }
 CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")

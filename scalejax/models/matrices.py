@@ -1,8 +1,9 @@
 """Which parameters are matrices, told by what the model does with them: those and no others get weight decay.
 
-A parameter is a matrix if one of its axes is contracted, in a product or a convolution, or looked up by the data, as
-an embedding is. Biases and gains are only added to and multiplied with what comes by; how many axes they have says
-nothing: stacked over layers, or of attention heads, they have two or three.
+A parameter is a matrix if an axis of it is contracted, in a product or a convolution, and another one is not, or it is
+a vector contracted by itself; or if the data look it up, as an embedding. Biases and gains are added to and multiplied
+with what comes by, or with a kernel; how many axes they have says nothing: stacked over layers, or of attention heads,
+they have two or three. A kernel that is multiplied and then summed, without a product, is not recognised.
 """
 
 import functools
@@ -87,7 +88,8 @@ class _Reader:
                 found = [self.read(closed(branch), operands[1:]) for branch in params["branches"]]
                 return [_either(each, operands[0]) for each in zip(*found, strict=True)]
             case "dot_general":
-                self._contract(operands, params["dimension_numbers"][0])
+                contracted, batched = params["dimension_numbers"]
+                self._contract(operands, contracted, batched)
                 return [None]
             case "conv_general_dilated":
                 numbers = params["dimension_numbers"]
@@ -116,10 +118,15 @@ class _Reader:
         found = self.read(closed(params["jaxpr"]), [*operands[:first], *carry, *rows])
         return [*carry, *(each and Weight((NONE, *each.axes)) for each in found[len(carry) :])]
 
-    def _contract(self, operands: Sequence[Found], axes: Sequence[Sequence[int]]) -> None:
-        for operand, contracted in zip(operands, axes, strict=True):
-            if operand is not None:
-                self.matrices.update(_union(operand.axes[axis] for axis in contracted))
+    def _contract(
+        self, operands: Sequence[Found], axes: Sequence[Sequence[int]], batched: Sequence[Sequence[int]] = ((), ())
+    ) -> None:
+        for operand, contracted, batch in zip(operands, axes, batched, strict=True):
+            if operand is None:
+                continue
+            left = (own for axis, own in enumerate(operand.axes) if axis not in (*contracted, *batch))
+            kept, gone = _union(left), _union(operand.axes[axis] for axis in contracted)
+            self.matrices.update(gone if gone == operand.all and len(gone) == 1 else gone & kept)
 
 
 def _constant(variable: Any) -> Weight:

@@ -241,7 +241,7 @@ def _holds_arrays(value: Any) -> bool:
     return any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(value))
 
 
-def named(state: nnx.State) -> list[tuple[str, Any]]:
+def named(state: Any) -> list[tuple[str, Any]]:
     """Return the leaves of a state with the names of their variables, for example "hidden.0.kernel"."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     names = (jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value") for path, _ in leaves)

@@ -25,7 +25,7 @@ def plan_lines(facts: Mapping[str, Any]) -> list[str]:
     """
     lines = [
         f"{facts['name']}: {number_of(facts['trials'], 'trial')} on {facts['devices']:,} x {facts['device_kind']}",
-        f"programs  {number_of(facts['lane_programs'], 'lane program')}, each compiled once for all its trials:",
+        f"programs  {number_of(facts['lane_programs'], 'lane program')}, each shared by all its trials:",
     ]
     for program in facts["programs"]:
         grounds = f" ({program['packing']})" if program["packing"] else ""
