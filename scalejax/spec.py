@@ -266,7 +266,7 @@ class Sweep:
     models: tuple[ModelGrid, ...]
     train: TrainSpec
     seeds: tuple[int, ...] = (0,)
-    packing: str = "proven"  # "probed": sizes for which there is no proof share a program if a probe finds no difference
+    packing: str = "proven"  # "probed": sizes without a proof share a program if a probe finds no difference
 
     def __post_init__(self) -> None:
         _check_overlap([(grid.family, grid.knobs) for grid in self.models])

@@ -1,8 +1,10 @@
 """The plan of a sweep: its trials, programs and costs, before anything is trained."""
 
+import contextlib
 import fnmatch
 import functools
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -100,6 +102,23 @@ def make_plan(sweep: Sweep, *, devices: int | None = None, kind: DeviceKind | No
         SweepError: the sweep asks for what its data or its families do not have, or for halving that halves nothing.
     """
     check_sweep(sweep, kind=kind)
+    with _collecting_later():
+        return _planned(sweep, devices=devices, kind=kind)
+
+
+@contextlib.contextmanager
+def _collecting_later() -> Iterator[None]:
+    """Let Python look for garbage afterwards: of what is traced all stays, and looking took a fifth of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _planned(sweep: Sweep, *, devices: int | None, kind: DeviceKind | None) -> Plan:
     card = describe(sweep.data)
     trials = expand_counted(sweep, card) if kind else expand(sweep, card)
     if sweep.train.halving and not any(planned.rungs for planned in trials):
