@@ -1,6 +1,7 @@
 """The proof that sizes may share a program, held against trainings, and the probe for what it cannot follow."""
 
 import re
+import warnings
 from collections.abc import Callable, Sequence
 
 import jax
@@ -81,6 +82,84 @@ def test_an_axis_of_one_entry_that_meets_many_is_not_taken_for_one_that_grows():
     assert not proof.proven
     assert "`mul` (provable_modules.py" in proof.reason
     assert "spreads an axis in one size" in proof.reason
+
+
+Inner = Callable[..., jax.Array]  # of hidden units [batch, width], an input [batch, 1], and parameters [1, width]
+
+
+def between(inner: Inner, **params: float) -> Build:
+    """Return a module of one hidden layer, `inner`, and an output; `params` are vectors, each of one number."""
+
+    class Module(nnx.Module):
+        def __init__(self, *, inputs: int, classes: int, width: int, rngs: nnx.Rngs):
+            self.hidden = nnx.Linear(inputs, width, rngs=rngs)
+            self.output = nnx.Linear(width, classes, rngs=rngs)
+            for name, number in params.items():
+                setattr(self, name, nnx.Param(jnp.full(width, number)))
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            own = [getattr(self, name)[...][None] for name in params]
+            return self.output(inner(self.hidden(x), x[:, :1], *own))
+
+    return Module
+
+
+def straight_through(h: jax.Array, binary: jax.Array) -> jax.Array:
+    return h + lax.stop_gradient(binary - h)
+
+
+# Seen to be proven though padding changes them; the sizes are 3 and 8.
+WRONGLY_PROVEN: dict[str, Build] = {
+    "operands swapped by size": between(lambda h, x: h - nnx.tanh(x) if h.shape[1] < 5 else nnx.tanh(x) - h),
+    "round half away from zero": between(lambda h, _x: straight_through(h, lax.round(nnx.sigmoid(h)))),
+    "shared values chosen unit by unit": between(lambda h, x: h * jnp.where(h > 0.1, x, x**2).max(1, keepdims=True)),
+    "top_k along another axis": between(
+        lambda h, _x: h * lax.top_k(h[..., None] * jnp.ones((1, 1, 3)), 1, axis=1)[0][..., 0]
+    ),
+    "root of a known negative number": between(lambda h, _x, g: h * jnp.sqrt(2 * g - 1), g=1.0),
+    "exponential of a known large number": between(lambda h, _x, g: h * jnp.exp((1 - g) / 1e-3), g=1.0),
+    "lgamma at zero": between(lambda h, _x: h * lax.stop_gradient(lax.lgamma(jnp.abs(h)))),
+    "remainder by zero": between(lambda h, x: h * lax.stop_gradient(lax.rem(x + 0 * h, h))),
+    "power of zero": between(lambda h, x, a: h * lax.stop_gradient(jnp.abs(h) ** (x - 1 + 0 * a)), a=1.0),
+    "infinite constants": between(
+        lambda h, _x: h * jnp.asarray(1 / (3 - np.arange(8, dtype=np.float32) + 1e-30))[None, : h.shape[1]]
+    ),
+    "the sign of zero": between(lambda h, x: h * x * lax.stop_gradient(jnp.minimum(1 / (h * x), 1.0))),
+    "products and sums in one": between(lambda h, _x: h + 1e4 * ((h + 0.1) * 0.3 - (jnp.float32(0.1) * 0.3))),
+    "bits cut off": between(lambda h, _x: h + 100 * (lax.reduce_precision(h + 0.3, 5, 3) - jnp.float32(0.3))),
+    "integers divided towards zero": between(
+        lambda h, _x: h + (lax.div(h.astype(jnp.int32) * 0 - 7, jnp.full_like(h, 2, jnp.int32)) + 4).astype(jnp.float32)
+    ),
+    "logarithm of what may be negative": between(lambda h, x: h * jnp.log(nnx.softplus(x) + h * x + 0.1 * x)),
+}
+
+
+@pytest.mark.parametrize("what", WRONGLY_PROVEN)
+def test_what_was_wrongly_proven_is_refused_or_right(what: str):
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore", RuntimeWarning)
+        if proof_of(WRONGLY_PROVEN[what]).proven:
+            assert_padding_changes_nothing(WRONGLY_PROVEN[what], seed=0)
+
+
+def test_rows_beyond_the_end_of_a_table_are_of_one_number_in_the_padding_too():
+    class Looking(nnx.Module):
+        def __init__(self, *, classes: int, width: int, rngs: nnx.Rngs):
+            self.table = nnx.Param(jax.random.normal(rngs.params(), (5, width)))
+            self.output = nnx.Linear(width, classes, rngs=rngs)
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            rows = jnp.take(self.table[...], jnp.arange(x.shape[0]), axis=0, mode="fill", fill_value=1.0)
+            return self.output(rows * x[:, :1])
+
+    assert not proof_of(Looking).proven
+
+
+@pytest.mark.parametrize("small", [1, 2])
+@pytest.mark.parametrize("step", ["gain", "bias", "batch maximum", "mask"])
+def test_sizes_of_one_unit_are_proven_or_refused(step: str, small: int):
+    build = type("Drawn", (Drawn,), {"steps": (step,)})
+    assert prove(recipe(build, width=small), recipe(build, width=2), (INPUTS,)).proven == (small == 2) or small == 1
 
 
 class OneMore(provable_modules.Between):

@@ -5,8 +5,10 @@ holds the small one's in its corner; along each axis that is longer, the entries
 """
 
 import enum
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,8 +19,9 @@ class Unknown(enum.Enum):
     """What is known of entries that are no single known number, from much to nothing."""
 
     SHARED = "the same along the padded axis as in the corner"
-    FINITE = "finite wherever real values are"
-    POSITION = "finite, but counted from positions that the small program does not have"
+    POSITIVE = "finite and above zero"
+    FINITE = "finite"
+    POSITION = "finite, but as large as no number of the small program, such as a position beyond its own"
     ANY = "any number, NaN and infinity included"
 
 
@@ -46,7 +49,9 @@ def join(one: Fill, other: Fill) -> Fill:
 
 def weakest(*fills: Fill) -> Unknown:
     """Return what is known of numbers made of all these without division by any: finite if all are."""
-    worst = 1
+    if len(fills) == 1 and fills[0] is Unknown.POSITIVE:
+        return Unknown.POSITIVE
+    worst = ORDER.index(Unknown.FINITE)
     for fill in fills:
         if isinstance(fill, Unknown):
             worst = max(worst, ORDER.index(fill))
@@ -153,12 +158,6 @@ Arithmetic = Callable[..., Any]
 
 # The same number on every device, whatever the operands.
 EXACT: dict[str, Arithmetic] = {
-    "add": np.add,
-    "add_any": np.add,
-    "sub": np.subtract,
-    "mul": np.multiply,
-    "div": lambda a, b: np.divide(a, b) if jnp.issubdtype(np.result_type(a), jnp.inexact) else a // b if b else a,
-    "rem": np.fmod,
     "max": np.maximum,
     "min": np.minimum,
     "neg": np.negative,
@@ -166,8 +165,6 @@ EXACT: dict[str, Arithmetic] = {
     "sign": np.sign,
     "floor": np.floor,
     "ceil": np.ceil,
-    "round": np.rint,
-    "square": np.square,
     "is_finite": np.isfinite,
     "eq": np.equal,
     "ne": np.not_equal,
@@ -188,32 +185,60 @@ EXACT: dict[str, Arithmetic] = {
     "real": np.real,
     "imag": np.imag,
     "stop_gradient": lambda x: x,
-    "reduce_precision": lambda x: x,
+}
+# The same number on every device where nothing is rounded. Where something is, a compiler that contracts a product and
+# a sum into one operation, or reorders sums, comes to another last digit.
+UNROUNDED: dict[str, Callable[..., Fraction]] = {
+    "add": operator.add,
+    "add_any": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": operator.truediv,
+    "square": lambda x: x * x,
 }
 # Rounded by each device in its own way: of these only the value at zero is known to the last bit.
 AT_ZERO: dict[str, float] = {
     **dict.fromkeys(("expm1", "log1p", "sqrt", "cbrt", "tanh", "sinh", "sin", "tan", "asin", "atan"), 0.0),
-    **dict.fromkeys(("asinh", "atanh", "erf", "erf_inv"), 0.0),
+    **dict.fromkeys(("asinh", "atanh", "erf", "erf_inv", "reduce_precision", "round"), 0.0),
     **dict.fromkeys(("exp", "exp2", "cosh", "cos", "erfc"), 1.0),
     "logistic": 0.5,
-    "log": -np.inf,
-    "rsqrt": np.inf,
-    "acos": np.pi / 2,
 }
-OTHERS = {"pow", "integer_pow", "select_n", "convert_element_type", "atan2", "nextafter", "lgamma", "digamma"}
+# What is known of the value elsewhere is whether it is finite.
+ROUNDED: dict[str, Arithmetic] = {
+    **{name: getattr(np, name) for name in ("add", "square", "exp", "exp2", "expm1", "log", "log1p", "sqrt", "cbrt")},
+    **{name: getattr(np, name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
+    "add_any": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": np.divide,
+    "pow": np.power,
+    "rsqrt": lambda x: 1 / np.sqrt(x),
+    "asin": np.arcsin,
+    "acos": np.arccos,
+    "atan": np.arctan,
+    "asinh": np.arcsinh,
+    "acosh": np.arccosh,
+    "atanh": np.arctanh,
+    "atan2": np.arctan2,
+    "logistic": lambda x: 1 / (1 + np.exp(-x)),
+    "round": np.rint,
+    "reduce_precision": lambda x: x,
+}
+OTHERS = {"integer_pow", "select_n", "convert_element_type", "nextafter", "lgamma", "digamma", "rem"}
 BITWISE = {"shift_left", "shift_right_logical", "shift_right_arithmetic", "bitcast_convert_type", "population_count"}
-ELEMENTWISE = EXACT.keys() | AT_ZERO.keys() | OTHERS | BITWISE
-# Defined everywhere: of finite numbers they make finite ones, however large those are.
-TOTAL = EXACT.keys() - {"div", "rem"} | {
-    "tanh",
-    "sin",
-    "cos",
-    "logistic",
-    "erf",
-    "erfc",
-    "atan",
-    "convert_element_type",
+ELEMENTWISE = EXACT.keys() | UNROUNDED.keys() | AT_ZERO.keys() | ROUNDED.keys() | OTHERS | BITWISE
+# Not defined for all numbers. In the corner they are finite, as in the small program; the padding holds other numbers,
+# of which at least the sign has to be known.
+PARTIAL = {
+    *("div", "rem", "pow", "log", "log1p", "sqrt", "rsqrt", "asin", "acos", "acosh", "atanh", "erf_inv", "tan"),
+    *("lgamma", "digamma", "integer_pow", "atan2"),
 }
+OF_POSITIVE = {"log", "log1p", "sqrt", "rsqrt", "lgamma", "digamma", "integer_pow"}  # defined for all of these
+# Of finite numbers they make finite ones, however large those are.
+TOTAL = (EXACT.keys() | UNROUNDED.keys()) - {"div"} | {
+    *("tanh", "sin", "cos", "logistic", "erf", "erfc", "atan", "convert_element_type", "round", "reduce_precision")
+}
+LARGE = 50.0  # beyond which an exponential, its powers and its sums may overflow
 INFINITE_IDENTITIES = {"max": -np.inf, "min": np.inf}
 BOOLEAN_ABSORBING = {"and": False, "or": True}
 
@@ -234,13 +259,11 @@ def combine(primitive: str, parameters: dict[str, Any], fills: Sequence[Fill], *
         return any_of(fills[1:])
     if len(known) == len(fills):
         found = _evaluated(primitive, parameters, known, integers=integers)
-        if found is not None:
-            return found
+        return _finiteness(primitive, parameters, known) if found is None else found
     if primitive == "mul" and any(map(is_zero, fills)):
         return next(fill for fill in fills if is_zero(fill)) if all(map(is_finite, fills)) else Unknown.ANY
     if primitive == "div" and is_zero(fills[0]):
-        divides = fills[1] in (Unknown.SHARED, Unknown.FINITE) or (known[1:] and np.isfinite(known[1]) and known[1])
-        return fills[0] if divides else Unknown.ANY
+        return fills[0] if fills[1] in (Unknown.SHARED, Unknown.POSITIVE) else Unknown.ANY
     if primitive in INFINITE_IDENTITIES and len(known) == 1 and known[0] == INFINITE_IDENTITIES[primitive]:
         return next(fill for fill in fills if isinstance(fill, Unknown))
     absorbing = BOOLEAN_ABSORBING.get(primitive)
@@ -249,10 +272,39 @@ def combine(primitive: str, parameters: dict[str, Any], fills: Sequence[Fill], *
     if Unknown.ANY in fills or not all(map(is_finite, known)):
         return Unknown.ANY
     if Unknown.POSITION in fills:
-        return Unknown.POSITION if primitive in TOTAL or primitive in BITWISE else Unknown.ANY
-    if primitive == "div" and is_zero(fills[1]):
-        return Unknown.ANY
-    return Unknown.FINITE
+        divided = primitive == "div" and isinstance(fills[1], np.generic) and bool(fills[1])
+        return Unknown.POSITION if divided or primitive in TOTAL or primitive in BITWISE else Unknown.ANY
+    if primitive in PARTIAL and not all(fill is Unknown.SHARED for fill in fills):
+        return _of_partial(primitive, fills)
+    return Unknown.POSITIVE if _is_positive(primitive, fills) else Unknown.FINITE
+
+
+def _of_partial(primitive: str, fills: Sequence[Fill]) -> Unknown:
+    """Return what is known of a function that is not defined everywhere, of finite numbers that are not all known."""
+    if primitive == "div":
+        divisor = fills[1]
+        known = isinstance(divisor, np.generic) and bool(divisor)
+        if not (known or divisor in (Unknown.SHARED, Unknown.POSITIVE)):
+            return Unknown.ANY
+        return Unknown.POSITIVE if all(map(_above_zero, fills)) else Unknown.FINITE
+    if primitive in OF_POSITIVE and _above_zero(fills[0]):
+        return Unknown.POSITIVE if primitive in ("sqrt", "rsqrt", "integer_pow") else Unknown.FINITE
+    return Unknown.ANY
+
+
+def _above_zero(fill: Fill) -> bool:
+    return (
+        fill is Unknown.POSITIVE if isinstance(fill, Unknown) else bool(np.isfinite(fill)) and bool(np.sign(fill) == 1)
+    )
+
+
+def _is_positive(primitive: str, fills: Sequence[Fill]) -> bool:
+    """Say whether a function of finite numbers, not all of them known, is above zero; short of underflow."""
+    if primitive in ("exp", "exp2", "logistic", "cosh"):
+        return True
+    if primitive in ("mul", "min", "add", "add_any", "copy", "stop_gradient", "convert_element_type"):
+        return all(map(_above_zero, fills))
+    return primitive == "max" and any(map(_above_zero, fills))
 
 
 def any_of(fills: Sequence[Fill]) -> Fill:
@@ -266,21 +318,51 @@ def any_of(fills: Sequence[Fill]) -> Fill:
 def _evaluated(
     primitive: str, parameters: dict[str, Any], numbers: Sequence[np.generic], *, integers: bool
 ) -> np.generic | None:
-    """Return the result for known numbers, None where devices may round it each in their way."""
+    """Return the result for known numbers, None where a device may come to another one."""
     with np.errstate(all="ignore"):
         if primitive == "convert_element_type":
             return _scalar(np.asarray(numbers[0]).astype(parameters["new_dtype"]))
-        if primitive == "integer_pow":
-            return _scalar(np.power(np.asarray(numbers[0], np.float64), parameters["y"]).astype(numbers[0].dtype))
-        if primitive == "pow" and is_zero(numbers[0]):
-            return _scalar(np.power(np.asarray(numbers[0]), np.asarray(numbers[1])))
         if integers and primitive in ("and", "or", "xor", "not"):
             return None
         if primitive in EXACT:
             return _scalar(np.asarray(EXACT[primitive](*numbers)))
+        if primitive in UNROUNDED:
+            return _unrounded(primitive, numbers)
+        if primitive == "integer_pow" and numbers[0] in (0, 1) and parameters["y"] > 0:
+            return numbers[0]
         if primitive in AT_ZERO and is_zero(numbers[0]):
             return _scalar(np.asarray(AT_ZERO[primitive], numbers[0].dtype))
     return None
+
+
+def _unrounded(primitive: str, numbers: Sequence[np.generic]) -> np.generic | None:
+    """Return a sum, product or quotient of known numbers if it is exact, None if it has to be rounded."""
+    if not all(map(np.isfinite, numbers)) or (primitive == "div" and is_zero(numbers[1])):
+        return None
+    exact = UNROUNDED[primitive](*(Fraction(number.item()) for number in numbers))
+    if not jnp.issubdtype(numbers[0].dtype, jnp.inexact):
+        if primitive == "div":
+            exact = Fraction(int(exact))  # towards zero
+        limits = jnp.iinfo(numbers[0].dtype) if numbers[0].dtype != np.bool_ else None
+        if limits is None or not limits.min <= exact <= limits.max:
+            return None
+    found = _scalar(np.asarray(float(exact) if exact.denominator > 1 else int(exact)).astype(numbers[0].dtype))
+    return found if np.isfinite(found) and Fraction(found.item()) == exact else None
+
+
+def _finiteness(primitive: str, parameters: dict[str, Any], numbers: Sequence[np.generic]) -> Unknown:
+    """Say whether a function of known numbers is finite, where its value may differ by device in the last digits."""
+    if primitive == "integer_pow":
+        primitive, numbers = "pow", [*numbers, _scalar(np.asarray(parameters["y"], numbers[0].dtype))]
+    if primitive not in ROUNDED or not jnp.issubdtype(numbers[0].dtype, jnp.inexact):
+        return Unknown.POSITION if primitive in BITWISE else Unknown.ANY
+    with np.errstate(all="ignore"):
+        found = np.asarray(ROUNDED[primitive](*(np.asarray(number).astype(np.float32) for number in numbers)))
+    if not np.isfinite(found):
+        return Unknown.ANY
+    if abs(found) > LARGE:
+        return Unknown.POSITION
+    return Unknown.POSITIVE if found > 0 else Unknown.FINITE
 
 
 def _scalar(array: np.ndarray) -> np.generic:

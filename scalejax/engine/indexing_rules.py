@@ -114,7 +114,8 @@ def rev(small: Equation, large: Equation, operands: Sequence[Value]) -> list[Val
 def along_one_axis(name: str, small: Equation, large: Equation, operands: Sequence[Value]) -> list[Value]:
     """Sort, or choose the largest: never along a padded axis."""
     params = large.params
-    axes = params["axes"] if "axes" in params else (params.get("dimension", len(operands[0].large) - 1),)
+    last = len(operands[0].large) - 1
+    axes = params["axes"] if "axes" in params else (params.get("dimension", params.get("axis", last)),)
     axes = [axis % len(operands[0].large) for axis in axes]
     if any(each.fill[axis] is not None for each in operands for axis in axes):
         return refused(small, large, operands, "compares real entries with padding")
@@ -176,10 +177,17 @@ def gather(small: Equation, large: Equation, operands: Sequence[Value]) -> list[
     window = [axis for axis in range(len(operand.large)) if axis not in gone]
     source = dict(zip(numbers.offset_dims, window, strict=True))
 
-    def along(axis: int) -> Fill:
-        return operand.region(source[axis])
+    # What is looked up beyond the end is this number, in the padding of its row too; NaN is NaN in the corner as well.
+    number = large.params.get("fill_value")
+    beyond = None if number is None or np.isnan(number) else np.full(1, number, large.outvars[0].aval.dtype)
 
-    return made(small, large, along, whole=operand.whole, wrong=first_wrong(operands))
+    def either(fill: Fill) -> Fill:
+        return fill if beyond is None else join(fill, beyond[0])
+
+    def along(axis: int) -> Fill:
+        return either(operand.region(source[axis]))
+
+    return made(small, large, along, whole=either(operand.whole), wrong=first_wrong(operands))
 
 
 def scatter(adding: bool, small: Equation, large: Equation, operands: Sequence[Value]) -> list[Value]:
@@ -216,8 +224,16 @@ def windowed(kind: str, small: Equation, large: Equation, operands: Sequence[Val
     """Reduce windows, as pooling does: a padded axis must have windows of one entry."""
     operand, params = operands[0], large.params
     rank = len(operand.large)
-    parts = [params.get(name) or (1,) * rank for name in ("window_dimensions", "window_strides", "window_dilation")]
+    sizes, strides, spread = (
+        params.get(name) or (1,) * rank for name in ("window_dimensions", "window_strides", "window_dilation")
+    )
+    parts = (sizes, strides, spread)
     borders = params.get("padding") or ((0, 0),) * rank
+    reach = [(size - 1) * gap + 1 for size, gap in zip(sizes, spread, strict=True)]
+    outside = any(max(border) >= own for border, own in zip(borders, reach, strict=True))
+    holes = any(gap != 1 for gap in params.get("base_dilation") or ())
+    if any(each.padded for each in operands) and (outside or holes):
+        return refused(small, large, operands, "has windows in which there is nothing of a padded array")
     for each in operands:
         for axis, fill in enumerate(each.fill):
             if fill is not None and (any(part[axis] != 1 for part in parts) or any(borders[axis])):

@@ -6,8 +6,8 @@ that (`rules.py`). Proven is: if parameters, state and optimizer state are zero 
 step computes in the corner what the small program computes, and they are zero in their padding after it; so it holds
 for any number of steps. What does not change at all is the evaluation.
 
-One thing is taken for granted: what is finite for the numbers that the small program meets is finite for such numbers
-in the padding. Known numbers are computed, so a division by a padding of zero is found.
+One thing is taken for granted: that nothing overflows or underflows in the padding. Where a function is not defined for
+all numbers, such as a quotient or a logarithm, the padding must be known to lie where it is.
 """
 
 import functools
@@ -143,18 +143,22 @@ def follow(small: core.ClosedJaxpr, large: core.ClosedJaxpr, operands: Sequence[
         if len(one) != len(two):
             raise DifferentProgramsError(f"the two sizes have {len(one)} and {len(two)} {what}")
     known: dict[Any, Value] = dict(zip(large.jaxpr.invars, operands, strict=True))
+    twin: dict[Any, Any] = dict(zip(small.jaxpr.invars, large.jaxpr.invars, strict=True))  # small to large
+    twin.update(zip(small.jaxpr.constvars, large.jaxpr.constvars, strict=True))
     for variable, one, two in zip(large.jaxpr.constvars, small.consts, large.consts, strict=True):
         known[variable] = _constant(constant(one), constant(two))
 
-    def read(one: Any, two: Any) -> Value:
+    def read(one: Any, two: Any, reader: str) -> Value:
+        if isinstance(one, core.Literal) != isinstance(two, core.Literal):
+            raise DifferentProgramsError(f"{reader} reads a constant in one size and a computed value in the other")
         if isinstance(two, core.Literal):
-            if not isinstance(one, core.Literal):
-                raise DifferentProgramsError("a constant of one size is computed in the other")
             return _constant(constant(one.val), constant(two.val))
+        if twin[one] is not two:
+            raise DifferentProgramsError(f"{reader} reads another value in the larger size")
         return known[two]
 
     def operand(pair: tuple[Any, Any], equation: Equation) -> Value:
-        found = read(*pair)
+        found = read(*pair, _name(equation))
         literal = isinstance(pair[1], core.Literal) and found.wrong
         return replace(found, wrong=f"{_name(equation)} {found.wrong}") if literal else found
 
@@ -171,9 +175,10 @@ def follow(small: core.ClosedJaxpr, large: core.ClosedJaxpr, operands: Sequence[
                 raise DifferentProgramsError(f"{_name(two)} makes {list(before)}, and {list(after)} in the larger size")
         operands = [operand(pair, two) for pair in zip(one.invars, two.invars, strict=True)]
         found = _applied(one, two, operands)
-        for variable, each in zip(two.outvars, found, strict=True):
-            known[variable] = each
-    return [read(*pair) for pair in zip(small.jaxpr.outvars, large.jaxpr.outvars, strict=True)]
+        for own, variable, each in zip(one.outvars, two.outvars, found, strict=True):
+            known[variable], twin[own] = each, variable
+    results = zip(small.jaxpr.outvars, large.jaxpr.outvars, strict=True)
+    return [read(*pair, "a result of the program") for pair in results]
 
 
 def _applied(small: Equation, large: Equation, operands: Sequence[Value]) -> list[Value]:
@@ -232,11 +237,16 @@ def _constant(small: np.ndarray, large: np.ndarray) -> Value:
     if not same_type:
         return unknown(large.shape, large.shape, wrong=wrong)
     flat = large.reshape(-1)
-    whole: Fill = flat[0] if flat.size and bool((flat == flat[0]).all()) else Unknown.FINITE
+    finite = not jnp.issubdtype(large.dtype, jnp.inexact) or bool(np.isfinite(large).all())
+    whole: Fill = Unknown.FINITE if finite else Unknown.ANY
+    if flat.size and bool((flat == flat[0]).all()):
+        whole = flat[0]
 
     def along(axis: int) -> Fill:
         beyond = np.take(large, range(small.shape[axis], large.shape[axis]), axis).reshape(-1)
-        return beyond[0] if bool((beyond == beyond[0]).all()) else Unknown.POSITION
+        if bool((beyond == beyond[0]).all()):
+            return beyond[0]
+        return Unknown.POSITION if finite else Unknown.ANY
 
     return value(small.shape, large.shape, along, whole=whole, wrong=wrong)
 

@@ -80,12 +80,14 @@ def elementwise(small: Equation, large: Equation, operands: Sequence[Value]) -> 
     integers = large.invars[0].aval.dtype != np.bool_ and name in ("and", "or", "xor", "not")
 
     def along(axis: int | None) -> Fill:
-        fills = [each.region(axis) for each in operands]
+        fills = [each.region(axis) if axis is None else _met(each, axis) for each in operands]
         if axis is not None and Unknown.SHARED in fills:
             constant = [isinstance(each.whole, np.generic) for each in operands]
             if all(fill is Unknown.SHARED or same for fill, same in zip(fills, constant, strict=True)):
                 return Unknown.SHARED
-        return combine(name, large.params, fills, integers=integers)
+        found = combine(name, large.params, fills, integers=integers)
+        # Shared by an operand alone: in the corner each entry may be of another operand than its neighbour.
+        return Unknown.FINITE if found is Unknown.SHARED else found
 
     wrong = first_wrong(operands)
     (result,) = made(small, large, along, whole=along(None), wrong=wrong)
@@ -96,6 +98,15 @@ def elementwise(small: Equation, large: Equation, operands: Sequence[Value]) -> 
     if kept is not None and kept.large == result.large:
         return [replace(kept, small=result.small, wrong=wrong)]
     return [result]
+
+
+def _met(operand: Value, axis: int) -> Fill:
+    """Return what an operand shows to the padding of the result along an axis.
+
+    Where it is not padded itself, it has one entry there, which the padding meets as the corner does.
+    """
+    own = operand.whole is Unknown.FINITE and not operand.made_up
+    return Unknown.SHARED if operand.large and operand.fill[axis] is None and own else operand.region(axis)
 
 
 def _spread(shape: Sequence[int], result: Sequence[int]) -> list[bool]:

@@ -1,7 +1,7 @@
 """The programs of ONE model, traced once for all that look at them: FLOPs, bytes, ids, and the proof of packing."""
 
 import functools
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,9 +91,20 @@ def skeleton(program: core.ClosedJaxpr) -> int:
 
 
 def _words(program: core.ClosedJaxpr) -> Iterator[Hashable]:
+    numbers: dict[Any, int] = {}
+
+    def define(variables: Sequence[Any]) -> None:
+        numbers.update((each, len(numbers) + place) for place, each in enumerate(variables))
+
+    def use(operands: Sequence[Any]) -> Iterator[Hashable]:
+        for each in operands:
+            yield _number(each.val) if isinstance(each, core.Literal) else numbers[each]
+
+    define([*program.jaxpr.invars, *program.jaxpr.constvars])
     for equation in program.jaxpr.eqns:
         yield equation.primitive.name
-        yield from (_number(each.val) for each in equation.invars if isinstance(each, core.Literal))
+        yield from use(equation.invars)
+        define(equation.outvars)
         inner = called(equation)
         if inner is not None:
             yield from _words(inner)
@@ -101,6 +112,7 @@ def _words(program: core.ClosedJaxpr) -> Iterator[Hashable]:
         for name, parameter in settled(equation.primitive.name, equation.params).items():
             if name not in SILENT:
                 yield from _parameter(parameter)
+    yield from use(program.jaxpr.outvars)
 
 
 def _parameter(value: Any) -> Iterator[Hashable]:
