@@ -1,5 +1,6 @@
 """An id is everything that determines a trial's result: the program that its model runs, and JAX's own settings."""
 
+import functools
 import gc
 import os
 import sqlite3
@@ -21,6 +22,7 @@ import scalejax as sx
 from scalejax.data import describe
 from scalejax.engine import numerics
 from scalejax.engine.trial import expand
+from scalejax.errors import SweepError
 from scalejax.spec import DataSpec, ModelGrid, Sweep, TrainSpec
 
 DATA = DataSpec(source="mnist1d", examples=60, train_examples=(20,), validation_examples=20, test_examples=20)
@@ -132,20 +134,74 @@ def test_tables_of_numbers_are_part_of_the_id():
     assert not ids(sweep_of(with_table(one))) & ids(sweep_of(with_table(other)))
 
 
-def test_code_that_a_model_calls_on_the_host_is_part_of_the_id():
-    def calling(constant: int):
-        source = f"lambda x: x * {constant}"
-        function = eval(source)
+def calling(function) -> type[Net]:
+    """Return a module that calls a function on the host."""
 
-        class Calling(Net):
-            def outer(self, x: jax.Array) -> jax.Array:
-                fixed = jax.lax.stop_gradient(x)
-                return x + jax.pure_callback(function, fixed, fixed, vmap_method="sequential")
+    class Calling(Net):
+        def outer(self, x: jax.Array) -> jax.Array:
+            fixed = jax.lax.stop_gradient(x)
+            return x + jax.pure_callback(function, fixed, fixed, vmap_method="sequential")
 
-        return Calling
+    return Calling
 
-    assert ids(sweep_of(calling(1))) == ids(sweep_of(calling(1)))
-    assert not ids(sweep_of(calling(1))) & ids(sweep_of(calling(2)))
+
+HOST_SCALE = 1.0
+
+
+def scaled(x):
+    return x * HOST_SCALE
+
+
+class Scaling:
+    def __init__(self, scale: float):
+        self.scale = scale
+
+    def __call__(self, x):
+        return x * self.scale
+
+
+def closed_over(scale: float):
+    return lambda x: x * scale
+
+
+def closing_over_array(scale: np.ndarray):
+    return lambda x: x * scale
+
+
+HOSTS = {
+    "code": lambda number: eval(f"lambda x: x * {number}"),
+    "closure": closed_over,
+    "partial": lambda number: functools.partial(np.multiply, number),
+    "object": Scaling,
+    "array": lambda number: closing_over_array(np.array([number], np.float32)),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTS)
+def test_code_that_a_model_calls_on_the_host_is_part_of_the_id(kind: str):
+    assert ids(sweep_of(calling(HOSTS[kind](1)))) == ids(sweep_of(calling(HOSTS[kind](1))))
+    assert not ids(sweep_of(calling(HOSTS[kind](1)))) & ids(sweep_of(calling(HOSTS[kind](2))))
+
+
+def test_a_number_that_host_code_reads_from_its_module_is_part_of_the_id(monkeypatch: pytest.MonkeyPatch):
+    before = ids(sweep_of(calling(scaled)))
+    monkeypatch.setitem(globals(), "HOST_SCALE", 5.0)
+    assert not ids(sweep_of(calling(scaled))) & before
+
+
+@pytest.mark.parametrize("where", ["built", "called"])
+def test_a_module_that_draws_without_a_seed_is_refused(where: str):
+    class Drawing(Net):
+        def __init__(self, *, inputs: int, classes: int, width: int, rngs: nnx.Rngs):
+            super().__init__(inputs=inputs, classes=classes, width=width, rngs=rngs)
+            if where == "built":
+                self.hidden.kernel[...] = self.hidden.kernel[...] * np.random.default_rng().normal()
+
+        def outer(self, x: jax.Array) -> jax.Array:
+            return x * np.random.default_rng().normal() if where == "called" else x
+
+    with pytest.raises(SweepError, match="computes something else each time it is built or called"):
+        ids(sweep_of(Drawing))
 
 
 def test_the_second_run_of_a_changed_model_trains_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -189,7 +245,12 @@ def test_settings_of_jax_that_change_numbers_are_part_of_the_id():
         lower = ids(sweep_of("mlp"))
     with jax.default_prng_impl("rbg"):
         drawn = ids(sweep_of("mlp"))
-    assert len(plain | lower | drawn) == 3
+    jax.config.update("jax_random_seed_offset", 1)
+    try:
+        offset = ids(sweep_of("mlp"))
+    finally:
+        jax.config.update("jax_random_seed_offset", 0)
+    assert len(plain | lower | drawn | offset) == 4
     assert ids(sweep_of("mlp")) == plain
 
 

@@ -73,6 +73,17 @@ class Indexed(Stacked):
         return h
 
 
+class Looping(Stacked):
+    """The same, in a loop that counts."""
+
+    def inner(self, h: jax.Array) -> jax.Array:
+        def layer(number: jax.Array, h: jax.Array) -> jax.Array:
+            bias = jnp.take(self.bias[...], number, axis=0)
+            return nnx.relu((h * self.gain[...][number][None]) @ self.kernel[...][number] + bias[None])
+
+        return lax.fori_loop(0, 3, layer, h)
+
+
 class Normalised(Model):
     """A kernel written as direction and length (Salimans & Kingma 2016)."""
 
@@ -158,7 +169,7 @@ class Reading(nnx.Module):
         return self.last(jnp.asarray(self.cell(x))[:, -1])
 
 
-@pytest.mark.parametrize("build", [Stacked, Indexed])
+@pytest.mark.parametrize("build", [Stacked, Indexed, Looping])
 def test_biases_and_gains_stacked_over_layers_are_no_matrices(build: Callable[..., nnx.Module]):
     assert matrices_of(build) == {*ENDS, "kernel"}
 

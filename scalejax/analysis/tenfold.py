@@ -97,7 +97,12 @@ def forecast_fall(
         standard_errors: of the means over seeds, (points,); NaN with one seed.
         seeds: behind each mean, (points,).
         flat_fall: below this share a fall counts as none for `Forecast.flat`.
+
+    Raises:
+        ValueError: a value is not finite or not above zero: it has no logarithm.
     """
+    if not all(np.isfinite(value) and value > 0 for value in np.ravel(values)):
+        raise ValueError(f"Expected finite errors above zero, found {list(np.ravel(values))}; leave the others out.")
     keep = in_window(sizes)
     columns = (np.asarray(column, dtype=float)[keep] for column in (sizes, values, standard_errors, seeds))
     end = _end(*columns)

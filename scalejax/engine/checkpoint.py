@@ -38,11 +38,12 @@ KEPT = 2  # of a pack; should the last one be damaged, there is the one before
 
 @dataclass
 class Shelf:
-    """The checkpoints of one pack. `needed` are the trials for whose sake they are kept."""
+    """The checkpoints of one pack. `needed` are the trials for whose sake they are kept, `steps` where it has them."""
 
     folder: Path
     needed: set[str]
     open: bool  # its pack is at work
+    steps: dict[str, int] = field(default_factory=dict)
     saved: float = field(default_factory=time.monotonic)  # when the latest was begun
     number: int = 0
     writing: "Future[None] | None" = None
@@ -82,7 +83,8 @@ class Checkpoints:
         for shelf in self._shelves:
             trials = _latest(shelf.folder, homes)
             # A damaged one is kept until all trials have ended: what cannot be read today is not ours to throw away.
-            shelf.needed = set(homes) if trials is None else {each.planned.trial_id for each in trials}
+            shelf.steps = {each.planned.trial_id: each.slot.step for each in trials or ()}
+            shelf.needed = set(homes) if trials is None else set(shelf.steps)
             for each in trials or ():
                 other = found.get(each.planned.trial_id)
                 if other is None or each.slot.step > other.slot.step:
@@ -181,11 +183,13 @@ class Checkpoints:
             else:
                 self._trouble = error
             return
-        covered = snapshot.trial_ids
+        covered = snapshot.steps
         with self._lock:
-            self.steps |= snapshot.steps
+            # A pack also saves what other groups have taken since, as it was then: theirs may have come further.
+            self.steps |= {name: max(step, self.steps.get(name, 0)) for name, step in covered.items()}
             for other in self._shelves:
-                other.needed = covered if other is shelf else other.needed - covered
+                other.needed -= {name for name, step in covered.items() if step >= other.steps.get(name, 0)}
+            shelf.needed, shelf.steps = set(covered), dict(covered)
         self._clear()
 
     def _check_room(self, size: int) -> None:

@@ -10,14 +10,15 @@ from typing import Any
 
 import jax
 
-Numerics = tuple[tuple[str, str | bool], ...]  # names and values of the settings that are not at their default
+Numerics = tuple[tuple[str, str | bool | int], ...]  # names and values of the settings that are not at their default
 
 # Setting -> JAX's default, and what makes it hold in a thread.
-SETTINGS: dict[str, tuple[str | bool | None, Callable[[Any], contextlib.AbstractContextManager[Any]]]] = {
+SETTINGS: dict[str, tuple[str | bool | int | None, Callable[[Any], contextlib.AbstractContextManager[Any]]]] = {
     "jax_default_matmul_precision": (None, jax.default_matmul_precision),
     "jax_default_prng_impl": ("threefry2x32", jax.default_prng_impl),
     "jax_enable_x64": (False, jax.enable_x64),
     "jax_numpy_dtype_promotion": ("standard", jax.numpy_dtype_promotion),
+    "jax_random_seed_offset": (0, contextlib.nullcontext),  # can be set for a process alone
     "jax_threefry_partitionable": (True, jax.threefry_partitionable),
 }
 

@@ -13,6 +13,7 @@ from scalejax.data import DataCard
 from scalejax.engine.halving import expected_stops, rung_steps
 from scalejax.engine.numerics import Numerics, current
 from scalejax.engine.traced import program_digest
+from scalejax.errors import SweepError
 from scalejax.models import FAMILIES
 from scalejax.models.architecture import Architecture, architecture, fingerprint
 from scalejax.spec import DataSpec, Knob, ModelGrid, Sweep, TrainSpec
@@ -190,7 +191,17 @@ def _sizes(
         built = architecture(build, chosen, shape=card.shape, classes=card.classes, occasion=occasion)
         if source is not None:  # the families are tested
             built.check(classes=card.classes)
+            _check_repeats(built)
         yield name, knobs, built, source
+
+
+def _check_repeats(built: Architecture) -> None:
+    """Refuse a module that is another one each time it is built or called: its trials would never be found again."""
+    batch = (2, *built.shape)
+    first, second = (program_digest(each, batch) for each in (built, replace(built, occasion=object())))
+    if first != second:
+        says = "computes something else each time it is built or called, for instance from NumPy's random numbers"
+        raise SweepError(f"the model {built.title} {says}; draw from `rngs`, or from a generator with a fixed seed")
 
 
 def _trials_of_size(sweep: Sweep, card: DataCard, size: tuple[str, Knobs, Architecture, str | None]) -> Iterator[Trial]:

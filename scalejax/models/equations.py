@@ -43,6 +43,7 @@ SHAPE_PARAMETERS: Mapping[str, frozenset[str]] = {
 # Parameters that say where a value lies or how fast it is computed, and never which value it is.
 SILENT = {"sharding", "out_sharding", "unroll", "compiler_options_kvs", "ctx_mesh", "_split_transpose", "linear"}
 NOTHING: frozenset[str] = frozenset()
+LIBRARIES = {"jax", "jaxlib", "flax", "optax", "numpy"}  # whose functions are what their names say
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
@@ -168,12 +169,60 @@ def _plain(value: Any, *, shapes: bool) -> str:
 
 
 def _code_text(function: Any) -> str:
-    """Return what is known of a function that a program calls on the host, such as a callback: its compiled code."""
-    called = getattr(function, "callback_func", function)
-    while isinstance(called, functools.partial):
-        called = called.func
-    code = getattr(called, "__code__", None)
-    return type(called).__qualname__ if code is None else digest(*_code_words(code))
+    """Return what is known of a function that a program calls on the host: its code and what that reads."""
+    return digest(*_words_of(getattr(function, "callback_func", function), set()))
+
+
+def _words_of(value: Any, seen: set[int]) -> Iterator[str]:
+    """Yield what tells a value that code reads from another one; of what has been seen nothing more."""
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        yield _constant_text(value, shapes=True)
+        return
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes | types.ModuleType):
+        yield getattr(value, "__name__", None) or repr(value)
+        return
+    module = getattr(value, "__module__", None) or ""
+    if callable(value) and module.split(".")[0] in LIBRARIES:
+        yield f"{module}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+        return
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    yield type(value).__qualname__
+    match value:
+        case functools.partial():
+            parts = [value.func, value.args, value.keywords]
+        case types.MethodType():
+            parts = [value.__func__, value.__self__]
+        case types.FunctionType():
+            code, read = value.__code__, set(_names_in(value.__code__))
+            yield from _code_words(code)
+            cells = [cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()]
+            named = {name: value.__globals__[name] for name in sorted(read) if name in value.__globals__}
+            parts = [value.__defaults__, value.__kwdefaults__, cells, named]
+        case Mapping():
+            parts = [part for pair in value.items() for part in pair]
+        case tuple() | list():
+            parts = list(value)
+        case set() | frozenset():
+            parts = sorted(value, key=repr)
+        case type():
+            yield value.__module__
+            parts = [each for _, each in sorted(vars(value).items()) if isinstance(each, types.FunctionType)]
+        case _:
+            yield ADDRESS.sub("", repr(value))
+            parts = [getattr(value, "__dict__", None)]
+            parts += [type(value)] if callable(value) and type(value).__module__ != "builtins" else []
+    for part in parts:
+        yield from _words_of(part, seen)
+
+
+def _names_in(code: types.CodeType) -> Iterator[str]:
+    """Yield the names that code, and the functions defined in it, may read from its module."""
+    yield from code.co_names
+    for value in code.co_consts:
+        if isinstance(value, types.CodeType):
+            yield from _names_in(value)
 
 
 def _code_words(code: types.CodeType) -> Iterator[str]:

@@ -81,9 +81,10 @@ class _Reader:
                 return self._scan(params, operands)
             case "while":
                 first, second = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
-                carry = [None] * (len(operands) - second)
+                body = closed(params["body_jaxpr"])
+                carry = _counters(body, operands[first:second], operands[second:], ())
                 self.read(closed(params["cond_jaxpr"]), [*operands[:first], *carry])
-                return self.read(closed(params["body_jaxpr"]), [*operands[first:second], *carry])
+                return self.read(body, [*operands[first:second], *carry])
             case "cond":
                 found = [self.read(closed(branch), operands[1:]) for branch in params["branches"]]
                 return [_either(each, operands[0]) for each in zip(*found, strict=True)]
@@ -114,8 +115,9 @@ class _Reader:
         """Read a step of a scan, which sees a row of each stacked operand; what goes round is an activation."""
         first, second = params["num_consts"], params["num_consts"] + params["num_carry"]
         rows = [each and Weight(each.axes[1:]) for each in operands[second:]]
-        carry: list[Found] = [None] * params["num_carry"]
-        found = self.read(closed(params["jaxpr"]), [*operands[:first], *carry, *rows])
+        body = closed(params["jaxpr"])
+        carry = _counters(body, operands[:first], operands[first:second], rows)
+        found = self.read(body, [*operands[:first], *carry, *rows])
         return [*carry, *(each and Weight((NONE, *each.axes)) for each in found[len(carry) :])]
 
     def _contract(
@@ -127,6 +129,19 @@ class _Reader:
             left = (own for axis, own in enumerate(operand.axes) if axis not in (*contracted, *batch))
             kept, gone = _union(left), _union(operand.axes[axis] for axis in contracted)
             self.matrices.update(gone if gone == operand.all and len(gone) == 1 else gone & kept)
+
+
+def _counters(
+    body: core.ClosedJaxpr, constants: Sequence[Found], carry: Sequence[Found], rows: Sequence[Found]
+) -> list[Found]:
+    """Return what a loop carries: what depends on no parameter and no data, as a counter does; else activations."""
+    carried = [each if each is not None and not each.all else None for each in carry]
+    while True:
+        found = _Reader(set()).read(body, [*constants, *carried, *rows])[: len(carry)]
+        left = [each if new is not None and not new.all else None for each, new in zip(carried, found, strict=True)]
+        if left == carried:
+            return left
+        carried = left
 
 
 def _constant(variable: Any) -> Weight:

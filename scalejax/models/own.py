@@ -238,7 +238,8 @@ def _flags(kind: type[nnx.Module], *, training: bool) -> dict[str, bool]:
 
 
 def _holds_arrays(value: Any) -> bool:
-    return any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(value))
+    leaves = jax.tree.leaves(value, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    return any(isinstance(leaf, jax.Array) for leaf in leaves)
 
 
 def named(state: Any) -> list[tuple[str, Any]]:
