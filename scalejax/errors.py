@@ -28,15 +28,15 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, number: int = signal.SIGINT, *, lost: Sequence[int] = ()):
-        super().__init__(f"stopped by {signal.Signals(number).name}")
         self.signal = number
         self.lost = tuple(sorted(lost))
+        super().__init__(f"stopped by {signal.Signals(number).name}: {self.outcome}; the same call resumes the run")
 
     @property
     def outcome(self) -> str:
         """What became of the trials that were running, in words."""
         if not self.lost:
-            return "what was on its way is saved"
+            return "what was running is saved"
         begun = [step for step in self.lost if step]
         parts = {}  # since when, and how many trials
         if begun:

@@ -37,6 +37,9 @@ class Run:
 
     directory: Path
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "directory", Path(self.directory))
+
     def results(self) -> "pd.DataFrame":
         """Return the trial table, one row a trial; its columns are those of `Store.results`."""
         with Store(self.directory / LEDGER, write=False) as store:
@@ -188,6 +191,11 @@ def _train(
     with ExitStack() as exits:
         stream = None if progress else exits.enter_context(Path(os.devnull).open("w"))
         display = exits.enter_context(ProgressDisplay(trials=len(waiting), work=accountant.total, stream=stream))
+        for note in plan.packing.notes:
+            display.say(f"note: {note}")
+        if left_out := store.left_out():
+            trials = number_of(left_out, "finished trial")
+            display.say(f"{trials} of an earlier form of this sweep or its code: kept, and left out of the tables")
         if begun:
             display.say(f"resuming {number_of(len(begun), 'trial')} where an earlier run left off")
         exits.enter_context(Pulse(store, accountant=accountant, display=display))

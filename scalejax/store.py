@@ -316,6 +316,12 @@ class Store:
             found = dict(connection.execute(query).fetchall())
         return {status: found.get(status, 0) for status in STATUSES}
 
+    def left_out(self) -> int:
+        """Return the number of finished trials that the sweep as it stands does not ask for."""
+        query = f"SELECT COUNT(*) FROM trials WHERE position IS NULL AND status IN ({', '.join('?' * len(FINAL))})"
+        with self._reading() as connection:
+            return int(connection.execute(query, FINAL).fetchone()[0])
+
     def results(self) -> "pd.DataFrame":
         """Return the trial table of the sweep, one row a trial in the order of its file.
 

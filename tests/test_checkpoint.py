@@ -22,7 +22,7 @@ from scalejax.engine.checkpoint import SEAL, Checkpoints
 from scalejax.engine.lanes import empty
 from scalejax.engine.packing import Bucket
 from scalejax.engine.scheduler import Observer, Scheduler
-from scalejax.engine.slot import Finished, Parked
+from scalejax.engine.slot import Finished, Parked, Slot
 from scalejax.engine.snapshot import Snapshot, UnreadableError, bits, pack_up, unpack
 from scalejax.engine.tournament import History, Tournament
 from scalejax.engine.trial import PlannedTrial
@@ -357,3 +357,23 @@ def test_what_is_packed_up_is_what_is_unpacked(interrupted):
         np.testing.assert_array_equal(bits(mine), bits(other))
     with pytest.raises(UnreadableError, match="format"):
         unpack(arrays, {**manifest, "format": 0}, homes=home)
+
+
+def test_a_checkpoint_of_another_group_takes_no_step_back(tmp_path: Path):
+    """It also holds what others have taken since, as it was then."""
+    one, other = planned(steps=1000), planned(steps=1000, seed=1)
+    state = jax.tree.map(lambda leaf: np.asarray(leaf)[0], jax.device_get(empty(recipe(one), 1)))
+    checkpoints = Checkpoints(tmp_path / "c", seconds=0)
+    first, second = checkpoints.open("a"), checkpoints.open("b")
+    later = (Parked(Slot(other, step=300), state), Parked(Slot(one, step=100), state))
+    for shelf, parked in ((first, [Parked(Slot(one, step=500), state)]), (second, later)):
+        checkpoints.save(shelf, Snapshot(empty(recipe(one), 1), {}, list(parked)))
+        assert shelf.writing is not None
+        shelf.writing.result()
+    assert checkpoints.steps == {one.trial_id: 500, other.trial_id: 300}
+    checkpoints.close(first)
+    assert first.folder.exists()
+    checkpoints.finish(complete=False)
+    homes = {each.trial_id: (each, recipe(each)) for each in (one, other)}
+    found = Checkpoints(tmp_path / "c").load(homes)
+    assert {name: parked.slot.step for name, parked in found.items()} == {one.trial_id: 500, other.trial_id: 300}

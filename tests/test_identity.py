@@ -204,11 +204,15 @@ def test_a_module_that_draws_without_a_seed_is_refused(where: str):
         ids(sweep_of(Drawing))
 
 
-def test_the_second_run_of_a_changed_model_trains_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_second_run_of_a_changed_model_trains_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     first = sx.run_sweep(sweep_of(build), tmp_path / "run", progress=False).results()
     monkeypatch.setitem(globals(), "SLOPE", 0.0)
-    second = sx.run_sweep(sweep_of(build), tmp_path / "run", progress=False).results()
+    second = sx.run_sweep(sweep_of(build), tmp_path / "run").results()
     assert set(second["status"]) == {"done"}
+    said = "1 finished trial of an earlier form of this sweep or its code: kept, and left out of the tables"
+    assert said in capsys.readouterr().err
     assert second["train_loss"].item() != first["train_loss"].item()
     fresh = sx.run_sweep(sweep_of(build), tmp_path / "fresh", progress=False).results()
     assert second["train_loss"].item() == fresh["train_loss"].item()

@@ -141,7 +141,7 @@ def test_a_run_can_be_watched_locks_others_out_and_stops_in_time_when_told(runni
     code, err = said(started)
     assert time.monotonic() - began < 10
     assert code == 128 + signal.SIGTERM
-    assert "what was on its way is saved" in err.splitlines()[-1]
+    assert "what was running is saved" in err.splitlines()[-1]
     assert main(["status", str(directory)]) == 0
     out = capsys.readouterr().out
     assert out.startswith("8 trials: 8 pending\ninterrupted; ")

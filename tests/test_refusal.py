@@ -237,7 +237,7 @@ def test_a_refusal_during_a_stop_fails_no_trial(data, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("lost", "says"),
     [
-        ((), "what was on its way is saved"),
+        ((), "what was running is saved"),
         ((1200, 1200, 1200), "3 trials are not saved since step 1,200"),
         ((1200,), "1 trial is not saved since step 1,200"),
         ((0,), "1 trial is not saved since its beginning"),

@@ -343,3 +343,8 @@ def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
     shown = capsys.readouterr().out
     assert "mlp width 64" in shown
     assert "20000" in shown
+
+
+def test_a_run_is_read_by_the_name_of_its_directory(tmp_path):
+    done = sx.run_sweep(SWEEP, tmp_path / "run", progress=False)
+    assert sx.Run(str(tmp_path / "run")).results().equals(done.results())  # pyright: ignore[reportArgumentType]

@@ -40,6 +40,9 @@ FLAT_FALL = 0.05
 SURE = 0.80  # probability that a verdict asks for
 FEWEST_POINTS = 3  # two lie on every law: a forecast from them would be the prior's
 CONFIDENCE = 0.95
+# A last point that lies above an earlier one by so many standard errors, and by this share, is no part of a law that
+# falls or flattens: its training has not settled, or its learning rates do not reach.
+RISEN_ERRORS, RISEN_SHARE = 3.0, 0.05
 DECADE = 10.0
 VERBS = {"flattened": "has flattened", "still falling": "still falls", "unclear": "is unclear"}
 
@@ -152,7 +155,8 @@ def order_at_smallest(curves: pd.DataFrame) -> str:
     rivals = [point["model"] for point in others if _difference_p(best, point) >= level]
     if len(rivals) == len(others):
         them = "the two models" if len(there) == 2 else f"the {len(there)} models"
-        return f"{where} {them} cannot be told apart: {lowest}, within the spread of the seeds."
+        many = _count(min(point["seeds"] for point in there), "seed")
+        return f"{where} {them} cannot be told apart by {many}: {lowest}, but no difference is significant."
     if rivals:
         return f"{where} the order is partly clear: {lowest}, but {listing(rivals)} cannot be told from it."
     return f"{where} the best is clear: {lowest}, and every other model is worse beyond the spread of the seeds."
@@ -241,6 +245,9 @@ def _trend(model: str, points: Sequence[dict[Hashable, Any]], noun: str) -> dict
             seen += "; one seed, spread unknown"
         if len(used) < FEWEST_POINTS:
             why = f"is unclear at {where} ({seen}): two sizes show no bend, so nothing is forecast."
+        elif lower := _clearly_lower(used):
+            had = f"{noun} {short(lower['value'], 3)} at {lower['train_examples']:,}"
+            why = f"is unclear at {where} ({noun} {short(value, 3)}, above {had}): a curve that rises shows no law."
         else:
             sizes, values, errors, seeds = _columns(used)
             forecast = forecast_fall(sizes, values, standard_errors=errors, seeds=seeds, flat_fall=FLAT_FALL)
@@ -286,6 +293,15 @@ def _before(measured: Sequence[dict[Hashable, Any]]) -> dict[Hashable, Any]:
     """Return the latest point with at most half the examples of the last one, or the first point if there is none."""
     halves = [point for point in measured if 2 * point["train_examples"] <= measured[-1]["train_examples"]]
     return (halves or measured[:1])[-1]
+
+
+def _clearly_lower(points: Sequence[dict[Hashable, Any]]) -> dict[Hashable, Any] | None:
+    """Return the lowest point if the last one lies above it by more than the spread explains, else None."""
+    lowest, last = min(points, key=lambda point: point["value"]), points[-1]
+    errors = [point["standard_error"] for point in (lowest, last)]
+    spread = math.hypot(*(0.0 if math.isnan(error) else error for error in errors))
+    margin = max(RISEN_ERRORS * spread, RISEN_SHARE * lowest["value"])
+    return lowest if last["value"] - lowest["value"] > margin else None
 
 
 def _verdict(forecast: Forecast, *, fell: bool) -> str:

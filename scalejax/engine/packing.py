@@ -174,7 +174,7 @@ def _note_on_kinds(
     reason = "neither fits into the other"
     if fits_into(small, large):
         reason = judge(recipe_of(family[small][0]), recipe_of(family[large][0])).reason or "they compute something else"
-    further = f"; there are {len(kinds)} kinds of sizes" if len(kinds) > 2 else ""
+    further = f"; its sizes run {len(kinds)} different programs" if len(kinds) > 2 else ""
     return _note(small, large, reason + further)
 
 

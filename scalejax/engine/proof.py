@@ -186,7 +186,7 @@ def _applied(small: Equation, large: Equation, operands: Sequence[Value]) -> lis
     name = large.primitive.name
     inner = called(small), called(large)
     if inner[0] is not None and inner[1] is not None:
-        return follow(inner[0], inner[1], operands)
+        return [_located(each, operands, large) for each in follow(inner[0], inner[1], operands)]
     if name in FLOWS:
         found = FLOWS[name](small, large, operands)
     elif not _same_parameters(small, large):
@@ -218,6 +218,13 @@ def _explained(result: Value, operands: Sequence[Value], equation: Equation) -> 
         return result
     origin = next((each.origin for each in operands if each.origin), "")
     return replace(result, origin=origin or _name(equation))
+
+
+def _located(result: Value, operands: Sequence[Value], call: Equation) -> Value:
+    """Add the line of the user's code to what is wrong inside a call, where the inside does not know it."""
+    if not result.wrong or ", line " in result.wrong or any(each.wrong == result.wrong for each in operands):
+        return result
+    return replace(result, wrong=f"{result.wrong}, called by {_name(call)}")
 
 
 def _shapes(small: Equation, large: Equation) -> Iterable[tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -80,7 +80,7 @@ def elementwise(small: Equation, large: Equation, operands: Sequence[Value]) -> 
     integers = large.invars[0].aval.dtype != np.bool_ and name in ("and", "or", "xor", "not")
 
     def along(axis: int | None) -> Fill:
-        fills = [each.region(axis) if axis is None else _met(each, axis) for each in operands]
+        fills = [_met(each, axis) for each in operands]
         if axis is not None and Unknown.SHARED in fills:
             constant = [isinstance(each.whole, np.generic) for each in operands]
             if all(fill is Unknown.SHARED or same for fill, same in zip(fills, constant, strict=True)):
@@ -100,13 +100,14 @@ def elementwise(small: Equation, large: Equation, operands: Sequence[Value]) -> 
     return [result]
 
 
-def _met(operand: Value, axis: int) -> Fill:
-    """Return what an operand shows to the padding of the result along an axis.
+def _met(operand: Value, axis: int | None) -> Fill:
+    """Return what an operand shows to the padding of the result along an axis, or (None) to its corner.
 
     Where it is not padded itself, it has one entry there, which the padding meets as the corner does.
     """
-    own = operand.whole is Unknown.FINITE and not operand.made_up
-    return Unknown.SHARED if operand.large and operand.fill[axis] is None and own else operand.region(axis)
+    found = operand.region(axis)
+    corner = axis is None or (bool(operand.large) and operand.fill[axis] is None)
+    return Unknown.SHARED if corner and found is Unknown.FINITE else found
 
 
 def _spread(shape: Sequence[int], result: Sequence[int]) -> list[bool]:

@@ -69,9 +69,10 @@ def _title(pairs: Sequence[Pair]) -> str:
     """Return the law and, on a second line, what is wrong: a picture travels without the table beside it."""
     law = pairs[0][1].law
     wrong = [fit for _, fit in pairs if not fit.ok]
-    kinds = [kind for kind in KINDS if any(f"{kind}:" in fit.status for fit in wrong)]
-    of = f" ({len(wrong)} of {len(pairs)} curves)" if len(pairs) > 1 else ""
-    return f"{law.name}: {law.formula}" + (f"\n{', '.join(kinds)}{of}" if wrong else "")
+    counts = {kind: sum(f"{kind}:" in fit.status for fit in wrong) for kind in KINDS}
+    several = len(pairs) > 1
+    kinds = [f"{kind} ({count} of {len(pairs)} curves)" if several else kind for kind, count in counts.items() if count]
+    return f"{law.name}: {law.formula}" + (f"\n{', '.join(kinds)}" if wrong else "")
 
 
 def _one_predictor(top: Axes, below: Axes, pairs: Sequence[Pair], *, level: float) -> str:
