@@ -130,6 +130,9 @@ WRONGLY_PROVEN: dict[str, Build] = {
     "integers divided towards zero": between(
         lambda h, _x: h + (lax.div(h.astype(jnp.int32) * 0 - 7, jnp.full_like(h, 2, jnp.int32)) + 4).astype(jnp.float32)
     ),
+    "numbers beyond the integers": between(
+        lambda h, _x: h + jnp.maximum(jnp.full(h.shape, 3e9).astype(jnp.int32), 0).astype(jnp.float32)
+    ),
     "logarithm of what may be negative": between(lambda h, x: h * jnp.log(nnx.softplus(x) + h * x + 0.1 * x)),
 }
 
