@@ -148,17 +148,18 @@ def follow(small: core.ClosedJaxpr, large: core.ClosedJaxpr, operands: Sequence[
     for variable, one, two in zip(large.jaxpr.constvars, small.consts, large.consts, strict=True):
         known[variable] = _constant(constant(one), constant(two))
 
-    def read(one: Any, two: Any, reader: str) -> Value:
+    def read(one: Any, two: Any, reader: Equation | None) -> Value:
         if isinstance(one, core.Literal) != isinstance(two, core.Literal):
-            raise DifferentProgramsError(f"{reader} reads a constant in one size and a computed value in the other")
+            says = "reads a constant in one size and a computed value in the other"
+            raise DifferentProgramsError(f"{_reader(reader)} {says}")
         if isinstance(two, core.Literal):
             return _constant(constant(one.val), constant(two.val))
         if twin[one] is not two:
-            raise DifferentProgramsError(f"{reader} reads another value in the larger size")
+            raise DifferentProgramsError(f"{_reader(reader)} reads another value in the larger size")
         return known[two]
 
     def operand(pair: tuple[Any, Any], equation: Equation) -> Value:
-        found = read(*pair, _name(equation))
+        found = read(*pair, equation)
         literal = isinstance(pair[1], core.Literal) and found.wrong
         return replace(found, wrong=f"{_name(equation)} {found.wrong}") if literal else found
 
@@ -178,7 +179,11 @@ def follow(small: core.ClosedJaxpr, large: core.ClosedJaxpr, operands: Sequence[
         for own, variable, each in zip(one.outvars, two.outvars, found, strict=True):
             known[variable], twin[own] = each, variable
     results = zip(small.jaxpr.outvars, large.jaxpr.outvars, strict=True)
-    return [read(*pair, "a result of the program") for pair in results]
+    return [read(*pair, None) for pair in results]
+
+
+def _reader(equation: Equation | None) -> str:
+    return "the end of the program" if equation is None else _name(equation)
 
 
 def _applied(small: Equation, large: Equation, operands: Sequence[Value]) -> list[Value]:
