@@ -276,8 +276,8 @@ def _tell_of_other_programs(directory: Path, plan: "Plan", ended: Mapping[str, E
         not in (None, program_digest(planned.architecture, (planned.trial.batch_size, *plan.card.shape)))
     ]
     if other:
-        trials = "1 finished trial was" if len(other) == 1 else f"{len(other):,} finished trials were"
-        says = f"{trials} computed by another program than this version of scalejax, JAX and Flax would run"
+        trials = number_of(len(other), "finished trial")
+        says = f"{trials} came from another program than this version of scalejax, JAX and Flax would run"
         remedy = "the results are kept; to train again, give another directory"
         warnings.warn(f"{directory}: {says}; {remedy}.", stacklevel=3)
 

@@ -128,3 +128,14 @@ def numbers(end: Finished) -> tuple:
 def params_of(pack: Pack, number: int) -> list[np.ndarray]:
     """Return the parameters in one lane, at the padded size."""
     return [np.array(leaf[number]) for leaf in jax.tree.leaves(pack.lanes.learner.params)]
+
+
+def summed_losses(pack: Pack, steps: int) -> np.ndarray:
+    """Take steps in all lanes, one a call; return the loss of every lane summed up to each of them, [steps, lanes]."""
+    losses = []
+    for _ in range(steps):
+        pack.call(1, due=[], ending=[])
+        losses.append(np.asarray(pack.lanes.learner.loss_sum))
+        for _, slot in pack.occupied:
+            slot.step += 1
+    return np.array(losses)

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import own_modules
 import pytest
-from engine_helpers import BASE, CLASSES, EXACT_SOLO, INPUTS, finish, go_on, numbers, pack_of, recipe
+from engine_helpers import BASE, CLASSES, EXACT_SOLO, INPUTS, finish, go_on, numbers, pack_of, recipe, summed_losses
 from flax import nnx
 
 import scalejax as sx
@@ -117,17 +117,6 @@ def own_losses(each: PlannedTrial, data: DataSet) -> tuple[list[float], np.ndarr
         learner = step(replace(learner, loss_sum=np.float32(0)), batch)
         losses.append(float(learner.loss_sum))
     return losses, np.asarray(jax.jit(built.predict)(learner.params, learner.rest, data.validation.inputs))
-
-
-def losses_in(pack: Pack) -> np.ndarray:
-    """Take ten steps in all lanes; return the loss summed up to each step [steps, lanes]."""
-    losses = []
-    for _ in range(STEPS):
-        pack.call(1, due=[], ending=[])
-        losses.append(np.asarray(pack.lanes.learner.loss_sum))
-        for _, slot in pack.occupied:
-            slot.step += 1
-    return np.array(losses)
 
 
 TRAINED = [
@@ -287,7 +276,7 @@ def test_lanes_equal_their_solo_runs(data: DataSet, build: Build, mode: str):
     # Masks are drawn for all units of a program, so dropout is compared at one size.
     widths = (8, 8, 8) if build is own_modules.Dropout else (3, 8, 3)
     trials = [own(build, {"width": width}, seed=seed) for seed, width in enumerate(widths)]
-    together = losses_in(pack_of(trials, data, mode=mode, largest=trials[1]))
+    together = summed_losses(pack_of(trials, data, mode=mode, largest=trials[1]), STEPS)
     for number, each in enumerate(trials[:2]):
         np.testing.assert_allclose(together[:, number], losses_alone(each, data), rtol=EXACT_SOLO)
 

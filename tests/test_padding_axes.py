@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 import sized_modules
-from engine_helpers import BASE, CLASSES, INPUTS, pack_of, params_of, recipe
+from engine_helpers import BASE, CLASSES, INPUTS, pack_of, params_of, recipe, summed_losses
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +20,7 @@ import scalejax as sx
 from scalejax.data import DataSet
 from scalejax.engine.cost import SPEEDS
 from scalejax.engine.lanes import blocks
-from scalejax.engine.pack import Pack, settings_of
+from scalejax.engine.pack import settings_of
 from scalejax.engine.packing import PROVEN, Limits, Packing, Verdict, pack
 from scalejax.engine.padding import SOLO_TOLERANCE, initial_weights, pad
 from scalejax.engine.proof import prove
@@ -80,17 +80,6 @@ def train_alone(
     return losses, state.learner
 
 
-def train_together(packed: Pack) -> np.ndarray:
-    """Return the loss of every lane summed up to each of ten steps, [steps, lanes]."""
-    losses = []
-    for _ in range(STEPS):
-        packed.call(1, due=[], ending=[])
-        losses.append(np.asarray(packed.lanes.learner.loss_sum))
-        for _, slot in packed.occupied:
-            slot.step += 1
-    return np.array(losses)
-
-
 def arrays(tree: nnx.State) -> list[np.ndarray]:
     return [np.array(leaf) for leaf in jax.tree.leaves(tree)]
 
@@ -124,7 +113,7 @@ def assert_equal_to_solo(
     with ThreadPoolExecutor(len(alone)) as threads:  # the programs are compiled side by side
         solo = [threads.submit(train_alone, trials[number], weights[number], data) for number in alone]
         packed = pack_of(trials, data, largest=largest)
-    together = train_together(packed)
+    together = summed_losses(packed, STEPS)
     for number, each in enumerate(trials):
         assert_zero_outside(params_of(packed, number), true_shapes(each))
     for number, future in zip(alone, solo, strict=True):
@@ -170,7 +159,7 @@ def test_how_far_a_size_is_padded_changes_no_loss(
     packed.place([(1, each, (params, rest))])
     like = middle.architecture.abstract[1:]
     losses, learner = train_alone(each, (pad(params, like[0]), pad(rest, like[1])), data, padded_to=middle)
-    np.testing.assert_allclose(train_together(packed)[:, 1], losses, rtol=SOLO_TOLERANCE)
+    np.testing.assert_allclose(summed_losses(packed, STEPS)[:, 1], losses, rtol=SOLO_TOLERANCE)
     for found in (params_of(packed, 1), arrays(learner.params)):
         assert_zero_outside(found, true_shapes(each))
 

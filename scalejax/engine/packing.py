@@ -95,12 +95,11 @@ class Limits:
     step_bytes: float = math.inf  # that the largest array of a step of all lanes may take
 
 
-def recipe_of(planned: PlannedTrial, architecture: Architecture | None = None) -> Recipe:
-    """Return the constants of a trial's program, alone or in that of a larger architecture."""
+def recipe_of(planned: PlannedTrial) -> Recipe:
+    """Return the constants of the program of a trial's own size."""
     trial = planned.trial
-    built = architecture or planned.architecture
     constants = (trial.optimizer, trial.schedule, trial.clip_norm, trial.batch_size)
-    return Recipe(built, *constants, weight_decay_on=trial.weight_decay_on)
+    return Recipe(planned.architecture, *constants, weight_decay_on=trial.weight_decay_on)
 
 
 def pack(trials: Sequence[PlannedTrial], *, limits: Limits, judge: Judge) -> Packing:

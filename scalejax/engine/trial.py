@@ -183,7 +183,7 @@ def _sizes(
         build, source, occasion = FAMILIES[grid.family], None, None
     else:
         build, source = grid.family, fingerprint(grid.family)
-    names = sorted(grid.knobs)
+    names, unseen = sorted(grid.knobs), source is not None
     # Products in the order of the file, knobs stored by name: the identity must not hang on the order of the keys.
     for values in itertools.product(*grid.knobs.values()):
         chosen = dict(zip(grid.knobs, values, strict=True))
@@ -191,7 +191,9 @@ def _sizes(
         built = architecture(build, chosen, shape=card.shape, classes=card.classes, occasion=occasion)
         if source is not None:  # the families are tested
             built.check(classes=card.classes)
+        if unseen:  # one size speaks for its builder: it would take as long as planning another one
             _check_repeats(built)
+            unseen = False
         yield name, knobs, built, source
 
 
