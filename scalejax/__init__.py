@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 from scalejax.errors import FitError, Interrupted, RunError, SweepError
 from scalejax.run import Run, run_sweep
 from scalejax.spec import DataSpec, HalvingSpec, ModelGrid, Sweep, TrainSpec
-from scalejax.spec_file import load_sweep
+from scalejax.spec.file import load_sweep
 
 if TYPE_CHECKING:
-    from scalejax.analysis.allocation import (
+    from scalejax.analysis.compute.allocation import (
         Allocation,
         Frontier,
         Misallocation,
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
         fit_isoflop,
         misallocation,
     )
-    from scalejax.analysis.fit import Fit, fit_law
-    from scalejax.analysis.law import Law, Parameter
+    from scalejax.analysis.laws.fit import Fit, fit_law
+    from scalejax.analysis.laws.law import Law, Parameter
 
 __all__ = [
     "Allocation",
@@ -47,10 +47,10 @@ __all__ = [
 ]
 # Their modules import JAX, which takes a second: only when they are asked for.
 _LATE = {
-    "Fit": "scalejax.analysis.fit",
-    "Law": "scalejax.analysis.law",
-    "Parameter": "scalejax.analysis.law",
-    "fit_law": "scalejax.analysis.fit",
+    "Fit": "scalejax.analysis.laws.fit",
+    "Law": "scalejax.analysis.laws.law",
+    "Parameter": "scalejax.analysis.laws.law",
+    "fit_law": "scalejax.analysis.laws.fit",
     **dict.fromkeys(
         (
             "Allocation",
@@ -61,7 +61,7 @@ _LATE = {
             "fit_isoflop",
             "misallocation",
         ),
-        "scalejax.analysis.allocation",
+        "scalejax.analysis.compute.allocation",
     ),
 }
 

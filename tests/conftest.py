@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from scalejax.data import DataCard, DataSet, Split
-from scalejax.engine.device import prepare
+from scalejax.execute.devices import prepare
 
 prepare()
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -9,15 +9,15 @@ import jax
 import numpy as np
 
 from scalejax.data import DataCard, DataSet
-from scalejax.engine.device import Group
-from scalejax.engine.lanes import DeviceData, blocks
-from scalejax.engine.pack import Finished, Pack
-from scalejax.engine.packing import Bucket
-from scalejax.engine.padding import initial_weights
-from scalejax.engine.programs import Programs, compiled_programs
-from scalejax.engine.step import Examples, Recipe
-from scalejax.engine.trial import PlannedTrial, Trial
+from scalejax.execute.devices import Group
+from scalejax.execute.pack import Finished, Pack
+from scalejax.execute.programs import Programs, compiled_programs
 from scalejax.models import FAMILIES, architecture
+from scalejax.planning.packing import Bucket
+from scalejax.planning.trial import PlannedTrial, Trial
+from scalejax.train.lanes import DeviceData, blocks
+from scalejax.train.padding import initial_weights
+from scalejax.train.step import Examples, Recipe
 
 INPUTS, CLASSES = 12, 3
 EXACT_SOLO = 1e-5  # relative, over at most ten steps; never relaxed

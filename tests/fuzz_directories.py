@@ -19,8 +19,8 @@ from unittest import mock
 from fuzz_commands import LONG_SECONDS, SMALL, Ran, call
 from hypothesis import strategies as st
 
-from scalejax.run_watch import Accountant
-from scalejax.store import Heartbeat, Store
+from scalejax.run.store import Heartbeat, Store
+from scalejax.run.watch import Accountant
 
 LEDGER = "results.sqlite"
 JUNK = (

@@ -10,17 +10,17 @@ import pytest
 from engine_helpers import numbers, planned, recipe
 from flax import nnx
 
-from scalejax.engine import programs
-from scalejax.engine import scheduler as scheduling
-from scalejax.engine.checkpoint import Checkpoints
-from scalejax.engine.device import Group
-from scalejax.engine.pack import Pack
-from scalejax.engine.packing import Bucket
-from scalejax.engine.programs import Workshop
-from scalejax.engine.scheduler import Observer, Scheduler
-from scalejax.engine.tournament import History, Tournament
 from scalejax.errors import RunError
+from scalejax.execute import programs
+from scalejax.execute import scheduler as scheduling
+from scalejax.execute.checkpoint import Checkpoints
+from scalejax.execute.devices import Group
+from scalejax.execute.pack import Pack
+from scalejax.execute.programs import Workshop
+from scalejax.execute.scheduler import Observer, Scheduler
+from scalejax.execute.successive_halving import History, Tournament
 from scalejax.models.architecture import architecture
+from scalejax.planning.packing import Bucket
 
 RATES, RUNGS = (1e-4, 1e-3, 1e-2, 1e-1), (10, 20)
 PATIENCE = 60.0  # seconds; reached only where the scheduler hangs

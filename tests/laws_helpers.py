@@ -11,7 +11,7 @@ import pytest
 from scipy.optimize import minimize
 
 import scalejax
-from scalejax.analysis.laws import LAWS
+from scalejax.analysis.laws.laws import LAWS
 
 REFERENCE = Path(
     os.environ.get("SCALEJAX_REFERENCE_DATA") or Path(scalejax.__file__).parents[2] / "shared" / "data"

@@ -13,7 +13,7 @@ import time
 import numpy as np
 from laws_helpers import TRUTHS, covered, worst_error
 
-from scalejax.analysis.laws import LAWS
+from scalejax.analysis.laws.laws import LAWS
 
 SEED = 2022
 

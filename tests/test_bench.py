@@ -5,7 +5,7 @@ import json
 import pytest
 
 from scalejax.cli import main
-from scalejax.engine import bench as benchmark
+from scalejax.execute import bench as benchmark
 
 
 @pytest.fixture(autouse=True)

@@ -8,15 +8,15 @@ import pytest
 
 import scalejax as sx
 from scalejax.data import describe
-from scalejax.engine import bounds
-from scalejax.engine.cost import step_bytes
-from scalejax.engine.kinds import device_kind_named, host_memory
-from scalejax.engine.packing import PROVEN, Limits, Verdict, pack
-from scalejax.engine.plan import check_sweep, make_plan
-from scalejax.engine.simulate import simulate
-from scalejax.engine.step import Recipe
-from scalejax.engine.trial import expand, horizon
-from scalejax.spec_rules import LARGEST, SpecError
+from scalejax.planning.device_specs import device_kind_named, host_memory
+from scalejax.planning.limits import MOST_TRIALS
+from scalejax.planning.packing import PROVEN, Limits, Verdict, pack
+from scalejax.planning.plan import check_sweep, make_plan
+from scalejax.planning.simulate import simulate
+from scalejax.planning.trial import expand, horizon
+from scalejax.spec.rules import LARGEST, SpecError
+from scalejax.train.cost import step_bytes
+from scalejax.train.step import Recipe
 
 SWEEP = sx.Sweep(
     name="small",
@@ -106,7 +106,7 @@ def test_more_rounds_than_can_be_simulated_are_refused():
 def test_the_limits_are_out_of_the_way_of_sweeps_in_earnest():
     check_sweep(replace(SWEEP, seeds=tuple(range(10_000))))
     assert host_memory() > 1e8
-    assert bounds.MOST_TRIALS >= 200_000
+    assert MOST_TRIALS >= 200_000
 
 
 def test_absurd_epochs_are_clipped_to_max_steps():

@@ -18,16 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalejax.data import DataSet
-from scalejax.engine.checkpoint import SEAL, Checkpoints
-from scalejax.engine.lanes import empty
-from scalejax.engine.packing import Bucket
-from scalejax.engine.scheduler import Observer, Scheduler
-from scalejax.engine.slot import Finished, Parked, Slot
-from scalejax.engine.snapshot import Snapshot, UnreadableError, bits, pack_up, unpack
-from scalejax.engine.tournament import History, Tournament
-from scalejax.engine.trial import PlannedTrial
 from scalejax.errors import RunError
+from scalejax.execute.checkpoint import SEAL, Checkpoints
+from scalejax.execute.scheduler import Observer, Scheduler
+from scalejax.execute.slot import Finished, Parked, Slot
+from scalejax.execute.snapshot import Snapshot, UnreadableError, bits, pack_up, unpack
+from scalejax.execute.successive_halving import History, Tournament
 from scalejax.models.architecture import architecture
+from scalejax.planning.packing import Bucket
+from scalejax.planning.trial import PlannedTrial
+from scalejax.train.lanes import empty
 
 STEPS = 40
 

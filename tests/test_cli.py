@@ -21,11 +21,11 @@ import jax
 import pytest
 
 from scalejax.cli import entry, main
-from scalejax.engine import forecast, timing
-from scalejax.engine.pack import Pack
+from scalejax.execute import timing
+from scalejax.execute.pack import Pack
 from scalejax.models import MLP
 from scalejax.run import Run
-from scalejax.store import Store
+from scalejax.run.store import Store
 
 LOGISTIC_TABLE = """\
 [[models]]
@@ -387,7 +387,7 @@ def test_a_plan_whose_programs_do_not_fit_here_is_estimated(cli, monkeypatch: py
         raise error
 
     monkeypatch.setattr(timing, "_time", full)
-    monkeypatch.setattr(forecast, "remembered", lambda *_: None)
+    monkeypatch.setattr(timing, "remembered", lambda *_: None)
     ran = cli("plan", "sweep.toml", "--json")
     assert (ran.code, ran.err) == (0, "")
     assert not any(program["timed"] for program in json.loads(ran.out)["programs"])

@@ -14,14 +14,14 @@ from engine_helpers import CLASSES, EXACT_SOLO, planned, recipe
 from flax import nnx
 from jax import lax
 
-from scalejax.engine import lanes as lanes_module
-from scalejax.engine.convolutions import fast_on_cpu
-from scalejax.engine.cost import CONVOLUTION_PASSES, SPEEDS, lane_seconds, measuring_seconds
-from scalejax.engine.lanes import DeviceData, Order, advance, blocks
-from scalejax.engine.pack import settings_of
-from scalejax.engine.padding import initial_weights
-from scalejax.engine.step import Cursor, Examples, start
+from scalejax.execute.pack import settings_of
 from scalejax.models import Architecture
+from scalejax.train import lanes as lanes_module
+from scalejax.train.convolutions import fast_on_cpu
+from scalejax.train.cost import CONVOLUTION_PASSES, SPEEDS, lane_seconds, measuring_seconds
+from scalejax.train.lanes import DeviceData, Order, advance, blocks
+from scalejax.train.padding import initial_weights
+from scalejax.train.step import Cursor, Examples, start
 
 LABELS = re.compile(r"dim_labels=(\w+->\w+)")
 LAST = {"b0f_0io->b0f", "b01f_01io->b01f", "b012f_012io->b012f"}

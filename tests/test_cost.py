@@ -6,9 +6,9 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from scalejax.engine.cost import DeviceSpeed, lane_seconds, step_flops
-from scalejax.engine.step import Recipe
 from scalejax.models import architecture
+from scalejax.train.cost import DeviceSpeed, lane_seconds, step_flops
+from scalejax.train.step import Recipe
 
 BATCH, CLASSES, WIDTH, DEPTH = 4, 3, 8, 5
 

@@ -7,10 +7,10 @@ import pytest
 from laws_helpers import TRUTHS, chinchilla, chinchilla_runs, covered, design
 
 import scalejax as sx
-from scalejax.analysis import lift, resampling
-from scalejax.analysis.laws import LAWS
-from scalejax.analysis.problem import padded_length
-from scalejax.analysis.rescaling import crossing_noise
+from scalejax.analysis.laws import lift, resampling
+from scalejax.analysis.laws.laws import LAWS
+from scalejax.analysis.laws.problem import padded_length
+from scalejax.analysis.laws.rescaling import crossing_noise
 
 RNG = np.random.default_rng(3)
 X = np.geomspace(10, 1e6, 40)

@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scalejax.analysis.fit import fit_law
-from scalejax.analysis.laws import LAWS
+from scalejax.analysis.laws.fit import fit_law
+from scalejax.analysis.laws.laws import LAWS
 from scalejax.analysis.observations import Observations, from_trials
 from scalejax.cli import main
 from scalejax.report.fit import fit_facts, fit_tables
 from scalejax.report.plot_fit import plot_fits
 from scalejax.run import Run
-from scalejax.store import ResultRow, Store, TrialRow
+from scalejax.run.store import ResultRow, Store, TrialRow
 
 PLANTED = {"E": 1.7, "A": 400.0, "B": 900.0, "alpha": 0.34, "beta": 0.31}
 

@@ -7,7 +7,7 @@ import pytest
 from laws_helpers import TRUTHS, chinchilla, chinchilla_runs, planted_and, reference
 
 import scalejax as sx
-from scalejax.analysis.laws import LAWS
+from scalejax.analysis.laws.laws import LAWS
 
 RNG = np.random.default_rng(8)
 X = np.geomspace(10, 1e6, 24)

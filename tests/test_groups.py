@@ -13,12 +13,12 @@ from engine_helpers import planned, recipe
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalejax.engine.device import Group
-from scalejax.engine.halving import expected_stops, steps_left
-from scalejax.engine.packing import Bucket
-from scalejax.engine.programs import Workshop
-from scalejax.engine.scheduler import Observer, Scheduler
-from scalejax.engine.tournament import Tournament
+from scalejax.execute.devices import Group
+from scalejax.execute.programs import Workshop
+from scalejax.execute.scheduler import Observer, Scheduler
+from scalejax.execute.successive_halving import Tournament
+from scalejax.planning.halving import expected_stops, steps_left
+from scalejax.planning.packing import Bucket
 
 FOUR = Path(__file__).with_name("groups_of_four.py")
 TEAMS = [Group((f"device {number}",)) for number in range(4)]

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from scalejax import DataSpec, HalvingSpec, ModelGrid, Sweep, SweepError, TrainSpec
 from scalejax.cli import main
 from scalejax.data import describe
-from scalejax.engine.halving import cell_of, expected_stops, rung_steps, survivors, verdict
-from scalejax.engine.kinds import device_kind_named
-from scalejax.engine.outline import outline
-from scalejax.engine.plan import check_sweep, make_plan
-from scalejax.engine.simulate import simulate
-from scalejax.engine.trial import expand, expand_counted
+from scalejax.planning.device_specs import device_kind_named
+from scalejax.planning.halving import cell_of, expected_stops, rung_steps, survivors, verdict
+from scalejax.planning.outline import outline
+from scalejax.planning.plan import check_sweep, make_plan
+from scalejax.planning.simulate import simulate
+from scalejax.planning.trial import expand, expand_counted
 from scalejax.report.plan import plan_lines
 from scalejax.report.table import halving_lines
-from scalejax.spec_file import load_sweep, parse_override
+from scalejax.spec.file import load_sweep, parse_override
 
 ROOT = Path(__file__).parents[1]
 DATA = DataSpec("mnist1d", train_examples=(20, 200, 2000), examples=5000, validation_examples=50, test_examples=60)
@@ -228,12 +228,12 @@ def test_halving_is_planned_with_the_work_that_is_left():
     # Of four rates two take a tenth of the steps, one half of them, one all.
     assert after.useful_flops == pytest.approx((0.1 + 0.1 + 0.5 + 1) / 4 * before.useful_flops)
     assert simulate(after, kind).total < simulate(before, kind).total
-    facts = json.loads(json.dumps(outline(after, simulate(after, kind))))
+    facts = json.loads(json.dumps(outline(after, simulate(after, kind), device="cpu")))
     assert (facts["trials"], facts["stopped_early"]) == (108, 81)
     assert "if every trial takes all its steps, but for the 81 that halving is to stop early" in "\n".join(
         plan_lines(facts)
     )
-    unhalved = outline(before, simulate(before, kind))
+    unhalved = outline(before, simulate(before, kind), device="cpu")
     assert unhalved["stopped_early"] == 0
     assert "halving" not in "\n".join(plan_lines(unhalved))
 

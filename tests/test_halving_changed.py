@@ -8,9 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import scalejax as sx
-from scalejax.engine.slot import Evaluation, Finished, Parked, Slot
-from scalejax.engine.tournament import History, Tournament
-from scalejax.engine.work import Waiting
+from scalejax.execute.slot import Evaluation, Finished, Parked, Slot
+from scalejax.execute.successive_halving import History, Tournament
+from scalejax.execute.work import Waiting
 
 RATES, SEEDS, STEPS, EVERY = (1e-4, 1e-3, 1e-2, 1e-1), (0, 1), 40, 5
 TRIALS = [planned(learning_rate=rate, seed=seed, steps=STEPS, evaluate_every=EVERY) for rate in RATES for seed in SEEDS]

@@ -20,10 +20,10 @@ from flax import nnx
 
 import scalejax as sx
 from scalejax.data import describe
-from scalejax.engine import numerics
-from scalejax.engine.trial import expand
 from scalejax.errors import SweepError
+from scalejax.planning.trial import expand
 from scalejax.spec import DataSpec, ModelGrid, Sweep, TrainSpec
+from scalejax.train import numerics
 
 DATA = DataSpec(source="mnist1d", examples=60, train_examples=(20,), validation_examples=20, test_examples=20)
 TRAIN = TrainSpec(learning_rate=(1e-2,), batch_size=(4,), steps=4, evaluate_every=2)

@@ -18,8 +18,8 @@ from engine_helpers import EXACT_SOLO
 import scalejax as sx
 from scalejax.cli import main
 from scalejax.errors import SweepError
-from scalejax.run_directory import locked
-from scalejax.store import Store
+from scalejax.run.directory import locked
+from scalejax.run.store import Store
 
 SWEEP = """
 name = "small"
@@ -43,7 +43,7 @@ evaluate_every = {every}
 ENDLESS, SHORT = {"steps": 1_000_000_000, "every": 1_000_000}, {"steps": 120, "every": 20}
 STOPPING = """
 import os, signal, time
-from scalejax import run_watch
+from scalejax.run import watch as run_watch
 from scalejax.cli import entry
 show, calls = run_watch.Accountant.show, []
 def shown(accountant, progress, display):
@@ -58,7 +58,8 @@ entry()
 STUCK = """
 import os, signal, time
 from scalejax.cli import entry
-from scalejax.engine import pack, scheduler
+from scalejax.execute import pack
+from scalejax.execute import scheduler
 scheduler.STOP_SECONDS = 1.0
 def land(self, flight):
     os.kill(os.getpid(), signal.SIGTERM)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from engine_helpers import EXACT_SOLO, device_data, finish, go_on, numbers, pack_of, params_of, place, planned, recipe
 
-from scalejax.engine.lanes import Order, abstract_lane, advance
-from scalejax.engine.step import Cursor
 from scalejax.models import FAMILIES
+from scalejax.train.lanes import Order, abstract_lane, advance
+from scalejax.train.step import Cursor
 
 
 def together_and_alone(trials, data, *, steps=10):

@@ -8,8 +8,8 @@ from laws_helpers import TRUTHS, design, plant, worst_error
 from scipy.optimize import brentq
 
 import scalejax as sx
-from scalejax.analysis.law import in_units
-from scalejax.analysis.laws import LAWS, bnsl, find_law
+from scalejax.analysis.laws.law import in_units
+from scalejax.analysis.laws.laws import LAWS, bnsl, find_law
 
 
 def test_the_laws_are_those_of_the_contract():

@@ -14,13 +14,13 @@ from jax import lax
 
 import scalejax as sx
 from scalejax.data import DataSet
-from scalejax.engine.pack import settings_of
-from scalejax.engine.plan import make_plan
-from scalejax.engine.proof import prove
-from scalejax.engine.step import Examples, start, train_step
-from scalejax.engine.trial import PlannedTrial
 from scalejax.errors import SweepError
+from scalejax.execute.pack import settings_of
 from scalejax.models import architecture
+from scalejax.planning.plan import make_plan
+from scalejax.planning.proof.prove import prove
+from scalejax.planning.trial import PlannedTrial
+from scalejax.train.step import Examples, start, train_step
 
 
 def matrices_of(build: Callable[..., nnx.Module], shape: tuple[int, ...] = (INPUTS,), **knobs: int) -> set[str]:

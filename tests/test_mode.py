@@ -9,10 +9,10 @@ from engine_helpers import finish, numbers, pack_of, planned
 from flax import nnx
 
 from scalejax import DataSpec, ModelGrid, Sweep, TrainSpec, run_sweep
-from scalejax.engine import mode as modes
-from scalejax.engine.mode import choose_mode, kept_modes, modes_to_keep, program_key, with_modes
-from scalejax.engine.plan import make_plan
-from scalejax.engine.timing import Timing
+from scalejax.execute import modes
+from scalejax.execute.modes import choose_mode, kept_modes, modes_to_keep, program_key, with_modes
+from scalejax.execute.timing import Timing
+from scalejax.planning.plan import make_plan
 
 SWEEP = Sweep(
     name="modes",

@@ -10,12 +10,12 @@ import pytest
 from engine_helpers import planned, recipe
 from flax import nnx
 
-from scalejax.engine import nursery as nurseries
-from scalejax.engine.nursery import Nursery
-from scalejax.engine.packing import Bucket
-from scalejax.engine.padding import initial_weights, initialiser
-from scalejax.engine.scheduler import Observer, Scheduler
 from scalejax.errors import RunError
+from scalejax.execute import nursery as nurseries
+from scalejax.execute.nursery import Nursery
+from scalejax.execute.scheduler import Observer, Scheduler
+from scalejax.planning.packing import Bucket
+from scalejax.train.padding import initial_weights, initialiser
 
 WIDTHS, SEEDS, RATES = (3, 4, 5), range(50), (1e-3, 1e-2)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scalejax.analysis.laws import LAWS
+from scalejax.analysis.laws.laws import LAWS
 from scalejax.analysis.observations import from_table, from_trials, parse_columns, read_table
 
 SIZES = (100, 1000, 10000)

@@ -18,19 +18,19 @@ from flax import nnx
 import scalejax as sx
 from scalejax.builders import name_of
 from scalejax.data import DataSet
-from scalejax.engine import mode as modes
-from scalejax.engine.lanes import abstract_lane
-from scalejax.engine.pack import Pack, settings_of
-from scalejax.engine.packing import Bucket
-from scalejax.engine.padding import initial_weights
-from scalejax.engine.plan import make_plan
-from scalejax.engine.probe import probe
-from scalejax.engine.snapshot import bits, pack_up, unpack
-from scalejax.engine.step import Cursor, Examples, start, train, train_step
-from scalejax.engine.timing import timed
-from scalejax.engine.trial import PlannedTrial
+from scalejax.execute import modes
+from scalejax.execute.pack import Pack, settings_of
+from scalejax.execute.probe import probe
+from scalejax.execute.snapshot import bits, pack_up, unpack
+from scalejax.execute.timing import timed
 from scalejax.models import architecture
 from scalejax.models.architecture import Build
+from scalejax.planning.packing import Bucket
+from scalejax.planning.plan import make_plan
+from scalejax.planning.trial import PlannedTrial
+from scalejax.train.lanes import abstract_lane
+from scalejax.train.padding import initial_weights
+from scalejax.train.step import Cursor, Examples, start, train, train_step
 
 # Deprecated by Flax, and what modules are full of.
 pytestmark = pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")

@@ -7,12 +7,12 @@ import jax
 import pytest
 from engine_helpers import finish, numbers, pack_of, place, planned
 
-from scalejax.engine import pace
-from scalejax.engine.device import Group
-from scalejax.engine.pack import Pack
-from scalejax.engine.packing import CALL_SECONDS
-from scalejax.engine.slot import Parked
-from scalejax.engine.trial import PlannedTrial
+from scalejax.execute import pace
+from scalejax.execute.devices import Group
+from scalejax.execute.pack import Pack
+from scalejax.execute.slot import Parked
+from scalejax.planning.packing import CALL_SECONDS
+from scalejax.planning.trial import PlannedTrial
 
 
 def long(seed: int = 0) -> PlannedTrial:

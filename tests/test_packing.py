@@ -17,13 +17,13 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalejax.engine import packing as packing_module
-from scalejax.engine.cost import SPEEDS, lane_bytes, step_flops
-from scalejax.engine.packing import PROVEN, Limits, Verdict, makespan, pack, waste
-from scalejax.engine.padding import fits_into, initial_weights, pad
-from scalejax.engine.proof import prove
-from scalejax.engine.trial import PlannedTrial
 from scalejax.models import architecture
+from scalejax.planning import packing as packing_module
+from scalejax.planning.packing import PROVEN, Limits, Verdict, makespan, pack, waste
+from scalejax.planning.proof.prove import prove
+from scalejax.planning.trial import PlannedTrial
+from scalejax.train.cost import SPEEDS, lane_bytes, step_flops
+from scalejax.train.padding import fits_into, initial_weights, pad
 
 LIMITS = Limits(devices=2, state_bytes=1e9, shape=(12,), speed=SPEEDS["cpu"])
 

@@ -18,16 +18,16 @@ from hypothesis import strategies as st
 
 import scalejax as sx
 from scalejax.data import DataSet
-from scalejax.engine.cost import SPEEDS
-from scalejax.engine.lanes import blocks
-from scalejax.engine.pack import settings_of
-from scalejax.engine.packing import PROVEN, Limits, Packing, Verdict, pack
-from scalejax.engine.padding import SOLO_TOLERANCE, initial_weights, pad
-from scalejax.engine.proof import prove
-from scalejax.engine.step import Cursor, Examples, Learner, Recipe, loss_and_error, start, train
-from scalejax.engine.trial import PlannedTrial
+from scalejax.execute.pack import settings_of
 from scalejax.models import architecture
 from scalejax.models.architecture import Build
+from scalejax.planning.packing import PROVEN, Limits, Packing, Verdict, pack
+from scalejax.planning.proof.prove import prove
+from scalejax.planning.trial import PlannedTrial
+from scalejax.train.cost import SPEEDS
+from scalejax.train.lanes import blocks
+from scalejax.train.padding import SOLO_TOLERANCE, initial_weights, pad
+from scalejax.train.step import Cursor, Examples, Learner, Recipe, loss_and_error, start, train
 
 LIMITS = Limits(devices=1, state_bytes=1e9, shape=(INPUTS,), speed=SPEEDS["cpu"])
 STEPS = 10

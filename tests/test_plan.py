@@ -12,17 +12,17 @@ from flax import nnx
 
 from scalejax import DataSpec, ModelGrid, Sweep, SweepError, TrainSpec, load_sweep
 from scalejax.data import describe
-from scalejax.engine import timing
-from scalejax.engine.cost import step_flops
-from scalejax.engine.forecast import forecast
-from scalejax.engine.kinds import device_kind_named
-from scalejax.engine.outline import outline
-from scalejax.engine.plan import make_plan
-from scalejax.engine.simulate import simulate
-from scalejax.engine.trial import expand, horizon
+from scalejax.execute import timing
+from scalejax.planning.device_specs import device_kind_named
+from scalejax.planning.forecast import Forecast, forecast
+from scalejax.planning.outline import outline
+from scalejax.planning.plan import make_plan
+from scalejax.planning.simulate import simulate
+from scalejax.planning.trial import expand, horizon
 from scalejax.report.plan import plan_lines
-from scalejax.spec import TRIAL_COLUMNS
-from scalejax.store import Store
+from scalejax.run.store import Store
+from scalejax.spec.sweep import TRIAL_COLUMNS
+from scalejax.train.cost import step_flops
 
 DATA = DataSpec("mnist1d", train_examples=(20, 200), examples=500, validation_examples=50, test_examples=60)
 TRAIN = TrainSpec(learning_rate=(1e-3, 1e-2), batch_size=(16,), steps=40)
@@ -160,28 +160,32 @@ def test_the_reserved_names_are_the_columns_of_the_ledger(tmp_path):
         assert set(store.results().columns) | {"position", "knobs"} == set(TRIAL_COLUMNS)
 
 
+def timed_forecast(plan, *, patience_seconds: float) -> Forecast:
+    return forecast(plan, timing.timings_of(plan, patience_seconds=patience_seconds))
+
+
 def test_a_forecast_is_remembered_and_a_damaged_memory_is_timed_again(tmp_path, monkeypatch):
     monkeypatch.setenv("SCALEJAX_CACHE", str(tmp_path))
     plan = make_plan(SWEEP)
     timed = []
     time_bucket = timing._time
     monkeypatch.setattr(timing, "_time", lambda *each: timed.append(each) or time_bucket(*each))
-    first = forecast(plan, patience_seconds=60)
+    first = timed_forecast(plan, patience_seconds=60)
     assert all(first.timed)
     assert first.total == sum(first.seconds) > 0
     assert len(timed) == len(plan.packing.buckets)
-    assert forecast(plan, patience_seconds=0) == first
+    assert timed_forecast(plan, patience_seconds=0) == first
     assert len(timed) == len(plan.packing.buckets)
     for path in (tmp_path / "calibrations").iterdir():
         path.write_text("{")
-    again = forecast(plan, patience_seconds=0)
+    again = timed_forecast(plan, patience_seconds=0)
     assert again.timed == (True, *[False] * (len(plan.packing.buckets) - 1))
     assert all(seconds > 0 for seconds in again.seconds)
 
 
 def test_more_steps_are_foretold_to_take_longer():
     longer = replace(SWEEP, train=replace(TRAIN, steps=400_000))
-    short, long = (forecast(make_plan(sweep), patience_seconds=60).total for sweep in (SWEEP, longer))
+    short, long = (timed_forecast(make_plan(sweep), patience_seconds=60).total for sweep in (SWEEP, longer))
     assert long > 2 * short
 
 
@@ -196,7 +200,7 @@ def computed(plan) -> int:
 
 def test_the_outline_is_the_plan_in_plain_data():
     plan = make_plan(SWEEP)
-    facts = outline(plan, forecast(plan, patience_seconds=60))
+    facts = outline(plan, timed_forecast(plan, patience_seconds=60), device="cpu")
     assert facts["trials"] == 24 == sum(program["trials"] for program in facts["programs"])
     assert facts["lane_programs"] == len(facts["programs"]) == 2
     assert any("width 4, 8" in program["sizes"] for program in facts["programs"])
@@ -214,7 +218,7 @@ def test_one_of_a_kind_is_not_told_as_several():
     )  # fmt: skip
     kind = device_kind_named("h200")
     plan = make_plan(one, devices=1, kind=kind)
-    text = "\n".join(plan_lines(outline(plan, simulate(plan, kind))))
+    text = "\n".join(plan_lines(outline(plan, simulate(plan, kind), device="cpu")))
     assert "1 trial on 1 x" in text
     assert "1 lane program," in text
     assert "1 trial in 1 lane (" in text

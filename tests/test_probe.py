@@ -12,13 +12,14 @@ from flax import nnx
 from jax import lax
 
 import scalejax as sx
-from scalejax.engine.forecast import forecast
-from scalejax.engine.outline import outline
-from scalejax.engine.plan import Plan, make_plan
-from scalejax.engine.probe import probe
-from scalejax.engine.step import Examples, Recipe
+from scalejax.execute.probe import probe, prober
+from scalejax.execute.timing import timings_of
 from scalejax.models import architecture
+from scalejax.planning.forecast import forecast
+from scalejax.planning.outline import outline
+from scalejax.planning.plan import Plan, make_plan
 from scalejax.report.plan import plan_lines
+from scalejax.train.step import Examples, Recipe
 
 DATA = sx.DataSpec(source="mnist1d", examples=200, train_examples=(100,), validation_examples=50, test_examples=50)
 TRAIN = sx.TrainSpec(learning_rate=(1e-2, 3e-2), batch_size=(16,), steps=20, evaluate_every=10)
@@ -98,6 +99,10 @@ class Activated(nnx.Module):
         return self.output(activation(self.hidden(x.reshape(x.shape[0], -1))))
 
 
+def plan_of(sweep: sx.Sweep) -> Plan:
+    return make_plan(sweep, probe=prober(sweep.data))
+
+
 def sweep_of(build: Callable[..., nnx.Module], packing: str = "proven", **knobs) -> sx.Sweep:
     grid = sx.ModelGrid(build, knobs or {"width": [8, 16]})
     return sx.Sweep(name="probe", data=DATA, models=(grid,), train=TRAIN, seeds=(0, 1), packing=packing)
@@ -111,28 +116,26 @@ def buckets(plan: Plan) -> list[int]:
 @pytest.mark.parametrize("packing", ["proven", "probed"])
 @pytest.mark.parametrize("build", [Ceiling, Switch, ScaledByMaximum, EvaluatedOtherwise])
 def test_what_computes_something_else_is_never_packed(build: Callable[..., nnx.Module], packing: str):
-    plan = make_plan(sweep_of(build, packing))
+    plan = plan_of(sweep_of(build, packing))
     assert buckets(plan) == [1, 1]
     (note,) = plan.packing.notes
     assert "test_probe.py, line" in note
 
 
 def test_what_is_safe_without_a_proof_is_packed_by_request_and_the_plan_says_so():
-    apart, together = (make_plan(sweep_of(RectifiedMaximum, packing)) for packing in ("proven", "probed"))
+    apart, together = (plan_of(sweep_of(RectifiedMaximum, packing)) for packing in ("proven", "probed"))
     assert buckets(apart) == [1, 1]
     assert "`reduce_max` (test_probe.py" in apart.packing.notes[0]
     assert buckets(together) == [2]
     assert together.packing.notes == ()
-    lines = plan_lines(outline(together, forecast(together, patience_seconds=0)))
+    facts = outline(together, forecast(together, timings_of(together, patience_seconds=0)), device="cpu")
+    lines = plan_lines(facts)
     assert sum("(probed)" in line for line in lines) == 1
-    assert outline(together, forecast(together, patience_seconds=0))["programs"][0]["packing"] == "probed"
+    assert facts["programs"][0]["packing"] == "probed"
 
 
-def test_what_is_proven_is_not_probed(monkeypatch: pytest.MonkeyPatch):
-    import scalejax.engine.plan as planning
-
-    monkeypatch.setattr(planning, "probe", None)
-    plan = make_plan(sweep_of(Between, "probed"))
+def test_what_is_proven_is_not_probed():
+    plan = make_plan(sweep_of(Between, "probed"), probe=lambda *_: pytest.fail("it was probed"))
     assert buckets(plan) == [2]
     assert plan.packing.buckets[0].grounds == "proven"
 
@@ -147,7 +150,7 @@ def test_probed_and_packed_apart_train_the_same(tmp_path):
 
 
 def test_one_static_knob_does_not_undo_the_packing_of_everything():
-    plan = make_plan(sweep_of(Activated, width=[4, 5, 6, 7], activation=["relu", "tanh"]))
+    plan = plan_of(sweep_of(Activated, width=[4, 5, 6, 7], activation=["relu", "tanh"]))
     assert buckets(plan) == [4, 4]
     for bucket in plan.packing.buckets:
         assert len({dict(size.arguments)["activation"] for size in bucket.architectures}) == 1
@@ -156,7 +159,7 @@ def test_one_static_knob_does_not_undo_the_packing_of_everything():
 
 def test_a_refused_size_leaves_the_others_together():
     """Of three sizes the smallest has another constant: the other two share a program all the same."""
-    plan = make_plan(replace(sweep_of(Ceiling), models=(sx.ModelGrid(Ceiling, width=[8, 16, 20]),)))
+    plan = plan_of(replace(sweep_of(Ceiling), models=(sx.ModelGrid(Ceiling, width=[8, 16, 20]),)))
     assert buckets(plan) == [1, 2]
 
 

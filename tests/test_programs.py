@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from engine_helpers import FIRST, device_data, pack_of, planned, ready, recipe
 
-from scalejax.engine import programs
-from scalejax.engine.device import Group, groups
-from scalejax.engine.pack import Pack
-from scalejax.engine.packing import Bucket
-from scalejax.engine.padding import initial_weights
-from scalejax.engine.programs import PLACED, Programs, Workshop, check_memory, compiled_programs
+from scalejax.execute import programs
+from scalejax.execute.devices import Group, groups
+from scalejax.execute.pack import Pack
+from scalejax.execute.programs import PLACED, Programs, Workshop, check_memory, compiled_programs
+from scalejax.planning.packing import Bucket
+from scalejax.train.padding import initial_weights
 
 
 def pack_on(group, trials, data, *, lanes):

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from jax import lax
 
 import scalejax as sx
-from scalejax.engine.padding import pad
-from scalejax.engine.plan import make_plan
-from scalejax.engine.proof import Proof, prove
-from scalejax.engine.step import Examples, Recipe, slope
 from scalejax.models import MLP, Logistic, architecture
 from scalejax.models.architecture import Build
+from scalejax.planning.plan import make_plan
+from scalejax.planning.proof.prove import Proof, prove
+from scalejax.train.padding import pad
+from scalejax.train.step import Examples, Recipe, slope
 
 SMALL, LARGE, BATCH = 3, 8, 16
 

@@ -11,13 +11,13 @@ from engine_helpers import planned
 from flax import nnx
 from test_checkpoint import buckets, homes, same, train, trials_of
 
-from scalejax.engine import pack as pack_module
-from scalejax.engine import scheduler as scheduler_module
-from scalejax.engine.checkpoint import Checkpoints
-from scalejax.engine.pack import Pack
-from scalejax.engine.refusal import Refusals
-from scalejax.engine.scheduler import Observer, Scheduler
 from scalejax.errors import Interrupted
+from scalejax.execute import pack as pack_module
+from scalejax.execute import scheduler as scheduler_module
+from scalejax.execute.checkpoint import Checkpoints
+from scalejax.execute.pack import Pack
+from scalejax.execute.refusal import Refusals
+from scalejax.execute.scheduler import Observer, Scheduler
 from scalejax.models.architecture import architecture
 
 FULL = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte.")

@@ -17,11 +17,11 @@ import pytest
 from flax import nnx
 
 import scalejax as sx
-from scalejax.engine.cost import step_flops
-from scalejax.engine.plan import make_plan
-from scalejax.engine.scheduler import Progress, Scheduler
+from scalejax.execute.scheduler import Progress, Scheduler
+from scalejax.planning.plan import make_plan
 from scalejax.report.progress import ProgressDisplay
-from scalejax.run_watch import Accountant
+from scalejax.run.watch import Accountant
+from scalejax.train.cost import step_flops
 
 SWEEP = sx.Sweep(
     name="small",

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from engine_helpers import EXACT_SOLO, finish, pack_of, planned, recipe
 
-from scalejax.engine import pack
-from scalejax.engine.pack import Pack
-from scalejax.engine.packing import Bucket
-from scalejax.engine.programs import Workshop
-from scalejax.engine.scheduler import Observer, Scheduler
 from scalejax.errors import RunError
+from scalejax.execute import pack
+from scalejax.execute.pack import Pack
+from scalejax.execute.programs import Workshop
+from scalejax.execute.scheduler import Observer, Scheduler
+from scalejax.planning.packing import Bucket
 
 
 def buckets():

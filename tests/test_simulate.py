@@ -15,17 +15,16 @@ from hypothesis import strategies as st
 from scalejax import DataSpec, ModelGrid, Sweep, SweepError, TrainSpec
 from scalejax.cli import main
 from scalejax.data import describe
-from scalejax.engine import simulate as simulating
-from scalejax.engine.kinds import PUBLIC_KINDS, device_kind_named
-from scalejax.engine.outline import outline
-from scalejax.engine.pack import Pack
-from scalejax.engine.packing import Bucket, makespan
-from scalejax.engine.plan import make_plan
-from scalejax.engine.schedule import Load, schedule
-from scalejax.engine.scheduler import Observer, Scheduler
-from scalejax.engine.simulate import simulate
-from scalejax.engine.timing import Timing
-from scalejax.engine.trial import expand, expand_counted
+from scalejax.execute.pack import Pack
+from scalejax.execute.scheduler import Observer, Scheduler
+from scalejax.planning.device_specs import PUBLIC_KINDS, device_kind_named
+from scalejax.planning.forecast import Timing
+from scalejax.planning.outline import outline
+from scalejax.planning.packing import Bucket, makespan
+from scalejax.planning.plan import make_plan
+from scalejax.planning.schedule import Load, schedule
+from scalejax.planning.simulate import simulate
+from scalejax.planning.trial import expand, expand_counted
 from scalejax.report.plan import plan_lines
 
 DATA = DataSpec("mnist1d", train_examples=(20, 200, 2000), examples=5000, validation_examples=50, test_examples=60)
@@ -229,14 +228,13 @@ def test_a_million_trials_on_four_thousand_devices():
     assert sum(done.shares.values()) == pytest.approx(1)
 
 
-def test_what_was_timed_here_sets_the_speed_of_the_local_kind(monkeypatch):
+def test_what_was_timed_here_sets_the_speed_of_the_local_kind():
     kind = device_kind_named("local")
     plan = make_plan(SWEEP, devices=2, kind=kind)
     guessed = simulate(plan, kind)
     slow = Timing(step=1.0, evaluation=0.0, test=0.0)
     first = plan.packing.buckets[0]
-    monkeypatch.setattr(simulating, "remembered", lambda bucket, _: slow if bucket == first else None)
-    timed = simulate(plan, kind)
+    timed = simulate(plan, kind, timings=[slow, *[None] * (len(plan.packing.buckets) - 1)])
     assert timed.source == "from programs timed on this machine"
     assert timed.timed == (True, *[False] * (len(plan.packing.buckets) - 1))
     assert timed.total > guessed.total
@@ -248,7 +246,7 @@ def test_what_was_timed_here_sets_the_speed_of_the_local_kind(monkeypatch):
 def test_every_limit_has_a_sentence(limit):
     kind = device_kind_named("v5e")
     plan = make_plan(SWEEP, devices=2, kind=kind)
-    facts = outline(plan, replace(simulate(plan, kind), limit=limit))
+    facts = outline(plan, replace(simulate(plan, kind), limit=limit), device="cpu")
     lines = plan_lines(json.loads(json.dumps(facts)))
     assert "2 x v5e" in lines[0]
     assert "estimated from public figures" in "\n".join(lines)

@@ -11,7 +11,7 @@ import pytest
 
 from scalejax.errors import SweepError
 from scalejax.spec import DataSpec, HalvingSpec, ModelGrid, Sweep, TrainSpec, check_models
-from scalejax.spec_file import load_sweep, sweep_to_toml
+from scalejax.spec.file import load_sweep, sweep_to_toml
 
 
 class Hiding(type):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from scalejax.errors import SweepError
 from scalejax.spec import DataSpec, HalvingSpec, ModelGrid, Sweep, TrainSpec, check_models
-from scalejax.spec_file import load_sweep, parse_override, sweep_to_toml
+from scalejax.spec.file import load_sweep, parse_override, sweep_to_toml
 
 GOOD = """\
 # Question: none.

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from scalejax.report.status import SHOWN, counted, status_facts, status_lines
-from scalejax.store import Heartbeat
+from scalejax.run.store import Heartbeat
 
 HERE = Heartbeat(pid=12, host="h", began=time.time() - 90, beat=time.time(), eta_seconds=30.0)
 

@@ -11,10 +11,10 @@ from engine_helpers import BASE, device_data, finish, go_on, pack_of, planned, r
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalejax.engine.lanes import blocks
-from scalejax.engine.pack import settings_of
-from scalejax.engine.padding import initial_weights
-from scalejax.engine.step import (
+from scalejax.execute.pack import settings_of
+from scalejax.train.lanes import blocks
+from scalejax.train.padding import initial_weights
+from scalejax.train.step import (
     BLOCK_STEPS,
     Cursor,
     Examples,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from scalejax.errors import RunError, SweepError
-from scalejax.store import Heartbeat, MeasurementRow, ResultRow, Store, TrialRow
+from scalejax.run.store import Heartbeat, MeasurementRow, ResultRow, Store, TrialRow
 
 LOGISTIC = TrialRow(
     trial_id="a", family="logistic", knobs={}, params=410, train_examples=20, fraction=0.1, seed=0,

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from scalejax.analysis import trends
-from scalejax.analysis.curves import FLAT_FALL
-from scalejax.analysis.tenfold import forecast_fall
+from scalejax.analysis.curves.curves import FLAT_FALL
+from scalejax.analysis.forecast.tenfold import forecast_fall
 
 Law = Callable[[np.ndarray], np.ndarray]
 

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalejax import DataSpec, HalvingSpec, ModelGrid, Sweep, TrainSpec, run_sweep
-from scalejax.engine.checkpoint import Checkpoints
-from scalejax.engine.halving import survivors, verdict
-from scalejax.engine.pack import Pack
-from scalejax.engine.packing import Bucket
-from scalejax.engine.scheduler import Observer, Scheduler
-from scalejax.engine.slot import Evaluation, Finished, Parked, Slot
-from scalejax.engine.tournament import History, Tournament
+from scalejax.execute.checkpoint import Checkpoints
+from scalejax.execute.pack import Pack
+from scalejax.execute.scheduler import Observer, Scheduler
+from scalejax.execute.slot import Evaluation, Finished, Parked, Slot
+from scalejax.execute.successive_halving import History, Tournament
+from scalejax.planning.halving import survivors, verdict
+from scalejax.planning.packing import Bucket
 
 RATES, SEEDS, RUNGS = (1e-4, 1e-3, 1e-2, 1e-1), (0, 1), (10, 20)
 REDUCTION = 2

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scalejax.analysis.curves import model_labels
-from scalejax.analysis.law import Law
-from scalejax.analysis.tuning import cells_of, knob_columns, listing, model_key, pool_notes, tuned
+from scalejax.analysis.curves.curves import model_labels
+from scalejax.analysis.curves.tuning import cells_of, knob_columns, listing, model_key, pool_notes, tuned
+from scalejax.analysis.laws.law import Law
 
 LOSS = "loss"
 # In the trial table of a run: what the names of the laws' predictors mean there.

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scalejax.analysis.fit import Fit, fit_law
-from scalejax.analysis.law import Law
+from scalejax.analysis.laws.fit import Fit, fit_law
+from scalejax.analysis.laws.law import Law
 from scalejax.analysis.observations import Observations, joined
 from scalejax.errors import FitError
 

@@ -12,9 +12,9 @@ from typing import IO
 
 import numpy as np
 
-from scalejax.cache import cache_directory
 from scalejax.data.storage import recall
 from scalejax.errors import SweepError
+from scalejax.files import cache_directory
 
 VERSION = 1  # raise it whenever the numbers change: fingerprints contain it
 CLASSES = 2  # 0 ocean, 1 land; lakes mostly count as land

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scalejax.cache import cache_directory
 from scalejax.data import digits, land, mnist1d
 from scalejax.data.storage import recall
+from scalejax.files import cache_directory
 from scalejax.spec import DataSpec
-from scalejax.spec_rules import SpecError
+from scalejax.spec.rules import SpecError
 
 SOURCES = ("mnist1d", "land", "digits")
 

@@ -138,7 +138,7 @@ def fingerprint(build: Callable[..., Any]) -> str:
     """Return a digest of a builder's source; empty if it cannot be read (typed into an interactive prompt).
 
     It says little: the classes and numbers that the source names stand elsewhere. What the model computes is told by
-    its program (`scalejax.engine.traced.program_digest`).
+    its program (`scalejax.train.traced.program_digest`).
     """
     while isinstance(build, functools.partial):
         build = build.func

@@ -8,7 +8,7 @@ from rich.table import Table
 from scalejax.text import number_of
 
 if TYPE_CHECKING:
-    from scalejax.analysis.fit import Fit
+    from scalejax.analysis.laws.fit import Fit
 
 MOST_CURVES_SPELLED = 3  # above, a table has a line a curve instead of a line a parameter
 

@@ -17,8 +17,8 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter, NullLocator
 
-from scalejax.analysis.curves import notes
-from scalejax.analysis.tuning import short_count
+from scalejax.analysis.curves.curves import notes
+from scalejax.analysis.curves.tuning import short_count
 
 TRADITIONAL_FAMILIES = ("logistic",)  # the algorithms the sized families are measured against: neutral, dashed
 NEUTRAL, INK, FAINT = "#6b6b6b", "#222222", "#e4e4e4"

@@ -12,12 +12,12 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from scalejax.analysis.identifiability import KINDS
-from scalejax.analysis.tuning import short_count
+from scalejax.analysis.curves.tuning import short_count
+from scalejax.analysis.laws.identifiability import KINDS
 from scalejax.report.plot import DPI, FAINT, INK, LABEL_SIZE, NEUTRAL, SMALL_SIZE, round_ticks
 
 if TYPE_CHECKING:
-    from scalejax.analysis.fit import Fit
+    from scalejax.analysis.laws.fit import Fit
     from scalejax.analysis.observations import Observations
 
 BEYOND = 10.0  # a law is drawn this many times beyond the largest predictor, dashed

@@ -9,8 +9,8 @@ import pandas as pd
 from rich.box import SIMPLE
 from rich.table import Table
 
-from scalejax.analysis.curves import notes, order_at_smallest
-from scalejax.analysis.tuning import STOPPED, knob_columns, known, listing, model_key, short, short_count
+from scalejax.analysis.curves.curves import notes, order_at_smallest
+from scalejax.analysis.curves.tuning import STOPPED, knob_columns, known, listing, model_key, short, short_count
 from scalejax.text import number_of
 
 MOST_SIZES = 7  # columns of sizes that, with labels and verdict, still fit a terminal of 80 characters

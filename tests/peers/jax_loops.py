@@ -151,8 +151,8 @@ def run_scalejax(name: str, folder: Path, *, again: bool) -> workload.Result:
     first time they include the making of the programs.
     """
     import scalejax
-    import scalejax.engine.plan
-    import scalejax.engine.scheduler  # as with the peers, the import is outside the clock
+    import scalejax.execute.scheduler  # as with the peers, the import is outside the clock
+    import scalejax.planning.plan
 
     trials = workload.read(folder).trials
     sweep = workload.sweep_of(workload.WORKLOADS[name])

@@ -22,9 +22,9 @@ import numpy as np
 from scipy.optimize import minimize
 
 import scalejax
-from scalejax.analysis import lift
-from scalejax.analysis.laws import LAWS
-from scalejax.analysis.problem import make_problem
+from scalejax.analysis.laws import lift
+from scalejax.analysis.laws.laws import LAWS
+from scalejax.analysis.laws.problem import make_problem
 
 DELTA = 1e-3
 BEST = 0.0010182740178

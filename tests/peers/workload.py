@@ -173,9 +173,9 @@ def prepare(workload: Workload, folder: Path) -> None:
     from flax import nnx
 
     from scalejax.data import describe, load
-    from scalejax.engine.cost import step_flops
-    from scalejax.engine.padding import initial_weights
-    from scalejax.engine.trial import expand
+    from scalejax.planning.trial import expand
+    from scalejax.train.cost import step_flops
+    from scalejax.train.padding import initial_weights
 
     sweep = sweep_of(workload)
     card, data = describe(sweep.data), load(sweep.data)
@@ -220,8 +220,8 @@ def _rows(planned: Any, *, pool: int) -> np.ndarray:
     import jax
     import jax.numpy as jnp
 
-    from scalejax.engine.pack import settings_of
-    from scalejax.engine.step import Cursor, Recipe, batch_indices
+    from scalejax.execute.pack import settings_of
+    from scalejax.train.step import Cursor, Recipe, batch_indices
 
     trial = planned.trial
     recipe = Recipe(planned.architecture, trial.optimizer, trial.schedule, trial.clip_norm, trial.batch_size)

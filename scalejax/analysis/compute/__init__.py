@@ -1,0 +1,1 @@
+"""What a budget of compute buys: profiles, frontiers, allocations."""

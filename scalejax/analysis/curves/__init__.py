@@ -1,0 +1,1 @@
+"""Learning curves: tuned, compared, and what they say."""

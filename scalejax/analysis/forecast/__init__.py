@@ -1,0 +1,1 @@
+"""Where a curve goes beyond its data."""

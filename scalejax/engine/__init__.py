@@ -1,1 +1,0 @@
-"""Trials, packing and training."""

@@ -1,0 +1,1 @@
+"""Programs on devices: packs of lanes, and the scheduler that keeps them busy."""

@@ -1,0 +1,284 @@
+"""Checkpoints: one a pack, written by Orbax in a thread of its own, and read by whichever run comes next.
+
+    checkpoints/0003-2f1c9a/17/    the seventeenth of a pack of the third run in this directory
+
+A folder is written by one pack alone and never again, so what an interrupted run has left stays whole until each of
+its trials has ended or is in a newer checkpoint.
+"""
+
+import hashlib
+import logging
+import shutil
+import threading
+import time
+import traceback
+import warnings
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scalejax.errors import RunError
+from scalejax.execute.programs import short_of_memory
+from scalejax.execute.slot import Parked
+from scalejax.execute.snapshot import Arrays, Homes, Manifest, Snapshot, UnreadableError, pack_up, unpack
+from scalejax.planning.outline import CHECKPOINTS_KEPT
+
+if TYPE_CHECKING:
+    from orbax.checkpoint import v1 as ocp
+
+SECONDS = 60.0  # between two checkpoints of a pack, by default
+SEAL = "sha256"  # the file in a checkpoint that vouches for the others
+SPARE_BYTES = 1_000_000  # for the files around the arrays, and for the ledger
+LONGEST_REASON = 120  # characters
+LEFT_OUT = "Memory is too short for a checkpoint of the running trials; it is left out, and the training continues."
+
+
+@dataclass
+class Shelf:
+    """The checkpoints of one pack. `needed` are the trials for whose sake they are kept, `steps` where it has them."""
+
+    folder: Path
+    needed: set[str]
+    open: bool  # its pack is at work
+    steps: dict[str, int] = field(default_factory=dict)
+    saved: float = field(default_factory=time.monotonic)  # when the latest was begun
+    number: int = 0
+    writing: "Future[None] | None" = None
+    checkpointer: "ocp.training.Checkpointer | None" = None
+
+
+class Checkpoints:
+    """All checkpoints in the directory of a run. Only one process may use it at a time.
+
+    Args:
+        folder: made when the first one is written.
+        seconds: between two checkpoints of a pack.
+    """
+
+    def __init__(self, folder: Path, *, seconds: float = SECONDS):
+        self._folder = folder
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._shelves = [Shelf(each, set(), open=False) for each in _subfolders(folder)]
+        self._run = 1 + max((_number(shelf.folder.name.partition("-")[0]) for shelf in self._shelves), default=0)
+        self._packs = 0
+        self._trouble: BaseException | None = None
+        self._finished = False
+        self.steps: dict[str, int] = {}  # by trial, as far as it is in a checkpoint that can be read
+
+    def load(self, homes: Homes) -> dict[str, Parked]:
+        """Return the trials on their way that an earlier run has left, each as far as it has come, by id.
+
+        Args:
+            homes: the trials that are wanted.
+
+        Warns:
+            UserWarning: a checkpoint is damaged; the one before it is used, or its trials begin again.
+        """
+        found: dict[str, Parked] = {}
+        for shelf in self._shelves:
+            trials = _latest(shelf.folder, homes)
+            # A damaged one is kept until all trials have ended: what cannot be read today is not ours to throw away.
+            shelf.steps = {each.planned.trial_id: each.slot.step for each in trials or ()}
+            shelf.needed = set(homes) if trials is None else set(shelf.steps)
+            for each in trials or ():
+                other = found.get(each.planned.trial_id)
+                if other is None or each.slot.step > other.slot.step:
+                    found[each.planned.trial_id] = each
+        self._clear()
+        self.steps = {name: each.slot.step for name, each in found.items()}
+        return found
+
+    def latest(self, shelf: Shelf, homes: Homes) -> dict[str, Parked]:
+        """Return the wanted trials as a pack of this run has last saved them, by id; waits for what is being written.
+
+        Warns:
+            UserWarning: a checkpoint is damaged.
+        """
+        if shelf.writing:
+            wait([shelf.writing])
+        return {each.planned.trial_id: each for each in _latest(shelf.folder, homes) or ()}
+
+    def open(self, name: str) -> Shelf:
+        """Return the place for the checkpoints of a pack that begins; `name` tells its program."""
+        with self._lock:
+            self._packs += 1
+            shelf = Shelf(self._folder / f"{self._run:04}-{self._packs:03}-{name}", set(), open=True)
+            self._shelves.append(shelf)
+            return shelf
+
+    def due(self, shelf: Shelf) -> bool:
+        """Say whether it is time for a checkpoint; never while the one before is still being written.
+
+        The time for the next one counts from here, whether or not this one can be made.
+
+        Raises:
+            RunError: an earlier one could not be written.
+        """
+        self._check()
+        idle = shelf.writing is None or shelf.writing.done()
+        due = idle and time.monotonic() - shelf.saved >= self._seconds
+        if due:
+            shelf.saved = time.monotonic()
+        return due
+
+    def save(self, shelf: Shelf, snapshot: Snapshot) -> None:
+        """Have a snapshot written; returns at once. After `finish` nothing is written any more."""
+        with self._lock:
+            if snapshot.trial_ids and not self._finished:
+                shelf.writing = self._writer.submit(self._write, shelf, snapshot)
+
+    def ended(self, trial_id: str) -> None:
+        """Take note that a trial needs no checkpoint any more."""
+        with self._lock:
+            for shelf in self._shelves:
+                shelf.needed.discard(trial_id)
+        self._clear()
+
+    def close(self, shelf: Shelf) -> None:
+        """Take note that a pack has ended; its checkpoints go as soon as nobody needs them."""
+        shelf.open = False
+        self._clear()
+
+    def finish(self, *, complete: bool, seconds: float | None = None) -> None:
+        """Wait for what is being written. `steps` tells what was written in time.
+
+        Args:
+            complete: whether all trials have ended; then nothing is left on the disk.
+            seconds: to wait at most.
+
+        Raises:
+            RunError: a checkpoint could not be written.
+        """
+        with self._lock:
+            self._finished = True
+            writing = [shelf.writing for shelf in self._shelves if shelf.writing]
+        late = wait(writing, timeout=seconds).not_done
+        self._writer.shutdown(wait=not late, cancel_futures=True)
+        if complete:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            return
+        self._check()
+
+    def _write(self, shelf: Shelf, snapshot: Snapshot) -> None:
+        try:
+            ocp = _orbax()
+            arrays, manifest = pack_up(snapshot)
+            self._check_room(sum(array.nbytes for array in arrays.values()))
+            kept = ocp.training.preservation_policies.LatestN(CHECKPOINTS_KEPT)
+            checkpointer = shelf.checkpointer or ocp.training.Checkpointer(
+                str(shelf.folder.absolute()), preservation_policy=kept
+            )
+            shelf.checkpointer = checkpointer
+            shelf.number += 1
+            checkpointer.save(shelf.number, arrays, custom_metadata=manifest, force=True)
+            seal(shelf.folder / str(shelf.number))
+        except Exception as error:  # whatever Orbax and the file system raise
+            if short_of_memory(error):  # must not end the training
+                warnings.warn(LEFT_OUT, stacklevel=2)
+            else:
+                self._trouble = error
+            return
+        covered = snapshot.steps
+        with self._lock:
+            # A pack also saves what other groups have taken since, as it was then: theirs may have come further.
+            self.steps |= {name: max(step, self.steps.get(name, 0)) for name, step in covered.items()}
+            for other in self._shelves:
+                other.needed -= {name for name, step in covered.items() if step >= other.steps.get(name, 0)}
+            shelf.needed, shelf.steps = set(covered), dict(covered)
+        self._clear()
+
+    def _check_room(self, size: int) -> None:
+        """Refuse beforehand what the disk has no room for: a write that fails half way is loud and leaves a mess."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self._folder).free
+        if free < size + SPARE_BYTES:
+            raise OSError(f"it takes {size / 1e6:.1f} MB, and the disk has {free / 1e6:.1f} MB left")
+
+    def _check(self) -> None:
+        if self._trouble is not None:
+            says = f"a checkpoint cannot be written ({_reason(self._trouble)})"
+            remedy = "see that the disk has room, then run the same command again: finished trials are kept"
+            raise RunError(f"{self._folder}: {says}; {remedy}") from self._trouble
+
+    def _clear(self) -> None:
+        """Remove the folders that nobody needs."""
+        with self._lock:
+            idle = [each for each in self._shelves if not (each.open or each.needed)]
+            idle = [each for each in idle if each.writing is None or each.writing.done()]
+            self._shelves = [each for each in self._shelves if each not in idle]
+        for shelf in idle:
+            shutil.rmtree(shelf.folder, ignore_errors=True)
+
+
+def _latest(folder: Path, homes: Homes) -> list[Parked] | None:
+    """Return the wanted trials of the newest checkpoint that can be read, None if there are some but none can."""
+    paths = sorted(_subfolders(folder), key=lambda path: _number(path.name), reverse=True)
+    paths = [path for path in paths if _number(path.name) and (path / SEAL).is_file()]  # others are half written
+    for path, before in zip(paths, [*paths, None][1:], strict=True):
+        try:
+            return unpack(*_read(path), homes=homes)
+        except Exception as error:  # whatever Orbax raises at damaged files
+            remedy = f"{before} is used instead" if before else "its trials begin again"
+            warnings.warn(f"The checkpoint {path} cannot be read ({_reason(error)}); {remedy}.", stacklevel=2)
+    return None if paths else []
+
+
+def seal(path: Path) -> None:
+    """Write a digest of all files of a checkpoint beside them; without it the checkpoint counts as half written."""
+    partial = path / f"{SEAL}.partial"
+    partial.write_text(_digest(path))
+    partial.replace(path / SEAL)
+
+
+def _digest(path: Path) -> str:
+    """Return a SHA-256 of the names and contents of all files in a folder, the seal apart."""
+    found = hashlib.sha256()
+    for file in sorted(each for each in path.rglob("*") if each.is_file() and each.stem != SEAL):
+        content = file.read_bytes()
+        found.update(f"{file.relative_to(path).as_posix()} {len(content)} ".encode())
+        found.update(content)
+    return found.hexdigest()
+
+
+def _read(path: Path) -> tuple[Arrays, Manifest]:
+    if (path / SEAL).read_bytes() != _digest(path).encode():  # looked at first: nobody parses damaged files
+        raise UnreadableError("its checksum does not match")
+    ocp = _orbax()
+    manifest: Any = ocp.metadata(str(path.absolute())).custom_metadata
+    arrays: Any = ocp.load(str(path.absolute()))
+    if not isinstance(arrays, dict) or not all(isinstance(each, np.ndarray) for each in arrays.values()):
+        raise UnreadableError("it holds something else")
+    return arrays, manifest
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(each for each in folder.iterdir() if each.is_dir()) if folder.is_dir() else []
+
+
+def _number(name: str) -> int:
+    return int(name) if name.isascii() and name.isdigit() else 0
+
+
+def _orbax() -> Any:
+    """Import Orbax, and keep it from printing the errors that it also raises: we say them in a sentence."""
+    from orbax.checkpoint import v1 as ocp
+
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_not_of_orbax)  # added once, however often this is called
+    return ocp
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    frames = traceback.extract_tb(record.exc_info[2]) if record.exc_info else []
+    return not any("orbax" in Path(each).parts for each in (record.pathname, *(frame.filename for frame in frames)))
+
+
+def _reason(error: BaseException) -> str:
+    """Return what an error says, short: Orbax and its storage append how they were configured."""
+    line = next(iter(str(error).splitlines()), "").split(" [")[0] or type(error).__name__
+    return line if len(line) <= LONGEST_REASON else f"... {line[-LONGEST_REASON:]}"

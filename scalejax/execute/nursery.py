@@ -1,0 +1,112 @@
+"""Initial weights, drawn beside the training shortly before their trials are placed."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+
+import jax
+
+from scalejax.execute.pack import Weights
+from scalejax.execute.programs import short_of_memory
+from scalejax.models import Architecture
+from scalejax.planning.trial import PlannedTrial
+from scalejax.train.numerics import current, hold
+
+KEPT_BYTES = 2**28  # of weights that more trials are to share; beyond that they are drawn again
+THREADS = 2  # that draw; more would only take the cores of the training
+
+Identity = tuple[Architecture, int]  # what initial weights depend on: the size, and 32 random bits
+
+
+class Nursery:
+    """Draws the initial weights of trials. In memory are those of the next trials, and as many shared ones as fit.
+
+    Args:
+        draw: returns weights at their true size, on the host, from an architecture and 32 random bits.
+    """
+
+    def __init__(self, draw: Callable[[Architecture, int], Weights]):
+        self._draw = draw
+        self._threads = ThreadPoolExecutor(THREADS, "draw", initializer=hold, initargs=(current(),))
+        self._lock = threading.Lock()
+        self._needed: Counter[Identity] = Counter()  # by trials that have not ended
+        self._drawn: dict[Identity, Future[Weights]] = {}
+        self._kept: dict[Identity, int] = {}  # bytes of those that stay because more trials share them
+
+    @property
+    def count(self) -> int:
+        """Number of weights in memory, those that are being drawn included."""
+        with self._lock:
+            return len(self._drawn)
+
+    def expect(self, trials: Iterable[PlannedTrial]) -> None:
+        """Take note of trials that will need weights."""
+        with self._lock:
+            self._needed.update(map(_identity, trials))
+
+    def ahead(self, trials: Iterable[PlannedTrial]) -> None:
+        """Have the weights of trials drawn that are placed next; returns at once."""
+        for planned in trials:
+            self._order(_identity(planned))
+
+    def take(self, trials: Sequence[PlannedTrial]) -> list[Weights | Exception]:
+        """Return the weights of trials that are placed now, or what their module has raised.
+
+        Raises:
+            MemoryError: or what else a device raises that is out of memory.
+            CancelledError: the run ends.
+        """
+        orders = {identity: self._order(identity) for identity in map(_identity, trials)}
+        found = {identity: _outcome(order) for identity, order in orders.items()}
+        with self._lock:
+            for identity, outcome in found.items():
+                self._keep_or_drop(identity, outcome, placed=sum(_identity(each) == identity for each in trials))
+        return [found[_identity(planned)] for planned in trials]
+
+    def ended(self, planned: PlannedTrial) -> None:
+        """Take note of a trial that needs no weights any more."""
+        identity = _identity(planned)
+        with self._lock:
+            self._needed[identity] -= 1
+            if self._needed[identity] <= 0:
+                del self._needed[identity]
+                self._drop(identity)
+
+    def close(self) -> None:
+        """Draw nothing more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _order(self, identity: Identity) -> "Future[Weights]":
+        with self._lock:
+            if identity not in self._drawn:
+                self._drawn[identity] = self._threads.submit(self._draw, *identity)
+            return self._drawn[identity]
+
+    def _keep_or_drop(self, identity: Identity, outcome: Weights | Exception, *, placed: int) -> None:
+        if identity in self._kept or isinstance(outcome, Exception):
+            return  # what a module raises, it raises for all trials of this size and seed
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(outcome))
+        if self._needed[identity] > placed and sum(self._kept.values()) + size <= KEPT_BYTES:
+            self._kept[identity] = size
+        else:
+            self._drop(identity)
+
+    def _drop(self, identity: Identity) -> None:
+        self._drawn.pop(identity, None)
+        self._kept.pop(identity, None)
+
+
+def _identity(planned: PlannedTrial) -> Identity:
+    return planned.architecture, planned.trial.key("initialise")
+
+
+def _outcome(order: "Future[Weights]") -> Weights | Exception:
+    try:
+        return order.result()
+    except CancelledError:
+        raise
+    except Exception as error:
+        if short_of_memory(error):
+            raise
+        return error

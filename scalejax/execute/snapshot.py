@@ -1,0 +1,164 @@
+"""The trials of a pack at one moment, and how they become plain arrays for a file and trials again.
+
+A file knows nothing of lanes or devices: each array has one row a trial, and a manifest says whose row it is. So a
+trial can go on in any lane, on any number of devices, and in a program that pads it to other shapes.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scalejax.execute.slot import Evaluation, Parked, Slot
+from scalejax.planning.trial import PlannedTrial
+from scalejax.train.lanes import abstract_lane
+from scalejax.train.step import Leaf, Recipe, TrialState
+
+FORMAT = 1  # of manifest and arrays; another one is not read
+
+Arrays = dict[str, np.ndarray]
+Manifest = dict[str, Any]
+Homes = Mapping[str, tuple[PlannedTrial, Recipe]]  # by trial id: the trial, and the program in which it is to go on
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The trials of a pack at one moment.
+
+    Attributes:
+        lanes: their states [lanes, ...], on the devices, which nothing changes any more; None if there are no slots.
+        slots: by lane, those that have a trial on its way.
+        parked: trials of the same program that are on their way outside of any lane.
+    """
+
+    lanes: TrialState | None
+    slots: Mapping[int, Slot]
+    parked: Sequence[Parked] = ()
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """The step of each trial in it, by id."""
+        slots = (*self.slots.values(), *(each.slot for each in self.parked))
+        return {slot.planned.trial_id: slot.step for slot in slots}
+
+    @property
+    def trial_ids(self) -> set[str]:
+        """The trials in it."""
+        return set(self.steps)
+
+
+class UnreadableError(Exception):
+    """What was read is not what was written, or was written by another version."""
+
+
+def pack_up(snapshot: Snapshot) -> tuple[Arrays, Manifest]:
+    """Bring a snapshot to the host: arrays by name, [trials, ...] each, and a manifest that JSON can hold.
+
+    There has to be a trial in it, or lanes.
+    """
+    rows = sorted(snapshot.slots)
+    slots = [*(snapshot.slots[number] for number in rows), *(each.slot for each in snapshot.parked)]
+    own = [each.state for each in snapshot.parked]
+
+    def stacked(lanes: Leaf, *parked: Leaf) -> np.ndarray:
+        return np.concatenate([bits(lanes)[rows], *(bits(one)[None] for one in parked)])
+
+    def alone(*parked: Leaf) -> np.ndarray:
+        return np.stack([bits(one) for one in parked])
+
+    both = jax.tree.map(alone, *own) if snapshot.lanes is None else jax.tree.map(stacked, snapshot.lanes, *own)
+    leaves = jax.tree.leaves(both)
+    arrays = {f"{number:04}": leaf for number, leaf in enumerate(leaves)}
+    manifest: Manifest = {
+        "format": FORMAT,
+        "leaves": _paths(own[0] if snapshot.lanes is None else snapshot.lanes),
+        "trials": [
+            {
+                "trial_id": slot.planned.trial_id,
+                "step": slot.step,
+                "seconds": slot.seconds,
+                "stale": slot.stale,
+                "evaluations": [asdict(each) for each in slot.evaluations],
+            }
+            for slot in slots
+        ],
+    }
+    return arrays, manifest
+
+
+def unpack(arrays: Arrays, manifest: Manifest, *, homes: Homes) -> list[Parked]:
+    """Return those trials of a file that have a home, each padded to the shapes of the program there.
+
+    Raises:
+        UnreadableError: another version wrote it.
+    """
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise UnreadableError("it is of another format")
+    found = []
+    for row, entry in enumerate(manifest["trials"]):
+        if entry["trial_id"] in homes:
+            planned, recipe = homes[entry["trial_id"]]
+            own, like = _abstract(replace(recipe, architecture=planned.architecture)), _abstract(recipe)
+            if manifest["leaves"] != _paths(own):
+                raise UnreadableError("another version of scalejax, Flax or Optax wrote it")
+            mine = [array[row] for _, array in sorted(arrays.items())]
+            found.append(Parked(_slot(planned, entry), _padded(mine, own, like=like)))
+    return found
+
+
+def bits(leaf: Leaf) -> np.ndarray:
+    """Return an array on the host; of random keys their bits, with one more axis."""
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+
+
+def keyed(data: np.ndarray, like: Leaf) -> Leaf:
+    """Return an array as it is, or as random keys where `like` is of keys; undoes `bits`."""
+    if not _is_key(like):
+        return data
+    kind = jax.random.key_impl(jnp.zeros(0, like.dtype))
+    return jax.random.wrap_key_data(jnp.asarray(data), impl=kind)
+
+
+def _is_key(leaf: Leaf) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+@functools.cache
+def _abstract(recipe: Recipe) -> TrialState:
+    return abstract_lane(recipe)
+
+
+def _paths(state: TrialState) -> list[str]:
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+
+
+def _slot(planned: PlannedTrial, entry: Mapping[str, Any]) -> Slot:
+    evaluations = [Evaluation(**each) for each in entry["evaluations"]]
+    return Slot(planned, entry["step"], entry["seconds"], entry["stale"], evaluations)
+
+
+def _padded(rows: Sequence[np.ndarray], own: TrialState, *, like: TrialState) -> TrialState:
+    """Cut a trial's arrays to its own shapes, and append zeros to the shapes of another program.
+
+    What is cut off is zero, as padding always is.
+
+    Raises:
+        UnreadableError: an array is smaller than the trial's own.
+    """
+
+    def one(row: np.ndarray, mine: jax.ShapeDtypeStruct, target: jax.ShapeDtypeStruct) -> Leaf:
+        corner = tuple(slice(size) for size in mine.shape)
+        further = row.shape[len(mine.shape) :]  # the bits of a random key
+        if len(row.shape) < len(mine.shape) or row[corner].shape != (*mine.shape, *further):
+            raise UnreadableError(f"an array of shape {row.shape} does not hold one of {mine.shape}")
+        padded = np.zeros((*target.shape, *further), row.dtype)
+        padded[corner] = row[corner]
+        return keyed(padded, target)
+
+    leaves, tree = jax.tree.flatten(like)
+    pairs = zip(rows, jax.tree.leaves(own), leaves, strict=True)
+    return jax.tree.unflatten(tree, [one(*each) for each in pairs])

@@ -1,0 +1,153 @@
+"""Programs timed on this machine, and what is remembered of them per kind of device."""
+
+import hashlib
+import json
+import time
+from concurrent.futures import Future
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from scalejax.data import DataCard
+from scalejax.execute.devices import Group, device_kind, groups, versions
+from scalejax.execute.pack import Pack, settings_of
+from scalejax.execute.programs import Programs, compiled_programs
+from scalejax.execute.snapshot import bits, keyed
+from scalejax.files import cache_directory
+from scalejax.planning.forecast import Timing
+from scalejax.planning.packing import Bucket
+from scalejax.planning.plan import Plan
+from scalejax.planning.trial import PlannedTrial
+from scalejax.train.lanes import DeviceData, abstract_lane, block_shape, empty
+from scalejax.train.numerics import current
+from scalejax.train.step import Blocks, Examples, TrialState
+from scalejax.train.traced import program_digest
+
+GUESSED_STEPS = 8  # timed first, to know how many to time
+TIMED_SECONDS = 0.25  # of steps in each repetition
+REPETITIONS = 3
+TIMED_BYTES = 2e9  # of data, beyond which nothing is timed: a plan must not fill the memory
+
+
+def timings_of(plan: Plan, *, patience_seconds: float) -> list[Timing | None]:
+    """Time the programs of a plan, those of the highest cost first; what was timed before is remembered on disk.
+
+    Args:
+        plan: for the devices of this machine.
+        patience_seconds: after which no further program is compiled for timing; the first one always is.
+    """
+    began = time.perf_counter()
+    timings: list[Timing | None] = []
+    for bucket in plan.packing.buckets:
+        timing = remembered(bucket, plan.card)
+        patient = not any(timings) or time.perf_counter() - began < patience_seconds
+        if timing is None and plan.data_bytes <= TIMED_BYTES and patient:
+            timing = timed(bucket, plan.card)
+        timings.append(timing)
+    return timings
+
+
+def remembered(bucket: Bucket, card: DataCard) -> Timing | None:
+    """Return what an earlier process on this machine measured of a bucket's program, or None."""
+    try:
+        return Timing(**json.loads(_path(bucket, card).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None  # never timed, or damaged: it is timed again
+
+
+def timed(bucket: Bucket, card: DataCard) -> Timing | None:
+    """Time a bucket's program here and now, and remember it; None where it does not run here as it is.
+
+    A run takes fewer lanes where memory is short. Where a module fails on made-up numbers, it may not on real ones; if
+    it does, its trials fail, with their reason in the table.
+    """
+    try:
+        timing = _time(bucket, card)
+    except (MemoryError, NotImplementedError, jax.errors.JaxRuntimeError):
+        return None
+    path = _path(bucket, card)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(asdict(timing)))
+    partial.replace(path)
+    return timing
+
+
+def _time(bucket: Bucket, card: DataCard) -> Timing:
+    """Run a bucket's own program on numbers of the right shapes; what it compiles, the run will find again."""
+    pack = ready_pack(bucket, card)
+
+    def seconds(steps: int, *, due: list[int], ending: list[int]) -> float:
+        began = time.perf_counter()
+        pack.call(steps, due=due, ending=ending)
+        return time.perf_counter() - began
+
+    guess = seconds(GUESSED_STEPS, due=[], ending=[]) / GUESSED_STEPS
+    steps = int(np.clip(TIMED_SECONDS / guess, GUESSED_STEPS, bucket.call_steps))
+    return Timing(
+        step=float(np.median([seconds(steps, due=[], ending=[]) for _ in range(REPETITIONS)])) / steps,
+        evaluation=seconds(0, due=[0], ending=[]),
+        test=seconds(0, due=[], ending=[0]),
+    )
+
+
+def ready_pack(bucket: Bucket, card: DataCard) -> Pack:
+    """Return a pack on the first group of local devices, with a full set of lanes, that has run once."""
+    group = groups(jax.local_devices())[0].first(bucket.count)
+    state, planned = sample_state(bucket, card)
+    ready: Future[Programs] = Future()
+    ready.set_result(compiled_programs(bucket.recipe, bucket.lanes, group, card=card))
+    pack = Pack(bucket, group=group, data=sample_data(card, group), programs=ready)
+    lanes = bucket.lanes * len(group.devices)
+    pack.adopt(jax.tree.map(lambda leaf: keyed(np.stack([bits(leaf)] * lanes), leaf), state), planned)
+    pack.call(1, due=[], ending=[])
+    return pack
+
+
+def sample_state(bucket: Bucket, card: DataCard) -> tuple[TrialState, PlannedTrial]:
+    """Return the state of one lane, on the host, and its trial.
+
+    Made up, so that nothing but the program itself is compiled: small random parameters and a rate so low that no
+    number overflows or vanishes while it is timed.
+    """
+    trial = replace(bucket.trials[0].trial, learning_rate=1e-6, train_examples=card.examples)
+    planned = replace(bucket.trials[0], trial=trial)
+    generator = np.random.default_rng(0)
+
+    def sample(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        return generator.normal(0, 0.05, leaf.shape).astype(leaf.dtype)
+
+    state = jax.tree.map(lambda leaf: leaf[0], empty(bucket.recipe, 1))
+    params = jax.tree.map(sample, abstract_lane(bucket.recipe).learner.params)
+    learner = replace(state.learner, params=params)
+    return replace(state, settings=settings_of(planned), learner=learner), planned
+
+
+def sample_data(card: DataCard, group: Group) -> DeviceData:
+    """Return a data set of the card's shapes on every device of a group."""
+
+    def examples(*count: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.full((*count, *card.shape), 0.5, np.float32), np.zeros(count, np.int32)
+
+    def cut(count: int) -> Blocks:
+        pieces, size = block_shape(count)
+        return Blocks(*examples(pieces, size), np.ones((pieces, size), np.float32))
+
+    data = DeviceData(Examples(*examples(card.examples)), cut(card.validation_examples), cut(card.test_examples))
+    return jax.device_put(data, group.whole)
+
+
+def _path(bucket: Bucket, card: DataCard) -> Path:
+    content = [
+        bucket.recipe.identity,
+        program_digest(bucket.recipe.architecture, (bucket.recipe.batch_size, *card.shape)),
+        current(),
+        bucket.lanes,
+        repr(replace(card, fingerprint="")),
+        device_kind(),
+        len(jax.local_devices()),
+        dict(versions()),
+    ]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
+    return cache_directory("calibrations") / f"{digest}.json"

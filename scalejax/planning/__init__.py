@@ -1,0 +1,1 @@
+"""What a sweep will do, described and never executed: trials, programs, costs, forecasts."""

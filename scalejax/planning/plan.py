@@ -1,0 +1,180 @@
+"""The plan of a sweep: its trials, programs and costs, before anything is trained."""
+
+import contextlib
+import fnmatch
+import functools
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import jax
+
+from scalejax.data import DataCard, describe
+from scalejax.models import FAMILIES
+from scalejax.planning import limits
+from scalejax.planning.device_specs import DeviceKind, local_kind
+from scalejax.planning.packing import PROBED, PROVEN, Limits, Packing, Verdict, kind_of, pack, waste
+from scalejax.planning.proof.prove import prove
+from scalejax.planning.trial import PlannedTrial, expand, expand_counted, family_name
+from scalejax.spec import Sweep, check_models
+from scalejax.spec.rules import SpecError, nearest, shown
+from scalejax.train.cost import SPEEDS, data_bytes, lane_bytes
+from scalejax.train.step import Recipe
+
+STATE_SHARE = 0.25  # of a device's memory may be taken by the lanes of one program; activations need the rest
+STEP_SHARE = 0.25  # of it by the largest array of a step of all lanes
+
+# Trains a size in a larger one's program, and says what padding changes; empty if nothing was found.
+Probe = Callable[[Recipe, Recipe], str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep will do.
+
+    Attributes:
+        sweep: the question.
+        card: its data set.
+        trials: in the order of the sweep file.
+        packing: the buckets, and why some sizes are apart.
+        devices: number of devices planned for.
+        useful_flops, padding_flops, idle_flops: of all trials, of zeros, of lanes without a trial; all of them with
+            the steps that trials are expected to take.
+        state_bytes: of the largest program's lanes on one device.
+        data_bytes: of the data set on each device.
+    """
+
+    sweep: Sweep
+    card: DataCard
+    trials: tuple[PlannedTrial, ...]
+    packing: Packing
+    devices: int
+    useful_flops: int
+    padding_flops: int
+    idle_flops: int
+    state_bytes: int
+    data_bytes: int
+
+    @property
+    def count(self) -> int:
+        """Number of trials."""
+        return sum(planned.copies for planned in self.trials)
+
+    @property
+    def waste(self) -> float:
+        """Share of all FLOPs that is spent on padding and on idle lanes."""
+        extra = self.padding_flops + self.idle_flops
+        return extra / (self.useful_flops + extra)
+
+
+def check_sweep(sweep: Sweep, *, kind: DeviceKind | None = None) -> None:
+    """Hold a sweep against the families and the data sources that there are, and against what a machine can do.
+
+    Args:
+        sweep: the question.
+        kind: of devices that are not here, as for `make_plan`.
+
+    Raises:
+        SweepError: it asks for what they do not have, for absurdly much, or two builders go by one name.
+    """
+    check_models(sweep, FAMILIES)
+    card = describe(sweep.data)
+    limits.check_counts(sweep, card, counted=kind is not None)
+    limits.check_data(card, kind)
+    names: dict[str, object] = dict(FAMILIES)
+    for index, grid in enumerate(sweep.models):
+        if not isinstance(grid.family, str):
+            name = family_name(grid)
+            if names.setdefault(name, grid.family) is not grid.family:
+                says = (
+                    f"another family is called {name} too, and their rows could not be told apart; rename the builder"
+                )
+                raise SpecError(says, table="models", keys=("family",), index=index)
+
+
+def make_plan(
+    sweep: Sweep, *, devices: int | None = None, kind: DeviceKind | None = None, probe: Probe | None = None
+) -> Plan:
+    """Expand a sweep into trials and pack them.
+
+    Args:
+        sweep: the question.
+        devices: how many to plan for; default: those of this machine.
+        kind: of devices that are not here. Such a plan is for simulation: it counts trials and does not spell them out.
+        probe: tries sizes for which there is no proof, if the sweep asks for that; without one they are not packed.
+
+    Raises:
+        SweepError: the sweep asks for what its data or its families do not have, or for halving that halves nothing.
+    """
+    check_sweep(sweep, kind=kind)
+    with _collecting_later():
+        return _planned(sweep, devices=devices, kind=kind, probe=probe)
+
+
+@contextlib.contextmanager
+def _collecting_later() -> Iterator[None]:
+    """Let Python look for garbage afterwards: of what is traced all stays, and looking took a fifth of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _planned(sweep: Sweep, *, devices: int | None, kind: DeviceKind | None, probe: Probe | None) -> Plan:
+    card = describe(sweep.data)
+    trials = expand_counted(sweep, card) if kind else expand(sweep, card)
+    if sweep.train.halving and not any(planned.rungs for planned in trials):
+        says = "no rung comes before the end of any trial; expected smaller rungs, or a smaller train.evaluate_every"
+        raise SpecError(says, table="train", keys=("halving",))
+    _check_decay(sweep, trials)
+    limits.check_models(trials, card, kind)
+    count, device = devices or len(jax.local_devices()), kind or local_kind()
+    room = Limits(
+        devices=count,
+        state_bytes=STATE_SHARE * device.memory,
+        step_bytes=STEP_SHARE * device.memory,
+        shape=card.shape,
+        speed=SPEEDS[device.platform],  # as a run there would: its packing hangs on no finer figures
+    )
+
+    judge = functools.partial(_judge, card, probe if sweep.packing == PROBED else None)
+    packing = pack(trials, limits=room, judge=judge)
+    useful, padding, idle = waste(packing.buckets, card.shape, devices=count)
+    return Plan(
+        sweep=sweep,
+        card=card,
+        trials=tuple(trials),
+        packing=packing,
+        devices=count,
+        useful_flops=useful,
+        padding_flops=padding,
+        idle_flops=idle,
+        state_bytes=max(bucket.lanes * lane_bytes(bucket.recipe) for bucket in packing.buckets),
+        data_bytes=data_bytes(card.shape, card.examples + card.validation_examples + card.test_examples),
+    )
+
+
+def _check_decay(sweep: Sweep, trials: Sequence[PlannedTrial]) -> None:
+    """Refuse a pattern of parameters that no model of the sweep has."""
+    if sweep.train.weight_decay_on is None:
+        return
+    names = dict.fromkeys(name for size in {each.architecture for each in trials} for name in size.parameter_names)
+    for pattern in sweep.train.weight_decay_on:
+        if not fnmatch.filter(names, pattern):
+            says = f"{shown(pattern)} is the name of no parameter; {nearest(pattern, names)}"
+            raise SpecError(says, table="train", keys=("weight_decay_on",))
+
+
+def _judge(card: DataCard, probe: Probe | None, small: Recipe, large: Recipe) -> Verdict:
+    """Say whether a size may run in the program of a larger one: if that is proven or, by request, if it seems so."""
+    proof = prove(small, large, card.shape)
+    if proof.proven:
+        return Verdict(PROVEN)
+    kinds = {kind_of(each.architecture, (each.batch_size, *card.shape)) for each in (small, large)}
+    if probe is None or len(kinds) > 1:  # what is known to compute something else is not tried
+        return Verdict("", proof.reason)
+    refuted = probe(small, large)
+    return Verdict("", f"{proof.reason}, and {refuted}") if refuted else Verdict(PROBED)

@@ -1,0 +1,1 @@
+"""The proof that sizes may share a program."""

@@ -1,0 +1,70 @@
+"""What the engine knows of trials as rows of the ledger."""
+
+from typing import TYPE_CHECKING
+
+from scalejax.run.store import MeasurementRow, ResultRow, TrialRow
+
+if TYPE_CHECKING:
+    from scalejax.execute.slot import Finished
+    from scalejax.planning.plan import Plan
+    from scalejax.planning.trial import PlannedTrial
+
+
+def trial_row(planned: "PlannedTrial", plan: "Plan") -> TrialRow:
+    """Return a trial's row before it has run."""
+    from scalejax.train.cost import step_flops
+
+    trial = planned.trial
+    return TrialRow(
+        trial_id=planned.trial_id,
+        family=trial.family,
+        knobs=dict(trial.knobs),
+        params=planned.architecture.parameter_count,
+        train_examples=trial.train_examples,
+        fraction=trial.train_examples / plan.card.examples,
+        seed=trial.seed,
+        learning_rate=trial.learning_rate,
+        weight_decay=trial.weight_decay,
+        batch_size=trial.batch_size,
+        steps=trial.steps,
+        flops=step_flops(planned.architecture, trial.batch_size, plan.card.shape) * trial.steps,
+    )
+
+
+def result_row(end: "Finished", plan: "Plan") -> ResultRow:
+    """Return what a trial's row says after it has ended."""
+    from scalejax.execute.devices import device_kind, versions
+    from scalejax.train.traced import program_digest
+
+    best, planned = end.best, end.planned
+    return ResultRow(
+        trial_id=planned.trial_id,
+        status=end.status,
+        reason=end.reason,
+        steps_taken=end.evaluations[-1].step if end.evaluations else 0,
+        train_loss=best and best.train_loss,
+        validation_loss=best and best.validation_loss,
+        test_loss=end.test_loss,
+        test_error=end.test_error,
+        best_step=end.best_step,
+        seconds=end.seconds,
+        mode=end.mode,
+        device=device_kind(),
+        versions=" ".join(f"{name} {version}" for name, version in versions().items()),
+        program=program_digest(planned.architecture, (planned.trial.batch_size, *plan.card.shape)),
+    )
+
+
+def measurement_rows(end: "Finished") -> list[MeasurementRow]:
+    """Return a row for each of a trial's evaluations."""
+    return [
+        MeasurementRow(
+            trial_id=end.planned.trial_id,
+            step=each.step,
+            examples_seen=each.examples_seen,
+            train_loss=each.train_loss,
+            validation_loss=each.validation_loss,
+            validation_error=each.validation_error,
+        )
+        for each in end.evaluations
+    ]

@@ -1,0 +1,160 @@
+"""What goes on beside the training of a run: its account of the work, its heartbeat, and its ear for signals."""
+
+import os
+import platform
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from scalejax.errors import RunError
+from scalejax.run.store import Heartbeat, Store
+
+if TYPE_CHECKING:
+    from scalejax.execute.observer import Progress
+    from scalejax.execute.slot import Parked
+    from scalejax.planning.plan import Plan
+    from scalejax.planning.trial import PlannedTrial
+    from scalejax.report.progress import ProgressDisplay
+
+BEAT_SECONDS = 2.0  # between two heartbeats
+
+
+class Accountant:
+    """Knows what share of the work each step of each waiting trial is.
+
+    Args:
+        plan: of the sweep.
+        waiting: the trials that are to be trained.
+        begun: those of them that go on where an earlier run left them, by id.
+    """
+
+    def __init__(self, plan: "Plan", waiting: Sequence["PlannedTrial"], *, begun: Mapping[str, "Parked"]):
+        from scalejax.train.cost import step_flops
+
+        self._lock = threading.Lock()
+        self._running: dict[str, int] = {}  # steps of each trial
+        self._left = {planned.trial_id: planned.trial.steps for planned in waiting}
+        self._expected = set(self._left)
+        for trial_id, parked in begun.items():
+            self._left[trial_id] -= parked.slot.step
+        self._cost: dict[str, tuple[float, int]] = {}  # work and useful FLOPs of one step
+        for bucket in plan.packing.buckets:
+            for planned in bucket.trials:
+                flops = step_flops(planned.architecture, planned.trial.batch_size, plan.card.shape)
+                self._cost[planned.trial_id] = (bucket.seconds / bucket.lanes, flops)
+        self.total = sum(self._cost[trial][0] * steps for trial, steps in self._left.items())
+
+    def begin(self, trials: Sequence["PlannedTrial"], display: "ProgressDisplay") -> None:
+        """Count all steps of trials that start, or start again, as left; those that halving calls back are new work."""
+        with self._lock:
+            self._left.update({planned.trial_id: planned.trial.steps for planned in trials})
+            called_back = [planned for planned in trials if planned.trial_id not in self._expected]
+            self._expected.update(planned.trial_id for planned in called_back)
+            work = sum(self._cost[planned.trial_id][0] * planned.trial.steps for planned in called_back)
+        if called_back:
+            display.expect(trials=len(called_back), work=work)
+
+    def show(self, progress: "Progress", display: "ProgressDisplay") -> None:
+        """Report a call of a program."""
+        work = flops = 0.0
+        with self._lock:
+            for planned, steps in progress.steps.items():
+                self._left[planned.trial_id] -= steps
+                self._running[planned.trial_id] = planned.trial.steps - self._left[planned.trial_id]
+                work += self._cost[planned.trial_id][0] * steps
+                flops += self._cost[planned.trial_id][1] * steps
+            for planned, step in progress.back.items():
+                left = planned.trial.steps - step
+                work -= self._cost[planned.trial_id][0] * (left - self._left[planned.trial_id])
+                self._left[planned.trial_id], self._running[planned.trial_id] = left, step
+        display.advance(steps=sum(progress.steps.values()), flops=flops, work=work)
+
+    def spared(self, planned: "PlannedTrial") -> float:
+        """Return the work of the steps that a trial that has ended did not take."""
+        with self._lock:
+            self._running.pop(planned.trial_id, None)
+            return self._cost[planned.trial_id][0] * self._left.pop(planned.trial_id)
+
+    @property
+    def steps_taken(self) -> dict[str, int]:
+        """The steps that each trial on its way has taken, by id."""
+        with self._lock:
+            return dict(self._running)
+
+
+class Pulse:
+    """Writes a heartbeat into the ledger every other second, from a thread of its own. Use it as a context manager.
+
+    Args:
+        store: open for writing.
+        accountant: knows how far each trial is.
+        display: knows how long it will take.
+    """
+
+    def __init__(self, store: Store, *, accountant: Accountant, display: "ProgressDisplay"):
+        self._store, self._accountant, self._display = store, accountant, display
+        self._began = time.time()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._go_on, daemon=True)
+
+    def __enter__(self) -> "Pulse":
+        self._beat()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        with suppress(RunError):
+            self._beat()  # so that what was interrupted shows how far it has come
+
+    def _go_on(self) -> None:
+        while not self._ended.wait(BEAT_SECONDS):
+            with suppress(RunError):  # whoever writes a result meets with the same trouble, and says so
+                self._beat()
+
+    def _beat(self) -> None:
+        heartbeat = Heartbeat(os.getpid(), platform.node(), self._began, time.time(), self._display.eta_seconds)
+        self._store.beat(heartbeat, self._accountant.steps_taken)
+
+
+class Interruption:
+    """Hears SIGINT and SIGTERM: the first one stops the run in order, the next one ends the process at once.
+
+    Use it as a context manager. Only the main thread can hear signals; in any other this does nothing.
+
+    Args:
+        stop: asks the run to stop; returns at once.
+
+    Attributes:
+        signal: the signal that was heard, None so far.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self, stop: Callable[[], None]):
+        self._stop = stop
+        self._before: dict[int, object] = {}
+        self.signal: int | None = None
+
+    def __enter__(self) -> "Interruption":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._hear) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # pyright: ignore[reportArgumentType]  # what signal.signal returned
+
+    def _hear(self, number: int, _frame: FrameType | None) -> None:
+        if self.signal is not None:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.signal = number
+        # Not print: it may be what the signal has interrupted.
+        os.write(2, b"\nscalejax: stopping, saving what is running; once more ends at once, unsaved\n")
+        self._stop()

@@ -1,0 +1,377 @@
+"""What a sweep is: frozen, strictly validated dataclasses. Their TOML file is read by `scalejax.spec.file`.
+
+Every mistake is one `SweepError`, one sentence: the key, what was expected, what was found, the nearest valid name.
+Values are strict (no "3" for 3, no true for 1, no 3000.0 for 3000), with two conveniences: a scalar stands for a grid
+of one, and a whole number for a float. NumPy numbers and arrays count as the Python numbers they hold.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scalejax.builders import name_of, parameters
+from scalejax.spec.rules import (
+    Check,
+    Knob,
+    Rule,
+    SpecError,
+    as_knob,
+    as_number,
+    distinct,
+    identity,
+    listed,
+    nearest,
+    plain,
+    shown,
+    strict,
+)
+
+MOST_SEEDS = 10_000  # `seeds = 3000000` is a slip, and would be expanded before anyone could notice
+NOT_KNOBS = ("inputs", "classes", "rngs")  # parameters of a builder that the engine fills in
+# Columns of the trial table, in which every knob has a column of its own.
+TRIAL_COLUMNS = (
+    *("trial_id", "family", "params", "train_examples", "fraction", "seed", "learning_rate", "weight_decay"),
+    *("batch_size", "steps", "flops", "status", "reason", "train_loss", "validation_loss", "test_loss", "test_error"),
+    *("best_step", "seconds", "steps_taken", "mode", "device", "versions", "program", "position", "knobs"),
+)
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", value):
+        allowed = "1 to 100 letters (a to z), digits, '.', '_' or '-', not starting with '.' (it names a folder)"
+        raise SpecError(f"expected {allowed}, found {shown(value)}")
+    return value
+
+
+def _seeds(value: Any) -> tuple[int, ...]:
+    value = plain(value)
+    if isinstance(value, list | tuple | range):
+        return Rule(int, at_least=0, grid=True)(value)
+    number = as_number(value, int)
+    if number is None or not 1 <= number <= MOST_SEEDS:
+        raise SpecError(f"expected a number of seeds from 1 to {MOST_SEEDS} or a list of seeds, found {shown(value)}")
+    return tuple(range(number))
+
+
+def _part(kind: type) -> Check:
+    def check(value: Any) -> Any:
+        if not isinstance(value, kind):
+            raise SpecError(f"expected a {kind.__name__}, found {shown(value)}")
+        return value
+
+    return check
+
+
+def _models(value: Any) -> tuple["ModelGrid", ...]:
+    models = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not models:
+        raise SpecError("expected at least one model, found none")
+    return tuple(map(_part(ModelGrid), models))
+
+
+def _one_of(spec: object, table: str, first: str, second: str) -> None:
+    """Raise unless exactly one of two optional fields is given."""
+    count = sum(getattr(spec, name) is not None for name in (first, second))
+    if count != 1:
+        found = "both" if count else "neither"
+        raise SpecError(
+            f"expected exactly one of {first} and {second}, found {found}", table=table, keys=(first, second)
+        )
+
+
+_COUNT = Rule(int, at_least=1)
+_COUNTS = Rule(int, at_least=1, grid=True)
+
+
+@strict(
+    "data",
+    {
+        "source": Rule(str),
+        "train_examples": _COUNTS,
+        "fractions": Rule(float, above=0, at_most=1, grid=True),
+        "examples": _COUNT,
+        "validation_examples": _COUNT,
+        "test_examples": _COUNT,
+        "seed": Rule(int, at_least=0),
+        "fourier_features": Rule(int, at_least=0),
+        "fourier_scale": Rule(float, above=0),
+    },
+)
+@dataclass(frozen=True)
+class DataSpec:
+    """The data of a sweep: where it comes from and which numbers of training examples are tried.
+
+    Exactly one of `train_examples` (numbers) and `fractions` (shares in (0, 1] of the pool) is given.
+    Raises `SweepError` for anything that is not as described here.
+    """
+
+    source: str
+    train_examples: tuple[int, ...] | None = None
+    fractions: tuple[float, ...] | None = None
+    examples: int | None = None  # size of the training pool; default: the largest of train_examples, or all there is
+    validation_examples: int | None = None  # default: the source's own
+    test_examples: int | None = None
+    seed: int = 0  # draws generated data and the split; NOT the trial's seed
+    fourier_features: int | None = None  # land only: number of random Fourier features; None or 0 is none
+    fourier_scale: float | None = None  # land only: their angular frequency scale, in cycles per radian
+
+    def __post_init__(self) -> None:
+        _one_of(self, "data", "train_examples", "fractions")
+        if self.train_examples and self.examples and max(self.train_examples) > self.examples:
+            says = f"expected at most examples = {self.examples}, found {max(self.train_examples)}"
+            raise SpecError(says, table="data", keys=("train_examples", "examples"))
+
+
+@dataclass(frozen=True, init=False)
+class ModelGrid:
+    """A family of models and the grid of its size knobs: `ModelGrid("mlp", width=[8, 32], depth=2)`.
+
+    `family` is a name, or the user's own builder `build(*, width, rngs)`, whose signature the knobs must fit. The
+    knobs may also come as a mapping, `ModelGrid("mlp", {"width": (8, 32)})`. Two grids are equal, and hash alike, by
+    content. Raises `SweepError`; a family given by name is held against its knobs by `check_models`.
+    """
+
+    family: str | Callable[..., Any]
+    knobs: Mapping[str, tuple[Knob, ...]]
+
+    def __init__(self, family: str | Callable[..., Any], knobs: Mapping[str, Any] | None = None, **more: Any):
+        grid: dict[str, tuple[Knob, ...]] = {}
+        for name, value in (*(knobs or {}).items(), *more.items()):
+            try:
+                if not isinstance(name, str) or not name.isidentifier() or name in ("family", *NOT_KNOBS):
+                    raise SpecError("this cannot be a size knob; expected a parameter of the model")
+                if name in TRIAL_COLUMNS:
+                    raise SpecError("a column of the results is called so already; rename the parameter of the model")
+                if name in grid:
+                    raise SpecError("given twice")
+                grid[name] = distinct(map(as_knob, listed(value)))
+            except SpecError as fault:
+                raise SpecError(fault.says, table="models", keys=(str(name),)) from None
+        _check_family(family)
+        object.__setattr__(self, "family", family)
+        object.__setattr__(self, "knobs", grid)
+        if callable(family):
+            _check_builder(family, grid, family=_title(family))
+
+    def __hash__(self) -> int:
+        return hash((self.family, frozenset(self.knobs.items())))
+
+
+def _check_family(family: object) -> None:
+    if callable(family):
+        return
+    if not isinstance(family, str) or not family or not family.isprintable():
+        says = f"expected the name of a family, or a builder, found {shown(family)}"
+    elif ":" in family:  # as written by sweep_to_toml
+        says = (
+            f"{shown(family)} is a Python builder, which a file cannot hold; make this sweep in Python, with Sweep(...)"
+        )
+    else:
+        return
+    raise SpecError(says, table="models", keys=("family",))
+
+
+@strict(
+    "train.halving",
+    {
+        "rungs": Rule(float, above=0, below=1, grid=True, ascending=True),
+        "reduction": Rule(int, at_least=2),
+    },
+)
+@dataclass(frozen=True)
+class HalvingSpec:
+    """Successive halving (Jamieson & Talwalkar 2016, arXiv:1502.07943) of the learning rates within a cell.
+
+    A cell is all trials that differ in learning rate and seed alone. At each rung the best one in `reduction` of its
+    learning rates, rounded up, go on with all their seeds, and the others are stopped. Raises `SweepError`.
+    """
+
+    rungs: tuple[float, ...]  # shares of a trial's steps, in (0, 1), ascending; rounded up to the next evaluation
+    reduction: int = 2
+
+
+@strict(
+    "train",
+    {
+        "learning_rate": Rule(float, above=0, grid=True),
+        "batch_size": _COUNTS,
+        "optimizer": Rule(str, choices=("adamw", "sgd", "momentum", "lion")),
+        "weight_decay": Rule(float, at_least=0, grid=True),
+        "schedule": Rule(str, choices=("cosine", "constant")),
+        "warmup_fraction": Rule(float, at_least=0, below=1),
+        "clip_norm": Rule(float, above=0),
+        "steps": _COUNT,
+        "epochs": Rule(float, above=0),
+        "min_steps": _COUNT,
+        "max_steps": _COUNT,
+        "evaluate_every": _COUNT,
+        "patience": _COUNT,
+        "weight_decay_on": Rule(str, grid=True),
+        "halving": _part(HalvingSpec),
+    },
+)
+@dataclass(frozen=True)
+class TrainSpec:
+    """How every trial is trained. Lists are grids. Raises `SweepError` for anything that is not as described here."""
+
+    learning_rate: tuple[float, ...]
+    batch_size: tuple[int, ...]
+    optimizer: str = "adamw"  # adamw, sgd, momentum, lion
+    weight_decay: tuple[float, ...] = (0.0,)
+    schedule: str = "cosine"  # cosine, constant
+    warmup_fraction: float = 0.0  # share of the horizon, in [0, 1)
+    clip_norm: float | None = None
+    steps: int | None = None  # exactly one of steps and epochs
+    epochs: float | None = None  # of the trial's own fraction, then clipped to [min_steps, max_steps]
+    min_steps: int | None = None
+    max_steps: int | None = None
+    evaluate_every: int | None = None  # steps; default: about a twentieth of the horizon
+    patience: int | None = None  # evaluations without improvement
+    halving: HalvingSpec | None = None
+    weight_decay_on: tuple[str, ...] | None = None  # patterns of names such as "*.kernel"; default: all matrices
+
+    def __post_init__(self) -> None:
+        _one_of(self, "train", "steps", "epochs")
+        if self.halving and len(self.learning_rate) == 1:
+            says = "expected several learning rates to choose from, found one; give more of them, or no halving"
+            raise SpecError(says, table="train", keys=("halving", "learning_rate"))
+        for name in ("min_steps", "max_steps"):
+            if self.steps and getattr(self, name):
+                says = "expected only together with epochs, found steps"
+                raise SpecError(says, table="train", keys=(name, "steps"))
+        if self.min_steps and self.max_steps and self.min_steps > self.max_steps:
+            says = f"expected at most max_steps = {self.max_steps}, found {self.min_steps}"
+            raise SpecError(says, table="train", keys=("min_steps", "max_steps"))
+
+
+@strict(
+    "",
+    {
+        "name": _name,
+        "data": _part(DataSpec),
+        "models": _models,
+        "train": _part(TrainSpec),
+        "seeds": _seeds,
+        "packing": Rule(str, choices=("proven", "probed")),
+    },
+)
+@dataclass(frozen=True)
+class Sweep:
+    """All trials of one question: the product of its grids. `seeds = 3` stands for (0, 1, 2). Raises `SweepError`."""
+
+    name: str
+    data: DataSpec
+    models: tuple[ModelGrid, ...]
+    train: TrainSpec
+    seeds: tuple[int, ...] = (0,)
+    packing: str = "proven"  # "probed": sizes without a proof share a program if a probe finds no difference
+
+    def __post_init__(self) -> None:
+        _check_overlap([(grid.family, grid.knobs) for grid in self.models])
+
+
+def _check_overlap(grids: Sequence[tuple[object, Mapping[str, tuple[Knob, ...]]]]) -> None:
+    """Raise if two grids produce the same model, which would be trained, counted and averaged twice."""
+    for index, (family, knobs) in enumerate(grids):
+        for earlier, (other, sizes) in enumerate(grids[:index]):
+            if family != other or knobs.keys() != sizes.keys():
+                continue
+            # A product of grids overlaps another exactly if each knob has a value in common; no need to expand them.
+            taken = {name: set(map(identity, sizes[name])) for name in knobs}
+            common = {name: [v for v in values if identity(v) in taken[name]] for name, values in knobs.items()}
+            if all(common.values()):
+                model = ", ".join(f"{name} = {shown(values[0])}" for name, values in common.items())
+                says = f"repeats a model of index {earlier}{model and f' ({model})'}; expected each model once"
+                raise SpecError(says, table="models", keys=("family",), index=index)
+
+
+def check_models(sweep: Sweep, families: Mapping[str, Callable[..., Any]]) -> None:
+    """Hold each model grid against its builder: the family's in `families` (name -> builder), or the user's own.
+
+    Raises `SweepError` for an unknown family, a knob that the builder lacks, needs or annotates otherwise, and for a
+    model that two grids share once the builder's defaults are filled in.
+    """
+    grids = []
+    for index, grid in enumerate(sweep.models):
+        family = grid.family
+        if isinstance(family, str) and family not in families:
+            says = f"unknown family {shown(family)}; {nearest(family, families)}"
+            raise SpecError(says, table="models", keys=("family",), index=index)
+        builder = families[family] if isinstance(family, str) else family
+        _check_builder(builder, grid.knobs, index=index, family=_title(family))
+        grids.append((family, {**_defaults(builder), **grid.knobs}))
+    _check_overlap(grids)
+
+
+def _title(family: str | Callable[..., Any]) -> str:
+    return family if isinstance(family, str) else name_of(family)
+
+
+def _defaults(builder: Callable[..., Any]) -> dict[str, tuple[Knob, ...]]:
+    return {name: (p.default,) for name, p in parameters(builder).items() if isinstance(p.default, Knob)}
+
+
+def _check_builder(
+    builder: Callable[..., Any], knobs: Mapping[str, tuple[Knob, ...]], *, index: int | None = None, family: str
+) -> None:
+    """Raise `SpecError` unless `builder(**knobs, rngs=...)`, with one value of each knob, would be a valid call."""
+
+    def fault(key: str, says: str) -> SpecError:
+        return SpecError(says, table="models", keys=(key,), index=index)
+
+    try:
+        takes = parameters(builder)
+    except (ValueError, TypeError):
+        says = f"cannot read the parameters of {family}; wrap it in def build(*, width, rngs)"
+        raise fault("family", says) from None
+    rngs = takes.get("rngs")
+    if rngs is None or rngs.kind is not rngs.KEYWORD_ONLY:
+        raise fault("family", f"{family} must take rngs by keyword only, as in def build(*, width, rngs)")
+    variable = {rngs.VAR_POSITIONAL, rngs.VAR_KEYWORD}
+    named = {name: p for name, p in takes.items() if name not in NOT_KNOBS and p.kind not in variable}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+    for name, parameter in named.items():
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise fault("family", f"{family} takes {name} by position only; expected def build(*, {name}, rngs)")
+    for name, values in knobs.items():
+        if name in named:
+            _check_knob(named[name], values, fault)
+        elif not takes_any:
+            hint = nearest(name, named) if named else "it has none"
+            raise fault(name, f"unknown knob of {family}; {hint}")
+    for name, parameter in named.items():
+        if parameter.default is parameter.empty and name not in knobs:
+            expected = getattr(_KNOB_CHECKS.get(_annotation(parameter)), "expected", "a value")
+            raise fault(name, f"needed by {family} but missing; expected {expected}, or a list of such values")
+
+
+def _true_or_false(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise SpecError(f"expected true or false, found {shown(value)}")
+    return value
+
+
+_KNOB_CHECKS: Mapping[str, Check] = {
+    "int": Rule(int, at_least=1),
+    "float": Rule(float),
+    "str": Rule(str),
+    "bool": _true_or_false,
+}
+
+
+def _annotation(parameter: inspect.Parameter) -> str:
+    """Name the annotation, which `from __future__ import annotations` leaves as a text."""
+    annotation = parameter.annotation
+    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+
+
+def _check_knob(parameter: inspect.Parameter, values: tuple[Knob, ...], fault: Callable[[str, str], SpecError]) -> None:
+    """Hold a knob's values against its annotation; one that is absent, or none of the four types, allows any."""
+    check = _KNOB_CHECKS.get(_annotation(parameter), lambda value: value)
+    for value in values:
+        try:
+            check(value)
+        except SpecError as wrong:
+            raise fault(parameter.name, wrong.says) from None

@@ -1,0 +1,1 @@
+"""The training of one model, and its lifting over many."""

@@ -1,0 +1,234 @@
+"""What training costs: FLOPs counted from the program itself, bytes from its shapes, seconds from a simple model."""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from scalejax.models import Architecture
+from scalejax.models.equations import inner_programs
+from scalejax.train.convolutions import CONVOLUTION
+from scalejax.train.lanes import abstract_lane
+from scalejax.train.step import BLOCK_STEPS, Recipe
+from scalejax.train.traced import traced_slope
+
+# Passes over a parameter's four bytes in one step: gradient, both moments and the parameter, read and written.
+PASSES = 10
+CHECKPOINTS = {"checkpoint", "remat", "remat2"}  # what the primitive of jax.checkpoint is called, by version
+# Passes over the operands and the result of each convolution: reordering, and the norms and activations in between.
+# Without them two convolutions of width 8 were estimated at less than a third of their measured time.
+CONVOLUTION_PASSES = 7
+INITIALISER_SHARE = 0.3  # of a program's compile time is that of one size's initialisation
+
+
+@dataclass(frozen=True)
+class DeviceSpeed:
+    """What packing assumes of a kind of device.
+
+    Rounded figures, never measured on the spot: which sizes share a program must be the same in every run of a sweep.
+    """
+
+    products: float  # FLOP/s of batched float32 matrix products of middling size
+    bandwidth: float  # bytes/s
+    overhead: float  # seconds of a step of any size
+    compile: float  # seconds a program
+    lanes: int  # of a program, beyond which more of them gain nothing
+    lane_overhead: float = 0.0  # seconds of a lane's step of any size: its batch, its small operations
+    cache: float = math.inf  # bytes of lane states beyond which every step waits for memory
+
+
+SPEEDS = {
+    # One core of a Xeon with 2 MB of second-level cache, measured: a lane's step takes 14 us at width 8, 26 at 32, 48
+    # at 64 (batch 64). Lanes that leave the cache are a tenth slower at widths 32 to 128, a third at width 512.
+    "cpu": DeviceSpeed(
+        products=8e10, bandwidth=2.5e10, overhead=6e-5, lane_overhead=1e-5, compile=2.0, lanes=32, cache=1.3e6
+    ),
+    "gpu": DeviceSpeed(products=1e13, bandwidth=1e12, overhead=2e-4, compile=5.0, lanes=1024),
+    "tpu": DeviceSpeed(products=3e13, bandwidth=1e12, overhead=1e-4, compile=5.0, lanes=1024),
+}
+
+
+def step_flops(architecture: Architecture, batch_size: int, shape: tuple[int, ...]) -> int:
+    """Return the useful FLOPs of one training step: of its matrix products and convolutions, a multiply-add being two.
+
+    Counted in the traced program, so that it holds for any module; for a network of matrices it is close to the
+    6 x parameters x examples of Kaplan et al. (2020, arXiv:2001.08361), less what the first layer need not pass back.
+    Each product counts once, also where `jax.checkpoint` has it computed again in the backward pass. A convolution
+    counts its outputs times its taps, those beyond the edge of the image included; but where zeros are put between the
+    points of its input, as in the gradient of a strided one, only what meets a point. Of the branches of a `cond` the
+    costliest counts, and the body of a loop of unknown length once.
+    """
+    return _step_costs(architecture, batch_size, shape).useful
+
+
+def step_bytes(recipe: Recipe, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the bytes of one lane's state, and of the largest array beside it in one training step.
+
+    The compiler decides what else is in memory at the same time; less than this it cannot be.
+    """
+    arrays = _step_costs(recipe.architecture, recipe.batch_size, shape).array
+    return lane_bytes(recipe), max(arrays, 4 * BLOCK_STEPS * recipe.batch_size)  # the rows of a block of batches
+
+
+@dataclass(frozen=True)
+class _StepCosts:
+    """FLOPs of a step: useful ones, and all, those computed again included; and bytes.
+
+    `array` are those of its largest array, `convolved` of all that its convolutions take and make.
+    """
+
+    useful: int
+    performed: int
+    array: int
+    convolved: int
+
+
+@functools.cache
+def _step_costs(architecture: Architecture, batch_size: int, shape: tuple[int, ...]) -> _StepCosts:
+    program = traced_slope(architecture, (batch_size, *shape)).program.jaxpr
+    performed = _product_flops(program)
+    useful = _product_flops(_without_recomputation(architecture, (batch_size, *shape))) if _forgets(program) else None
+    useful = performed if useful is None else useful
+    return _StepCosts(useful, performed, largest_array(program), _convolved_bytes(program))
+
+
+def _forgets(program: core.Jaxpr) -> bool:
+    """Whether a program has parts whose results are forgotten, to be computed again in a backward pass."""
+    return any(
+        equation.primitive.name in CHECKPOINTS or any(map(_forgets, inner_programs(equation.params)))
+        for equation in program.eqns
+    )
+
+
+def _without_recomputation(architecture: Architecture, batch: tuple[int, ...]) -> core.Jaxpr:
+    """Return the gradient of a model's logits as a program that forgets nothing; `batch` is the shape of its inputs."""
+    params, rest = architecture.abstract[1:]
+    operands = (params, rest, jax.ShapeDtypeStruct(batch, jnp.float32))
+    traced = architecture.forward_program(batch[0])
+    kept = core.jaxpr_as_fun(core.ClosedJaxpr(_keeping(traced.jaxpr), traced.consts))
+    leaves, count = jax.tree.leaves(operands), len(jax.tree.leaves(params))
+
+    def logits_sum(own: list[jax.Array], others: list[jax.Array]) -> jax.Array:
+        return kept(*own, *others)[0].sum()
+
+    return jax.make_jaxpr(jax.value_and_grad(logits_sum))(leaves[:count], leaves[count:]).jaxpr
+
+
+def _keeping(program: core.Jaxpr) -> core.Jaxpr:
+    """Return the same program with everything saved for its backward pass."""
+
+    def saved(value: Any) -> Any:
+        if type(value) is tuple:
+            return tuple(map(saved, value))
+        if isinstance(value, core.ClosedJaxpr):
+            return core.ClosedJaxpr(_keeping(value.jaxpr), value.consts)
+        return _keeping(value) if isinstance(value, core.Jaxpr) else value
+
+    equations = []
+    for equation in program.eqns:
+        parameters = {name: saved(value) for name, value in equation.params.items()}
+        if equation.primitive.name in CHECKPOINTS:
+            parameters["policy"] = jax.checkpoint_policies.everything_saveable
+        equations.append(equation.replace(params=parameters))
+    return program.replace(eqns=equations)
+
+
+def largest_array(program: core.Jaxpr) -> int:
+    """Return the bytes of the largest array that a program, or a program inside it, takes or makes."""
+    made = (each for equation in program.eqns for each in equation.outvars)
+    inside = (inner for equation in program.eqns for inner in inner_programs(equation.params))
+    arrays: list[Any] = [each.aval for each in (*program.invars, *made)]
+    sizes = (math.prod(each.shape) * each.dtype.itemsize for each in arrays)
+    return max((*sizes, *map(largest_array, inside)), default=0)
+
+
+def _product_flops(program: core.Jaxpr) -> int:
+    """Add up the products of a program and of the programs inside it, a scan's body as often as it runs."""
+    total = 0
+    for equation in program.eqns:
+        name = equation.primitive.name
+        if name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = _shape(equation.invars[0])
+            total += 2 * math.prod(_shape(equation.outvars[0])) * math.prod(left[axis] for axis in contracted)
+        elif name == CONVOLUTION:
+            total += _convolution_flops(equation)
+        inside = [_product_flops(inner) for inner in inner_programs(equation.params)]
+        total += _repeats(equation) * (max(inside) if name == "cond" else sum(inside))
+    return total
+
+
+def _convolution_flops(equation: Any) -> int:
+    """Return the FLOPs of a convolution, without those on zeros between the points of its input or of its kernel."""
+    image, kernel, out = map(_shape, (*equation.invars[:2], equation.outvars[0]))
+    numbers = equation.params["dimension_numbers"]
+    features = kernel[numbers.rhs_spec[1]]
+    total = 2 * out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * features
+    names = ("window_strides", "padding", "lhs_dilation", "rhs_dilation")
+    axes = (spec[2:] for spec in (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec))
+    for i, k, o, stride, (before, _), gap, spread in zip(*axes, *map(equation.params.get, names), strict=True):
+        if gap == 1:
+            total *= out[o] * kernel[k]
+        else:  # the taps of each output that meet a point: those on a multiple of the gap, within the image
+            places = np.arange(out[o])[:, None] * stride + np.arange(kernel[k]) * spread - before
+            total *= int(((places % gap == 0) & (places >= 0) & (places < gap * image[i])).sum())
+    return total
+
+
+def _convolved_bytes(program: core.Jaxpr) -> int:
+    """Add up what the convolutions of a program and of those inside it take and make, as often as they run."""
+    total = 0
+    for equation in program.eqns:
+        if equation.primitive.name == CONVOLUTION:
+            arrays: list[Any] = [each.aval for each in (*equation.invars, *equation.outvars)]
+            total += sum(math.prod(each.shape) * each.dtype.itemsize for each in arrays)
+        total += _repeats(equation) * sum(_convolved_bytes(inner) for inner in inner_programs(equation.params))
+    return total
+
+
+def _repeats(equation: Any) -> int:
+    return equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
+
+
+@functools.cache
+def lane_bytes(recipe: Recipe) -> int:
+    """Return the bytes of one lane's state: parameters, optimizer state, the best parameters, and a gradient."""
+    lane = abstract_lane(recipe)
+    return _bytes(lane) + _bytes(lane.learner.params)
+
+
+def data_bytes(shape: tuple[int, ...], examples: int) -> int:
+    """Return the bytes of `examples` examples, inputs as float32 and labels as int32."""
+    return 4 * examples * (math.prod(shape) + 1)
+
+
+def lane_seconds(recipe: Recipe, shape: tuple[int, ...], *, speed: DeviceSpeed) -> float:
+    """Return the estimated seconds that one lane adds to a step: its batch, its products, its parameters."""
+    costs = _step_costs(recipe.architecture, recipe.batch_size, shape)
+    traffic = PASSES * 4 * recipe.architecture.parameter_count + CONVOLUTION_PASSES * costs.convolved
+    return speed.lane_overhead + costs.performed / speed.products + traffic / speed.bandwidth
+
+
+def measuring_seconds(recipe: Recipe, shape: tuple[int, ...], *, examples: int, speed: DeviceSpeed) -> float:
+    """Return the estimated seconds of one lane's loss on so many examples: a forward pass, a third of a step's."""
+    costs = _step_costs(recipe.architecture, recipe.batch_size, shape)
+    traffic = CONVOLUTION_PASSES * costs.convolved / 3 * examples / recipe.batch_size / speed.bandwidth
+    return costs.useful / 3 * examples / recipe.batch_size / speed.products + traffic
+
+
+def compile_seconds(sizes: int, *, speed: DeviceSpeed) -> float:
+    """Return the estimated seconds to compile a bucket's program and the initialisation of each of its sizes."""
+    return speed.compile * (1 + INITIALISER_SHARE * sizes)
+
+
+def _bytes(tree: object) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,195 @@
+"""Many trials in one program: the only place where a trial is lifted over lanes."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+from scalejax.train.convolutions import convolves, fast_on_cpu
+from scalejax.train.step import (
+    Blocks,
+    Cursor,
+    Examples,
+    Leaf,
+    Measurement,
+    Recipe,
+    Settings,
+    TrialState,
+    remember,
+    start,
+    test,
+    train,
+    validate,
+)
+
+BLOCK = 1024  # examples that are evaluated at once
+
+SETTING_TYPES = {
+    "learning_rate": np.float32,
+    "weight_decay": np.float32,
+    "steps": np.int32,
+    "warmup_steps": np.int32,
+    "train_examples": np.uint32,
+    "subset_key": np.uint32,
+    "shuffle_key": np.uint32,
+}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class DeviceData:
+    """A data set on one device: the training pool, and validation and test in blocks."""
+
+    pool: Examples
+    validation: Blocks
+    test: Blocks
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Order:
+    """What one call shall do, lane by lane.
+
+    steps int32 [] for all lanes alike; cursor uint32 [lanes]; busy bool [lanes] (has a trial); due bool [lanes]
+    (evaluate); ending bool [lanes] (test).
+    """
+
+    steps: Leaf
+    cursor: Cursor
+    busy: Leaf
+    due: Leaf
+    ending: Leaf
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Outcome:
+    """What one call saw: measurements [lanes], test loss and error [lanes], NaN where a lane did not end."""
+
+    measurement: Measurement
+    test_loss: Leaf
+    test_error: Leaf
+
+
+def advance(recipe: Recipe, lanes: TrialState, data: DeviceData, order: Order) -> tuple[TrialState, Outcome]:
+    """Take order.steps steps in every lane, evaluate where it is due, and test the best parameters of ending lanes.
+
+    Args:
+        recipe: the constants of the program.
+        lanes: states with a leading axis [lanes].
+        data: shared by all lanes.
+        order: as described there.
+    """
+
+    def run(function: Callable[..., Any], *operands: Any) -> Any:
+        return fast_on_cpu(function, *operands) if _convolves(recipe) else function(*operands)
+
+    def train_one(state: TrialState, cursor: Cursor) -> TrialState:
+        return run(lambda *each: train(recipe, *each, pool=data.pool, steps=order.steps), state, cursor)
+
+    def validate_one(state: TrialState) -> tuple[jax.Array, jax.Array]:
+        return run(lambda state: validate(recipe, state, blocks=data.validation), state)
+
+    def test_one(state: TrialState) -> tuple[jax.Array, jax.Array]:
+        return run(lambda state: test(recipe, state, blocks=data.test), state)
+
+    if recipe.mode == "map":
+        # One lane at a time keeps its parameters in the cache for all its steps, and an idle lane costs nothing.
+        lanes = lax.map(
+            lambda each: lax.cond(each[2], train_one, lambda state, _: state, each[0], each[1]),
+            (lanes, order.cursor, order.busy),
+        )
+    else:
+        lanes = jax.vmap(train_one)(lanes, order.cursor)
+    validated = _where(order.due, lanes, validate_one)
+    lanes, measurement = jax.vmap(remember)(lanes, order.due, validated)
+    test_loss, test_error = _where(order.ending, lanes, test_one)
+    return lanes, Outcome(measurement, test_loss, test_error)
+
+
+def _where(
+    wanted: jax.Array, lanes: TrialState, measure: Callable[[TrialState], tuple[jax.Array, jax.Array]]
+) -> tuple[jax.Array, jax.Array]:
+    """Measure the lanes that are wanted, one after the other; NaN for the rest.
+
+    Under vmap every lane would be measured whenever one is, and how many lanes there are would change the last bit of
+    a mean. A block of examples is work enough for a device.
+    """
+    nothing = (jnp.float32(jnp.nan), jnp.float32(jnp.nan))
+    return lax.map(lambda each: lax.cond(each[0], measure, lambda _: nothing, each[1]), (wanted, lanes))
+
+
+def _convolves(recipe: Recipe) -> bool:
+    return convolves(recipe.architecture.forward_program(recipe.batch_size).jaxpr)
+
+
+def place(
+    recipe: Recipe, lanes: TrialState, slots: jax.Array, settings: Settings, weights: tuple[nnx.State, nnx.State]
+) -> TrialState:
+    """Write new trials into slots: the program goes on, nothing is compiled again.
+
+    Args:
+        recipe: the constants of the program.
+        lanes: states with a leading axis [lanes].
+        slots: int32 [trials]; a trial whose slot lies beyond the lanes is written nowhere.
+        settings: of each trial, [trials].
+        weights: padded parameters and rest, with a leading axis [trials].
+    """
+    fresh = jax.vmap(functools.partial(start, recipe))(settings, weights)
+    return jax.tree.map(lambda all_lanes, new: all_lanes.at[slots].set(new, mode="drop"), lanes, fresh)
+
+
+def extract(lanes: TrialState, slot: jax.Array) -> TrialState:
+    """Return the state in one slot, with a leading axis of one."""
+    return jax.tree.map(lambda all_lanes: all_lanes[slot][None], lanes)
+
+
+def restore(lanes: TrialState, slot: jax.Array, state: TrialState) -> TrialState:
+    """Write the state of a trial on its way into a slot; beyond the lanes it is written nowhere."""
+    return jax.tree.map(lambda all_lanes, one: all_lanes.at[slot].set(one, mode="drop"), lanes, state)
+
+
+def abstract_settings() -> Settings:
+    """Return the settings of one trial as shapes."""
+    return Settings(**{name: jax.ShapeDtypeStruct((), kind) for name, kind in SETTING_TYPES.items()})
+
+
+def abstract_lane(recipe: Recipe) -> TrialState:
+    """Return the state of one lane as shapes."""
+    return jax.eval_shape(functools.partial(start, recipe), abstract_settings(), recipe.architecture.abstract[1:])
+
+
+def empty(recipe: Recipe, lanes: int) -> TrialState:
+    """Return zeros [lanes, ...] in the shape of a program's state; every slot has to be written before it runs."""
+
+    def zeros(leaf: jax.ShapeDtypeStruct) -> Leaf:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jnp.zeros((lanes, *leaf.shape), leaf.dtype)  # NumPy knows no random keys
+        return np.zeros((lanes, *leaf.shape), leaf.dtype)
+
+    return jax.tree.map(zeros, abstract_lane(recipe))
+
+
+def block_shape(count: int) -> tuple[int, int]:
+    """Return the number and the size of the blocks for `count` examples."""
+    pieces = -(-count // BLOCK)
+    return pieces, -(-count // pieces)
+
+
+def blocks(inputs: np.ndarray, labels: np.ndarray) -> Blocks:
+    """Cut examples [n, ...] into blocks of equal size, the last one padded with weight 0."""
+    count = len(labels)
+    pieces, size = block_shape(count)
+    short = pieces * size - count
+    padded = np.concatenate([inputs, np.zeros((short, *inputs.shape[1:]), inputs.dtype)])
+    return Blocks(
+        padded.reshape(pieces, size, *inputs.shape[1:]),
+        np.concatenate([labels, np.zeros(short, labels.dtype)]).reshape(pieces, size),
+        np.concatenate([np.ones(count, np.float32), np.zeros(short, np.float32)]).reshape(pieces, size),
+    )
