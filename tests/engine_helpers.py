@@ -55,9 +55,9 @@ def device_data(data: DataSet, group: Group = FIRST) -> DeviceData:
     """Put a data set on the devices of a group."""
     return jax.device_put(
         DeviceData(
-            Examples(data.train.inputs, data.train.labels),
-            blocks(data.validation.inputs, data.validation.labels),
-            blocks(data.test.inputs, data.test.labels),
+            Examples(data.train.inputs, data.train.targets),
+            blocks(data.validation.inputs, data.validation.targets),
+            blocks(data.test.inputs, data.test.targets),
         ),
         group.whole,
     )
@@ -122,7 +122,7 @@ def finish(pack: Pack) -> dict[str, Finished]:
 
 def numbers(end: Finished) -> tuple:
     """Return every number that a trial has produced, timings apart."""
-    return end.status, end.reason, end.evaluations, end.best_step, end.test_loss, end.test_error
+    return end.status, end.reason, end.evaluations, end.best_step, end.test_loss, end.test_metric
 
 
 def params_of(pack: Pack, number: int) -> list[np.ndarray]:

@@ -50,10 +50,10 @@ def check_form(data: DataSet) -> None:
     for split, size in zip((data.train, data.validation, data.test), sizes, strict=True):
         assert split.inputs.shape == (size, *card.shape)
         assert split.inputs.dtype == np.float32
-        assert split.labels.shape == (size,)
-        assert split.labels.dtype == np.int32
-        assert split.labels.min() >= 0
-        assert split.labels.max() < card.classes
+        assert split.targets.shape == (size,)
+        assert split.targets.dtype == np.int32
+        assert split.targets.min() >= 0
+        assert split.targets.max() < card.classes
         assert np.isfinite(split.inputs).all()
 
 
@@ -319,7 +319,7 @@ def test_fourier_frequencies_belong_to_the_source():
 def test_land_loads():
     data = load(replace(LAND, fourier_features=4))
     check_form(data)
-    assert 0.15 < data.train.labels.mean() < 0.45
+    assert 0.15 < data.train.targets.mean() < 0.45
 
 
 # --- digits --------------------------------------------------------------------------------------------------------
@@ -335,7 +335,7 @@ def test_digits_are_divided_without_remainder_or_overlap():
     everything = np.concatenate([data.train.inputs, data.validation.inputs, data.test.inputs])
     original = np.asarray(load_digits(return_X_y=True)[0]) / 16
     assert sorted(map(tuple, everything.tolist())) == sorted(map(tuple, original.tolist()))
-    assert np.bincount(data.train.labels).min() > 80
+    assert np.bincount(data.train.targets).min() > 80
 
 
 @needs_digits

@@ -22,7 +22,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def same(one: DataSet, other: DataSet) -> bool:
     splits = ((one.train, other.train), (one.validation, other.validation), (one.test, other.test))
-    return all(np.array_equal(a.inputs, b.inputs) and np.array_equal(a.labels, b.labels) for a, b in splits)
+    return all(np.array_equal(a.inputs, b.inputs) and np.array_equal(a.targets, b.targets) for a, b in splits)
 
 
 @pytest.mark.usefixtures("cache")

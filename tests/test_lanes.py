@@ -107,7 +107,7 @@ def test_a_diverging_neighbour_changes_no_bit(data):
     calm = finish(pack_of([*trials, planned(seed=9, steps=20)], data))
     shaken = finish(pack_of([*trials, wild], data))
     assert shaken[wild.trial_id].status == "diverged"
-    assert shaken[wild.trial_id].test_error is None
+    assert shaken[wild.trial_id].test_metric is None
     for each in trials:
         assert numbers(calm[each.trial_id]) == numbers(shaken[each.trial_id])
         assert calm[each.trial_id].status == "done"

@@ -223,7 +223,7 @@ def trained(build: Callable[..., nnx.Module], data: DataSet, **changes) -> dict[
     params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), built.abstract[1])
     settings = settings_of(planned)
     learner = start(program, settings, (params, built.initialise(jax.random.key(0))[1])).learner
-    batch = Examples(jnp.zeros((4, INPUTS)), jnp.asarray(data.train.labels[:4]))
+    batch = Examples(jnp.zeros((4, INPUTS)), jnp.asarray(data.train.targets[:4]))
     step = jax.jit(functools.partial(train_step, program))
     for _ in range(5):
         learner = step(settings, learner, batch)

@@ -73,7 +73,7 @@ def widened(tree: nnx.State) -> nnx.State:
 
 def batches(data: DataSet) -> list[Examples]:
     train = data.train
-    return [Examples(train.inputs[at : at + 16], train.labels[at : at + 16]) for at in range(0, 16 * STEPS, 16)]
+    return [Examples(train.inputs[at : at + 16], train.targets[at : at + 16]) for at in range(0, 16 * STEPS, 16)]
 
 
 def plain_losses(each: PlannedTrial, data: DataSet) -> tuple[list[float], np.ndarray]:
@@ -90,7 +90,7 @@ def plain_losses(each: PlannedTrial, data: DataSet) -> tuple[list[float], np.nda
             module = nnx.merge(graph, params, rest, copy=True)
             logits = called(module, batch.inputs, training=True)
             nnx.pop(module, nnx.Intermediate)
-            return loss_of(logits, batch.labels), nnx.state(module, nnx.Not(nnx.Param))
+            return loss_of(logits, batch.targets), nnx.state(module, nnx.Not(nnx.Param))
 
         (found, rest_after), gradient = jax.value_and_grad(loss, has_aux=True)(params)
         update, state = optimizer.update(widened(gradient), state, widened(params))
@@ -161,7 +161,7 @@ def slow(builds: Sequence[Build]) -> list[Any]:
 
 @pytest.mark.parametrize("build", [*TRAINED, *slow(TRAINED_TOO)], ids=name_of)
 def test_a_module_trains_and_is_evaluated_as_in_a_plain_loop(data: DataSet, build: Build):
-    each, labels = own(build), data.validation.labels
+    each, labels = own(build), data.validation.targets
     each.architecture.check(classes=CLASSES)
     (losses, logits), (plain, plain_logits) = own_losses(each, data), plain_losses(each, data)
     np.testing.assert_allclose(losses, plain, rtol=EXACT_SOLO)
@@ -261,7 +261,7 @@ def losses_alone(each: PlannedTrial, data: DataSet) -> list[float]:
     losses = []
     for step in range(STEPS):
         seen = divmod(step * each.trial.batch_size, each.trial.train_examples)
-        pool = Examples(data.train.inputs, data.train.labels)
+        pool = Examples(data.train.inputs, data.train.targets)
         state = training(state, Cursor(*map(np.uint32, seen)), pool=pool, steps=np.int32(1))
         losses.append(float(state.learner.loss_sum))
     return losses
@@ -371,7 +371,7 @@ def test_a_long_run_of_a_module_with_random_keys_is_timed_and_trained(monkeypatc
 def test_a_module_that_fails_when_it_runs_has_no_timing_and_a_probe_says_why(data: DataSet):
     small, large = (own(own_modules.RaisesInCallback, {"width": width}) for width in (3, 8))
     assert timed(bucket_of(large, 2), data.card) is None
-    why = probe(recipe(small), recipe(large), Examples(data.train.inputs, data.train.labels))
+    why = probe(recipe(small), recipe(large), Examples(data.train.inputs, data.train.targets))
     assert why == "padded, the module fails: RuntimeError: the table has no such row"
 
 

@@ -72,7 +72,7 @@ def train_alone(
     """Return the loss summed up to each of ten steps, and the learner after them."""
     starting, training = programs(recipe(padded_to or each))
     state = starting(settings_of(each), weights)
-    pool, losses = Examples(data.train.inputs, data.train.labels), []
+    pool, losses = Examples(data.train.inputs, data.train.targets), []
     for step in range(STEPS):
         seen = divmod(step * each.trial.batch_size, each.trial.train_examples)
         state = training(state, Cursor(*map(np.uint32, seen)), pool=pool, steps=np.int32(1))
@@ -209,7 +209,7 @@ def test_sizes_that_padding_would_change_keep_to_themselves_and_the_note_says_wh
 
 def test_flax_s_own_scan_runs_inside_the_loops_of_an_evaluation(data: DataSet):
     built = sized(sized_modules.ScannedMLP, {"width": 3, "depth": 2}).architecture
-    measure = functools.partial(loss_and_error, built, blocks=blocks(data.validation.inputs, data.validation.labels))
+    measure = functools.partial(loss_and_error, built, blocks=blocks(data.validation.inputs, data.validation.targets))
     loss, error = jax.eval_shape(measure, *built.abstract[1:])
     assert loss.shape == error.shape == ()
 

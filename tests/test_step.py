@@ -108,11 +108,11 @@ def test_ten_steps_equal_a_plain_loop_with_optax(data, optimizer):
 
     def loss_of(params, batch):
         logits = each.architecture.predict(params, weights[1], batch.inputs)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean()
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets).mean()
 
     for step in range(10):
         part = slice(16 * step, 16 * step + 16)
-        batch = Examples(jnp.asarray(data.train.inputs[part]), jnp.asarray(data.train.labels[part]))
+        batch = Examples(jnp.asarray(data.train.inputs[part]), jnp.asarray(data.train.targets[part]))
         learner = train_step(constants, own, learner, batch)
         gradient = jax.grad(loss_of)(params, batch)
         update, state = reference.update(gradient, state, params)
@@ -153,7 +153,7 @@ def test_the_best_step_is_remembered_and_tested(data):
     assert [one.step for one in end.evaluations] == list(range(10, 201, 10))
     best_step = 10 * (1 + int(np.argmin(losses)))
     assert end.best_step == best_step < 200
-    assert (end.test_loss, end.test_error) == pytest.approx(measured_at(each, best_step, data), rel=1e-5)
+    assert (end.test_loss, end.test_metric) == pytest.approx(measured_at(each, best_step, data), rel=1e-5)
 
 
 def test_patience_ends_a_trial_and_keeps_its_best_step(data):
@@ -166,7 +166,7 @@ def test_patience_ends_a_trial_and_keeps_its_best_step(data):
     assert last < 400
     assert short.evaluations == long.evaluations[: len(short.evaluations)]
     assert short.status == "done"
-    assert (short.test_loss, short.test_error) == pytest.approx(measured_at(patient, short.best_step, data), rel=1e-5)
+    assert (short.test_loss, short.test_metric) == pytest.approx(measured_at(patient, short.best_step, data), rel=1e-5)
     assert short.test_loss != pytest.approx(measured_at(patient, last, data)[0], rel=1e-2)  # not that of its last step
 
 
@@ -182,7 +182,7 @@ def test_a_diverged_trial_says_at_which_step_and_has_no_result(data, rate):
     assert end.status == "diverged"
     assert end.reason.endswith(f"not finite at step {first}")
     assert [each.step for each in end.evaluations] == list(range(5, first + 5, 5))  # up to the next one, and no further
-    assert (end.best, end.best_step, end.test_loss, end.test_error) == (None, None, None, None)
+    assert (end.best, end.best_step, end.test_loss, end.test_metric) == (None, None, None, None)
 
 
 def test_a_trial_is_its_content():

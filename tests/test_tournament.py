@@ -113,7 +113,7 @@ def test_the_stopped_are_those_with_the_worst_losses_and_the_others_do_not_notic
             assert end.status == "stopped"
             assert f"at step {stop} " in end.reason
             assert end.evaluations == tuple(one for one in whole.evaluations if one.step <= stop)
-            assert end.test_error is None
+            assert end.test_metric is None
             assert steps[each.trial_id] == stop
 
 

@@ -37,7 +37,7 @@ class Split:
     """Examples and their classes. Treat the arrays as read-only."""
 
     inputs: np.ndarray  # float32 [n, *shape]
-    labels: np.ndarray  # int32 [n]
+    targets: np.ndarray  # int32 [n]
 
 
 @dataclass(frozen=True)

@@ -299,13 +299,13 @@ class Pack:
                 examples_seen=step * slot.planned.trial.batch_size,
                 train_loss=float(measured.train_loss[number]),
                 validation_loss=float(measured.validation_loss[number]),
-                validation_error=float(measured.validation_error[number]),
+                validation_metric=float(measured.validation_metric[number]),
             )
         )
         slot.stale = 0 if int(measured.best_step[number]) == step else slot.stale + 1
 
     def _end(self, slot: Slot, diverged: str, outcome: Outcome, number: int) -> Finished:
-        test = (float(outcome.test_loss[number]), float(outcome.test_error[number]))
+        test = (float(outcome.test_loss[number]), float(outcome.test_metric[number]))
         return Finished(
             planned=slot.planned,
             status="diverged" if diverged else "done",
@@ -313,7 +313,7 @@ class Pack:
             evaluations=tuple(slot.evaluations),
             best_step=None if diverged else slot.best_step,
             test_loss=None if diverged else test[0],
-            test_error=None if diverged else test[1],
+            test_metric=None if diverged else test[1],
             seconds=slot.seconds,
             mode=self.bucket.recipe.mode,
         )

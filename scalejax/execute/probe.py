@@ -33,7 +33,7 @@ def prober(spec: DataSpec) -> Probe:
 
     def on_data(small: Recipe, large: Recipe) -> str:
         train = load(spec).train
-        return probe(small, large, Examples(train.inputs, train.labels))
+        return probe(small, large, Examples(train.inputs, train.targets))
 
     return on_data
 
@@ -46,8 +46,8 @@ def probe(small: Recipe, large: Recipe, examples: Examples) -> str:
         examples: of the data set, on the host.
     """
     generator = np.random.default_rng(0)
-    rows = generator.integers(0, len(examples.labels), (SEGMENTS, SEGMENT_STEPS, small.batch_size))
-    batches = Examples(examples.inputs[rows], examples.labels[rows])
+    rows = generator.integers(0, len(examples.targets), (SEGMENTS, SEGMENT_STEPS, small.batch_size))
+    batches = Examples(examples.inputs[rows], examples.targets[rows])
     try:
         params, rest = initial_weights(small.architecture, 0)
         params = jax.tree.map(functools.partial(_far_from, generator=generator), params)

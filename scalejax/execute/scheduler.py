@@ -401,9 +401,9 @@ def _device_data(data: DataSet, group: Group) -> DeviceData:
     """Put a data set on the devices of a group, once for all its programs."""
     return jax.device_put(
         DeviceData(
-            pool=Examples(data.train.inputs, data.train.labels),
-            validation=blocks(data.validation.inputs, data.validation.labels),
-            test=blocks(data.test.inputs, data.test.labels),
+            pool=Examples(data.train.inputs, data.train.targets),
+            validation=blocks(data.validation.inputs, data.validation.targets),
+            test=blocks(data.test.inputs, data.test.targets),
         ),
         group.whole,
     )

@@ -14,7 +14,7 @@ class Evaluation:
     examples_seen: int
     train_loss: float
     validation_loss: float
-    validation_error: float
+    validation_metric: float
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Finished:
     evaluations: tuple[Evaluation, ...]
     best_step: int | None
     test_loss: float | None
-    test_error: float | None
+    test_metric: float | None
     seconds: float  # the lane's share of the program's time
     mode: str
 

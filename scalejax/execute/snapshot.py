@@ -19,6 +19,7 @@ from scalejax.train.lanes import abstract_lane
 from scalejax.train.step import Leaf, Recipe, TrialState
 
 FORMAT = 1  # of manifest and arrays; another one is not read
+NAMES_BEFORE: dict[str, str] = {"validation_error": "validation_metric"}
 
 Arrays = dict[str, np.ndarray]
 Manifest = dict[str, Any]
@@ -137,7 +138,11 @@ def _paths(state: TrialState) -> list[str]:
 
 
 def _slot(planned: PlannedTrial, entry: Mapping[str, Any]) -> Slot:
-    evaluations = [Evaluation(**each) for each in entry["evaluations"]]
+    # Versions up to 0.2 wrote the metric under the name of the only one they had.
+    renamed: list[dict[str, Any]] = [
+        {NAMES_BEFORE.get(name, name): value for name, value in each.items()} for each in entry["evaluations"]
+    ]
+    evaluations = [Evaluation(**each) for each in renamed]
     return Slot(planned, entry["step"], entry["seconds"], entry["stale"], evaluations)
 
 

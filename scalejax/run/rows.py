@@ -45,7 +45,7 @@ def result_row(end: "Finished", plan: "Plan") -> ResultRow:
         train_loss=best and best.train_loss,
         validation_loss=best and best.validation_loss,
         test_loss=end.test_loss,
-        test_error=end.test_error,
+        test_error=end.test_metric,
         best_step=end.best_step,
         seconds=end.seconds,
         mode=end.mode,
@@ -64,7 +64,7 @@ def measurement_rows(end: "Finished") -> list[MeasurementRow]:
             examples_seen=each.examples_seen,
             train_loss=each.train_loss,
             validation_loss=each.validation_loss,
-            validation_error=each.validation_error,
+            validation_error=each.validation_metric,
         )
         for each in end.evaluations
     ]

@@ -74,7 +74,7 @@ class Outcome:
 
     measurement: Measurement
     test_loss: Leaf
-    test_error: Leaf
+    test_metric: Leaf
 
 
 def advance(recipe: Recipe, lanes: TrialState, data: DeviceData, order: Order) -> tuple[TrialState, Outcome]:
@@ -109,8 +109,8 @@ def advance(recipe: Recipe, lanes: TrialState, data: DeviceData, order: Order) -
         lanes = jax.vmap(train_one)(lanes, order.cursor)
     validated = _where(order.due, lanes, validate_one)
     lanes, measurement = jax.vmap(remember)(lanes, order.due, validated)
-    test_loss, test_error = _where(order.ending, lanes, test_one)
-    return lanes, Outcome(measurement, test_loss, test_error)
+    test_loss, test_metric = _where(order.ending, lanes, test_one)
+    return lanes, Outcome(measurement, test_loss, test_metric)
 
 
 def _where(

@@ -93,10 +93,10 @@ class TrialState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Examples:
-    """Examples on a device: inputs float32 [n, ...], labels int32 [n]."""
+    """Examples on a device: inputs float32 [n, ...], targets int32 [n]."""
 
     inputs: Leaf
-    labels: Leaf
+    targets: Leaf
 
 
 @jax.tree_util.register_dataclass
@@ -104,11 +104,11 @@ class Examples:
 class Blocks:
     """Examples in blocks of one size, so that evaluation needs bounded memory.
 
-    inputs float32 [blocks, size, ...], labels int32 [blocks, size], weight float32 [blocks, size]: 0 where padded.
+    inputs float32 [blocks, size, ...], targets int32 [blocks, size], weight float32 [blocks, size]: 0 where padded.
     """
 
     inputs: Leaf
-    labels: Leaf
+    targets: Leaf
     weight: Leaf
 
 
@@ -119,7 +119,7 @@ class Measurement:
 
     train_loss: Leaf  # mean over the steps since the last evaluation
     validation_loss: Leaf
-    validation_error: Leaf
+    validation_metric: Leaf
     best_step: Leaf
     diverged_step: Leaf
 
@@ -221,7 +221,7 @@ def slope(architecture: Architecture, params: nnx.State, rest: nnx.State, *, bat
 
     def loss_of(params: nnx.State) -> tuple[jax.Array, nnx.State]:
         logits, updated = architecture.forward(params, rest, batch.inputs)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean(), updated
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets).mean(), updated
 
     (loss, updated), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
     return Slope(loss, updated, gradient)
@@ -266,7 +266,7 @@ def train(recipe: Recipe, state: TrialState, cursor: Cursor, *, pool: Examples, 
 
     def block(number: jax.Array, learner: Learner) -> Learner:
         first = number * BLOCK_STEPS
-        rows = batch_indices(recipe, state.settings, cursor, pool=pool.labels.shape[0], first=first)
+        rows = batch_indices(recipe, state.settings, cursor, pool=pool.targets.shape[0], first=first)
 
         def step(within: jax.Array, learner: Learner) -> Learner:
             batch = jax.tree.map(lambda array: array.at[rows[within]].get(mode="promise_in_bounds"), pool)
@@ -285,8 +285,8 @@ def loss_and_error(
 
     def one(totals: jax.Array, block: Blocks) -> tuple[jax.Array, None]:
         logits = architecture.predict(params, rest, block.inputs)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, block.labels)
-        wrong = (logits.argmax(-1) != block.labels).astype(jnp.float32)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, block.targets)
+        wrong = (logits.argmax(-1) != block.targets).astype(jnp.float32)
         # A padded example must not turn a finite sum into NaN through 0 * inf.
         kept = block.weight > 0
         return totals + jnp.stack([jnp.where(kept, loss, 0.0).sum(), jnp.where(kept, wrong, 0.0).sum()]), None
@@ -324,7 +324,7 @@ def remember(
     measurement = Measurement(
         train_loss=learner.loss_sum / learner.loss_count,
         validation_loss=loss,
-        validation_error=error,
+        validation_metric=error,
         best_step=best.step,
         diverged_step=learner.diverged_step,
     )

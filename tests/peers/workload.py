@@ -208,7 +208,7 @@ def prepare(workload: Workload, folder: Path) -> None:
     np.save(folder / "rows.npy", np.stack([_rows(each, pool=card.examples) for each in groups.values()]))
     np.savez(folder / "weights.npz", **arrays)
     train, held = data.train, data.validation
-    np.savez(folder / "data.npz", x=train.inputs, y=train.labels, vx=held.inputs, vy=held.labels)
+    np.savez(folder / "data.npz", x=train.inputs, y=train.targets, vx=held.inputs, vy=held.targets)
     flops = sum(step_flops(each.architecture, workload.batch_size, card.shape) * workload.steps for each in planned)
     (folder / "trials.json").write_text(json.dumps({"trials": [asdict(each) for each in trials], "flops": flops}))
 
