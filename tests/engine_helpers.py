@@ -3,7 +3,8 @@
 import functools
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,43 +13,52 @@ from scalejax.data import DataCard, DataSet
 from scalejax.execute.devices import Group
 from scalejax.execute.pack import Finished, Pack
 from scalejax.execute.programs import Programs, compiled_programs
-from scalejax.models import FAMILIES, architecture
+from scalejax.models import FAMILIES, Architecture, architecture
 from scalejax.planning.packing import Bucket
-from scalejax.planning.trial import PlannedTrial, Trial
+from scalejax.planning.trial import Counted, Trial, random_bits
 from scalejax.train.lanes import DeviceData, blocks
 from scalejax.train.padding import initial_weights
-from scalejax.train.step import Examples, Recipe
+from scalejax.train.recipe import LaneProgram, Recipe, Settings
+from scalejax.train.step import Examples
 
 INPUTS, CLASSES = 12, 3
 EXACT_SOLO = 1e-5  # relative, over at most ten steps; never relaxed
 FIRST = Group((jax.local_devices()[0],))
 
-BASE = Trial(
-    family="mlp",
-    knobs=(),
-    train_examples=100,
-    seed=0,
-    learning_rate=1e-2,
-    weight_decay=1e-2,
-    batch_size=16,
-    optimizer="adamw",
-    schedule="cosine",
-    clip_norm=None,
-    steps=10,
-    warmup_steps=2,
-    evaluate_every=5,
-    patience=None,
-    data="fingerprint",
-    builder=None,
-)
+RECIPE = Recipe(optimizer="adamw", schedule="cosine", clip_norm=None, batch_size=16)
+NUMBERS = {"learning_rate": 1e-2, "weight_decay": 1e-2, "steps": 10, "warmup_steps": 2, "train_examples": 100}
 
 
-def planned(family: str = "mlp", knobs: Mapping[str, int] | None = None, **changes) -> PlannedTrial:
-    """Return a trial; `changes` are fields of `Trial`."""
+def planned(family: str = "mlp", knobs: Mapping[str, int] | None = None, **changes) -> Trial:
+    """Return a trial; `changes` are fields of `Trial`, of its recipe or of its settings."""
     sizes = dict(knobs if knobs is not None else {"width": 4, "depth": 2} if family == "mlp" else {})
-    built = architecture(FAMILIES[family], sizes, shape=(INPUTS,), classes=CLASSES)
-    trial = replace(BASE, family=family, knobs=tuple(sorted(sizes.items())), **changes)
-    return PlannedTrial(trial, trial.trial_id, built)
+    return trial_of(architecture(FAMILIES[family], sizes, shape=(INPUTS,), outputs=CLASSES), family, sizes, **changes)
+
+
+def trial_of(built: Architecture, family: str = "own", knobs: Mapping[str, Any] | None = None, **changes) -> Trial:
+    """Return a trial of an architecture; `changes` as of `planned`."""
+    recipe = {each.name: changes.pop(each.name) for each in fields(Recipe) if each.name in changes}
+    numbers = NUMBERS | {name: changes.pop(name) for name in NUMBERS if name in changes}
+    data, seed = changes.pop("data", "fingerprint"), changes.pop("seed", 0)
+    keys = {f"{purpose}_key": random_bits(data, seed, purpose) for purpose in ("subset", "shuffle")}
+    return Trial(
+        architecture=built,
+        family=family,
+        knobs=tuple(sorted((knobs or {}).items())),
+        builder=changes.pop("builder", None),
+        data=data,
+        recipe=replace(RECIPE, **recipe),
+        settings=Settings(**numbers, **keys),
+        seed=seed,
+        evaluate_every=changes.pop("evaluate_every", 5),
+        patience=changes.pop("patience", None),
+        **changes,
+    )
+
+
+def changed(trial: Trial, **changes) -> Trial:
+    """Return a trial with other settings."""
+    return replace(trial, settings=replace(trial.settings, **changes))
 
 
 def device_data(data: DataSet, group: Group = FIRST) -> DeviceData:
@@ -63,17 +73,16 @@ def device_data(data: DataSet, group: Group = FIRST) -> DeviceData:
     )
 
 
-def recipe(largest: PlannedTrial) -> Recipe:
+def program(largest: Trial) -> LaneProgram:
     """Return the program in which `largest` and smaller ones run."""
-    trial = largest.trial
-    return Recipe(largest.architecture, trial.optimizer, trial.schedule, trial.clip_norm, trial.batch_size)
+    return largest.program
 
 
 def pack_of(
-    trials: Sequence[PlannedTrial | None],
+    trials: Sequence[Trial | None],
     data: DataSet,
     *,
-    largest: PlannedTrial | None = None,
+    largest: Trial | None = None,
     call_steps: int = 50,
     group: Group = FIRST,
     mode: str = "vmap",
@@ -82,9 +91,9 @@ def pack_of(
     present = [each for each in trials if each is not None]
     largest = largest or max(present, key=lambda each: each.architecture.parameter_count)
     lanes = len(trials) // len(group.devices)
-    bucket = Bucket(replace(recipe(largest), mode=mode), tuple(present), lanes, 1.0, 1, call_steps)
+    bucket = Bucket(replace(program(largest), mode=mode), tuple(map(Counted, present)), lanes, 1.0, 1, call_steps)
     pack = Pack(
-        bucket, group=group, data=device_data(data, group), programs=ready(bucket.recipe, lanes, group, data.card)
+        bucket, group=group, data=device_data(data, group), programs=ready(bucket.program, lanes, group, data.card)
     )
     for number, each in enumerate(trials):
         if each is not None:
@@ -94,19 +103,19 @@ def pack_of(
 
 
 @functools.cache
-def ready(recipe: Recipe, lanes: int, group: Group, card: DataCard) -> "Future[Programs]":
+def ready(program: LaneProgram, lanes: int, group: Group, card: DataCard) -> "Future[Programs]":
     """Return the programs of a pack, compiled once for all tests that share them."""
     future: Future[Programs] = Future()
-    future.set_result(compiled_programs(recipe, lanes, group, card=card))
+    future.set_result(compiled_programs(program, lanes, group, card=card))
     return future
 
 
-def place(pack: Pack, number: int, each: PlannedTrial) -> None:
+def place(pack: Pack, number: int, each: Trial) -> None:
     """Put a trial into a lane."""
-    pack.place([(number, each, initial_weights(each.architecture, each.trial.key("initialise")))])
+    pack.place([(number, each, initial_weights(each.architecture, each.key("initialise")))])
 
 
-def go_on(pack: Pack) -> tuple[dict[PlannedTrial, int], list[Finished]]:
+def go_on(pack: Pack) -> tuple[dict[Trial, int], list[Finished]]:
     """Launch a call and wait for it; return the steps taken and who has ended."""
     landing = pack.land(pack.launch())
     return landing.steps, landing.ended
@@ -116,7 +125,7 @@ def finish(pack: Pack) -> dict[str, Finished]:
     """Run a pack until its lanes are empty."""
     found = {}
     while pack.occupied:
-        found |= {one.planned.trial_id: one for one in go_on(pack)[1]}
+        found |= {one.trial.trial_id: one for one in go_on(pack)[1]}
     return found
 
 

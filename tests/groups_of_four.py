@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import jax
 import pytest
-from engine_helpers import numbers, planned, recipe
+from engine_helpers import numbers, planned, program
 from flax import nnx
 
 from scalejax.errors import RunError
@@ -38,7 +38,7 @@ def alone(monkeypatch):
 
 def bucket_of(trials, *, lanes=2, seconds=1.0):
     largest = max(trials, key=lambda each: each.architecture.parameter_count)
-    return Bucket(recipe(largest), tuple(trials), lanes=lanes, seconds=seconds, makespan=1, call_steps=50)
+    return Bucket(program(largest), tuple(trials), lanes=lanes, seconds=seconds, makespan=1, call_steps=50)
 
 
 def grid(sizes=(1,), *, seeds=4, halved=True, **changes):
@@ -86,7 +86,7 @@ class Log:
                 begin = self._clock[device]
                 flight = launch(pack, **named)
                 self._clock[device] = begin + flight.call.count
-                self.calls.append((device, pack.bucket.recipe, begin, self._clock[device]))
+                self.calls.append((device, pack.bucket.program, begin, self._clock[device]))
                 self._moved.notify_all()
             return flight
 
@@ -109,7 +109,7 @@ def train(wanted, data, *, devices=4, halved=False, folder=None, ended=None, sto
     trials = {each.trial_id: each for bucket in wanted for each in bucket.trials}
     left = trials.keys() - ends.keys()
     checkpoints = Checkpoints(folder, seconds=0.0) if folder else None
-    homes = {each.trial_id: (each, bucket.recipe) for bucket in wanted for each in bucket.trials}
+    homes = {each.trial_id: (each, bucket.program) for bucket in wanted for each in bucket.trials}
     begun = checkpoints.load({name: homes[name] for name in left}) if checkpoints else {}
     tournament = None
     if halved:
@@ -122,8 +122,8 @@ def train(wanted, data, *, devices=4, halved=False, folder=None, ended=None, sto
         tournament = Tournament(list(trials.values()), reduction=2, histories=histories)
 
     def finished(end):
-        assert end.planned.trial_id not in ends, "told twice"
-        ends[end.planned.trial_id] = end
+        assert end.trial.trial_id not in ends, "told twice"
+        ends[end.trial.trial_id] = end
 
     def progressed(progress):
         nonlocal calls
@@ -228,13 +228,13 @@ def test_a_trial_that_fails_on_one_group_keeps_no_other_from_its_end(data, monke
     initial = Workshop.initial_weights
 
     def refuse(workshop, built, key):
-        if built == doomed.architecture and key == doomed.trial.key("initialise"):
+        if built == doomed.architecture and key == doomed.key("initialise"):
             raise ValueError("no such weights")
         return initial(workshop, built, key)
 
     monkeypatch.setattr(Workshop, "initial_weights", refuse)
     ends, _ = train(wanted, data, halved=halved)
-    failing = {name for name, end in ends.items() if end.planned.trial.seed == doomed.trial.seed}
+    failing = {name for name, end in ends.items() if end.trial.seed == doomed.seed}
     assert {name for name, end in ends.items() if end.status == "failed"} == failing
     assert ends.keys() == {each.trial_id for bucket in wanted for each in bucket.trials}
 
@@ -253,7 +253,7 @@ def test_short_memory_on_one_group_loses_no_trial_and_the_others_help(data, monk
     observer = Observer(lambda _: None, lambda end: observed.append(end), lambda _: None)
     waiting = {each.trial_id for each in wanted[0].trials}
     assert Scheduler(wanted, waiting, data=data, observer=observer).run(jax.local_devices())
-    assert sorted(end.planned.trial_id for end in observed) == sorted(waiting)
+    assert sorted(end.trial.trial_id for end in observed) == sorted(waiting)
     assert {end.status for end in observed} == {"done"}
 
 
@@ -270,7 +270,7 @@ class Keyed(nnx.Module):
 
 
 def test_random_keys_go_to_every_group(data):
-    built = architecture(Keyed, {"width": 5}, shape=(12,), classes=3)
+    built = architecture(Keyed, {"width": 5}, shape=(12,), outputs=3)
     wanted = [bucket_of([replace(each, architecture=built) for each in grid(seeds=3)])]
     alone, _ = train(wanted, data, devices=1, halved=True)
     assert same(train(wanted, data, halved=True)[0], alone)

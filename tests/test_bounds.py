@@ -16,7 +16,7 @@ from scalejax.planning.simulate import simulate
 from scalejax.planning.trial import expand, horizon
 from scalejax.spec.rules import LARGEST, SpecError
 from scalejax.train.cost import step_bytes
-from scalejax.train.step import Recipe
+from scalejax.train.recipe import LaneProgram
 
 SWEEP = sx.Sweep(
     name="small",
@@ -117,13 +117,13 @@ def test_absurd_epochs_are_clipped_to_max_steps():
 def test_lanes_are_as_few_as_their_largest_array_asks_for():
     card = describe(SWEEP.data)
     trials = expand(mlp(), card)
-    limits = Limits(devices=1, state_bytes=1e9, shape=card.shape, speed=device_kind_named("h200").speed)
-    recipe = Recipe(trials[0].architecture, "adamw", "cosine", None, 16)
+    limits = Capacity(devices=1, state_bytes=1e9, shape=card.shape, speed=device_kind_named("h200").speed)
+    program = LaneProgram(trials[0].architecture, "adamw", "cosine", None, 16)
 
     def lanes(limits: Limits) -> int:
         (bucket,) = pack(trials, limits=limits, judge=lambda *_: Verdict(PROVEN)).buckets
         return bucket.lanes
 
     assert lanes(limits) == len(trials)
-    assert lanes(replace(limits, step_bytes=2 * step_bytes(recipe, card.shape)[1])) == 2
+    assert lanes(replace(limits, step_bytes=2 * step_bytes(program, card.shape)[1])) == 2
     assert lanes(replace(limits, step_bytes=1.0)) == 1

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from engine_helpers import EXACT_SOLO, numbers, planned, recipe
+from engine_helpers import EXACT_SOLO, numbers, planned, program
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,13 +26,13 @@ from scalejax.execute.snapshot import Snapshot, UnreadableError, bits, pack_up, 
 from scalejax.execute.successive_halving import History, Tournament
 from scalejax.models.architecture import architecture
 from scalejax.planning.packing import Bucket
-from scalejax.planning.trial import PlannedTrial
+from scalejax.planning.trial import Trial
 from scalejax.train.lanes import empty
 
 STEPS = 40
 
 
-def trials_of(widths=(3, 4), *, rates=(0.01, 0.03), **changes) -> list[PlannedTrial]:
+def trials_of(widths=(3, 4), *, rates=(0.01, 0.03), **changes) -> list[Trial]:
     """Return trials of two horizons for each width and rate."""
     return [
         planned(
@@ -51,12 +51,12 @@ def trials_of(widths=(3, 4), *, rates=(0.01, 0.03), **changes) -> list[PlannedTr
 
 def buckets(trials, *, lanes=3, mode="vmap", largest=None) -> list[Bucket]:
     largest = largest or max(trials, key=lambda each: each.architecture.parameter_count)
-    made = replace(recipe(largest), mode=mode)
+    made = replace(program(largest), mode=mode)
     return [Bucket(made, tuple(trials), lanes=lanes, seconds=1.0, makespan=1, call_steps=3)]
 
 
-def homes(wanted) -> dict[str, tuple[PlannedTrial, Any]]:
-    return {each.trial_id: (each, bucket.recipe) for bucket in wanted for each in bucket.trials}
+def homes(wanted) -> dict[str, tuple[Trial, Any]]:
+    return {each.trial_id: (each, bucket.program) for bucket in wanted for each in bucket.trials}
 
 
 def train(
@@ -87,8 +87,8 @@ def train(
         tournament = Tournament(every, reduction=2, histories=histories)
 
     def finished(end: Finished):
-        assert end.planned.trial_id not in ends, "a trial was trained twice"
-        ends[end.planned.trial_id] = end
+        assert end.trial.trial_id not in ends, "a trial was trained twice"
+        ends[end.trial.trial_id] = end
 
     def progressed(progress):
         nonlocal calls
@@ -139,7 +139,7 @@ def test_a_run_that_is_stopped_again_and_again_is_as_one_that_never_was(data, tm
             total[name] = total.get(name, 0) + count
         assert all(parked.slot.step > 0 for parked in begun.values())
     assert same(ends, untouched)
-    assert total == {each.trial_id: each.trial.steps for each in trials_of()}  # no step twice
+    assert total == {each.trial_id: each.settings.steps for each in trials_of()}  # no step twice
     assert not folder.exists()
 
 
@@ -175,7 +175,9 @@ def test_another_mode_and_another_padding_go_on(data, tmp_path, untouched):
 @given(stops=st.lists(st.integers(1, 12), min_size=1, max_size=5))
 def test_halving_that_is_stopped_again_and_again_stops_the_same(data, tmp_path_factory, stops):
     rungs = {STEPS: (8, 24), STEPS // 2: (8,)}
-    trials = [replace(each, rungs=rungs[each.trial.steps]) for each in trials_of((4,), rates=(0.001, 0.01, 0.1, 0.3))]
+    trials = [
+        replace(each, rungs=rungs[each.settings.steps]) for each in trials_of((4,), rates=(0.001, 0.01, 0.1, 0.3))
+    ]
     folder = tmp_path_factory.mktemp("run") / "checkpoints"
     whole = train(buckets(trials, lanes=3), data, halved=True)[0]
     assert {end.status for end in whole.values()} == {"done", "stopped"}
@@ -189,7 +191,7 @@ def test_halving_that_came_later_stops_what_it_would_have_stopped(data, tmp_path
     trials = trials_of((4,), rates=(0.001, 0.01, 0.1, 0.3))
     rungs = {STEPS: (8,), STEPS // 2: (8,)}
     ends, _, _ = train(buckets(trials, lanes=8), data, tmp_path / "c", stop_after=5)  # all are past the rung
-    halved = [replace(each, rungs=rungs[each.trial.steps]) for each in trials]
+    halved = [replace(each, rungs=rungs[each.settings.steps]) for each in trials]
     whole = train(buckets(halved, lanes=8), data, halved=True)[0]
     ends, _, _ = train(buckets(halved, lanes=8), data, tmp_path / "c", ended=ends, halved=True)
     assert ends.keys() == whole.keys()
@@ -211,7 +213,7 @@ class Keyed(nnx.Module):
 
 
 def test_random_keys_go_on_too(data, tmp_path):
-    built = architecture(Keyed, {"width": 5}, shape=(12,), classes=3)
+    built = architecture(Keyed, {"width": 5}, shape=(12,), outputs=3)
     trials = [replace(each, architecture=built) for each in trials_of((3,))]
     whole = train(buckets(trials), data)[0]
     ends, _, _ = train(buckets(trials), data, tmp_path / "c", stop_after=3)
@@ -299,7 +301,9 @@ def test_where_all_checkpoints_are_damaged_trials_begin_again(data, untouched, i
         ends, steps, begun = train(buckets(trials_of()), data, folder, ended=ends)
     assert [str(each.message).split("; ")[1].split(" ")[-1] for each in caught] == ["instead.", "again."]
     assert not begun
-    assert {name: each.trial.steps for name, (each, _) in homes(buckets(trials_of())).items() if name in steps} == steps
+    assert {
+        name: each.settings.steps for name, (each, _) in homes(buckets(trials_of())).items() if name in steps
+    } == steps
     assert same(ends, untouched)
 
 
@@ -316,7 +320,7 @@ def test_only_what_is_wanted_is_loaded_and_what_nobody_wants_is_cleared(interrup
 def test_a_trial_of_another_structure_is_not_taken_for_it(interrupted):
     folder, _ = interrupted
     name, (trial, made) = next(iter(homes(buckets(trials_of())).items()))
-    deeper = architecture(trial.architecture.build, {"width": 4, "depth": 2}, shape=(12,), classes=3)
+    deeper = architecture(trial.architecture.build, {"width": 4, "depth": 2}, shape=(12,), outputs=3)
     with pytest.warns(UserWarning, match="another version"):
         Checkpoints(folder).load({name: (replace(trial, architecture=deeper), replace(made, architecture=deeper))})
 
@@ -350,7 +354,7 @@ def test_what_is_packed_up_is_what_is_unpacked(interrupted):
     (bucket,) = buckets(trials_of())
     home = homes([bucket])
     one = next(iter(Checkpoints(folder).load(home).values()))
-    arrays, manifest = pack_up(Snapshot(empty(bucket.recipe, 2), {}, [one]))
+    arrays, manifest = pack_up(Snapshot(empty(bucket.program, 2), {}, [one]))
     (again,) = unpack(arrays, manifest, homes=home)
     assert again.slot == one.slot
     for mine, other in zip(jax.tree.leaves(again.state), jax.tree.leaves(one.state), strict=True):
@@ -362,18 +366,18 @@ def test_what_is_packed_up_is_what_is_unpacked(interrupted):
 def test_a_checkpoint_of_another_group_takes_no_step_back(tmp_path: Path):
     """It also holds what others have taken since, as it was then."""
     one, other = planned(steps=1000), planned(steps=1000, seed=1)
-    state = jax.tree.map(lambda leaf: np.asarray(leaf)[0], jax.device_get(empty(recipe(one), 1)))
+    state = jax.tree.map(lambda leaf: np.asarray(leaf)[0], jax.device_get(empty(program(one), 1)))
     checkpoints = Checkpoints(tmp_path / "c", seconds=0)
     first, second = checkpoints.open("a"), checkpoints.open("b")
     later = (Parked(Slot(other, step=300), state), Parked(Slot(one, step=100), state))
     for shelf, parked in ((first, [Parked(Slot(one, step=500), state)]), (second, later)):
-        checkpoints.save(shelf, Snapshot(empty(recipe(one), 1), {}, list(parked)))
+        checkpoints.save(shelf, Snapshot(empty(program(one), 1), {}, list(parked)))
         assert shelf.writing is not None
         shelf.writing.result()
     assert checkpoints.steps == {one.trial_id: 500, other.trial_id: 300}
     checkpoints.close(first)
     assert first.folder.exists()
     checkpoints.finish(complete=False)
-    homes = {each.trial_id: (each, recipe(each)) for each in (one, other)}
+    homes = {each.trial_id: (each, program(each)) for each in (one, other)}
     found = Checkpoints(tmp_path / "c").load(homes)
     assert {name: parked.slot.step for name, parked in found.items()} == {one.trial_id: 500, other.trial_id: 300}

@@ -253,7 +253,7 @@ def test_trials_that_failed_are_tried_again(cli, here: Path, monkeypatch: pytest
     launch = Pack.launch
 
     def refusing(pack: Pack, *, copy: bool):
-        if pack.bucket.recipe.architecture.build is MLP:
+        if pack.bucket.program.architecture.build is MLP:
             raise MemoryError("no room\nfor a second line")
         return launch(pack, copy=copy)
 

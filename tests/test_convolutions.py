@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from engine_helpers import CLASSES, EXACT_SOLO, planned, recipe
+from engine_helpers import CLASSES, EXACT_SOLO, planned, program
 from flax import nnx
 from jax import lax
 
-from scalejax.execute.pack import settings_of
 from scalejax.models import Architecture
 from scalejax.train import lanes as lanes_module
 from scalejax.train.convolutions import fast_on_cpu
@@ -211,9 +210,9 @@ def images() -> DeviceData:
 def advanced(images, mode):
     """Return the lane program of three trials, and its operands."""
     each = replace(planned(), architecture=Architecture(Net, (("classes", CLASSES), ("width", 5)), (36,)))
-    constants = replace(recipe(each), mode=mode)
+    constants = replace(program(each), mode=mode)
     weights = [initial_weights(each.architecture, seed) for seed in range(3)]
-    states = [start(constants, settings_of(each), own) for own in weights]
+    states = [start(constants, each.settings.scalars(), own) for own in weights]
     lanes = jax.tree.map(lambda *leaves: np.stack(leaves), *states)
     zeros = np.zeros(3, np.uint32)
     order = Order(np.int32(10), Cursor(zeros, zeros), *np.ones((3, 3), bool))
@@ -246,7 +245,7 @@ def test_accelerators_convolve_side_by_side(images, platform):
 
 
 def test_the_estimate_of_a_step_counts_what_convolutions_move():
-    narrow = replace(recipe(planned()), architecture=Architecture(Net, (("classes", CLASSES), ("width", 1)), (36,)))
+    narrow = replace(program(planned()), architecture=Architecture(Net, (("classes", CLASSES), ("width", 1)), (36,)))
     speed = replace(SPEEDS["cpu"], products=math.inf, lane_overhead=0.0)
     images = 4 * 16 * (2 * (36 + 36) + 3 * (36 + 9))  # bytes: of the first, twice, and of the second, three times
     assert lane_seconds(narrow, (36,), speed=speed) * speed.bandwidth > CONVOLUTION_PASSES * images

@@ -8,13 +8,13 @@ from jax import lax
 
 from scalejax.models import architecture
 from scalejax.train.cost import DeviceSpeed, lane_seconds, step_flops
-from scalejax.train.step import Recipe
+from scalejax.train.recipe import LaneProgram
 
 BATCH, CLASSES, WIDTH, DEPTH = 4, 3, 8, 5
 
 
 def flops(build, *, inputs: int, **knobs) -> int:
-    return step_flops(architecture(build, knobs, shape=(inputs,), classes=CLASSES), BATCH, (inputs,))
+    return step_flops(architecture(build, knobs, shape=(inputs,), outputs=CLASSES), BATCH, (inputs,))
 
 
 class Strided(nnx.Module):
@@ -120,8 +120,8 @@ def test_what_is_computed_again_takes_its_time():
     speed = DeviceSpeed(products=1.0, bandwidth=float("inf"), overhead=0, compile=0, lanes=1)
     plain, again = (
         lane_seconds(
-            Recipe(
-                architecture(Scanned, {"remat": remat}, shape=(6,), classes=CLASSES), "sgd", "constant", None, BATCH
+            LaneProgram(
+                architecture(Scanned, {"remat": remat}, shape=(6,), outputs=CLASSES), "sgd", "constant", None, BATCH
             ),
             (6,),
             speed=speed,

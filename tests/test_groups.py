@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from engine_helpers import planned, recipe
+from engine_helpers import planned, program
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,7 +36,7 @@ def bucket(count, *, batch_size=16, lanes=2, rungs=(), steps=40):
         )
         for index in range(count)
     )
-    return Bucket(recipe(trials[0]), trials, lanes=lanes, seconds=1.0, makespan=1, call_steps=50)
+    return Bucket(program(trials[0]), trials, lanes=lanes, seconds=1.0, makespan=1, call_steps=50)
 
 
 def begin(wanted, data, monkeypatch, teams=TEAMS, *, reduction=None):
@@ -48,9 +48,9 @@ def begin(wanted, data, monkeypatch, teams=TEAMS, *, reduction=None):
     tournament = Tournament(trials, reduction=reduction, histories={}) if reduction else None
     scheduler = Scheduler(wanted, {each.trial_id for each in trials}, data=data, observer=NOBODY, tournament=tournament)
     first = scheduler._order_programs(teams)
-    places = {one.recipe: number for number, one in enumerate(wanted)}
+    places = {one.program: number for number, one in enumerate(wanted)}
     return (
-        [places[first[team].bucket.recipe] if team in first else None for team in teams],
+        [places[first[team].bucket.program] if team in first else None for team in teams],
         [(places[made], teams.index(group)) for made, group in orders],
     )
 

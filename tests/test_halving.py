@@ -158,14 +158,14 @@ def test_a_trial_is_the_same_trial_with_and_without_halving():
     without = replace(SWEEP, train=replace(SWEEP.train, halving=None))
     halved, whole = (expand(sweep, describe(DATA)) for sweep in (SWEEP, without))
     assert [(each.trial, each.trial_id) for each in halved] == [(each.trial, each.trial_id) for each in whole]
-    assert all(each.rungs == () and each.expected_steps == each.trial.steps for each in whole)
+    assert all(each.rungs == () and each.expected_steps == each.settings.steps for each in whole)
 
 
 def test_every_trial_of_a_cell_has_the_rungs_and_the_first_rates_of_the_file_are_counted_as_the_best():
     steps = replace(SWEEP, train=replace(SWEEP.train, epochs=None, min_steps=None, steps=100, evaluate_every=4))
     trials = expand(steps, describe(DATA))
     assert {each.rungs for each in trials} == {(12, 52)}  # 10 and 50 steps, rounded up to evaluations
-    assert {(each.trial.learning_rate, each.expected_steps) for each in trials} == {
+    assert {(each.settings.learning_rate, each.expected_steps) for each in trials} == {
         (1e-3, 100), (1e-2, 52), (3e-3, 12), (3e-2, 12)
     }  # fmt: skip
 

@@ -69,7 +69,7 @@ def carry_out(rules, world, before=None, *, calls=10**6, order=(0,), lanes=3):
     def do(decision):
         queue[:0] = decision.go_on
         for parked, _ in decision.stop:
-            ended[parked.planned.trial_id] = ("stopped", parked.slot.step)
+            ended[parked.trial.trial_id] = ("stopped", parked.slot.step)
 
     if tournament:
         do(tournament.begin())
@@ -84,7 +84,7 @@ def carry_out(rules, world, before=None, *, calls=10**6, order=(0,), lanes=3):
         while queue and len(running) < lanes:
             each = queue.pop(0)
             fresh = not isinstance(each, Parked)
-            running[each.trial_id if fresh else each.planned.trial_id] = 0 if fresh else each.slot.step
+            running[each.trial_id if fresh else each.trial.trial_id] = 0 if fresh else each.slot.step
         if not running:
             break
         name = sorted(running)[order[call % len(order)] % len(running)]
@@ -100,7 +100,7 @@ def carry_out(rules, world, before=None, *, calls=10**6, order=(0,), lanes=3):
             del running[name]
             do(tournament.arrive(Parked(slot, None)))  # type: ignore[arg-type]
     waiting = [each for each in queue if isinstance(each, Parked)] + (tournament.waiting if tournament else [])
-    begun = running | {each.planned.trial_id: each.slot.step for each in waiting}
+    begun = running | {each.trial.trial_id: each.slot.step for each in waiting}
     assert not (begun.keys() & {name for name, end in ended.items() if end[0] != "stopped"})
     return Directory({name: end for name, end in ended.items() if name not in begun}, begun)
 

@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from engine_helpers import EXACT_SOLO, device_data, finish, go_on, numbers, pack_of, params_of, place, planned, recipe
+from engine_helpers import EXACT_SOLO, device_data, finish, go_on, numbers, pack_of, params_of, place, planned, program
 
 from scalejax.models import FAMILIES
 from scalejax.train.lanes import Order, abstract_lane, advance
@@ -143,7 +143,7 @@ def test_the_length_of_a_call_changes_no_bit(data, call_steps):
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize("family", ["mlp", "logistic"])
 def test_the_lane_program_lowers_for_accelerators(data, platform, family):
-    constants = recipe(planned(family))
+    constants = program(planned(family))
     lanes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((3, *leaf.shape), leaf.dtype), abstract_lane(constants))
     zeros = np.zeros(3, np.uint32)
     order = Order(np.int32(5), Cursor(zeros, zeros), *np.ones((3, 3), bool))

@@ -8,23 +8,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from engine_helpers import BASE, CLASSES, INPUTS, recipe
+from engine_helpers import BASE, CLASSES, INPUTS, program
 from flax import nnx
 from jax import lax
 
 import scalejax as sx
 from scalejax.data import DataSet
 from scalejax.errors import SweepError
-from scalejax.execute.pack import settings_of
 from scalejax.models import architecture
 from scalejax.planning.plan import make_plan
 from scalejax.planning.proof.prove import prove
-from scalejax.planning.trial import PlannedTrial
+from scalejax.planning.trial import Trial
 from scalejax.train.step import Examples, start, train_step
 
 
 def matrices_of(build: Callable[..., nnx.Module], shape: tuple[int, ...] = (INPUTS,), **knobs: int) -> set[str]:
-    built = architecture(build, knobs, shape=shape, classes=CLASSES)
+    built = architecture(build, knobs, shape=shape, outputs=CLASSES)
     return {name for name, matrix in zip(built.parameter_names, built.matrices(2), strict=True) if matrix}
 
 
@@ -207,7 +206,7 @@ def test_kernels_of_a_recurrent_network_are_matrices():
     found = matrices_of(Reading, (6, 4))
     assert found
     assert all(name.endswith("kernel") for name in found)
-    built = architecture(Reading, {}, shape=(6, 4), classes=CLASSES)
+    built = architecture(Reading, {}, shape=(6, 4), outputs=CLASSES)
     assert found == {name for name in built.parameter_names if name.endswith("kernel")}
 
 
@@ -216,12 +215,12 @@ def test_kernels_of_a_recurrent_network_are_matrices():
 
 def trained(build: Callable[..., nnx.Module], data: DataSet, **changes) -> dict[str, np.ndarray]:
     """Return the parameters after five steps without any gradient, from ones."""
-    built = architecture(build, {}, shape=(INPUTS,), classes=CLASSES)
+    built = architecture(build, {}, shape=(INPUTS,), outputs=CLASSES)
     trial = replace(BASE, learning_rate=0.1, weight_decay=0.5, schedule="constant")
-    planned = PlannedTrial(trial, trial.trial_id, built)
-    program = replace(recipe(planned), **changes)
+    planned = Trial(trial, trial.trial_id, built)
+    program = replace(program(planned), **changes)
     params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), built.abstract[1])
-    settings = settings_of(planned)
+    settings = planned.settings.scalars()
     learner = start(program, settings, (params, built.initialise(jax.random.key(0))[1])).learner
     batch = Examples(jnp.zeros((4, INPUTS)), jnp.asarray(data.train.targets[:4]))
     step = jax.jit(functools.partial(train_step, program))
@@ -266,7 +265,7 @@ def with_mask(*patterns: str) -> sx.Sweep:
 def test_a_mask_makes_other_trials_and_no_mask_leaves_ids_as_they_were():
     plain, masked = (make_plan(sweep).trials[0] for sweep in (SWEEP, with_mask("*.bias")))
     assert plain.trial_id != masked.trial_id
-    assert plain.trial.weight_decay_on is None
+    assert plain.recipe.weight_decay_on is None
 
 
 def test_a_pattern_that_is_no_parameter_is_refused_in_a_sentence():
@@ -279,8 +278,8 @@ def test_a_size_in_which_another_parameter_decays_is_not_packed():
         return Stacked(inputs=inputs, classes=classes, width=width, rngs=rngs)
 
     trial = BASE
-    sizes = [architecture(build, {"width": width}, shape=(INPUTS,), classes=CLASSES) for width in (3, 5)]
-    small, large = (recipe(PlannedTrial(trial, trial.trial_id, built)) for built in sizes)
+    sizes = [architecture(build, {"width": width}, shape=(INPUTS,), outputs=CLASSES) for width in (3, 5)]
+    small, large = (program(Trial(trial, trial.trial_id, built)) for built in sizes)
     assert prove(small, large, (INPUTS,)).proven
     other = replace(large, weight_decay_on=("bias",))
     proof = prove(small, other, (INPUTS,))

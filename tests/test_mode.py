@@ -53,8 +53,8 @@ def test_the_faster_mode_is_chosen_where_timing_pays(plan, monkeypatch):
     timed = []
 
     def pretend(each, _):
-        timed.append(each.recipe.mode)
-        return Timing(step=1.0 if each.recipe.mode == "vmap" else 0.5, evaluation=1.0, test=1.0)
+        timed.append(each.program.mode)
+        return Timing(step=1.0 if each.program.mode == "vmap" else 0.5, evaluation=1.0, test=1.0)
 
     monkeypatch.setattr(modes, "timed", pretend)
     monkeypatch.setattr(modes, "remembered", lambda *_: None)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from engine_helpers import planned, recipe
+from engine_helpers import planned, program
 from flax import nnx
 
 from scalejax.errors import RunError
@@ -84,7 +84,7 @@ def test_a_sweep_of_many_seeds_holds_few_weights(data, monkeypatch, kept):
 
     trials = trials_of()
     largest = max(trials, key=lambda each: each.architecture.parameter_count)
-    bucket = Bucket(recipe(largest), tuple(trials), lanes=4, seconds=1.0, makespan=1, call_steps=50)
+    bucket = Bucket(program(largest), tuple(trials), lanes=4, seconds=1.0, makespan=1, call_steps=50)
     ends = []
     scheduler = Scheduler(
         [bucket], {each.trial_id for each in trials}, data=data, observer=Observer(started, ends.append, lambda _: None)
@@ -101,7 +101,7 @@ def test_what_a_module_raises_is_returned_and_what_a_device_lacks_is_raised():
     first, second = trials_of(widths=(3,), seeds=(0, 1), rates=(1e-3,))
 
     def draw(_, key):
-        if key == second.trial.key("initialise"):
+        if key == second.key("initialise"):
             raise ValueError("a mistake")
         return nnx.State({"kernel": np.zeros(3)}), nnx.State({})
 
@@ -127,7 +127,7 @@ def test_a_mistake_in_an_observer_ends_the_run_and_fails_no_trial(data, which):
 
     tells = {"started": lambda _: None, "finished": ends.append, "progressed": lambda _: None, which: mistaken}
     trials = trials_of(widths=(3,), seeds=(0, 1), rates=(1e-3,))
-    bucket = Bucket(recipe(trials[0]), tuple(trials), lanes=2, seconds=1.0, makespan=1, call_steps=50)
+    bucket = Bucket(program(trials[0]), tuple(trials), lanes=2, seconds=1.0, makespan=1, call_steps=50)
     scheduler = Scheduler([bucket], {each.trial_id for each in trials}, data=data, observer=Observer(**tells))
     with pytest.raises(RunError, match="training broke off: ZeroDivisionError: a mistake"):
         scheduler.run(jax.local_devices()[:1])

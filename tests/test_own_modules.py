@@ -12,14 +12,14 @@ import numpy as np
 import optax
 import own_modules
 import pytest
-from engine_helpers import BASE, CLASSES, EXACT_SOLO, INPUTS, finish, go_on, numbers, pack_of, recipe, summed_losses
+from engine_helpers import BASE, CLASSES, EXACT_SOLO, INPUTS, finish, go_on, numbers, pack_of, program, summed_losses
 from flax import nnx
 
 import scalejax as sx
 from scalejax.builders import name_of
 from scalejax.data import DataSet
 from scalejax.execute import modes
-from scalejax.execute.pack import Pack, settings_of
+from scalejax.execute.pack import Pack
 from scalejax.execute.probe import probe
 from scalejax.execute.snapshot import bits, pack_up, unpack
 from scalejax.execute.timing import timed
@@ -27,7 +27,7 @@ from scalejax.models import architecture
 from scalejax.models.architecture import Build
 from scalejax.planning.packing import Bucket
 from scalejax.planning.plan import make_plan
-from scalejax.planning.trial import PlannedTrial
+from scalejax.planning.trial import Trial
 from scalejax.train.lanes import abstract_lane
 from scalejax.train.padding import initial_weights
 from scalejax.train.step import Cursor, Examples, start, train, train_step
@@ -48,12 +48,12 @@ def compile_quickly():
     jax.config.update("jax_disable_most_optimizations", usual)
 
 
-def own(build: Build, knobs: Mapping[str, int] | None = None, **changes) -> PlannedTrial:
+def own(build: Build, knobs: Mapping[str, int] | None = None, **changes) -> Trial:
     """Return a trial of a module of the user's own; `changes` are fields of `Trial`."""
     sizes = dict(knobs or {})
     changes = {"weight_decay": 0.0, "schedule": "constant", "warmup_steps": 0, **changes}
     trial = replace(BASE, family=name_of(build), knobs=tuple(sorted(sizes.items())), builder="source", **changes)
-    return PlannedTrial(trial, trial.trial_id, architecture(build, sizes, shape=(INPUTS,), classes=CLASSES))
+    return Trial(trial, trial.trial_id, architecture(build, sizes, shape=(INPUTS,), outputs=CLASSES))
 
 
 def called(module: Any, x: Any, *, training: bool) -> jax.Array:
@@ -76,11 +76,11 @@ def batches(data: DataSet) -> list[Examples]:
     return [Examples(train.inputs[at : at + 16], train.targets[at : at + 16]) for at in range(0, 16 * STEPS, 16)]
 
 
-def plain_losses(each: PlannedTrial, data: DataSet) -> tuple[list[float], np.ndarray]:
+def plain_losses(each: Trial, data: DataSet) -> tuple[list[float], np.ndarray]:
     """Return the training losses of ten steps and the logits of evaluation after them, of a plain loop."""
-    key = jax.random.key(np.uint32(each.trial.key("initialise")))
+    key = jax.random.key(np.uint32(each.key("initialise")))
     module = each.architecture.build(**dict(each.architecture.arguments), rngs=nnx.Rngs(key))
-    optimizer = optax.adamw(each.trial.learning_rate, weight_decay=0.0)
+    optimizer = optax.adamw(each.settings.learning_rate, weight_decay=0.0)
     graph, params, rest = nnx.split(module, nnx.Param, ...)
     state = optimizer.init(widened(params))
 
@@ -106,11 +106,11 @@ def plain_losses(each: PlannedTrial, data: DataSet) -> tuple[list[float], np.nda
     return losses, np.asarray(evaluate(params, rest))
 
 
-def own_losses(each: PlannedTrial, data: DataSet) -> tuple[list[float], np.ndarray]:
+def own_losses(each: Trial, data: DataSet) -> tuple[list[float], np.ndarray]:
     """Return the same of the training step that every program is made of."""
-    constants, settings = recipe(each), settings_of(each)
+    constants, settings = program(each), each.settings.scalars()
     built = each.architecture
-    learner = start(constants, settings, initial_weights(built, each.trial.key("initialise"))).learner
+    learner = start(constants, settings, initial_weights(built, each.key("initialise"))).learner
     step = jax.jit(functools.partial(train_step, constants, settings))
     losses = []
     for batch in batches(data):
@@ -212,14 +212,14 @@ def test_a_module_without_a_gradient_is_refused_by_the_plan():
 
 def test_a_module_that_starts_at_nan_diverges_at_its_first_step(data: DataSet):
     each = own(own_modules.Nan)
-    constants, settings = recipe(each), settings_of(each)
+    constants, settings = program(each), each.settings.scalars()
     learner = start(constants, settings, initial_weights(each.architecture, 0)).learner
     after = jax.jit(functools.partial(train_step, constants, settings))(learner, batches(data)[0])
     assert int(after.diverged_step) == 1
 
 
 def test_moments_of_parameters_in_few_bits_have_float32():
-    learner = abstract_lane(recipe(own(own_modules.InBfloat16))).learner
+    learner = abstract_lane(program(own(own_modules.InBfloat16))).learner
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(learner.params)} == {"bfloat16"}
     moments = [leaf for leaf in jax.tree.leaves(learner.optimizer) if leaf.ndim > 0]
     assert {str(leaf.dtype) for leaf in moments} == {"float32"}
@@ -230,7 +230,7 @@ def test_moments_of_parameters_in_few_bits_have_float32():
 
 def test_a_partial_is_a_builder_with_the_name_of_its_function():
     (trial, *_) = make_plan(sweep_of(own_modules.gentle, width=[4])).trials
-    assert trial.trial.family == "loose"
+    assert trial.family == "loose"
     assert trial.architecture.title == "loose(inputs=40, classes=10, width=4)"
 
 
@@ -254,13 +254,13 @@ def test_what_a_partial_fills_in_is_a_default_that_a_knob_overrides():
 # ---- lanes ----
 
 
-def losses_alone(each: PlannedTrial, data: DataSet) -> list[float]:
+def losses_alone(each: Trial, data: DataSet) -> list[float]:
     """Return the loss summed up to each of ten steps, of one model without lanes or padding."""
-    state = start(recipe(each), settings_of(each), initial_weights(each.architecture, each.trial.key("initialise")))
-    training = jax.jit(functools.partial(train, recipe(each)))
+    state = start(program(each), each.settings.scalars(), initial_weights(each.architecture, each.key("initialise")))
+    training = jax.jit(functools.partial(train, program(each)))
     losses = []
     for step in range(STEPS):
-        seen = divmod(step * each.trial.batch_size, each.trial.train_examples)
+        seen = divmod(step * each.recipe.batch_size, each.settings.train_examples)
         pool = Examples(data.train.inputs, data.train.targets)
         state = training(state, Cursor(*map(np.uint32, seen)), pool=pool, steps=np.int32(1))
         losses.append(float(state.learner.loss_sum))
@@ -312,7 +312,7 @@ def test_masks_are_the_same_after_a_checkpoint_in_another_lane(data: DataSet):
     begun = pack_of(trials, data)
     go_on(begun)
     arrays, manifest = pack_up(begun.snapshot())
-    homes = {each.trial_id: (each, begun.bucket.recipe) for each in trials}
+    homes = {each.trial_id: (each, begun.bucket.program) for each in trials}
     fresh = pack_of([None, None, None], data, largest=trials[0])
     for number, parked in enumerate(reversed(unpack(arrays, manifest, homes=homes))):
         fresh.resume(number, parked)
@@ -337,7 +337,7 @@ def test_random_keys_of_another_kind_survive_idle_lanes_and_a_checkpoint(data: D
     pack = pack_of([each, None], data)
     go_on(pack)
     arrays, manifest = pack_up(pack.snapshot())
-    (parked,) = unpack(arrays, manifest, homes={each.trial_id: (each, pack.bucket.recipe)})
+    (parked,) = unpack(arrays, manifest, homes={each.trial_id: (each, pack.bucket.program)})
     for saved, lane in zip(jax.tree.leaves(parked.state), jax.tree.leaves(pack.lanes), strict=True):
         assert saved.dtype == lane.dtype
         np.testing.assert_array_equal(bits(saved), bits(lane)[0])
@@ -346,8 +346,8 @@ def test_random_keys_of_another_kind_survive_idle_lanes_and_a_checkpoint(data: D
 # ---- timings and probes ----
 
 
-def bucket_of(each: PlannedTrial, lanes: int) -> Bucket:
-    return Bucket(recipe(each), (each,) * lanes, lanes, 1.0, 1, 50)
+def bucket_of(each: Trial, lanes: int) -> Bucket:
+    return Bucket(program(each), (each,) * lanes, lanes, 1.0, 1, 50)
 
 
 def test_a_module_with_random_keys_is_timed(data: DataSet):
@@ -371,7 +371,7 @@ def test_a_long_run_of_a_module_with_random_keys_is_timed_and_trained(monkeypatc
 def test_a_module_that_fails_when_it_runs_has_no_timing_and_a_probe_says_why(data: DataSet):
     small, large = (own(own_modules.RaisesInCallback, {"width": width}) for width in (3, 8))
     assert timed(bucket_of(large, 2), data.card) is None
-    why = probe(recipe(small), recipe(large), Examples(data.train.inputs, data.train.targets))
+    why = probe(program(small), program(large), Examples(data.train.inputs, data.train.targets))
     assert why == "padded, the module fails: RuntimeError: the table has no such row"
 
 

@@ -12,10 +12,10 @@ from scalejax.execute.devices import Group
 from scalejax.execute.pack import Pack
 from scalejax.execute.slot import Parked
 from scalejax.planning.packing import CALL_SECONDS
-from scalejax.planning.trial import PlannedTrial
+from scalejax.planning.trial import Trial
 
 
-def long(seed: int = 0) -> PlannedTrial:
+def long(seed: int = 0) -> Trial:
     """Return a trial whose evaluations are far away."""
     return planned(seed=seed, steps=10**7, evaluate_every=10**7)
 
@@ -24,15 +24,15 @@ class Clock:
     """A clock that stands still but for the calls of a pack: each takes as long as its steps and evaluations do."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, step: float, evaluation: float = 0.0):
-        self.now, self.planned = 0.0, []
+        self.now, self.trial = 0.0, []
         dispatch = Pack._dispatch
 
         def slow(pack, steps, *, due, ending):
             lanes = [number // pack.bucket.lanes for number in (*due, *ending)]
             busiest = max(map(lanes.count, lanes), default=0)
             in_turn = pack._in_turn if pack.occupied else 1
-            self.planned.append((steps, in_turn * steps * step + busiest * evaluation))
-            self.now += self.planned[-1][1]
+            self.trial.append((steps, in_turn * steps * step + busiest * evaluation))
+            self.now += self.trial[-1][1]
             return dispatch(pack, min(steps, 3) if steps > 1000 else steps, due=due, ending=ending)
 
         monkeypatch.setattr(Pack, "_dispatch", slow)
@@ -40,7 +40,7 @@ class Clock:
 
     @property
     def seconds(self) -> list[float]:
-        return [seconds for _, seconds in self.planned]
+        return [seconds for _, seconds in self.trial]
 
 
 @pytest.mark.parametrize("step", [1e-5, 1e-3, 0.3, 1.9])
@@ -118,7 +118,7 @@ def test_what_is_saved_between_a_step_and_its_evaluation_is_evaluated_when_it_re
     for _ in range(100):
         if not pack.occupied:
             break
-        ends |= {end.planned.trial_id: end for end in pack.land(pack.launch()).ended}
+        ends |= {end.trial.trial_id: end for end in pack.land(pack.launch()).ended}
         saved = pack.snapshot()
         states = jax.device_get(saved.lanes)
         other = pack_of([None] * 3, data, largest=trials[0])

@@ -12,20 +12,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from engine_helpers import pack_of, place, planned, recipe
+from engine_helpers import pack_of, place, planned, program
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalejax.models import architecture
 from scalejax.planning import packing as packing_module
-from scalejax.planning.packing import PROVEN, Limits, Verdict, makespan, pack, waste
+from scalejax.planning.packing import PROVEN, Verdict, makespan, pack, waste
 from scalejax.planning.proof.prove import prove
-from scalejax.planning.trial import PlannedTrial
+from scalejax.planning.trial import Trial
 from scalejax.train.cost import SPEEDS, lane_bytes, step_flops
 from scalejax.train.padding import fits_into, initial_weights, pad
 
-LIMITS = Limits(devices=2, state_bytes=1e9, shape=(12,), speed=SPEEDS["cpu"])
+LIMITS = Capacity(devices=2, state_bytes=1e9, shape=(12,), speed=SPEEDS["cpu"])
 
 
 def yes(*_):
@@ -46,7 +46,7 @@ def sweep_of(widths, *, seeds=3, steps=500, depth=2, **changes):
 
 
 def widths_of(packing):
-    return [sorted({dict(each.trial.knobs)["width"] for each in bucket.trials}) for bucket in packing.buckets]
+    return [sorted({dict(each.knobs)["width"] for each in bucket.trials}) for bucket in packing.buckets]
 
 
 def test_every_trial_is_in_exactly_one_bucket_and_fits_its_program():
@@ -57,9 +57,9 @@ def test_every_trial_is_in_exactly_one_bucket_and_fits_its_program():
     packed = [each.trial_id for bucket in packing.buckets for each in bucket.trials]
     assert sorted(packed) == sorted(each.trial_id for each in trials)
     for bucket in packing.buckets:
-        assert all(fits_into(each.architecture, bucket.recipe.architecture) for each in bucket.trials)
+        assert all(fits_into(each.architecture, bucket.program.architecture) for each in bucket.trials)
         assert 1 <= bucket.lanes <= len(bucket.trials)
-        assert len({each.trial.family for each in bucket.trials}) == 1
+        assert len({each.family for each in bucket.trials}) == 1
 
 
 def test_small_neighbours_share_a_program_and_a_large_one_does_not_join_them():
@@ -77,7 +77,7 @@ def test_the_division_is_the_best_of_all_divisions():
         found = []
         for group in groups:
             # Forced into one program by a compiler that takes forever otherwise.
-            forced = Limits(2, 1e9, (12,), replace(LIMITS.speed, compile=1e9))
+            forced = Capacity(2, 1e9, (12,), replace(LIMITS.speed, compile=1e9))
             found.extend(pack([each for width in group for each in by_width[width]], limits=forced, judge=yes).buckets)
         return sum(LIMITS.speed.compile + bucket.seconds * bucket.makespan for bucket in found)
 
@@ -108,14 +108,14 @@ def test_rates_seeds_examples_and_horizons_share_a_program():
     ]
     packing = pack(trials, limits=LIMITS, judge=yes)
     assert len(packing.buckets) == 1
-    horizons = [each.trial.steps for each in packing.buckets[0].trials]
+    horizons = [each.settings.steps for each in packing.buckets[0].trials]
     assert horizons == sorted(horizons, reverse=True)
 
 
 def test_lanes_are_limited_by_memory():
     trials = sweep_of([64], seeds=16)
-    each = lane_bytes(recipe(trials[0]))
-    few = Limits(devices=1, state_bytes=3.5 * each, shape=(12,), speed=SPEEDS["cpu"])
+    each = lane_bytes(program(trials[0]))
+    few = Capacity(devices=1, state_bytes=3.5 * each, shape=(12,), speed=SPEEDS["cpu"])
     assert pack(trials, limits=few, judge=yes).buckets[0].lanes <= 3
 
 
@@ -157,7 +157,7 @@ def test_the_makespan_is_that_of_a_simulated_schedule(horizons, lanes):
 
 def test_waste_counts_padding_and_idle_lanes():
     trials = sweep_of([4, 8], seeds=2, steps=100)
-    packing = pack(trials, limits=Limits(1, 1e9, (12,), SPEEDS["cpu"]), judge=yes)
+    packing = pack(trials, limits=Capacity(1, 1e9, (12,), SPEEDS["cpu"]), judge=yes)
     assert len(packing.buckets) == 1
     useful, padding, _ = waste(packing.buckets, (12,), devices=1)
     small, large = (step_flops(planned(knobs={"width": width, "depth": 2}).architecture, 16, (12,)) for width in (4, 8))
@@ -215,7 +215,7 @@ class Gated(nnx.Module):
 
 def own_trials(build, widths):
     return [
-        PlannedTrial(each.trial, each.trial_id, architecture(build, {"width": width}, shape=(12,), classes=3))
+        Trial(each.trial, each.trial_id, architecture(build, {"width": width}, shape=(12,), outputs=3))
         for width in widths
         for each in [planned(knobs={"width": width, "depth": 1})]
     ]

@@ -11,25 +11,25 @@ import jax
 import numpy as np
 import pytest
 import sized_modules
-from engine_helpers import BASE, CLASSES, INPUTS, pack_of, params_of, recipe, summed_losses
+from engine_helpers import BASE, CLASSES, INPUTS, pack_of, params_of, program, summed_losses
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import scalejax as sx
 from scalejax.data import DataSet
-from scalejax.execute.pack import settings_of
 from scalejax.models import architecture
 from scalejax.models.architecture import Build
-from scalejax.planning.packing import PROVEN, Limits, Packing, Verdict, pack
+from scalejax.planning.packing import PROVEN, Packing, Verdict, pack
 from scalejax.planning.proof.prove import prove
-from scalejax.planning.trial import PlannedTrial
+from scalejax.planning.trial import Trial
 from scalejax.train.cost import SPEEDS
 from scalejax.train.lanes import blocks
 from scalejax.train.padding import SOLO_TOLERANCE, initial_weights, pad
-from scalejax.train.step import Cursor, Examples, Learner, Recipe, loss_and_error, start, train
+from scalejax.train.recipe import LaneProgram
+from scalejax.train.step import Cursor, Examples, Learner, loss_and_metric, start, train
 
-LIMITS = Limits(devices=1, state_bytes=1e9, shape=(INPUTS,), speed=SPEEDS["cpu"])
+LIMITS = Capacity(devices=1, state_bytes=1e9, shape=(INPUTS,), speed=SPEEDS["cpu"])
 STEPS = 10
 Weights = tuple[nnx.State, nnx.State]
 LARGEST = {"heads": 8, "depth": 4, "width": 8}
@@ -45,13 +45,13 @@ def compile_quickly():
     jax.config.update("jax_disable_most_optimizations", usual)
 
 
-def sized(build: Build, knobs: dict[str, int], **changes) -> PlannedTrial:
+def sized(build: Build, knobs: dict[str, int], **changes) -> Trial:
     """Return a trial of a module of the user's own; `changes` are fields of `Trial`."""
     trial = replace(BASE, family=build.__name__, knobs=tuple(sorted(knobs.items())), builder="source", **changes)
-    return PlannedTrial(trial, trial.trial_id, architecture(build, knobs, shape=(INPUTS,), classes=CLASSES))
+    return Trial(trial, trial.trial_id, architecture(build, knobs, shape=(INPUTS,), outputs=CLASSES))
 
 
-def judge(small: Recipe, large: Recipe) -> Verdict:
+def judge(small: LaneProgram, large: LaneProgram) -> Verdict:
     proof = prove(small, large, (INPUTS,))
     return Verdict(PROVEN if proof.proven else "", proof.reason)
 
@@ -61,20 +61,20 @@ def packing_of(build: Build, sizes: Sequence[dict[str, int]]) -> Packing:
 
 
 @functools.cache
-def programs(constants: Recipe):
+def programs(constants: LaneProgram):
     """Compile the start and the training of one model: no lanes, and no padding unless the weights have it."""
     return jax.jit(functools.partial(start, constants)), jax.jit(functools.partial(train, constants))
 
 
 def train_alone(
-    each: PlannedTrial, weights: Weights, data: DataSet, *, padded_to: PlannedTrial | None = None
+    each: Trial, weights: Weights, data: DataSet, *, padded_to: Trial | None = None
 ) -> tuple[list[float], Learner]:
     """Return the loss summed up to each of ten steps, and the learner after them."""
-    starting, training = programs(recipe(padded_to or each))
-    state = starting(settings_of(each), weights)
+    starting, training = programs(program(padded_to or each))
+    state = starting(each.settings.scalars(), weights)
     pool, losses = Examples(data.train.inputs, data.train.targets), []
     for step in range(STEPS):
-        seen = divmod(step * each.trial.batch_size, each.trial.train_examples)
+        seen = divmod(step * each.recipe.batch_size, each.settings.train_examples)
         state = training(state, Cursor(*map(np.uint32, seen)), pool=pool, steps=np.int32(1))
         losses.append(float(state.learner.loss_sum))
     return losses, state.learner
@@ -99,16 +99,14 @@ def assert_inside(wide: Sequence[np.ndarray], own: Sequence[np.ndarray]) -> None
         np.testing.assert_allclose(inside, true, rtol=0, atol=SOLO_TOLERANCE * np.abs(true).max())
 
 
-def true_shapes(each: PlannedTrial) -> list[tuple[int, ...]]:
+def true_shapes(each: Trial) -> list[tuple[int, ...]]:
     return [leaf.shape for leaf in jax.tree.leaves(each.architecture.abstract[1])]
 
 
-def assert_equal_to_solo(
-    trials: Sequence[PlannedTrial], largest: PlannedTrial, data: DataSet, *, alone: Sequence[int]
-) -> None:
+def assert_equal_to_solo(trials: Sequence[Trial], largest: Trial, data: DataSet, *, alone: Sequence[int]) -> None:
     """Train `trials` in one program of the size of `largest`, and those numbered in `alone` alone as well."""
     weights = {
-        number: initial_weights(trials[number].architecture, trials[number].trial.key("initialise")) for number in alone
+        number: initial_weights(trials[number].architecture, trials[number].key("initialise")) for number in alone
     }
     with ThreadPoolExecutor(len(alone)) as threads:  # the programs are compiled side by side
         solo = [threads.submit(train_alone, trials[number], weights[number], data) for number in alone]
@@ -122,7 +120,7 @@ def assert_equal_to_solo(
         assert_inside(params_of(packed, number), arrays(learner.params))
 
 
-def transformer(knobs: dict[str, int], *, seed: int = 0) -> PlannedTrial:
+def transformer(knobs: dict[str, int], *, seed: int = 0) -> Trial:
     return sized(sized_modules.Transformer, knobs, clip_norm=0.5, seed=seed)
 
 
@@ -132,13 +130,13 @@ def test_transformers_of_other_heads_depths_and_widths_share_a_bucket():
 
 
 @pytest.fixture(scope="module")
-def transformers() -> list[PlannedTrial]:
+def transformers() -> list[Trial]:
     sizes = {"heads": 1, "depth": 2, "width": 3}, {"heads": 2, "depth": 1, "width": 8}, MIDDLE
     return [transformer(size, seed=seed) for seed, size in enumerate(sizes)]
 
 
 def test_transformers_padded_to_eight_heads_and_four_blocks_equal_their_solo_runs(
-    data: DataSet, transformers: list[PlannedTrial]
+    data: DataSet, transformers: list[Trial]
 ):
     assert_equal_to_solo(transformers, transformer(LARGEST), data, alone=[0, 2])
 
@@ -146,7 +144,7 @@ def test_transformers_padded_to_eight_heads_and_four_blocks_equal_their_solo_run
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(heads=st.integers(1, 3), depth=st.integers(1, 3), width=st.integers(1, 7), seed=st.integers(0, 99))
 def test_how_far_a_size_is_padded_changes_no_loss(
-    data: DataSet, transformers: list[PlannedTrial], heads: int, depth: int, width: int, seed: int
+    data: DataSet, transformers: list[Trial], heads: int, depth: int, width: int, seed: int
 ):
     # Padded to the program of its neighbours and, alone, to a smaller one: both are compiled above.
     each = transformer({"heads": heads, "depth": depth, "width": width}, seed=seed)
@@ -209,7 +207,7 @@ def test_sizes_that_padding_would_change_keep_to_themselves_and_the_note_says_wh
 
 def test_flax_s_own_scan_runs_inside_the_loops_of_an_evaluation(data: DataSet):
     built = sized(sized_modules.ScannedMLP, {"width": 3, "depth": 2}).architecture
-    measure = functools.partial(loss_and_error, built, blocks=blocks(data.validation.inputs, data.validation.targets))
+    measure = functools.partial(loss_and_metric, built, blocks=blocks(data.validation.inputs, data.validation.targets))
     loss, error = jax.eval_shape(measure, *built.abstract[1:])
     assert loss.shape == error.shape == ()
 

@@ -119,8 +119,8 @@ def own(build, **knobs):
 
 def test_a_module_of_the_users_own_is_planned_and_its_source_is_part_of_the_identity():
     plan = make_plan(own(Net, width=[4, 8]), devices=1)
-    assert {each.trial.family for each in plan.trials} == {"Net"}
-    assert all(each.trial.builder for each in plan.trials)
+    assert {each.family for each in plan.trials} == {"Net"}
+    assert all(each.builder for each in plan.trials)
     assert plan.packing.notes == ()  # tanh(0) = 0, so it may be padded
 
 
@@ -192,7 +192,7 @@ def test_more_steps_are_foretold_to_take_longer():
 def computed(plan) -> int:
     """Return the FLOPs of all lanes of a plan for as long as their programs run, whatever is in them."""
     return sum(
-        step_flops(bucket.recipe.architecture, bucket.recipe.batch_size, plan.card.shape)
+        step_flops(bucket.program.architecture, bucket.program.recipe.batch_size, plan.card.shape)
         * (bucket.lanes * plan.devices * bucket.makespan)
         for bucket in plan.packing.buckets
     )

@@ -19,7 +19,8 @@ from scalejax.planning.forecast import forecast
 from scalejax.planning.outline import outline
 from scalejax.planning.plan import Plan, make_plan
 from scalejax.report.plan import plan_lines
-from scalejax.train.step import Examples, Recipe
+from scalejax.train.recipe import LaneProgram
+from scalejax.train.step import Examples
 
 DATA = sx.DataSpec(source="mnist1d", examples=200, train_examples=(100,), validation_examples=50, test_examples=50)
 TRAIN = sx.TrainSpec(learning_rate=(1e-2, 3e-2), batch_size=(16,), steps=20, evaluate_every=10)
@@ -191,7 +192,7 @@ class Growing(Between):
 
 def probed(build: Callable[..., nnx.Module]) -> str:
     small, large = (
-        Recipe(architecture(build, {"width": width}, shape=(40,), classes=10), "adamw", "constant", None, 16)
+        LaneProgram(architecture(build, {"width": width}, shape=(40,), outputs=10), "adamw", "constant", None, 16)
         for width in (4, 8)
     )
     generator = np.random.default_rng(0)

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from engine_helpers import FIRST, device_data, pack_of, planned, ready, recipe
+from engine_helpers import FIRST, device_data, pack_of, planned, program, ready
 
 from scalejax.execute import programs
 from scalejax.execute.devices import Group, groups
@@ -23,8 +23,8 @@ from scalejax.train.padding import initial_weights
 
 
 def pack_on(group, trials, data, *, lanes):
-    bucket = Bucket(recipe(trials[0]), tuple(trials), lanes, 1.0, 1, 50)
-    programs_of = ready(bucket.recipe, lanes, group, data.card)
+    bucket = Bucket(program(trials[0]), tuple(trials), lanes, 1.0, 1, 50)
+    programs_of = ready(bucket.program, lanes, group, data.card)
     return Pack(bucket, group=group, data=device_data(data, group), programs=programs_of)
 
 
@@ -49,12 +49,12 @@ def test_any_number_of_trials_is_placed_each_in_its_lane(data, count):
     lanes = 1 + count // len(group.devices)
     pack = pack_on(group, trials, data, lanes=lanes)
     slots = np.random.default_rng(count).permutation(pack.free)[:count].tolist()
-    weights = [initial_weights(each.architecture, each.trial.key("initialise")) for each in trials]
+    weights = [initial_weights(each.architecture, each.key("initialise")) for each in trials]
     pack.place(list(zip(slots, trials, weights, strict=True)))
     rates = np.asarray(pack.lanes.settings.learning_rate)
     first = np.asarray(jax.tree.leaves(pack.lanes.learner.params)[1])
     for slot, each, own in zip(slots, trials, weights, strict=True):
-        assert rates[slot] == np.float32(each.trial.learning_rate)
+        assert rates[slot] == np.float32(each.settings.learning_rate)
         np.testing.assert_array_equal(first[slot], jax.tree.leaves(own[0])[1])
     untouched = sorted(set(range(len(rates))) - set(slots))
     assert not rates[untouched].any()
@@ -66,7 +66,7 @@ def device_with(room: int | None):
 
 
 def test_a_program_that_cannot_fit_is_refused_before_it_runs(data):
-    made = ready(recipe(planned()), 2, FIRST, data.card).result()
+    made = ready(program(planned()), 2, FIRST, data.card).result()
     assert check_memory(made.advance, made.place, device_with(None))
     assert check_memory(made.advance, made.place, device_with(10**9))
     with pytest.raises(MemoryError, match=r"the program needs \S+ GB of the device's 0\.0"):
@@ -105,7 +105,7 @@ def test_a_placing_program_that_cannot_fit_beside_the_data_is_refused():
 
 @pytest.mark.parametrize(("width", "most"), [(4, None), (1024, 1.3)])
 def test_placing_a_large_trial_takes_about_the_memory_of_that_trial(data, width, most):
-    made = recipe(planned(knobs={"width": width, "depth": 2}))
+    made = program(planned(knobs={"width": width, "depth": 2}))
     program = compiled_programs(made, 2, FIRST, card=data.card)
     placer: Any = program.place
     needs = placer.memory_analysis()
@@ -121,17 +121,17 @@ def test_trials_large_and_small_are_placed_without_compiling_again(data, monkeyp
         monkeypatch.setattr(programs, "PLACED_BYTES", 1)
     group = Group(tuple(jax.local_devices()))
     trials = [planned(seed=seed, learning_rate=10.0 ** -(1 + seed)) for seed in range(5)]
-    bucket = Bucket(recipe(trials[0]), tuple(trials), 5, 1.0, 1, 50)
+    bucket = Bucket(program(trials[0]), tuple(trials), 5, 1.0, 1, 50)
     future: Future[Programs] = Future()
-    future.set_result(compiled_programs(bucket.recipe, 5, group, card=data.card))
+    future.set_result(compiled_programs(bucket.program, 5, group, card=data.card))
     pack = Pack(bucket, group=group, data=device_data(data, group), programs=future)
     for count in (1, 3, 1):
         some = [trials.pop() for _ in range(count)]
-        weights = [initial_weights(each.architecture, each.trial.key("initialise")) for each in some]
+        weights = [initial_weights(each.architecture, each.key("initialise")) for each in some]
         slots = pack.free[:count]
         pack.place(list(zip(slots, some, weights, strict=True)))
         rates = np.asarray(pack.lanes.settings.learning_rate)
-        assert rates[slots].tolist() == [np.float32(each.trial.learning_rate) for each in some]
+        assert rates[slots].tolist() == [np.float32(each.settings.learning_rate) for each in some]
 
 
 def test_a_trial_at_a_rung_is_kept_once_however_many_devices_there_are(data):
@@ -153,22 +153,22 @@ def test_a_trial_at_a_rung_is_kept_once_however_many_devices_there_are(data):
             while held.base is not None and isinstance(held.base, np.ndarray):
                 held = held.base
             assert held.nbytes == leaf.nbytes
-        key = np.uint32(trials[seed].trial.key("shuffle"))
+        key = np.uint32(trials[seed].key("shuffle"))
         assert each.state.settings.shuffle_key == key
 
 
 def test_programs_are_made_once_and_errors_reach_whoever_waits(data, monkeypatch):
     made = []
 
-    def make(recipe, lanes, group, *, card):
+    def make(program, lanes, group, *, card):
         made.append(lanes)
         if lanes > 4:
             raise MemoryError("too many")
-        return compiled_programs(recipe, lanes, group, card=card)
+        return compiled_programs(program, lanes, group, card=card)
 
     monkeypatch.setattr(programs, "compiled_programs", make)
     workshop = Workshop(data.card)
-    constants = recipe(planned())
+    constants = program(planned())
     first, second = workshop.order(constants, 2, FIRST), workshop.order(constants, 2, FIRST)
     assert first is second
     assert first.result().advance

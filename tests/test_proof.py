@@ -21,22 +21,23 @@ from scalejax.models.architecture import Build
 from scalejax.planning.plan import make_plan
 from scalejax.planning.proof.prove import Proof, prove
 from scalejax.train.padding import pad
-from scalejax.train.step import Examples, Recipe, slope
+from scalejax.train.recipe import LaneProgram
+from scalejax.train.step import Examples, slope
 
 SMALL, LARGE, BATCH = 3, 8, 16
 
 
-def recipe(build: Build, optimizer: str = "adamw", **knobs: int) -> Recipe:
-    return Recipe(architecture(build, knobs, shape=(INPUTS,), classes=CLASSES), optimizer, "cosine", 1.0, BATCH)
+def program(build: Build, optimizer: str = "adamw", **knobs: int) -> LaneProgram:
+    return LaneProgram(architecture(build, knobs, shape=(INPUTS,), outputs=CLASSES), optimizer, "cosine", 1.0, BATCH)
 
 
 def proof_of(build: Build, optimizer: str = "adamw") -> Proof:
-    return prove(recipe(build, optimizer, width=SMALL), recipe(build, optimizer, width=LARGE), (INPUTS,))
+    return prove(program(build, optimizer, width=SMALL), program(build, optimizer, width=LARGE), (INPUTS,))
 
 
 def assert_padding_changes_nothing(build: Build, *, seed: int) -> None:
     """Compare the loss and its gradient at weights, drawn at random, of the true size and padded."""
-    small, large = (recipe(build, width=width).architecture for width in (SMALL, LARGE))
+    small, large = (program(build, width=width).architecture for width in (SMALL, LARGE))
     generator = np.random.default_rng(seed)
     inputs = generator.normal(size=(BATCH, INPUTS)).astype(np.float32)
     batch = Examples(inputs, generator.integers(0, CLASSES, BATCH).astype(np.int32))
@@ -56,9 +57,9 @@ def assert_padding_changes_nothing(build: Build, *, seed: int) -> None:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "momentum", "lion"])
 def test_the_built_in_families_are_proven_with_every_optimizer(optimizer: str):
-    sizes = recipe(MLP, optimizer, width=SMALL, depth=2), recipe(MLP, optimizer, width=LARGE, depth=2)
+    sizes = program(MLP, optimizer, width=SMALL, depth=2), program(MLP, optimizer, width=LARGE, depth=2)
     assert prove(*sizes, (INPUTS,)) == Proof(True, "")
-    same = recipe(Logistic, optimizer)
+    same = program(Logistic, optimizer)
     assert prove(same, same, (INPUTS,)) == Proof(True, "")
 
 
@@ -78,7 +79,7 @@ def test_what_may_not_be_padded_is_refused_with_the_equation(build: Build, equat
 
 
 def test_an_axis_of_one_entry_that_meets_many_is_not_taken_for_one_that_grows():
-    proof = prove(recipe(provable_modules.Fixed, width=1), recipe(provable_modules.Fixed, width=8), (INPUTS,))
+    proof = prove(program(provable_modules.Fixed, width=1), program(provable_modules.Fixed, width=8), (INPUTS,))
     assert not proof.proven
     assert "`mul` (provable_modules.py" in proof.reason
     assert "spreads an axis in one size" in proof.reason
@@ -162,7 +163,7 @@ def test_rows_beyond_the_end_of_a_table_are_of_one_number_in_the_padding_too():
 @pytest.mark.parametrize("step", ["gain", "bias", "batch maximum", "mask"])
 def test_sizes_of_one_unit_are_proven_or_refused(step: str, small: int):
     build = type("Drawn", (Drawn,), {"steps": (step,)})
-    assert prove(recipe(build, width=small), recipe(build, width=2), (INPUTS,)).proven == (small == 2) or small == 1
+    assert prove(program(build, width=small), program(build, width=2), (INPUTS,)).proven == (small == 2) or small == 1
 
 
 class OneMore(provable_modules.Between):

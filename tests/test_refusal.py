@@ -28,7 +28,7 @@ def refuse(*_: object, **__: object):
 
 
 def horizons(trials) -> dict[str, int]:
-    return {each.trial_id: each.trial.steps for each in trials}
+    return {each.trial_id: each.settings.steps for each in trials}
 
 
 def lanes_of_packs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -121,7 +121,7 @@ def test_a_trial_that_is_refused_for_good_fails_after_a_second_try(data, tmp_pat
     launch, tried = Pack.launch, []
 
     def refuse_one(pack, **named):
-        slots = [slot for _, slot in pack.occupied if slot.planned is trials[0]]
+        slots = [slot for _, slot in pack.occupied if slot.trial is trials[0]]
         if slots and slots[0].step >= 8:
             tried.append(slots[0].step)
             raise FULL
@@ -147,7 +147,7 @@ def scheduler_of(trials, data, folder=None, *, lanes=3, call_steps=3, seconds=0.
     """Return a scheduler, what it tells of ends, and its calls so far."""
     wanted = [replace(each, call_steps=call_steps) for each in buckets(trials, lanes=lanes)]
     ended, calls = {}, []
-    observer = Observer(lambda _: None, lambda end: ended.update({end.planned.trial_id: end}), calls.append)
+    observer = Observer(lambda _: None, lambda end: ended.update({end.trial.trial_id: end}), calls.append)
     checkpoints = Checkpoints(folder, seconds=seconds) if folder else None
     made = Scheduler(wanted, set(homes(wanted)), data=data, observer=observer, checkpoints=checkpoints)
     return made, ended, calls
@@ -171,7 +171,7 @@ class Sleepy(nnx.Module):
 
 
 def test_a_model_far_slower_than_planned_hears_a_stop_and_is_saved(data, tmp_path):
-    built = architecture(Sleepy, {}, shape=(12,), classes=3)
+    built = architecture(Sleepy, {}, shape=(12,), outputs=3)
     trials = [replace(planned(seed=seed, steps=50_000, evaluate_every=25_000), architecture=built) for seed in range(2)]
     scheduler, _, calls = scheduler_of(trials, data, tmp_path / "c", lanes=2, call_steps=20_000, seconds=1e9)
     runs = threading.Thread(target=scheduler.run, args=(jax.local_devices()[:1],))

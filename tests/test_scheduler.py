@@ -6,7 +6,7 @@ from collections import Counter
 import jax
 import numpy as np
 import pytest
-from engine_helpers import EXACT_SOLO, finish, pack_of, planned, recipe
+from engine_helpers import EXACT_SOLO, finish, pack_of, planned, program
 
 from scalejax.errors import RunError
 from scalejax.execute import pack
@@ -27,12 +27,12 @@ def buckets():
         )
         for number in range(7)
     ]
-    mlps.sort(key=lambda each: -each.trial.steps)
+    mlps.sort(key=lambda each: -each.settings.steps)
     largest = max(mlps, key=lambda each: each.architecture.parameter_count)
     logistics = [planned("logistic", seed=seed) for seed in range(3)]
     return [
-        Bucket(recipe(largest), tuple(mlps), lanes=3, seconds=1.0, makespan=1, call_steps=50),
-        Bucket(recipe(logistics[0]), tuple(logistics), lanes=2, seconds=1.0, makespan=1, call_steps=50),
+        Bucket(program(largest), tuple(mlps), lanes=3, seconds=1.0, makespan=1, call_steps=50),
+        Bucket(program(logistics[0]), tuple(logistics), lanes=2, seconds=1.0, makespan=1, call_steps=50),
     ]
 
 
@@ -41,8 +41,8 @@ def train(data, devices, wanted=None):
     started, ended, steps = [], {}, {}
 
     def finished(end):
-        assert end.planned.trial_id not in ended
-        ended[end.planned.trial_id] = end
+        assert end.trial.trial_id not in ended
+        ended[end.trial.trial_id] = end
 
     def progressed(progress):
         for each, count in progress.steps.items():
@@ -62,7 +62,7 @@ def test_every_trial_is_trained_once_whatever_the_number_of_devices(data):
     for devices in (jax.local_devices()[:1], jax.local_devices()):
         started, ended, steps = train(data, devices)
         assert sorted(started) == sorted(ended) == sorted(trials)
-        assert steps == {name: each.trial.steps for name, each in trials.items()}
+        assert steps == {name: each.settings.steps for name, each in trials.items()}
         assert {end.status for end in ended.values()} == {"done"}
         results.append(ended)
     for name, one in results[0].items():
@@ -114,15 +114,14 @@ def test_a_trial_that_does_not_fit_alone_fails_and_the_others_go_on(data, monkey
     launch = Pack.launch
 
     def refuse(pack, **named):
-        if any(slot.planned.trial.family == "mlp" for _, slot in pack.occupied):
+        if any(slot.trial.family == "mlp" for _, slot in pack.occupied):
             raise MemoryError
         return launch(pack, **named)
 
     monkeypatch.setattr(Pack, "launch", refuse)
     _, ended, _ = train(data, jax.local_devices())
     statuses = {
-        family: {end.status for end in ended.values() if end.planned.trial.family == family}
-        for family in ("mlp", "logistic")
+        family: {end.status for end in ended.values() if end.trial.family == family} for family in ("mlp", "logistic")
     }
     assert statuses == {"mlp": {"failed"}, "logistic": {"done"}}
     assert len(ended) == 10
@@ -132,13 +131,13 @@ def test_what_a_module_raises_fails_its_own_trials_and_says_where(data, monkeypa
     launch = Pack.launch
 
     def fail(pack, **named):
-        if any(slot.planned.trial.family == "mlp" for _, slot in pack.occupied):
+        if any(slot.trial.family == "mlp" for _, slot in pack.occupied):
             raise ZeroDivisionError("a mistake\nand more")
         return launch(pack, **named)
 
     monkeypatch.setattr(Pack, "launch", fail)
     _, ended, _ = train(data, jax.local_devices())
-    bad = [end for end in ended.values() if end.planned.trial.family == "mlp"]
+    bad = [end for end in ended.values() if end.trial.family == "mlp"]
     assert {end.status for end in bad} == {"failed"}
     assert all(re.fullmatch(r"ZeroDivisionError: a mistake \(test_scheduler.py, line \d+\)", end.reason) for end in bad)
     assert {end.status for end in ended.values() if end not in bad} == {"done"}
@@ -154,7 +153,7 @@ def test_a_size_whose_weights_cannot_be_drawn_fails_alone(data, monkeypatch):
 
     monkeypatch.setattr(Workshop, "initial_weights", refuse)
     _, ended, _ = train(data, jax.local_devices())
-    statuses = {(dict(end.planned.trial.knobs).get("width"), end.status) for end in ended.values()}
+    statuses = {(dict(end.trial.knobs).get("width"), end.status) for end in ended.values()}
     assert statuses == {(3, "failed"), (4, "done"), (None, "done")}
 
 
@@ -188,7 +187,7 @@ def test_seconds_are_shared_among_the_lanes_that_have_a_trial(data, monkeypatch)
     land, shares = lanes.land, Counter()
 
     def landed(flight):
-        shares.update({slot.planned.trial_id: 1 / len(flight.slots) for slot in flight.slots.values()})
+        shares.update({slot.trial.trial_id: 1 / len(flight.slots) for slot in flight.slots.values()})
         return land(flight)
 
     monkeypatch.setattr(lanes, "land", landed)

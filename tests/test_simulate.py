@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import jax
 import pytest
-from engine_helpers import planned, recipe
+from engine_helpers import planned, program
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -137,14 +137,14 @@ def test_a_real_run_on_one_device_takes_the_simulated_steps_in_the_simulated_ord
     mlps = [planned(knobs={"width": 4, "depth": 1}, seed=seed, steps=(30, 20, 10)[seed % 3]) for seed in range(8)]
     logistics = [planned("logistic", seed=seed, steps=15) for seed in range(3)]
     buckets = [
-        Bucket(recipe(trials[0]), tuple(sorted(trials, key=lambda each: -each.trial.steps)), lanes, 1.0, 1, 50)
+        Bucket(program(trials[0]), tuple(sorted(trials, key=lambda each: -each.settings.steps)), lanes, 1.0, 1, 50)
         for trials, lanes in ((logistics, 2), (mlps, 3))
     ]
     taken, launch = [], Pack.launch
 
     def counted(pack, **named):
         flight = launch(pack, **named)
-        taken.append((pack.bucket.recipe, flight.call.count))
+        taken.append((pack.bucket.program, flight.call.count))
         return flight
 
     monkeypatch.setattr(Pack, "launch", counted)
@@ -165,13 +165,13 @@ def test_a_real_run_on_one_device_takes_the_simulated_steps_in_the_simulated_ord
     ]
     done = schedule(loads, 1)
     assert done.steps == tuple(
-        sum(steps for constants, steps in taken if constants == bucket.recipe) for bucket in buckets
+        sum(steps for constants, steps in taken if constants == bucket.program) for bucket in buckets
     )
     assert done.makespan == sum(steps for _, steps in taken)
     # The bucket with the most work left came first, and each was finished before the next.
     assert [constants for constants, _ in itertools.groupby(taken, key=lambda each: each[0])] == [
-        buckets[1].recipe,
-        buckets[0].recipe,
+        buckets[1].program,
+        buckets[0].program,
     ]
 
 

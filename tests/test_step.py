@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from engine_helpers import BASE, device_data, finish, go_on, pack_of, planned, recipe
+from engine_helpers import BASE, device_data, finish, go_on, pack_of, planned, program
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalejax.execute.pack import settings_of
 from scalejax.train.lanes import blocks
 from scalejax.train.padding import initial_weights
 from scalejax.train.step import (
@@ -20,7 +19,7 @@ from scalejax.train.step import (
     Examples,
     batch_indices,
     learning_rate,
-    loss_and_error,
+    loss_and_metric,
     start,
     train_step,
 )
@@ -37,18 +36,18 @@ def rows_seen(each, steps: int) -> np.ndarray:
     """Rows of the pool in the order in which a trial sees them, in calls of two blocks of steps."""
     seen = []
     for begin in range(0, steps, 2 * BLOCK_STEPS):
-        epoch, position = divmod(begin * each.trial.batch_size, each.trial.train_examples)
+        epoch, position = divmod(begin * each.recipe.batch_size, each.settings.train_examples)
         cursor = Cursor(jnp.uint32(epoch), jnp.uint32(position))
         for first in (0, BLOCK_STEPS):
-            seen.append(np.asarray(draw(recipe(each), settings_of(each), cursor, jnp.int32(first))).ravel())
-    return np.concatenate(seen)[: steps * each.trial.batch_size]
+            seen.append(np.asarray(draw(program(each), each.settings.scalars(), cursor, jnp.int32(first))).ravel())
+    return np.concatenate(seen)[: steps * each.recipe.batch_size]
 
 
 @settings(max_examples=25, deadline=None)
 @given(examples=st.integers(1, POOL), seed=st.integers(0, 5))
 def test_a_trial_sees_exactly_its_first_examples_each_once_an_epoch(examples, seed):
     each = planned(train_examples=examples, seed=seed)
-    steps = -(-3 * examples // each.trial.batch_size)  # three epochs
+    steps = -(-3 * examples // each.recipe.batch_size)  # three epochs
     epochs = rows_seen(each, steps)[: 3 * examples].reshape(3, examples)
     own = np.sort(epochs[0])
     assert len(np.unique(own)) == examples
@@ -74,7 +73,7 @@ def test_examples_do_not_depend_on_size_or_rate_of_the_model():
 
 def test_the_schedule_is_optax_cosine_with_warm_up():
     reference = optax.warmup_cosine_decay_schedule(0.0, 0.3, warmup_steps=10, decay_steps=100)
-    own = settings_of(planned(learning_rate=0.3, steps=100, warmup_steps=10))
+    own = SETTINGS_OF(planned(learning_rate=0.3, steps=100, warmup_steps=10))
     steps = np.arange(100)
     found = jax.vmap(lambda step: learning_rate(own, step, schedule="cosine"))(jnp.asarray(steps, jnp.int32))
     # Ours is never zero: step k is taken at the rate that optax reaches after k + 1 steps of warm-up.
@@ -83,7 +82,7 @@ def test_the_schedule_is_optax_cosine_with_warm_up():
 
 
 def test_a_constant_schedule_stays():
-    own = settings_of(planned(learning_rate=0.25, warmup_steps=0))
+    own = SETTINGS_OF(planned(learning_rate=0.25, warmup_steps=0))
     assert learning_rate(own, jnp.int32(7), schedule="constant") == 0.25
 
 
@@ -100,7 +99,7 @@ REFERENCES = {
 @pytest.mark.parametrize("optimizer", list(REFERENCES))
 def test_ten_steps_equal_a_plain_loop_with_optax(data, optimizer):
     each = planned(optimizer=optimizer, schedule="constant", warmup_steps=0, learning_rate=1e-2, weight_decay=0.1)
-    constants, own = recipe(each), settings_of(each)
+    constants, own = program(each), each.settings.scalars()
     weights = initial_weights(each.architecture, 1)
     learner, params = start(constants, own, weights).learner, weights[0]
     reference = REFERENCES[optimizer](1e-2, 0.1, jax.tree.map(lambda leaf: leaf.ndim >= 2, params))
@@ -128,7 +127,7 @@ def test_blocks_measure_what_one_large_batch_measures(count):
     labels = generator.integers(0, 3, count).astype(np.int32)
     each = planned()
     params, rest = initial_weights(each.architecture, 0)
-    loss, error = loss_and_error(each.architecture, params, rest, blocks=jax.device_put(blocks(inputs, labels)))
+    loss, error = loss_and_metric(each.architecture, params, rest, blocks=jax.device_put(blocks(inputs, labels)))
     logits = each.architecture.predict(params, rest, jnp.asarray(inputs))
     whole = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(labels)).mean()
     np.testing.assert_allclose(loss, whole, rtol=1e-5)
@@ -141,7 +140,7 @@ def measured_at(each, step, data):
     while pack.occupied[0][1].step < step:
         go_on(pack)
     learner = jax.tree.map(lambda leaf: leaf[0], pack.lanes.learner)
-    loss, error = loss_and_error(each.architecture, learner.params, learner.rest, blocks=device_data(data).test)
+    loss, error = loss_and_metric(each.architecture, learner.params, learner.rest, blocks=device_data(data).test)
     return float(loss), float(error)
 
 
@@ -190,6 +189,6 @@ def test_a_trial_is_its_content():
     changes = {"seed": 1, "learning_rate": 0.5, "train_examples": 7, "steps": 11, "data": "x", "patience": 2}
     ids = {planned(**{name: value}).trial_id for name, value in changes.items()} | {planned().trial_id}
     assert len(ids) == len(changes) + 1
-    assert planned().trial.key("subset") == planned(learning_rate=0.5).trial.key("subset")
-    assert planned().trial.key("subset") != planned().trial.key("shuffle")
-    assert BASE.key("initialise") != planned(seed=1).trial.key("initialise")
+    assert planned().key("subset") == planned(learning_rate=0.5).key("subset")
+    assert planned().key("subset") != planned().key("shuffle")
+    assert BASE.key("initialise") != planned(seed=1).key("initialise")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from engine_helpers import numbers, planned, recipe
+from engine_helpers import numbers, planned, program
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -48,15 +48,15 @@ def train(trials, data, *, lanes=3, histories=None, devices=1, halved=True):
     ends, steps = {}, {}
 
     def finished(end: Finished):
-        assert end.planned.trial_id not in ends
-        ends[end.planned.trial_id] = end
+        assert end.trial.trial_id not in ends
+        ends[end.trial.trial_id] = end
 
     def progressed(progress):
         for each, count in progress.steps.items():
             steps[each.trial_id] = steps.get(each.trial_id, 0) + count
 
     Scheduler(
-        [Bucket(recipe(largest), tuple(trials), lanes=lanes, seconds=1.0, makespan=1, call_steps=50)],
+        [Bucket(program(largest), tuple(trials), lanes=lanes, seconds=1.0, makespan=1, call_steps=50)],
         {each.trial_id for each in trials} - histories.keys(),
         data=data,
         observer=Observer(lambda _: None, finished, progressed),
@@ -68,18 +68,18 @@ def train(trials, data, *, lanes=3, histories=None, devices=1, halved=True):
 def expected_stops(trials, full):
     """Return the rung at which each trial must stop, None if it goes on, from the ends of trials never stopped."""
     stops = dict.fromkeys((each.trial_id for each in trials), None)
-    for width in {each.trial.knobs for each in trials}:
-        cell = [each for each in trials if each.trial.knobs == width]
-        left = {each.trial.learning_rate for each in cell}
+    for width in {each.knobs for each in trials}:
+        cell = [each for each in trials if each.knobs == width]
+        left = {each.settings.learning_rate for each in cell}
         for rung in RUNGS:
             losses = {}
             for each in cell:
-                if each.trial.learning_rate in left:
+                if each.settings.learning_rate in left:
                     score = score_at(full[each.trial_id], rung)
-                    losses.setdefault(each.trial.learning_rate, []).append(score)
+                    losses.setdefault(each.settings.learning_rate, []).append(score)
             best = set(verdict(losses, REDUCTION))
             for each in cell:
-                if each.trial.learning_rate in left - best and full[each.trial_id].status == "done":
+                if each.settings.learning_rate in left - best and full[each.trial_id].status == "done":
                     stops[each.trial_id] = rung
             left = best
     return stops
@@ -128,8 +128,8 @@ def test_neither_lanes_nor_devices_decide_who_stops(data, full, lanes, devices):
 def test_a_diverging_rate_is_stopped_first_and_keeps_nobody_waiting(data):
     trials = competitors(rates=(1e-3, 1e-2, 1e30), optimizer="sgd")
     ends, _ = train(trials, data)
-    assert {end.status for end in ends.values() if end.planned.trial.learning_rate == 1e30} == {"diverged"}
-    assert {end.status for end in ends.values() if end.planned.trial.learning_rate < 1} == {"stopped", "done"}
+    assert {end.status for end in ends.values() if end.trial.settings.learning_rate == 1e30} == {"diverged"}
+    assert {end.status for end in ends.values() if end.trial.settings.learning_rate < 1} == {"stopped", "done"}
     assert sum(end.status == "done" for end in ends.values()) == len(SEEDS)
 
 
@@ -192,12 +192,12 @@ def arrivals(trials, losses, order):
             finished.append(name)
             continue
         step = RUNGS[0] if slot.step == 0 else RUNGS[1]
-        loss = losses[slot.planned.trial.learning_rate, slot.planned.trial.seed]
+        loss = losses[slot.trial.settings.learning_rate, slot.trial.seed]
         seen = [*slot.evaluations, Evaluation(step, 0, 0.0, loss, 0.0)]
-        running[name] = Slot(slot.planned, step, evaluations=seen)
+        running[name] = Slot(slot.trial, step, evaluations=seen)
         decision = tournament.arrive(Parked(running[name], None))  # type: ignore[arg-type]
-        queue.extend(each.planned.trial_id for each in decision.go_on if isinstance(each, Parked))
-        stops.update({each.planned.trial_id: each.slot.step for each, _ in decision.stop})
+        queue.extend(each.trial.trial_id for each in decision.go_on if isinstance(each, Parked))
+        stops.update({each.trial.trial_id: each.slot.step for each, _ in decision.stop})
     return stops, finished, queue
 
 
@@ -208,7 +208,7 @@ def arrivals(trials, losses, order):
 )
 def test_the_order_of_arrival_decides_nothing(drawn, order):
     trials = competitors()
-    losses = {(each.trial.learning_rate, each.trial.seed): loss for each, loss in zip(trials, drawn, strict=True)}
+    losses = {(each.settings.learning_rate, each.seed): loss for each, loss in zip(trials, drawn, strict=True)}
     stops, finished, left = arrivals(trials, losses, order)
     usual_stops, usual_finished, _ = arrivals(trials, losses, [0] * 40)
     assert (stops, sorted(finished)) == (usual_stops, sorted(usual_finished))
@@ -224,7 +224,7 @@ def test_every_checkpoint_holds_all_trials_that_have_been_at_a_rung(data, tmp_pa
     arrive, save = Tournament.arrive, Checkpoints.save
 
     def arriving(tournament, parked):
-        arrived.add(parked.planned.trial_id)
+        arrived.add(parked.trial.trial_id)
         return arrive(tournament, parked)
 
     def saving(checkpoints, shelf, snapshot):
@@ -237,10 +237,10 @@ def test_every_checkpoint_holds_all_trials_that_have_been_at_a_rung(data, tmp_pa
     monkeypatch.setattr(Checkpoints, "due", lambda *_: True)
     trials = competitors((3, 4))
     Scheduler(
-        [Bucket(recipe(trials[-1]), tuple(trials), lanes=lanes, seconds=1.0, makespan=1, call_steps=5)],
+        [Bucket(program(trials[-1]), tuple(trials), lanes=lanes, seconds=1.0, makespan=1, call_steps=5)],
         {each.trial_id for each in trials},
         data=data,
-        observer=Observer(lambda _: None, lambda end: ended.add(end.planned.trial_id), lambda _: None),
+        observer=Observer(lambda _: None, lambda end: ended.add(end.trial.trial_id), lambda _: None),
         tournament=Tournament(trials, reduction=REDUCTION, histories={}),
         checkpoints=Checkpoints(tmp_path / "checkpoints"),
     ).run(jax.local_devices()[:1])

@@ -25,11 +25,13 @@ class DataCard:
 
     source: str
     shape: tuple[int, ...]  # of one example's inputs
-    classes: int
+    classes: int | None  # None: targets are no classes
     examples: int  # size of the training pool
     validation_examples: int
     test_examples: int
     fingerprint: str  # hex; another one whenever any number of the data set would be another one
+    targets: str = "int32"  # type of an example's target
+    target_shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

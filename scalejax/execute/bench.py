@@ -15,9 +15,10 @@ from scalejax.execute.modes import MODES, in_mode
 from scalejax.execute.timing import ready_pack, sample_data, sample_state
 from scalejax.models import FAMILIES, architecture
 from scalejax.planning.device_specs import local_kind
-from scalejax.planning.packing import PROVEN, Bucket, Limits, Verdict, pack
-from scalejax.planning.trial import PlannedTrial, Trial
+from scalejax.planning.packing import PROVEN, Bucket, Capacity, Verdict, pack
+from scalejax.planning.trial import Counted, Trial
 from scalejax.train.cost import step_flops
+from scalejax.train.recipe import Recipe, Settings
 from scalejax.train.step import Cursor, train
 
 CARD = DataCard("bench", (40,), 10, 20_000, 1_000, 1_000, "")  # the shapes of mnist1d
@@ -34,11 +35,6 @@ class Speed:
     lanes: int
     modes: dict[str, float]
     loop: float
-
-    @property
-    def best(self) -> str:
-        """The faster mode."""
-        return max(self.modes, key=lambda mode: self.modes[mode])
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,7 @@ def bench(widths: Sequence[int], *, batch_size: int, repetitions: int, told: Cal
     for width in widths:
         told(f"width {width}: compiling and measuring")
         bucket = _bucket(width, batch_size)
-        flops = step_flops(bucket.recipe.architecture, batch_size, CARD.shape)
+        flops = step_flops(bucket.program.architecture, bucket.program.recipe)
         with ThreadPoolExecutor(len(devices)) as threads:
             runs = {"peak": _peak_run(devices, threads), "loop": _loop_run(bucket)}
             runs |= {mode: _lanes_run(in_mode(bucket, mode)) for mode in MODES}
@@ -87,29 +83,22 @@ def bench(widths: Sequence[int], *, batch_size: int, repetitions: int, told: Cal
 def _bucket(width: int, batch_size: int) -> Bucket:
     """Return the bucket that a sweep of this one width would run in."""
     knobs = {"width": width, "depth": DEPTH}
-    built = architecture(FAMILIES["mlp"], knobs, shape=CARD.shape, classes=CARD.classes)
     trial = Trial(
+        architecture=architecture(FAMILIES["mlp"], knobs, shape=CARD.shape, outputs=10),
         family="mlp",
         knobs=tuple(sorted(knobs.items())),
-        train_examples=CARD.examples,
+        builder=None,
+        data="",
+        recipe=Recipe(optimizer="adamw", schedule="constant", clip_norm=None, batch_size=batch_size),
+        settings=Settings(1e-6, 0.0, 1000, 0, CARD.examples, 0, 0),
         seed=0,
-        learning_rate=1e-6,
-        weight_decay=0.0,
-        batch_size=batch_size,
-        optimizer="adamw",
-        schedule="constant",
-        clip_norm=None,
-        steps=1000,
-        warmup_steps=0,
         evaluate_every=1000,
         patience=None,
-        data="",
-        builder=None,
     )
-    trials = [PlannedTrial(replace(trial, seed=seed), str(seed), built) for seed in range(TRIALS)]
-    speed = local_kind().speed
-    limits = Limits(devices=len(groups(jax.local_devices())[0].devices), state_bytes=4e9, shape=CARD.shape, speed=speed)
-    return pack(trials, limits=limits, judge=lambda *_: Verdict(PROVEN)).buckets[0]
+    trials = [Counted(replace(trial, seed=seed)) for seed in range(TRIALS)]
+    devices = len(groups(jax.local_devices())[0].devices)
+    capacity = Capacity(devices=devices, state_bytes=4e9, speed=local_kind().speed)
+    return pack(trials, capacity=capacity, judge=lambda *_: Verdict(PROVEN)).buckets[0]
 
 
 Run = Callable[[int], None]  # do so many steps, or matrix products, and wait for them
@@ -126,11 +115,11 @@ def _lanes_run(bucket: Bucket) -> Run:
 
 def _loop_run(bucket: Bucket) -> Run:
     """Return the plain loop: one trial, its whole training one compiled program, on all threads of one device."""
-    recipe, alone = bucket.recipe, Group((jax.local_devices()[0],))
+    lane_program, alone = bucket.program, Group((jax.local_devices()[0],))
     pool = sample_data(CARD, alone).pool
-    zero = np.uint32(0)
+    cursor = Cursor(np.uint32(0), np.uint32(0))
     program = jax.jit(
-        lambda state, pool, steps: train(recipe, state, Cursor(zero, zero), pool=pool, steps=steps), donate_argnums=0
+        lambda state, pool, steps: train(lane_program, state, cursor, pool=pool, steps=steps), donate_argnums=0
     )
     state = [jax.device_put(sample_state(bucket, CARD)[0], alone.whole)]
 

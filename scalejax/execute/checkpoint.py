@@ -83,12 +83,12 @@ class Checkpoints:
         for shelf in self._shelves:
             trials = _latest(shelf.folder, homes)
             # A damaged one is kept until all trials have ended: what cannot be read today is not ours to throw away.
-            shelf.steps = {each.planned.trial_id: each.slot.step for each in trials or ()}
+            shelf.steps = {each.trial.trial_id: each.slot.step for each in trials or ()}
             shelf.needed = set(homes) if trials is None else set(shelf.steps)
             for each in trials or ():
-                other = found.get(each.planned.trial_id)
+                other = found.get(each.trial.trial_id)
                 if other is None or each.slot.step > other.slot.step:
-                    found[each.planned.trial_id] = each
+                    found[each.trial.trial_id] = each
         self._clear()
         self.steps = {name: each.slot.step for name, each in found.items()}
         return found
@@ -101,7 +101,7 @@ class Checkpoints:
         """
         if shelf.writing:
             wait([shelf.writing])
-        return {each.planned.trial_id: each for each in _latest(shelf.folder, homes) or ()}
+        return {each.trial.trial_id: each for each in _latest(shelf.folder, homes) or ()}
 
     def open(self, name: str) -> Shelf:
         """Return the place for the checkpoints of a pack that begins; `name` tells its program."""

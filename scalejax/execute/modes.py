@@ -37,12 +37,12 @@ def with_modes(plan: Plan, kept: Mapping[str, str], *, measure: bool) -> Plan:
 
 def program_key(bucket: Bucket) -> str:
     """Return what a run knows a bucket's program by, whichever its mode and its number of lanes."""
-    return hashlib.sha256(in_mode(bucket, "").recipe.identity.encode()).hexdigest()[:16]
+    return hashlib.sha256(in_mode(bucket, "").program.identity.encode()).hexdigest()[:16]
 
 
 def in_mode(bucket: Bucket, mode: str) -> Bucket:
     """Return a bucket whose lanes run in `mode`."""
-    return replace(bucket, recipe=replace(bucket.recipe, mode=mode))
+    return replace(bucket, program=replace(bucket.program, mode=mode))
 
 
 def choose_mode(bucket: Bucket, plan: Plan, *, measure: bool) -> str:
@@ -72,5 +72,5 @@ def kept_modes(environment: object) -> dict[str, str]:
 
 def modes_to_keep(plan: Plan, environment: object) -> dict[str, str]:
     """Return the modes of a plan, and those of the programs that the run had and the plan has not."""
-    modes = {program_key(bucket): bucket.recipe.mode for bucket in plan.packing.buckets}
+    modes = {program_key(bucket): bucket.program.mode for bucket in plan.packing.buckets}
     return {**kept_modes(environment), **modes}

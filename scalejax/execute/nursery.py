@@ -10,7 +10,7 @@ import jax
 from scalejax.execute.pack import Weights
 from scalejax.execute.programs import short_of_memory
 from scalejax.models import Architecture
-from scalejax.planning.trial import PlannedTrial
+from scalejax.planning.trial import Trial
 from scalejax.train.numerics import current, hold
 
 KEPT_BYTES = 2**28  # of weights that more trials are to share; beyond that they are drawn again
@@ -40,17 +40,17 @@ class Nursery:
         with self._lock:
             return len(self._drawn)
 
-    def expect(self, trials: Iterable[PlannedTrial]) -> None:
+    def expect(self, trials: Iterable[Trial]) -> None:
         """Take note of trials that will need weights."""
         with self._lock:
             self._needed.update(map(_identity, trials))
 
-    def ahead(self, trials: Iterable[PlannedTrial]) -> None:
+    def ahead(self, trials: Iterable[Trial]) -> None:
         """Have the weights of trials drawn that are placed next; returns at once."""
-        for planned in trials:
-            self._order(_identity(planned))
+        for trial in trials:
+            self._order(_identity(trial))
 
-    def take(self, trials: Sequence[PlannedTrial]) -> list[Weights | Exception]:
+    def take(self, trials: Sequence[Trial]) -> list[Weights | Exception]:
         """Return the weights of trials that are placed now, or what their module has raised.
 
         Raises:
@@ -62,11 +62,11 @@ class Nursery:
         with self._lock:
             for identity, outcome in found.items():
                 self._keep_or_drop(identity, outcome, placed=sum(_identity(each) == identity for each in trials))
-        return [found[_identity(planned)] for planned in trials]
+        return [found[_identity(trial)] for trial in trials]
 
-    def ended(self, planned: PlannedTrial) -> None:
+    def ended(self, trial: Trial) -> None:
         """Take note of a trial that needs no weights any more."""
-        identity = _identity(planned)
+        identity = _identity(trial)
         with self._lock:
             self._needed[identity] -= 1
             if self._needed[identity] <= 0:
@@ -97,8 +97,8 @@ class Nursery:
         self._kept.pop(identity, None)
 
 
-def _identity(planned: PlannedTrial) -> Identity:
-    return planned.architecture, planned.trial.key("initialise")
+def _identity(trial: Trial) -> Identity:
+    return trial.architecture, trial.key("initialise")
 
 
 def _outcome(order: "Future[Weights]") -> Weights | Exception:

@@ -7,7 +7,7 @@ from typing import TypeVar
 from scalejax.errors import RunError
 from scalejax.execute.refusal import broke_off
 from scalejax.execute.slot import Finished
-from scalejax.planning.trial import PlannedTrial
+from scalejax.planning.trial import Trial
 from scalejax.text import number_of
 
 Told = TypeVar("Told")
@@ -20,15 +20,15 @@ class Progress:
     `back` are trials that a refusal has sent back, and the steps that they resume from.
     """
 
-    steps: dict[PlannedTrial, int]
-    back: dict[PlannedTrial, int] = field(default_factory=dict)
+    steps: dict[Trial, int]
+    back: dict[Trial, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Observer:
     """Whom the scheduler tells; each is called by one thread at a time."""
 
-    started: Callable[[Sequence[PlannedTrial]], None]
+    started: Callable[[Sequence[Trial]], None]
     finished: Callable[[Finished], None]
     progressed: Callable[[Progress], None]
 

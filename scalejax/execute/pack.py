@@ -20,10 +20,11 @@ from scalejax.execute.programs import Programs, short_of_memory
 from scalejax.execute.slot import Evaluation, Finished, Parked, Slot
 from scalejax.execute.snapshot import Snapshot, bits, keyed
 from scalejax.planning.packing import Bucket
-from scalejax.planning.trial import PlannedTrial
+from scalejax.planning.trial import Trial
 from scalejax.train.lanes import DeviceData, Order, Outcome, empty
 from scalejax.train.padding import stack_padded
-from scalejax.train.step import Cursor, Leaf, Settings, TrialState
+from scalejax.train.recipe import Leaf
+from scalejax.train.step import Cursor, TrialState
 
 Weights = tuple[nnx.State, nnx.State]
 
@@ -66,12 +67,12 @@ class Flight:
     @property
     def reached(self) -> dict[str, int]:
         """The step of each of its trials after the call, by id."""
-        return {slot.planned.trial_id: self.steps[number] for number, slot in self.slots.items()}
+        return {slot.trial.trial_id: self.steps[number] for number, slot in self.slots.items()}
 
     @property
     def decisive(self) -> bool:
         """Whether its outcome decides what the next call does, so that nothing may be launched before it has landed."""
-        patient = (self.slots[number].planned.trial.patience is not None for number in self.call.due)
+        patient = (self.slots[number].trial.patience is not None for number in self.call.due)
         return self.probing or any(patient)
 
 
@@ -82,7 +83,7 @@ class Landing:
     `snapshot` is of the trials that are still in lanes, as they were when the call ended, if it was asked for.
     """
 
-    steps: dict[PlannedTrial, int]
+    steps: dict[Trial, int]
     ended: list[Finished]
     parked: list[Parked]
     snapshot: Snapshot | None
@@ -98,11 +99,11 @@ class Pack:
         self._programs = programs
         self._slots: list[Slot | None] = [None] * (bucket.lanes * len(group.devices))
         self._blank = set(range(len(self._slots)))  # lanes that were never written
-        self._example: tuple[PlannedTrial, Weights] | Parked | None = None  # what an idle lane is filled with
+        self._example: tuple[Trial, Weights] | Parked | None = None  # what an idle lane is filled with
         self._landed = 0.0  # when the latest call did
         self._pace = Pace()
         self._tight = False  # a copy of all lanes did not fit
-        self.lanes = jax.device_put(empty(bucket.recipe, len(self._slots)), group.by_lane)
+        self.lanes = jax.device_put(empty(bucket.program, len(self._slots)), group.by_lane)
 
     @property
     def free(self) -> list[int]:
@@ -115,12 +116,12 @@ class Pack:
         """Lanes with their trials."""
         return [(number, slot) for number, slot in enumerate(self._slots) if slot is not None]
 
-    def place(self, trials: Sequence[tuple[int, PlannedTrial, Weights]]) -> None:
+    def place(self, trials: Sequence[tuple[int, Trial, Weights]]) -> None:
         """Write new trials into lanes."""
         self._write(trials)
-        for number, planned, weights in trials:
-            self._example = (planned, weights)
-            self._slots[number] = Slot(planned)
+        for number, trial, weights in trials:
+            self._example = (trial, weights)
+            self._slots[number] = Slot(trial)
 
     def resume(self, number: int, parked: Parked) -> None:
         """Let a trial that has waited go on in a lane."""
@@ -130,10 +131,10 @@ class Pack:
         # A copy: should this call be refused, the parked trial is as it was.
         self._slots[number] = replace(parked.slot.copy(), owed=parked.slot.lacks)
 
-    def adopt(self, lanes: TrialState, planned: PlannedTrial) -> None:
+    def adopt(self, lanes: TrialState, trial: Trial) -> None:
         """Take over a ready state of all lanes, each with a trial like `planned` at its start."""
         self.lanes = jax.device_put(lanes, self._group.by_lane)
-        self._slots = [Slot(planned) for _ in self._slots]
+        self._slots = [Slot(trial) for _ in self._slots]
 
     def fill_idle(self) -> None:
         """Give lanes that never had a trial something harmless to compute: the zeros there are no valid settings."""
@@ -163,7 +164,7 @@ class Pack:
         parked = {}
         for number, slot in slots.items():
             slot.step += call.count
-            if number in call.due and slot.step in slot.planned.rungs:
+            if number in call.due and slot.step in slot.trial.rungs:
                 parked[number] = self._extract(number)
             if number in call.ending or number in parked:
                 self._slots[number] = None
@@ -178,7 +179,7 @@ class Pack:
         count = 0 if stops else min(most, *(slot.next_stop - slot.step for slot in slots.values()))
         stops = stops or {number for number, slot in slots.items() if slot.step + count == slot.next_stop}
         due = {number for number in stops if not slots[number].impatient}
-        ending = {n for n in stops if slots[n].impatient or slots[n].step + count == slots[n].planned.trial.steps}
+        ending = {n for n in stops if slots[n].impatient or slots[n].step + count == slots[n].trial.settings.steps}
         validation, test = (blocks.weight.size for blocks in (self._data.validation, self._data.test))
         wanted = [(n, n // self.bucket.lanes, validation * (n in due) + test * (n in ending)) for n in sorted(stops)]
         measured, examples = self._pace.affordable(wanted, steps=count * in_turn)
@@ -211,7 +212,7 @@ class Pack:
                 self._slots[number] = slot  # where it has not left: nothing was launched since
             elif number in flight.parked:
                 parked.append(Parked(slot, _landed(flight.parked[number])))
-        steps = {slot.planned: call.count for slot in present.values()}
+        steps = {slot.trial: call.count for slot in present.values()}
         return Landing(steps, ended, parked, _snapshot(flight, present))
 
     def snapshot(self) -> Snapshot:
@@ -221,7 +222,7 @@ class Pack:
     @property
     def _in_turn(self) -> int:
         """Lanes that a device trains one after the other; idle ones cost nothing then."""
-        if self.bucket.recipe.mode != "map":
+        if self.bucket.program.mode != "map":
             return 1
         return max(Counter(number // self.bucket.lanes for number, _ in self.occupied).values())
 
@@ -265,16 +266,16 @@ class Pack:
         self.lanes, outcome = self._programs.result().advance(self.lanes, self._data, order)
         return outcome
 
-    def _write(self, trials: Sequence[tuple[int, PlannedTrial, Weights]]) -> None:
+    def _write(self, trials: Sequence[tuple[int, Trial, Weights]]) -> None:
         """Write trials into lanes, some at a time; what is short of that goes beyond the lanes."""
         programs, beyond = self._programs.result(), len(self._slots)
-        like = self.bucket.recipe.architecture.abstract[1:]
+        like = self.bucket.program.architecture.abstract[1:]
         for begin in range(0, len(trials), programs.placed):
             some = list(trials[begin : begin + programs.placed])
             slots = np.full(programs.placed, beyond, np.int32)
             slots[: len(some)] = [number for number, _, _ in some]
             some += [some[-1]] * (programs.placed - len(some))
-            settings = jax.tree.map(lambda *each: np.stack(each), *(settings_of(planned) for _, planned, _ in some))
+            settings = jax.tree.map(lambda *each: np.stack(each), *(trial.settings.scalars() for _, trial, _ in some))
             weights = tuple(stack_padded([each[part] for _, _, each in some], like[part]) for part in range(len(like)))
             self.lanes = programs.place(self.lanes, slots, settings, weights)
             self._blank.difference_update(number for number, _, _ in some)
@@ -296,7 +297,7 @@ class Pack:
         slot.evaluations.append(
             Evaluation(
                 step=step,
-                examples_seen=step * slot.planned.trial.batch_size,
+                examples_seen=step * slot.trial.recipe.batch_size,
                 train_loss=float(measured.train_loss[number]),
                 validation_loss=float(measured.validation_loss[number]),
                 validation_metric=float(measured.validation_metric[number]),
@@ -307,7 +308,7 @@ class Pack:
     def _end(self, slot: Slot, diverged: str, outcome: Outcome, number: int) -> Finished:
         test = (float(outcome.test_loss[number]), float(outcome.test_metric[number]))
         return Finished(
-            planned=slot.planned,
+            trial=slot.trial,
             status="diverged" if diverged else "done",
             reason=diverged,
             evaluations=tuple(slot.evaluations),
@@ -315,7 +316,7 @@ class Pack:
             test_loss=None if diverged else test[0],
             test_metric=None if diverged else test[1],
             seconds=slot.seconds,
-            mode=self.bucket.recipe.mode,
+            mode=self.bucket.program.mode,
         )
 
 
@@ -351,18 +352,4 @@ def _cursor(slot: Slot | None) -> tuple[int, int]:
     """Return the epoch and the position in it of a trial's next example, in the integers of the host."""
     if slot is None:
         return 0, 0
-    return divmod(slot.step * slot.planned.trial.batch_size, slot.planned.trial.train_examples)
-
-
-def settings_of(planned: PlannedTrial) -> Settings:
-    """Return what a trial is trained with, as scalars of the program's types."""
-    trial = planned.trial
-    return Settings(
-        learning_rate=np.float32(trial.learning_rate),
-        weight_decay=np.float32(trial.weight_decay),
-        steps=np.int32(trial.steps),
-        warmup_steps=np.int32(trial.warmup_steps),
-        train_examples=np.uint32(trial.train_examples),
-        subset_key=np.uint32(trial.key("subset")),
-        shuffle_key=np.uint32(trial.key("shuffle")),
-    )
+    return divmod(slot.step * slot.trial.recipe.batch_size, slot.trial.settings.train_examples)

@@ -19,7 +19,8 @@ from scalejax.spec import DataSpec
 from scalejax.train.convolutions import fast_on_cpu
 from scalejax.train.lanes import abstract_lane
 from scalejax.train.padding import HASTY, SOLO_TOLERANCE, initial_weights, pad
-from scalejax.train.step import Examples, Leaf, Learner, Recipe, Settings, start, train_step
+from scalejax.train.recipe import LaneProgram, Leaf, Settings
+from scalejax.train.step import Examples, Learner, start, train_step
 
 SEGMENTS, SEGMENT_STEPS = 30, 10  # the padded run begins anew from the solo run in each segment
 DISTANCE = 1.0  # of the weights from their initialisation, in their own root mean square
@@ -31,14 +32,14 @@ FLOOR = 1e-3  # of an array's scale: what is smaller is rounding around zero
 def prober(spec: DataSpec) -> Probe:
     """Return the probe on a data set, which is loaded when the first two sizes are tried."""
 
-    def on_data(small: Recipe, large: Recipe) -> str:
+    def on_data(small: LaneProgram, large: LaneProgram) -> str:
         train = load(spec).train
         return probe(small, large, Examples(train.inputs, train.targets))
 
     return on_data
 
 
-def probe(small: Recipe, large: Recipe, examples: Examples) -> str:
+def probe(small: LaneProgram, large: LaneProgram, examples: Examples) -> str:
     """Say what padding changes in a training of some hundred steps, in words; empty if nothing was found.
 
     Args:
@@ -46,7 +47,7 @@ def probe(small: Recipe, large: Recipe, examples: Examples) -> str:
         examples: of the data set, on the host.
     """
     generator = np.random.default_rng(0)
-    rows = generator.integers(0, len(examples.targets), (SEGMENTS, SEGMENT_STEPS, small.batch_size))
+    rows = generator.integers(0, len(examples.targets), (SEGMENTS, SEGMENT_STEPS, small.recipe.batch_size))
     batches = Examples(examples.inputs[rows], examples.targets[rows])
     try:
         params, rest = initial_weights(small.architecture, 0)
@@ -84,7 +85,7 @@ def _difference(one: np.ndarray, other: np.ndarray) -> float:
     return float(gap) / max(float(scale), FLOOR)
 
 
-def _side_by_side(small: Recipe, large: Recipe, own: tuple[nnx.State, nnx.State], batches: Examples):
+def _side_by_side(small: LaneProgram, large: LaneProgram, own: tuple[nnx.State, nnx.State], batches: Examples):
     """Return (losses, logits) of the solo and of the padded run, and the largest number in the padding of each leaf."""
     settings = Settings(
         learning_rate=jnp.float32(RATE),
@@ -97,8 +98,8 @@ def _side_by_side(small: Recipe, large: Recipe, own: tuple[nnx.State, nnx.State]
     )
     like = abstract_lane(large).learner
 
-    def step(recipe: Recipe, learner: Learner, batch: Examples) -> tuple[Learner, jax.Array]:
-        after = train_step(recipe, settings, learner, batch)
+    def step(program: LaneProgram, learner: Learner, batch: Examples) -> tuple[Learner, jax.Array]:
+        after = train_step(program, settings, learner, batch)
         return after, after.loss_sum - learner.loss_sum
 
     def segment(solo: Learner, batches: Examples):
@@ -114,7 +115,7 @@ def _side_by_side(small: Recipe, large: Recipe, own: tuple[nnx.State, nnx.State]
         padded_logits = large.architecture.predict(padded.params, padded.rest, last)
         return solo, ((losses, padded_losses), (logits, padded_logits), outside)
 
-    _, (losses, logits, outside) = jax.lax.scan(segment, start(small, settings, own).learner, batches)
+    _, (losses, logits, outside) = jax.lax.scan(segment, start(small.recipe, settings, own).learner, batches)
     return losses, logits, [each.max() for each in outside]
 
 

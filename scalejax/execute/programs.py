@@ -2,7 +2,7 @@
 
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,6 @@ from scalejax.execute.devices import LANE_AXIS, Group
 from scalejax.models import Architecture
 from scalejax.train.cost import lane_bytes
 from scalejax.train.lanes import (
-    SETTING_TYPES,
     DeviceData,
     Order,
     abstract_lane,
@@ -30,7 +29,8 @@ from scalejax.train.lanes import (
 )
 from scalejax.train.numerics import current, hold
 from scalejax.train.padding import HASTY, initial_weights, initialiser
-from scalejax.train.step import Blocks, Cursor, Examples, Recipe, Settings, TrialState
+from scalejax.train.recipe import LaneProgram, Recipe, Settings
+from scalejax.train.step import Blocks, Cursor, Examples, TrialState
 
 PLACED = 8  # trials that one call of `place` writes at most: of small models eight cost hardly more than one
 PLACED_BYTES = 2**24  # of lanes that one call of `place` writes; of large models it writes fewer, down to one
@@ -62,7 +62,7 @@ class Programs:
     room_for_copy: bool = True
 
 
-def compiled_programs(recipe: Recipe, lanes: int, group: Group, *, card: DataCard) -> Programs:
+def compiled_programs(program: LaneProgram, lanes: int, group: Group, *, card: DataCard) -> Programs:
     """Compile the programs of a bucket: one each, however many devices the group has.
 
     Args:
@@ -74,13 +74,13 @@ def compiled_programs(recipe: Recipe, lanes: int, group: Group, *, card: DataCar
     Raises:
         MemoryError: by the compiler's own account the lanes do not fit into the memory of a device.
     """
-    state = _abstract_lanes(recipe, lanes * len(group.devices), group)
+    state = _abstract_lanes(program, lanes * len(group.devices), group)
     order = _abstract_order(lanes * len(group.devices))
-    advancing = _lifted(functools.partial(advance, recipe), group, (LANES, WHOLE, ORDER), (LANES, LANES))
-    placing = _lifted(functools.partial(_place_own, recipe), group, (LANES, WHOLE, WHOLE, WHOLE), LANES)
+    advancing = _lifted(functools.partial(advance, program), group, (LANES, WHOLE, ORDER), (LANES, LANES))
+    placing = _lifted(functools.partial(_place_own, program.recipe), group, (LANES, WHOLE, WHOLE, WHOLE), LANES)
     advanced = advancing.lower(state, _abstract_data(card, group), order).compile()
-    placed = placed_at_once(recipe)
-    placer = placing.lower(state, *_abstract_fresh(recipe, placed)).compile(HASTY)
+    placed = placed_at_once(program)
+    placer = placing.lower(state, *_abstract_fresh(program, placed)).compile(HASTY)
     return Programs(
         advance=advanced,
         place=placer,
@@ -91,9 +91,9 @@ def compiled_programs(recipe: Recipe, lanes: int, group: Group, *, card: DataCar
     )
 
 
-def placed_at_once(recipe: Recipe) -> int:
+def placed_at_once(program: LaneProgram) -> int:
     """Return how many trials one call of `place` writes: few enough that large ones cost about the memory of one."""
-    return int(np.clip(PLACED_BYTES // lane_bytes(recipe), 1, PLACED))
+    return int(np.clip(PLACED_BYTES // lane_bytes(program), 1, PLACED))
 
 
 def _lifted(function: Program, group: Group, wanted: Any, given: Any) -> Any:
@@ -158,22 +158,22 @@ def _restore_own(lanes: TrialState, slot: jax.Array, state: TrialState) -> Trial
     return restore(lanes, _own(slot, lanes), state)
 
 
-def _abstract_lanes(recipe: Recipe, lanes: int, group: Group) -> TrialState:
+def _abstract_lanes(program: LaneProgram, lanes: int, group: Group) -> TrialState:
     def one(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((lanes, *leaf.shape), leaf.dtype, sharding=group.by_lane)
 
-    return jax.tree.map(one, abstract_lane(recipe))
+    return jax.tree.map(one, abstract_lane(program))
 
 
-def _abstract_fresh(recipe: Recipe, placed: int) -> tuple[Any, Settings, Any]:
+def _abstract_fresh(program: LaneProgram, placed: int) -> tuple[Any, Settings, Any]:
     """Return slots, settings and weights of `placed` trials as shapes."""
 
     def one(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((placed, *leaf.shape), leaf.dtype)
 
-    settings = Settings(**{name: jax.ShapeDtypeStruct((placed,), kind) for name, kind in SETTING_TYPES.items()})
+    settings = Settings.abstract(placed)
     slots = jax.ShapeDtypeStruct((placed,), np.int32)
-    return slots, settings, jax.tree.map(one, recipe.architecture.abstract[1:])
+    return slots, settings, jax.tree.map(one, program.architecture.abstract[1:])
 
 
 def _abstract_order(lanes: int) -> Order:
@@ -185,15 +185,17 @@ def _abstract_order(lanes: int) -> Order:
 
 
 def _abstract_data(card: DataCard, group: Group) -> DeviceData:
-    def array(shape: Sequence[int], kind: type) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(tuple(shape), kind, sharding=group.whole)
+    def array(kind: str, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, np.dtype(kind), sharding=group.whole)
+
+    def examples(*count: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+        return array("float32", *count, *card.shape), array(card.targets, *count, *card.target_shape)
 
     def cut(count: int) -> Blocks:
         cells = block_shape(count)
-        return Blocks(array((*cells, *card.shape), np.float32), array(cells, np.int32), array(cells, np.float32))
+        return Blocks(*examples(*cells), array("float32", *cells))
 
-    pool = Examples(array((card.examples, *card.shape), np.float32), array((card.examples,), np.int32))
-    return DeviceData(pool, cut(card.validation_examples), cut(card.test_examples))
+    return DeviceData(Examples(*examples(card.examples)), cut(card.validation_examples), cut(card.test_examples))
 
 
 class Workshop:
@@ -206,11 +208,11 @@ class Workshop:
         self._lock = threading.Lock()
         self._orders: dict[Any, Future[Any]] = {}
 
-    def order(self, recipe: Recipe, lanes: int, group: Group) -> "Future[Programs]":
+    def order(self, program: LaneProgram, lanes: int, group: Group) -> "Future[Programs]":
         """Ask for the programs of a bucket; whoever needs them waits for the result."""
         return self._order(
-            (recipe, lanes, group),
-            lambda: compiled_programs(recipe, lanes, group, card=self._card),
+            (program, lanes, group),
+            lambda: compiled_programs(program, lanes, group, card=self._card),
         )
 
     def order_initialiser(self, architecture: Architecture) -> "Future[Program]":

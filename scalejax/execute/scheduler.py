@@ -25,7 +25,7 @@ from scalejax.execute.snapshot import Snapshot
 from scalejax.execute.successive_halving import Decision, Tournament
 from scalejax.execute.work import Crew, Waiting, Work, all_steps_left, planned_of, step_of
 from scalejax.planning.packing import Bucket
-from scalejax.planning.trial import PlannedTrial
+from scalejax.planning.trial import Trial
 from scalejax.train.lanes import DeviceData, blocks
 from scalejax.train.numerics import Numerics, current, hold
 from scalejax.train.step import Examples
@@ -68,7 +68,7 @@ class Scheduler:
             Work(bucket, deque(each for each in bucket.trials if each.trial_id in fresh), steps_left=steps_left)
             for bucket in buckets
         ]
-        self._home = {planned.trial_id: work for work in self._works for planned in work.bucket.trials}
+        self._home = {trial.trial_id: work for work in self._works for trial in work.bucket.trials}
         self._data = data
         self._observer = guarded(observer)
         self._tournament = tournament
@@ -158,7 +158,7 @@ class Scheduler:
                 if self._tournament and not parked.slot.lacks:  # else its evaluation comes first
                     self._carry_out(self._tournament.arrive(parked))
                 else:
-                    self._home[parked.planned.trial_id].queue.appendleft(parked)
+                    self._home[parked.trial.trial_id].queue.appendleft(parked)
         self._begun = {}  # their states are large
 
     def _order_programs(self, teams: Sequence[Group]) -> dict[Group, Work]:
@@ -183,7 +183,7 @@ class Scheduler:
     def _order(self, work: Work, team: Group) -> None:
         for architecture in work.bucket.architectures:
             self._workshop.order_initialiser(architecture)
-        self._workshop.order(work.bucket.recipe, work.bucket.lanes, work.share(team))
+        self._workshop.order(work.bucket.program, work.bucket.lanes, work.share(team))
 
     def _work(self, team: Group, first: Work, numerics: Numerics) -> None:
         """Train bucket after bucket on a group, beginning with the one that it has joined."""
@@ -239,7 +239,7 @@ class Scheduler:
         flights: deque[Flight] = deque()
         shelf = self._checkpoints.open(program_key(bucket)[:8]) if self._checkpoints else None
         try:
-            programs = self._workshop.order(bucket.recipe, bucket.lanes, group)
+            programs = self._workshop.order(bucket.program, bucket.lanes, group)
             pack = Pack(bucket, group=group, data=data, programs=programs)
             while True:
                 if not self._stopping.is_set():
@@ -275,8 +275,8 @@ class Scheduler:
             outside = [waiting for waiting in work.queue if isinstance(waiting, Parked)]
             if self._tournament:
                 waiting = self._tournament.waiting
-                outside += [each for each in waiting if self._home[each.planned.trial_id] is work]
-            known = snapshot.trial_ids | {each.planned.trial_id for each in outside}
+                outside += [each for each in waiting if self._home[each.trial.trial_id] is work]
+            known = snapshot.trial_ids | {each.trial.trial_id for each in outside}
             outside += work.taken(but=known)  # into lanes since the snapshot was made, or into those of another group
         self._checkpoints.save(shelf, replace(snapshot, parked=[*snapshot.parked, *outside]))
 
@@ -288,10 +288,10 @@ class Scheduler:
                 return
             self._observer.progressed(Progress(landing.steps))
             for finished in landing.ended:
-                del flying[finished.planned.trial_id]
+                del flying[finished.trial.trial_id]
                 self._end(finished)
             for parked in landing.parked:
-                del flying[parked.planned.trial_id]
+                del flying[parked.trial.trial_id]
                 if self._tournament:
                     self._carry_out(self._tournament.arrive(parked))
         if landing.snapshot:
@@ -307,25 +307,25 @@ class Scheduler:
     def _carry_out(self, decision: Decision) -> None:
         """Queue those whom halving lets go on, before all others, and end those whom it stops."""
         for waiting in decision.go_on:
-            planned = waiting.planned if isinstance(waiting, Parked) else waiting
-            self._home[planned.trial_id].queue.appendleft(waiting)
+            trial = waiting.trial if isinstance(waiting, Parked) else waiting
+            self._home[trial.trial_id].queue.appendleft(waiting)
             if not isinstance(waiting, Parked):
-                self._left.add(planned.trial_id)
-                self._nursery.expect([planned])
+                self._left.add(trial.trial_id)
+                self._nursery.expect([trial])
         if decision.go_on:
             self._changed.notify_all()
         for parked, reason in decision.stop:
-            mode = self._home[parked.planned.trial_id].bucket.recipe.mode
+            mode = self._home[parked.trial.trial_id].bucket.program.mode
             self._tell(stopped(parked, reason, mode=mode))
 
     def _tell(self, finished: Finished) -> None:
         """Tell of a trial that has ended, and forget it."""
         self._observer.finished(finished)
-        self._reached.pop(finished.planned.trial_id, None)
-        self._left.discard(finished.planned.trial_id)
-        self._nursery.ended(finished.planned)
+        self._reached.pop(finished.trial.trial_id, None)
+        self._left.discard(finished.trial.trial_id)
+        self._nursery.ended(finished.trial)
         if self._checkpoints:
-            self._checkpoints.ended(finished.planned.trial_id)
+            self._checkpoints.ended(finished.trial.trial_id)
 
     def _refused(
         self, work: Work, bucket: Bucket, flying: dict[str, Waiting], error: Exception, *, shelf: Shelf | None
@@ -348,7 +348,7 @@ class Scheduler:
             if short and bucket.lanes > 1:
                 work.bucket = replace(bucket, lanes=min(work.bucket.lanes, bucket.lanes // 2))
             for name in self._refusals.failing(steps, lanes=bucket.lanes, short=short):
-                self._end(failed(planned_of(back.pop(name)), reason_of(error), mode=bucket.recipe.mode))
+                self._end(failed(planned_of(back.pop(name)), reason_of(error), mode=bucket.program.mode))
             work.queue.extendleft(reversed(back.values()))
             self._reached |= {name: steps[name] for name in back}
             self._observer.progressed(Progress({}, {planned_of(each): steps[name] for name, each in back.items()}))
@@ -358,7 +358,7 @@ class Scheduler:
         if not (shelf and self._checkpoints):
             return {}
         found = self._checkpoints.latest(
-            shelf, {name: (planned_of(each), bucket.recipe) for name, each in flying.items()}
+            shelf, {name: (planned_of(each), bucket.program) for name, each in flying.items()}
         )
         return {name: each for name, each in found.items() if each.slot.step > step_of(flying[name])}
 
@@ -366,15 +366,15 @@ class Scheduler:
         """Give the free lanes to trials that wait; one whose weights cannot be drawn fails and leaves its lane."""
         while refused := self._fill(pack, work, crew):
             with self._lock:
-                for planned, error in refused:
-                    del crew.flying[planned.trial_id]
-                    self._end(failed(planned, reason_of(error), mode=pack.bucket.recipe.mode))
+                for trial, error in refused:
+                    del crew.flying[trial.trial_id]
+                    self._end(failed(trial, reason_of(error), mode=pack.bucket.program.mode))
         pack.fill_idle()
         with self._lock:
             following = list(work.next_fresh(len(pack.free) + len(pack.occupied)))
         self._nursery.ahead(following)
 
-    def _fill(self, pack: Pack, work: Work, crew: Crew) -> list[tuple[PlannedTrial, Exception]]:
+    def _fill(self, pack: Pack, work: Work, crew: Crew) -> list[tuple[Trial, Exception]]:
         """Give the free lanes to trials that wait; return those whose weights cannot be drawn, and why."""
         with self._lock:
             free = pack.free
@@ -382,14 +382,14 @@ class Scheduler:
             crew.flying.update({planned_of(waiting).trial_id: waiting for _, waiting in taken})
             crew.room = len(free) - len(taken)
             fresh = [(slot, waiting) for slot, waiting in taken if not isinstance(waiting, Parked)]
-            self._observer.started([planned for _, planned in fresh])
+            self._observer.started([trial for _, trial in fresh])
         for slot, waiting in taken:
             if isinstance(waiting, Parked):
                 pack.resume(slot, waiting)
-        weights = self._nursery.take([planned for _, planned in fresh])
-        drawn = [(slot, planned, own) for (slot, planned), own in zip(fresh, weights, strict=True)]
-        pack.place([(slot, planned, own) for slot, planned, own in drawn if not isinstance(own, Exception)])
-        return [(planned, own) for _, planned, own in drawn if isinstance(own, Exception)]
+        weights = self._nursery.take([trial for _, trial in fresh])
+        drawn = [(slot, trial, own) for (slot, trial), own in zip(fresh, weights, strict=True)]
+        pack.place([(slot, trial, own) for slot, trial, own in drawn if not isinstance(own, Exception)])
+        return [(trial, own) for _, trial, own in drawn if isinstance(own, Exception)]
 
 
 def _drain(queue: deque[Waiting]) -> Iterator[Waiting]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from scalejax.planning.trial import PlannedTrial
+from scalejax.planning.trial import Trial
 from scalejax.train.step import TrialState
 
 
@@ -24,7 +24,7 @@ class Finished:
     `status` is "done", "diverged", "stopped" or "failed"; `reason` says why in words if it is not "done".
     """
 
-    planned: PlannedTrial
+    trial: Trial
     status: str
     reason: str
     evaluations: tuple[Evaluation, ...]
@@ -47,7 +47,7 @@ class Slot:
     `step` is where the calls that were launched will have brought it, `evaluations` what the landed ones have seen.
     """
 
-    planned: PlannedTrial
+    trial: Trial
     step: int = 0
     seconds: float = 0.0
     stale: int = 0  # evaluations since the best
@@ -58,21 +58,21 @@ class Slot:
     @property
     def lacks(self) -> bool:
         """Whether its evaluation or its test is still to come, of a trial that no call is working on."""
-        trial = self.planned.trial
+        trial = self.trial
         measured = self.evaluations[-1].step if self.evaluations else 0
-        at_stop = self.step % trial.evaluate_every == 0 or self.step == trial.steps
+        at_stop = self.step % trial.evaluate_every == 0 or self.step == trial.settings.steps
         return self.impatient or (at_stop and measured < self.step)
 
     @property
     def next_stop(self) -> int:
         """The step of the next evaluation, at the latest the horizon."""
-        trial = self.planned.trial
-        return min((self.step // trial.evaluate_every + 1) * trial.evaluate_every, trial.steps)
+        trial = self.trial
+        return min((self.step // trial.evaluate_every + 1) * trial.evaluate_every, trial.settings.steps)
 
     @property
     def impatient(self) -> bool:
         """Whether it has gone without improvement for as many evaluations as it has patience."""
-        patience = self.planned.trial.patience
+        patience = self.trial.patience
         return patience is not None and self.stale >= patience
 
     def copy(self) -> "Slot":
@@ -93,18 +93,18 @@ class Parked:
     state: TrialState
 
     @property
-    def planned(self) -> PlannedTrial:
+    def trial(self) -> Trial:
         """The trial."""
-        return self.slot.planned
+        return self.slot.trial
 
 
-def failed(planned: PlannedTrial, reason: str, *, mode: str) -> Finished:
+def failed(trial: Trial, reason: str, *, mode: str) -> Finished:
     """Return the end of a trial that could not be trained."""
-    return Finished(planned, "failed", reason, (), None, None, None, 0.0, mode)
+    return Finished(trial, "failed", reason, (), None, None, None, 0.0, mode)
 
 
 def stopped(parked: Parked, reason: str, *, mode: str) -> Finished:
     """Return the end of a trial that halving has stopped at a rung."""
     slot = parked.slot
     found = tuple(slot.evaluations)
-    return Finished(slot.planned, "stopped", reason, found, slot.best_step, None, None, slot.seconds, mode)
+    return Finished(slot.trial, "stopped", reason, found, slot.best_step, None, None, slot.seconds, mode)

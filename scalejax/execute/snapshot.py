@@ -14,16 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from scalejax.execute.slot import Evaluation, Parked, Slot
-from scalejax.planning.trial import PlannedTrial
+from scalejax.planning.trial import Trial
 from scalejax.train.lanes import abstract_lane
-from scalejax.train.step import Leaf, Recipe, TrialState
+from scalejax.train.recipe import LaneProgram, Leaf
+from scalejax.train.step import TrialState
 
 FORMAT = 1  # of manifest and arrays; another one is not read
 NAMES_BEFORE: dict[str, str] = {"validation_error": "validation_metric"}
 
 Arrays = dict[str, np.ndarray]
 Manifest = dict[str, Any]
-Homes = Mapping[str, tuple[PlannedTrial, Recipe]]  # by trial id: the trial, and the program in which it is to go on
+Homes = Mapping[str, tuple[Trial, LaneProgram]]  # by trial id: the trial, and the program in which it is to go on
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Snapshot:
     def steps(self) -> dict[str, int]:
         """The step of each trial in it, by id."""
         slots = (*self.slots.values(), *(each.slot for each in self.parked))
-        return {slot.planned.trial_id: slot.step for slot in slots}
+        return {slot.trial.trial_id: slot.step for slot in slots}
 
     @property
     def trial_ids(self) -> set[str]:
@@ -79,7 +80,7 @@ def pack_up(snapshot: Snapshot) -> tuple[Arrays, Manifest]:
         "leaves": _paths(own[0] if snapshot.lanes is None else snapshot.lanes),
         "trials": [
             {
-                "trial_id": slot.planned.trial_id,
+                "trial_id": slot.trial.trial_id,
                 "step": slot.step,
                 "seconds": slot.seconds,
                 "stale": slot.stale,
@@ -102,12 +103,12 @@ def unpack(arrays: Arrays, manifest: Manifest, *, homes: Homes) -> list[Parked]:
     found = []
     for row, entry in enumerate(manifest["trials"]):
         if entry["trial_id"] in homes:
-            planned, recipe = homes[entry["trial_id"]]
-            own, like = _abstract(replace(recipe, architecture=planned.architecture)), _abstract(recipe)
+            trial, program = homes[entry["trial_id"]]
+            own, like = _abstract(replace(program, architecture=trial.architecture)), _abstract(program)
             if manifest["leaves"] != _paths(own):
                 raise UnreadableError("another version of scalejax, Flax or Optax wrote it")
             mine = [array[row] for _, array in sorted(arrays.items())]
-            found.append(Parked(_slot(planned, entry), _padded(mine, own, like=like)))
+            found.append(Parked(_slot(trial, entry), _padded(mine, own, like=like)))
     return found
 
 
@@ -129,21 +130,21 @@ def _is_key(leaf: Leaf) -> bool:
 
 
 @functools.cache
-def _abstract(recipe: Recipe) -> TrialState:
-    return abstract_lane(recipe)
+def _abstract(program: LaneProgram) -> TrialState:
+    return abstract_lane(program)
 
 
 def _paths(state: TrialState) -> list[str]:
     return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
 
 
-def _slot(planned: PlannedTrial, entry: Mapping[str, Any]) -> Slot:
+def _slot(trial: Trial, entry: Mapping[str, Any]) -> Slot:
     # Versions up to 0.2 wrote the metric under the name of the only one they had.
-    renamed: list[dict[str, Any]] = [
+    renamed: list[dict[Any, Any]] = [
         {NAMES_BEFORE.get(name, name): value for name, value in each.items()} for each in entry["evaluations"]
     ]
     evaluations = [Evaluation(**each) for each in renamed]
-    return Slot(planned, entry["step"], entry["seconds"], entry["stale"], evaluations)
+    return Slot(trial, entry["step"], entry["seconds"], entry["stale"], evaluations)
 
 
 def _padded(rows: Sequence[np.ndarray], own: TrialState, *, like: TrialState) -> TrialState:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from scalejax.execute.slot import Finished, Parked
-from scalejax.planning.halving import cell_of, steps_left, verdict
-from scalejax.planning.trial import PlannedTrial, Trial
+from scalejax.planning.halving import steps_left, verdict
+from scalejax.planning.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class History:
 class Decision:
     """Who goes on (from where it waits or, stopped by an earlier run, from its beginning), and who stops and why."""
 
-    go_on: list[PlannedTrial | Parked] = field(default_factory=list)
+    go_on: list[Trial | Parked] = field(default_factory=list)
     stop: list[tuple[Parked, str]] = field(default_factory=list)
 
 
@@ -43,14 +43,14 @@ class Decision:
 class Cell:
     """The trials that compete with each other."""
 
-    trials: list[PlannedTrial]
+    trials: list[Trial]
     rates: tuple[float, ...]  # that are still in the race
     rung: int = 0  # the next one, by its number
     out: dict[float, str] = field(default_factory=dict)  # rates that are not, and why
 
-    def competitors(self) -> list[PlannedTrial]:
+    def competitors(self) -> list[Trial]:
         """Return the trials of the rates that are still in the race."""
-        return [planned for planned in self.trials if planned.trial.learning_rate in self.rates]
+        return [trial for trial in self.trials if trial.settings.learning_rate in self.rates]
 
     def clear(self, step: int) -> bool:
         """Say whether a trial that is in the race may go on from a step: all rungs up to there are decided."""
@@ -67,21 +67,21 @@ class Tournament:
         histories: of the trials that an earlier run has ended, by id.
     """
 
-    def __init__(self, trials: Sequence[PlannedTrial], *, reduction: int, histories: Mapping[str, History]):
+    def __init__(self, trials: Sequence[Trial], *, reduction: int, histories: Mapping[str, History]):
         self._reduction = reduction
         self._histories = dict(histories)
         # Stopped by an earlier run; they begin again should the sweep as it stands let them go on.
         self._idle = {
-            planned.trial_id: planned
-            for planned in trials
-            if planned.trial_id in histories and histories[planned.trial_id].status == "stopped"
+            trial.trial_id: trial
+            for trial in trials
+            if trial.trial_id in histories and histories[trial.trial_id].status == "stopped"
         }
         self._waiting: dict[str, Parked] = {}
-        cells: dict[Trial, list[PlannedTrial]] = {}
-        for planned in trials:
-            cells.setdefault(cell_of(planned.trial), []).append(planned)
+        cells: dict[Trial, list[Trial]] = {}
+        for trial in trials:
+            cells.setdefault(trial.cell, []).append(trial)
         self._cells = {
-            key: Cell(members, tuple(dict.fromkeys(each.trial.learning_rate for each in members)))
+            key: Cell(members, tuple(dict.fromkeys(each.settings.learning_rate for each in members)))
             for key, members in cells.items()
         }
         self._cell = {each.trial_id: cell for cell in self._cells.values() for each in cell.trials}
@@ -91,11 +91,11 @@ class Tournament:
         """Trials that wait at a rung for their competitors."""
         return list(self._waiting.values())
 
-    def steps_left(self, planned: PlannedTrial, step: int) -> float:
+    def steps_left(self, trial: Trial, step: int) -> float:
         """Return the steps that a trial at a step is expected to take: the average of its competitors."""
-        cell, rungs = self._cell[planned.trial_id], planned.rungs
+        cell, rungs = self._cell[trial.trial_id], trial.rungs
         return steps_left(
-            len(cell.rates), rungs[cell.rung :], planned.trial.steps, step=step, reduction=self._reduction
+            len(cell.rates), rungs[cell.rung :], trial.settings.steps, step=step, reduction=self._reduction
         )
 
     def begin(self) -> Decision:
@@ -110,12 +110,12 @@ class Tournament:
 
         One that an earlier run has begun may be anywhere, beyond rungs that this run is still to decide included.
         """
-        name, slot = parked.planned.trial_id, parked.slot
-        cell = self._cell[parked.planned.trial_id]
+        name, slot = parked.trial.trial_id, parked.slot
+        cell = self._cell[parked.trial.trial_id]
         self._histories[name] = History({each.step: each.validation_loss for each in slot.evaluations})
         # Decided already, where an earlier run had come further.
-        if parked.planned.trial.learning_rate in cell.out:
-            return Decision(stop=[(parked, cell.out[parked.planned.trial.learning_rate])])
+        if parked.trial.settings.learning_rate in cell.out:
+            return Decision(stop=[(parked, cell.out[parked.trial.settings.learning_rate])])
         if cell.clear(slot.step):
             return Decision(go_on=[parked])
         self._waiting[name] = parked
@@ -124,8 +124,8 @@ class Tournament:
     def leave(self, end: Finished) -> Decision:
         """Take note of a trial that has ended before its next rung; its competitors need not wait for it."""
         losses = {each.step: each.validation_loss for each in end.evaluations}
-        self._histories[end.planned.trial_id] = History(losses, end.status)
-        return self._decide(self._cell[end.planned.trial_id], Decision())
+        self._histories[end.trial.trial_id] = History(losses, end.status)
+        return self._decide(self._cell[end.trial.trial_id], Decision())
 
     def _decide(self, cell: Cell, decision: Decision) -> Decision:
         """Go from rung to rung as far as all competitors have come."""
@@ -146,25 +146,25 @@ class Tournament:
         """Rank the rates at a rung that all have reached; let the best go on and stop the others."""
         losses: dict[float, list[float]] = {}
         for each in cell.competitors():
-            losses.setdefault(each.trial.learning_rate, []).append(found[each.trial_id])
+            losses.setdefault(each.settings.learning_rate, []).append(found[each.trial_id])
         best = verdict(losses, self._reduction)
         why = f"at step {rung} its learning rate was not among the best {len(best)} of {len(losses)} of its cell"
         cell.out.update(dict.fromkeys(losses.keys() - set(best), why))
         here = [self._waiting[each.trial_id] for each in cell.competitors() if each.trial_id in self._waiting]
         cell.rates, cell.rung = best, cell.rung + 1
         for parked in here:
-            if parked.planned.trial.learning_rate not in best:
-                decision.stop.append((self._waiting.pop(parked.planned.trial_id), why))
+            if parked.trial.settings.learning_rate not in best:
+                decision.stop.append((self._waiting.pop(parked.trial.trial_id), why))
             elif cell.clear(parked.slot.step):
-                decision.go_on.append(self._waiting.pop(parked.planned.trial_id))
+                decision.go_on.append(self._waiting.pop(parked.trial.trial_id))
 
-    def _score(self, planned: PlannedTrial, rung: int) -> float | None:
-        history = self._histories.get(planned.trial_id)
+    def _score(self, trial: Trial, rung: int) -> float | None:
+        history = self._histories.get(trial.trial_id)
         return None if history is None else history.score(rung)
 
-    def _wake(self, planned: PlannedTrial) -> PlannedTrial | None:
+    def _wake(self, trial: Trial) -> Trial | None:
         """Return a trial that was stopped earlier, once."""
-        woken = self._idle.pop(planned.trial_id, None)
+        woken = self._idle.pop(trial.trial_id, None)
         if woken is not None:
-            del self._histories[planned.trial_id]
+            del self._histories[trial.trial_id]
         return woken

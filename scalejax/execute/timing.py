@@ -12,14 +12,14 @@ import numpy as np
 
 from scalejax.data import DataCard
 from scalejax.execute.devices import Group, device_kind, groups, versions
-from scalejax.execute.pack import Pack, settings_of
+from scalejax.execute.pack import Pack
 from scalejax.execute.programs import Programs, compiled_programs
 from scalejax.execute.snapshot import bits, keyed
 from scalejax.files import cache_directory
 from scalejax.planning.forecast import Timing
 from scalejax.planning.packing import Bucket
 from scalejax.planning.plan import Plan
-from scalejax.planning.trial import PlannedTrial
+from scalejax.planning.trial import Trial
 from scalejax.train.lanes import DeviceData, abstract_lane, block_shape, empty
 from scalejax.train.numerics import current
 from scalejax.train.step import Blocks, Examples, TrialState
@@ -95,40 +95,40 @@ def _time(bucket: Bucket, card: DataCard) -> Timing:
 def ready_pack(bucket: Bucket, card: DataCard) -> Pack:
     """Return a pack on the first group of local devices, with a full set of lanes, that has run once."""
     group = groups(jax.local_devices())[0].first(bucket.count)
-    state, planned = sample_state(bucket, card)
+    state, trial = sample_state(bucket, card)
     ready: Future[Programs] = Future()
-    ready.set_result(compiled_programs(bucket.recipe, bucket.lanes, group, card=card))
+    ready.set_result(compiled_programs(bucket.program, bucket.lanes, group, card=card))
     pack = Pack(bucket, group=group, data=sample_data(card, group), programs=ready)
     lanes = bucket.lanes * len(group.devices)
-    pack.adopt(jax.tree.map(lambda leaf: keyed(np.stack([bits(leaf)] * lanes), leaf), state), planned)
+    pack.adopt(jax.tree.map(lambda leaf: keyed(np.stack([bits(leaf)] * lanes), leaf), state), trial)
     pack.call(1, due=[], ending=[])
     return pack
 
 
-def sample_state(bucket: Bucket, card: DataCard) -> tuple[TrialState, PlannedTrial]:
+def sample_state(bucket: Bucket, card: DataCard) -> tuple[TrialState, Trial]:
     """Return the state of one lane, on the host, and its trial.
 
     Made up, so that nothing but the program itself is compiled: small random parameters and a rate so low that no
     number overflows or vanishes while it is timed.
     """
-    trial = replace(bucket.trials[0].trial, learning_rate=1e-6, train_examples=card.examples)
-    planned = replace(bucket.trials[0], trial=trial)
+    first = bucket.trials[0]
+    trial = replace(first, settings=replace(first.settings, learning_rate=1e-6, train_examples=card.examples))
     generator = np.random.default_rng(0)
 
     def sample(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         return generator.normal(0, 0.05, leaf.shape).astype(leaf.dtype)
 
-    state = jax.tree.map(lambda leaf: leaf[0], empty(bucket.recipe, 1))
-    params = jax.tree.map(sample, abstract_lane(bucket.recipe).learner.params)
+    state = jax.tree.map(lambda leaf: leaf[0], empty(bucket.program, 1))
+    params = jax.tree.map(sample, abstract_lane(bucket.program).learner.params)
     learner = replace(state.learner, params=params)
-    return replace(state, settings=settings_of(planned), learner=learner), planned
+    return replace(state, settings=trial.settings.scalars(), learner=learner), trial
 
 
 def sample_data(card: DataCard, group: Group) -> DeviceData:
     """Return a data set of the card's shapes on every device of a group."""
 
     def examples(*count: int) -> tuple[np.ndarray, np.ndarray]:
-        return np.full((*count, *card.shape), 0.5, np.float32), np.zeros(count, np.int32)
+        return np.full((*count, *card.shape), 0.5, np.float32), np.zeros((*count, *card.target_shape), card.targets)
 
     def cut(count: int) -> Blocks:
         pieces, size = block_shape(count)
@@ -140,8 +140,8 @@ def sample_data(card: DataCard, group: Group) -> DeviceData:
 
 def _path(bucket: Bucket, card: DataCard) -> Path:
     content = [
-        bucket.recipe.identity,
-        program_digest(bucket.recipe.architecture, (bucket.recipe.batch_size, *card.shape)),
+        bucket.program.identity,
+        program_digest(bucket.program.architecture, bucket.program.recipe),
         current(),
         bucket.lanes,
         repr(replace(card, fingerprint="")),

@@ -8,10 +8,10 @@ from itertools import islice
 from scalejax.execute.devices import Group
 from scalejax.execute.slot import Parked
 from scalejax.planning.packing import Bucket
-from scalejax.planning.trial import PlannedTrial
+from scalejax.planning.trial import Trial
 
-Waiting = PlannedTrial | Parked  # to begin, or to go on
-StepsLeft = Callable[[PlannedTrial, int], float]  # that a trial at a step is expected to take
+Waiting = Trial | Parked  # to begin, or to go on
+StepsLeft = Callable[[Trial, int], float]  # that a trial at a step is expected to take
 
 
 @dataclass
@@ -62,14 +62,14 @@ class Work:
         """Return the devices of a group that have work here: three trials do not keep eight cores busy."""
         return team.first(self.bucket.count)
 
-    def next_fresh(self, count: int) -> Iterator[PlannedTrial]:
+    def next_fresh(self, count: int) -> Iterator[Trial]:
         """Yield the first trials of the queue that begin."""
         return islice((waiting for waiting in self.queue if not isinstance(waiting, Parked)), count)
 
     def taken(self, but: Collection[str]) -> list[Parked]:
         """Return the trials that were taken to go on, as they were then, except for some ids."""
         flying = [waiting for crew in self.crews.values() for waiting in crew.flying.values()]
-        return [each for each in flying if isinstance(each, Parked) and each.planned.trial_id not in but]
+        return [each for each in flying if isinstance(each, Parked) and each.trial.trial_id not in but]
 
     def _seconds(self, first: int) -> float:
         """Return the seconds that the queue takes from a position on."""
@@ -80,9 +80,9 @@ class Work:
         return max(1.0, self._steps_left(planned_of(waiting), step_of(waiting)))
 
 
-def planned_of(waiting: Waiting) -> PlannedTrial:
+def planned_of(waiting: Waiting) -> Trial:
     """Return the trial that waits."""
-    return waiting.planned if isinstance(waiting, Parked) else waiting
+    return waiting.trial if isinstance(waiting, Parked) else waiting
 
 
 def step_of(waiting: Waiting) -> int:
@@ -90,6 +90,6 @@ def step_of(waiting: Waiting) -> int:
     return waiting.slot.step if isinstance(waiting, Parked) else 0
 
 
-def all_steps_left(planned: PlannedTrial, step: int) -> float:
+def all_steps_left(trial: Trial, step: int) -> float:
     """Return the steps from a step to the horizon."""
-    return planned.trial.steps - step
+    return trial.settings.steps - step

@@ -28,7 +28,7 @@ class Architecture:
 
     Attributes:
         build: the family's builder, or the user's own.
-        arguments: the knobs of the family, and `inputs` and `classes` where the builder asks for them.
+        arguments: the knobs of the family, and `inputs` and `outputs` or `classes` where the builder asks for them.
         shape: of one example's inputs.
         occasion: tells apart what the user's own builder makes in two plans of one process: a cell of a notebook may
             have changed the code in between, and what is traced and compiled is remembered by architecture.
@@ -72,18 +72,19 @@ class Architecture:
 
     @functools.cache  # noqa: B019
     def forward_program(self, batch_size: int) -> core.ClosedJaxpr:
-        """Return the traced program from parameters, rest and inputs [batch, ...] to logits, in training mode."""
+        """Return the traced program from parameters, rest and inputs [batch, ...] to outputs, in training mode."""
         inputs = jax.ShapeDtypeStruct((batch_size, *self.shape), jnp.float32)
         return jax.make_jaxpr(lambda *operands: self.forward(*operands)[0])(*self.abstract[1:], inputs)
 
-    def check(self, *, classes: int) -> None:
+    def check(self, *, outputs: int, task: str) -> None:
         """Trace the module's training and evaluation and hold them against the data; nothing is computed.
 
         Args:
-            classes: that the logits must have.
+            outputs: numbers that it must return for each example.
+            task: that asks for these, in a sentence.
 
         Raises:
-            SweepError: the module cannot be built, called or trained, its logits are of another shape, or training it
+            SweepError: the module cannot be built, called or trained, its outputs are of another shape, or training it
                 here would give other numbers than training it alone.
         """
         name = f"the model {self.title}"
@@ -91,7 +92,7 @@ class Architecture:
         with own.failing(f"{name} fails when it is built"):
             weights = self.abstract
         with own.failing(f"{name} fails on inputs of shape {inputs.shape}"):
-            wrong = own.fault(*weights, inputs=inputs, classes=classes)
+            wrong = own.fault(*weights, inputs=inputs, outputs=outputs, task=task)
         if wrong:
             raise SweepError(f"{name} {wrong}")
 
@@ -107,28 +108,28 @@ class Architecture:
         return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.abstract[1]))
 
     def forward(self, params: nnx.State, rest: nnx.State, inputs: jax.Array) -> tuple[jax.Array, nnx.State]:
-        """Map inputs [batch, ...] to logits [batch, classes] in training mode; also return the rest, updated."""
-        logits, _, updated = own.run(self.abstract[0], params, rest, inputs=inputs, training=True)
-        return own.wide(logits), updated
+        """Map inputs [batch, ...] to outputs [batch, outputs] in training mode; also return the rest, updated."""
+        outputs, _, updated = own.run(self.abstract[0], params, rest, inputs=inputs, training=True)
+        return own.wide(outputs), updated
 
     def predict(self, params: nnx.State, rest: nnx.State, inputs: jax.Array) -> jax.Array:
-        """Map inputs [batch, ...] to logits [batch, classes] in evaluation mode."""
+        """Map inputs [batch, ...] to outputs [batch, outputs] in evaluation mode."""
         return own.wide(own.run(self.abstract[0], params, rest, inputs=inputs, training=False)[0])
 
 
 def architecture(
-    build: Build, knobs: Mapping[str, Any], *, shape: tuple[int, ...], classes: int, occasion: object = None
+    build: Build, knobs: Mapping[str, Any], *, shape: tuple[int, ...], outputs: int, occasion: object = None
 ) -> Architecture:
-    """Fill in a builder's knobs, and the data's `inputs` and `classes` where its signature names them.
+    """Fill in a builder's knobs, and `inputs` and `outputs`, or `classes`, where its signature names them.
 
     Args:
         build: as for `Architecture`.
         knobs: of the family.
         shape: of one example's inputs; `inputs` is how many numbers that are.
-        classes: of the data.
+        outputs: numbers that the model returns for an example: of a classification one a class, also called `classes`.
         occasion: as for `Architecture`.
     """
-    offered = {"inputs": math.prod(shape), "classes": classes}
+    offered = {"inputs": math.prod(shape), "outputs": outputs, "classes": outputs}
     asked = [name for name in parameters(build) if name in offered and name not in bound(build)]
     arguments = (*((name, offered[name]) for name in asked), *sorted(knobs.items()))
     return Architecture(build, arguments, shape, occasion)

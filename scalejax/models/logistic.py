@@ -11,5 +11,5 @@ class Logistic(nnx.Module):
         self.output = nnx.Linear(inputs, classes, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Map inputs [batch, ...] to logits [batch, classes]."""
+        """Map inputs [batch, ...] to outputs [batch, classes]: logits, or the one number of a regression."""
         return self.output(x.reshape(x.shape[0], -1))

@@ -18,7 +18,7 @@ class MLP(nnx.Module):
         self.output = nnx.Linear(width, classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Map inputs [batch, ...] to logits [batch, classes]."""
+        """Map inputs [batch, ...] to outputs [batch, classes]: logits, or the one number of a regression."""
         x = x.reshape(x.shape[0], -1)
         for layer in self.hidden:
             x = nnx.relu(layer(x))

@@ -78,12 +78,14 @@ def _called(module: Any, inputs: jax.Array, *, training: bool) -> Any:
     return found
 
 
-def wide(logits: jax.Array) -> jax.Array:
-    """Return logits in float32: a loss in bfloat16 has three digits."""
-    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+def wide(outputs: jax.Array) -> jax.Array:
+    """Return outputs in float32: a loss in bfloat16 has three digits."""
+    return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
 
 
-def fault(graph: Any, params: nnx.State, rest: nnx.State, *, inputs: jax.ShapeDtypeStruct, classes: int) -> str:
+def fault(
+    graph: Any, params: nnx.State, rest: nnx.State, *, inputs: jax.ShapeDtypeStruct, outputs: int, task: str
+) -> str:
     """Say what of a module cannot be trained in a sweep, as the rest of a sentence; empty if all can.
 
     It is called in both modes in the abstract; nothing is computed. Raises whatever the user's own code raises.
@@ -101,8 +103,8 @@ def fault(graph: Any, params: nnx.State, rest: nnx.State, *, inputs: jax.ShapeDt
 
     for training in (False, True):
         tracing = jax.make_jaxpr(functools.partial(called, training=training), return_shape=True)
-        program, (logits, *after) = tracing(params, rest, inputs)
-        wrong = _wrong_logits(logits, inputs, classes) or _wrong_parameters(params) or _wrong_calls(program)
+        program, (found, *after) = tracing(params, rest, inputs)
+        wrong = _wrong_outputs(found, inputs, outputs, task=task) or _wrong_parameters(params) or _wrong_calls(program)
         if wrong:
             return wrong
         if any(isinstance(each, Tracer) for each in program.consts):
@@ -113,13 +115,13 @@ def fault(graph: Any, params: nnx.State, rest: nnx.State, *, inputs: jax.ShapeDt
     return wrong
 
 
-def _wrong_logits(logits: Any, inputs: jax.ShapeDtypeStruct, classes: int) -> str:
-    expected = (inputs.shape[0], classes)
-    found = getattr(logits, "shape", type(logits).__name__)
-    if found != expected:
-        return f"maps inputs of shape {inputs.shape} to {found}; expected logits of {expected}, one a class"
-    if not jnp.issubdtype(logits.dtype, jnp.floating):
-        return f"returns logits of {logits.dtype}; expected a floating type"
+def _wrong_outputs(found: Any, inputs: jax.ShapeDtypeStruct, outputs: int, *, task: str) -> str:
+    expected = (inputs.shape[0], outputs)
+    shape = getattr(found, "shape", type(found).__name__)
+    if shape != expected:
+        return f"maps inputs of shape {inputs.shape} to {shape}; expected outputs of {expected} for the task {task}"
+    if not jnp.issubdtype(found.dtype, jnp.floating):
+        return f"returns outputs of {found.dtype}; expected a floating type"
     return ""
 
 

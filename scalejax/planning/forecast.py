@@ -59,8 +59,8 @@ def forecast(plan: Plan, timings: Sequence[Timing | None]) -> Forecast:
 
 
 def _bucket_seconds(bucket: Bucket, timing: Timing, plan: Plan, *, compiled: bool) -> float:
-    evaluations = sum(math.ceil(each.expected_steps / each.trial.evaluate_every) for each in bucket.trials)
-    tests = sum(each.expected_stop is None for each in bucket.trials)
+    evaluations = sum(math.ceil(each.steps / each.trial.evaluate_every) for each in bucket.counted)
+    tests = sum(each.expected_stop is None for each in bucket.counted)
     speed = local_kind().speed
     compiling = compile_seconds(len(bucket.architectures), speed=speed) * (LOADING_SHARE if compiled else 1)
     measuring = evaluations * timing.evaluation + tests * timing.test

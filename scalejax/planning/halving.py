@@ -7,22 +7,12 @@ optimization", arXiv:1502.07943). A rate is judged over all its seeds, and they 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from fractions import Fraction
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from scalejax.planning.trial import Trial
 
 
 def survivors(count: int, reduction: int) -> int:
     """Return how many of `count` learning rates go on beyond a rung: one in `reduction`, rounded up."""
     return -(-count // reduction)
-
-
-def cell_of(trial: "Trial") -> "Trial":
-    """Return what a trial has in common with its competitors: itself, with no seed and no learning rate of its own."""
-    return replace(trial, seed=0, learning_rate=0.0)
 
 
 def rung_steps(shares: Sequence[float], steps: int, *, evaluate_every: int) -> tuple[int, ...]:

@@ -11,15 +11,15 @@ from collections.abc import Iterable, Mapping
 import jax
 
 from scalejax.data import DataCard
-from scalejax.models import LARGEST_KNOBS, Architecture
+from scalejax.models import LARGEST_KNOBS
 from scalejax.planning.device_specs import LOCAL, DeviceKind, host_memory, local_kind
-from scalejax.planning.trial import PlannedTrial, horizon, training_sizes
+from scalejax.planning.trial import Counted, horizon, training_sizes
 from scalejax.spec import Sweep
 from scalejax.spec.rules import LARGEST, SpecError
 from scalejax.text import number_of
 from scalejax.train.cost import data_bytes, largest_array, step_bytes
 from scalejax.train.lanes import BLOCK
-from scalejax.train.step import Recipe
+from scalejax.train.traced import traced_evaluation
 
 MOST_TRIALS = 1_000_000  # that are spelled out, which takes a minute or two
 MOST_COUNTED = 10**9  # where alike trials are only counted
@@ -85,7 +85,7 @@ def check_data(card: DataCard, kind: DeviceKind | None) -> None:
     parts["test_examples"] = card.test_examples
     key = "fourier_features" if math.prod(card.shape) > max(parts.values()) else max(parts, key=parts.__getitem__)
     count = sum(parts.values())
-    needed = data_bytes(card.shape, count)
+    needed = data_bytes(card, count)
     kind = kind or local_kind()
     copies = 1
     if kind.name == LOCAL:
@@ -96,7 +96,7 @@ def check_data(card: DataCard, kind: DeviceKind | None) -> None:
         _fits(needed, kind.memory, "that a device may hold", what=_data(count, 1), key=key)
 
 
-def check_models(trials: Iterable[PlannedTrial], card: DataCard, kind: DeviceKind | None) -> None:
+def check_models(trials: Iterable[Counted], card: DataCard, kind: DeviceKind | None) -> None:
     """Refuse a model of which not even one lane fits into the memory; its arrays are only looked at as shapes.
 
     Raises:
@@ -105,21 +105,18 @@ def check_models(trials: Iterable[PlannedTrial], card: DataCard, kind: DeviceKin
     kind = kind or local_kind()
     cpu = kind.platform == "cpu"
     room, whose = (host_memory(), "that this machine may hold") if cpu else (kind.memory, "that a device may hold")
-    recipes = {(each.architecture, each.trial.batch_size, each.trial.optimizer) for each in trials}
-    for built, batch_size, optimizer in recipes:
-        recipe = Recipe(built, optimizer, "constant", None, batch_size)
-        state, arrays = step_bytes(recipe, card.shape)
+    for program in dict.fromkeys(counted.trial.program for counted in trials):
+        built, batch_size = program.architecture, program.recipe.batch_size
+        state, arrays = step_bytes(program)
         arrays *= 2  # it and its gradient
         if state > LARGE_SHARE * room:
             block = min(BLOCK, max(card.validation_examples, card.test_examples))
-            arrays = max(arrays, _evaluation_bytes(built, (block, *card.shape)))
+            arrays = max(arrays, largest_array(traced_evaluation(built, block).program.jaxpr))
         if state + arrays > room:
             name = f"the model {built.title} in batches of {batch_size}"
-            says = (
-                f"{name} needs {_bytes(state + arrays)}, more than the {_bytes(room)} {whose} may hold; make it smaller"
-            )
+            message = f"{name} needs {_bytes(state + arrays)}, more than the {_bytes(room)} {whose}; make it smaller"
             large = state > arrays
-            raise SpecError(says, table="models" if large else "train", keys=() if large else ("batch_size",))
+            raise SpecError(message, table="models" if large else "train", keys=() if large else ("batch_size",))
 
 
 def _check_horizons(sweep: Sweep, card: DataCard, copies: int, *, counted: bool) -> None:
@@ -164,11 +161,6 @@ def _fits(needed: float, room: float, whose: str, *, what: str, key: str) -> Non
     if needed > room:
         says = f"{what}, take {_bytes(needed)}, more than the {_bytes(room)} {whose}; ask for less"
         raise SpecError(says, table="data", keys=(key, "train_examples"))
-
-
-def _evaluation_bytes(built: Architecture, shape: tuple[int, ...]) -> int:
-    inputs = jax.ShapeDtypeStruct(shape, "float32")
-    return largest_array(jax.make_jaxpr(built.predict)(*built.abstract[1:], inputs).jaxpr)
 
 
 def _bytes(count: float) -> str:

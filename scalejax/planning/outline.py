@@ -26,7 +26,7 @@ def outline(
     return {
         "name": plan.sweep.name,
         "trials": plan.count,
-        "stopped_early": sum(planned.copies for planned in plan.trials if planned.expected_stop is not None),
+        "stopped_early": sum(each.copies for each in plan.counted if each.expected_stop is not None),
         "devices": plan.devices,
         "device_kind": simulation.kind if simulation and simulation.kind != LOCAL else device,
         "lane_programs": len(plan.packing.buckets),
@@ -35,9 +35,9 @@ def outline(
                 "sizes": bucket_name(bucket),
                 "trials": bucket.count,
                 "lanes": bucket.lanes,
-                "mode": bucket.recipe.mode,
+                "mode": bucket.program.mode,
                 "steps": bucket.makespan,
-                "padding": padding_share(bucket, plan.card.shape),
+                "padding": padding_share(bucket),
                 "packing": bucket.grounds,
                 "seconds": seconds,
                 "timed": timed,
@@ -72,10 +72,10 @@ def _simulation(done: Simulation) -> dict[str, Any]:
 
 def bucket_name(bucket: Bucket) -> str:
     """Return a bucket's sizes in words, for example "mlp depth 2 width 8, 32"."""
-    first = bucket.trials[0].trial
+    first = bucket.trials[0]
     sizes = {knob: set() for knob, _ in first.knobs}
-    for planned in bucket.trials:
-        for knob, value in planned.trial.knobs:
+    for trial in bucket.trials:
+        for knob, value in trial.knobs:
             sizes[knob].add(value)
     words = (f"{knob} {', '.join(str(value) for value in sorted(each, key=_order))}" for knob, each in sizes.items())
     return " ".join([first.family, *words])

@@ -13,19 +13,20 @@ from scalejax.data import DataCard, describe
 from scalejax.models import FAMILIES
 from scalejax.planning import limits
 from scalejax.planning.device_specs import DeviceKind, local_kind
-from scalejax.planning.packing import PROBED, PROVEN, Limits, Packing, Verdict, kind_of, pack, waste
+from scalejax.planning.packing import PROBED, PROVEN, Capacity, Packing, Verdict, kind_of, pack, waste
 from scalejax.planning.proof.prove import prove
-from scalejax.planning.trial import PlannedTrial, expand, expand_counted, family_name
+from scalejax.planning.trial import Counted, Trial, expand, expand_counted, family_name
 from scalejax.spec import Sweep, check_models
 from scalejax.spec.rules import SpecError, nearest, shown
 from scalejax.train.cost import SPEEDS, data_bytes, lane_bytes
-from scalejax.train.step import Recipe
+from scalejax.train.recipe import LaneProgram
+from scalejax.train.task import Task
 
 STATE_SHARE = 0.25  # of a device's memory may be taken by the lanes of one program; activations need the rest
 STEP_SHARE = 0.25  # of it by the largest array of a step of all lanes
 
 # Trains a size in a larger one's program, and says what padding changes; empty if nothing was found.
-Probe = Callable[[Recipe, Recipe], str]
+Probe = Callable[[LaneProgram, LaneProgram], str]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Plan:
     Attributes:
         sweep: the question.
         card: its data set.
-        trials: in the order of the sweep file.
+        counted: its trials in the order of the sweep file.
         packing: the buckets, and why some sizes are apart.
         devices: number of devices planned for.
         useful_flops, padding_flops, idle_flops: of all trials, of zeros, of lanes without a trial; all of them with
@@ -46,7 +47,7 @@ class Plan:
 
     sweep: Sweep
     card: DataCard
-    trials: tuple[PlannedTrial, ...]
+    counted: tuple[Counted, ...]
     packing: Packing
     devices: int
     useful_flops: int
@@ -55,10 +56,20 @@ class Plan:
     state_bytes: int
     data_bytes: int
 
+    @functools.cached_property
+    def trials(self) -> tuple[Trial, ...]:
+        """Its trials, in the order of the sweep file."""
+        return tuple(each.trial for each in self.counted)
+
+    @property
+    def task(self) -> Task:
+        """What its models are trained to do."""
+        return self.counted[0].trial.recipe.task
+
     @property
     def count(self) -> int:
         """Number of trials."""
-        return sum(planned.copies for planned in self.trials)
+        return sum(each.copies for each in self.counted)
 
     @property
     def waste(self) -> float:
@@ -126,54 +137,55 @@ def _collecting_later() -> Iterator[None]:
 def _planned(sweep: Sweep, *, devices: int | None, kind: DeviceKind | None, probe: Probe | None) -> Plan:
     card = describe(sweep.data)
     trials = expand_counted(sweep, card) if kind else expand(sweep, card)
-    if sweep.train.halving and not any(planned.rungs for planned in trials):
+    if sweep.train.halving and not any(counted.trial.rungs for counted in trials):
         says = "no rung comes before the end of any trial; expected smaller rungs, or a smaller train.evaluate_every"
         raise SpecError(says, table="train", keys=("halving",))
     _check_decay(sweep, trials)
     limits.check_models(trials, card, kind)
     count, device = devices or len(jax.local_devices()), kind or local_kind()
-    room = Limits(
+    capacity = Capacity(
         devices=count,
         state_bytes=STATE_SHARE * device.memory,
         step_bytes=STEP_SHARE * device.memory,
-        shape=card.shape,
-        speed=SPEEDS[device.platform],  # as a run there would: its packing hangs on no finer figures
+        speed=SPEEDS[device.platform],  # as a run there would: its packing depends on no finer figures
     )
 
-    judge = functools.partial(_judge, card, probe if sweep.packing == PROBED else None)
-    packing = pack(trials, limits=room, judge=judge)
-    useful, padding, idle = waste(packing.buckets, card.shape, devices=count)
+    judge = functools.partial(_judge, probe if sweep.packing == PROBED else None)
+    packing = pack(trials, capacity=capacity, judge=judge)
+    useful, padding, idle = waste(packing.buckets, devices=count)
     return Plan(
         sweep=sweep,
         card=card,
-        trials=tuple(trials),
+        counted=tuple(trials),
         packing=packing,
         devices=count,
         useful_flops=useful,
         padding_flops=padding,
         idle_flops=idle,
-        state_bytes=max(bucket.lanes * lane_bytes(bucket.recipe) for bucket in packing.buckets),
-        data_bytes=data_bytes(card.shape, card.examples + card.validation_examples + card.test_examples),
+        state_bytes=max(bucket.lanes * lane_bytes(bucket.program) for bucket in packing.buckets),
+        data_bytes=data_bytes(card, card.examples + card.validation_examples + card.test_examples),
     )
 
 
-def _check_decay(sweep: Sweep, trials: Sequence[PlannedTrial]) -> None:
+def _check_decay(sweep: Sweep, trials: Sequence[Counted]) -> None:
     """Refuse a pattern of parameters that no model of the sweep has."""
     if sweep.train.weight_decay_on is None:
         return
-    names = dict.fromkeys(name for size in {each.architecture for each in trials} for name in size.parameter_names)
+    names = dict.fromkeys(
+        name for size in {each.trial.architecture for each in trials} for name in size.parameter_names
+    )
     for pattern in sweep.train.weight_decay_on:
         if not fnmatch.filter(names, pattern):
             says = f"{shown(pattern)} is the name of no parameter; {nearest(pattern, names)}"
             raise SpecError(says, table="train", keys=("weight_decay_on",))
 
 
-def _judge(card: DataCard, probe: Probe | None, small: Recipe, large: Recipe) -> Verdict:
+def _judge(probe: Probe | None, small: LaneProgram, large: LaneProgram) -> Verdict:
     """Say whether a size may run in the program of a larger one: if that is proven or, by request, if it seems so."""
-    proof = prove(small, large, card.shape)
+    proof = prove(small, large)
     if proof.proven:
         return Verdict(PROVEN)
-    kinds = {kind_of(each.architecture, (each.batch_size, *card.shape)) for each in (small, large)}
+    kinds = {kind_of(program.architecture, program.recipe) for program in (small, large)}
     if probe is None or len(kinds) > 1:  # what is known to compute something else is not tried
         return Verdict("", proof.reason)
     refuted = probe(small, large)

@@ -81,7 +81,7 @@ def simulate(plan: Plan, kind: DeviceKind, *, timings: Sequence[Timing | None] |
         for load, packs, stepping in zip(loads, done.packs, done.stepping, strict=True)
     ]
     heaviest = max(range(len(loads)), key=seconds.__getitem__)
-    fitting = fitting_lanes(buckets[heaviest].recipe, STATE_SHARE * kind.memory)
+    fitting = fitting_lanes(buckets[heaviest].program, STATE_SHARE * kind.memory)
     floor, lanes = max(load.floor for load in loads), loads[heaviest].lanes
     return Simulation(
         kind=kind.name,
@@ -104,9 +104,9 @@ def simulate(plan: Plan, kind: DeviceKind, *, timings: Sequence[Timing | None] |
 
 def _load(bucket: Bucket, plan: Plan, kind: DeviceKind) -> Load:
     """Return a bucket as the schedule sees it, with the speed of a kind of device."""
-    card, recipe, counts = plan.card, bucket.recipe, bucket.horizons
+    card, program, counts = plan.card, bucket.program, bucket.horizons
     evaluation, test = (
-        measuring_seconds(recipe, card.shape, examples=examples, speed=kind.speed)
+        measuring_seconds(program, examples, speed=kind.speed)
         for examples in (card.validation_examples, card.test_examples)
     )
     return Load(
@@ -114,10 +114,10 @@ def _load(bucket: Bucket, plan: Plan, kind: DeviceKind) -> Load:
         copies=tuple(counts.values()),
         measuring=_measuring(bucket, evaluation, test),
         lanes=bucket.lanes,
-        step=kind.speed.overhead + bucket.lanes * lane_seconds(recipe, card.shape, speed=kind.speed),
+        step=kind.speed.overhead + bucket.lanes * lane_seconds(program, kind.speed),
         compiling=compile_seconds(len(bucket.architectures), speed=kind.speed),
         rank=bucket.seconds / bucket.lanes,
-        skips_idle=recipe.mode == "map",
+        skips_idle=program.mode == "map",
     )
 
 
@@ -125,10 +125,10 @@ def _measuring(bucket: Bucket, evaluation: float, test: float) -> tuple[float, .
     """Return the seconds of all evaluations and the test of a trial, for each horizon, given those of one."""
     evaluations: Counter[int] = Counter()
     tests: Counter[int] = Counter()
-    for planned in bucket.trials:
-        steps = planned.expected_steps
-        evaluations[steps] += planned.copies * math.ceil(steps / planned.trial.evaluate_every)
-        tests[steps] += planned.copies * (planned.expected_stop is None)  # what halving stops is not tested
+    for counted in bucket.counted:
+        steps = counted.steps
+        evaluations[steps] += counted.copies * math.ceil(steps / counted.trial.evaluate_every)
+        tests[steps] += counted.copies * (counted.expected_stop is None)  # what halving stops is not tested
     return tuple(
         (test * tests[steps] + evaluation * evaluations[steps]) / count for steps, count in bucket.horizons.items()
     )
@@ -153,7 +153,7 @@ def _shares(plan: Plan, loads: Sequence[Load], done: Schedule) -> dict[str, floa
     spent = dict.fromkeys(("training", "evaluation", "padding", "idle_lanes", "idle_devices", "compilation"), 0.0)
     for load, bucket, packs, stepping in zip(loads, plan.packing.buckets, done.packs, done.stepping, strict=True):
         occupied = load.trial_steps * load.step / load.lanes
-        padding = padding_share(bucket, plan.card.shape)
+        padding = padding_share(bucket)
         spent["training"] += (1 - padding) * occupied
         spent["padding"] += padding * occupied
         spent["idle_lanes"] += max(0.0, stepping - occupied)  # below zero by rounding only

@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 
 from scalejax.builders import name_of
 from scalejax.data import DataCard
@@ -17,105 +17,116 @@ from scalejax.planning.halving import expected_stops, rung_steps
 from scalejax.spec import DataSpec, Knob, ModelGrid, Sweep, TrainSpec
 from scalejax.spec.rules import LARGEST
 from scalejax.train.numerics import Numerics, current
-from scalejax.train.traced import program_digest
+from scalejax.train.recipe import FOLLOWS, LaneProgram, Recipe, Settings, content
+from scalejax.train.task import task_of
+from scalejax.train.traced import own_digests, program_digest
 
 # Raise it when a change to the training step or to a family changes results: old rows are then never mixed with new.
 RESULTS_VERSION = 2
 EVALUATIONS = 20  # of a trial, where the sweep does not say how often
-
 
 Knobs = tuple[tuple[str, Knob], ...]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One model size, number of training examples, set of hyperparameters and seed."""
+    """One model size, number of training examples, set of hyperparameters and seed.
 
+    A field with a default came later: an id hashes it only where it differs from that.
+
+    Attributes:
+        architecture: the model at its true size; its family, knobs and builder stand for it in the id.
+        family: its name.
+        knobs: ascending by name.
+        builder: digests of a user's own builder: of its source, and of the program that its model runs.
+        data: fingerprint of the data set.
+        recipe: what its program is compiled for.
+        settings: its numbers in a lane.
+        seed: draws the initial weights, the examples and their order.
+        evaluate_every: steps.
+        patience: evaluations without improvement that end it.
+        numerics: JAX's settings that change numbers.
+        own: digests of a user's own task and optimizer.
+        rungs: steps at which it waits for its competitors, ascending; none without halving. Part of no id.
+    """
+
+    architecture: Architecture = field(metadata=FOLLOWS)
     family: str
-    knobs: Knobs  # ascending by name
-    train_examples: int
+    knobs: Knobs
+    builder: str | None
+    data: str
+    recipe: Recipe = field(metadata=FOLLOWS)
+    settings: Settings = field(metadata=FOLLOWS)
     seed: int
-    learning_rate: float
-    weight_decay: float
-    batch_size: int
-    optimizer: str
-    schedule: str
-    clip_norm: float | None
-    steps: int  # the horizon
-    warmup_steps: int
-    evaluate_every: int  # steps
-    patience: int | None  # evaluations
-    data: str  # fingerprint of the data set
-    builder: str | None  # digests of a user's own builder: of its source, and of the program that its model runs
-    numerics: Numerics = ()  # JAX's settings that change numbers
-    weight_decay_on: tuple[str, ...] | None = None  # patterns of the parameters that decay; None: all matrices
+    evaluate_every: int
+    patience: int | None
+    numerics: Numerics = ()
+    own: tuple[str, ...] = ()
+    rungs: tuple[int, ...] = field(default=(), metadata=FOLLOWS)
+
+    @functools.cached_property
+    def trial_id(self) -> str:
+        """Sixteen hexadecimal digits of a hash of the content."""
+        hashed = content(self) | content(self.recipe) | content(self.settings)
+        return hashlib.sha256(json.dumps([RESULTS_VERSION, hashed], sort_keys=True).encode()).hexdigest()[:16]
 
     @property
-    def trial_id(self) -> str:
-        """Sixteen hexadecimal digits of a hash of the content.
+    def program(self) -> LaneProgram:
+        """The program of its own size."""
+        return LaneProgram(self.architecture, self.recipe)
 
-        A field with a default is hashed only where it differs from it: it came later, and finished trials of earlier
-        versions keep their ids.
-        """
-        defaults = {field.name: field.default for field in fields(self)}
-        content = {name: value for name, value in asdict(self).items() if value != defaults[name]}
-        return hashlib.sha256(json.dumps([RESULTS_VERSION, content], sort_keys=True).encode()).hexdigest()[:16]
+    @property
+    def cell(self) -> "Trial":
+        """What it has in common with its competitors: itself, with no seed and no learning rate of its own."""
+        return replace(self, settings=replace(self.settings, learning_rate=0, subset_key=0, shuffle_key=0), seed=0)
 
     def key(self, purpose: str) -> int:
-        """Return the 32 random bits that this trial uses for one purpose: "initialise", "subset" or "shuffle".
+        """Return the 32 random bits that this trial uses for one purpose, such as "initialise"."""
+        return random_bits(self.data, self.seed, purpose)
 
-        They hang on the data and the seed alone, so trials that differ in size, learning rate or number of examples
-        are compared on common random numbers, and never on the lane that a trial happens to run in.
-        """
-        content = f"{RESULTS_VERSION} {self.data} {self.seed} {purpose}"
-        return int.from_bytes(hashlib.sha256(content.encode()).digest()[:4], "big")
+
+def random_bits(data: str, seed: int, purpose: str) -> int:
+    """Return 32 random bits for one purpose: "initialise", "subset" or "shuffle".
+
+    They depend on the data and the seed alone, so trials that differ in size, learning rate or number of examples are
+    compared on common random numbers, and never on the lane that a trial happens to run in.
+    """
+    text = f"{RESULTS_VERSION} {data} {seed} {purpose}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
 @dataclass(frozen=True)
-class PlannedTrial:
-    """A trial with the architecture that it trains.
+class Counted:
+    """A trial as a plan counts it.
 
     Attributes:
-        trial: what determines its result.
-        trial_id: its id.
-        architecture: of its size.
-        copies: 1 wherever something is trained; in a plan that is only simulated, one trial stands for all of its
-            kind, as `expand_counted` returns them.
-        rungs: steps at which it waits for its competitors, ascending; none without halving.
+        trial: or one of several that are alike to a schedule.
+        copies: how many these are; 1 wherever trials are spelled out.
         expected_stop: the rung at which a plan counts it as stopped, None if it counts all its steps. Where the trial
             really ends, its losses decide.
     """
 
     trial: Trial
-    trial_id: str
-    architecture: Architecture
     copies: int = 1
-    rungs: tuple[int, ...] = ()
     expected_stop: int | None = None
 
     @property
-    def expected_steps(self) -> int:
+    def steps(self) -> int:
         """The steps that a plan counts with: the horizon, unless halving is expected to stop the trial."""
-        return self.trial.steps if self.expected_stop is None else self.expected_stop
+        return self.trial.settings.steps if self.expected_stop is None else self.expected_stop
 
 
-def expand(sweep: Sweep, card: DataCard) -> list[PlannedTrial]:
+def expand(sweep: Sweep, card: DataCard) -> list[Counted]:
     """Return the trials of a sweep in the order of its file: models, examples, hyperparameters, seeds."""
-    halving = functools.cache(functools.partial(_halving, sweep.train))
-    planned, occasion = [], object()
-    for grid in sweep.models:
-        for family, knobs, built, source in _sizes(grid, card, occasion=occasion):
-            for trial in _trials_of_size(sweep, card, (family, knobs, built, source)):
-                rungs, stops = halving(trial.steps, trial.evaluate_every)
-                planned.append(
-                    PlannedTrial(
-                        trial, trial.trial_id, built, rungs=rungs, expected_stop=stops.get(trial.learning_rate)
-                    )
-                )
-    return planned
+    rungs_of = functools.cache(functools.partial(_rungs, sweep.train))
+    counted = []
+    for trial in _trials(sweep, card):
+        rungs, stops = rungs_of(trial.settings.steps, trial.evaluate_every)
+        counted.append(Counted(replace(trial, rungs=rungs), expected_stop=stops.get(trial.settings.learning_rate)))
+    return counted
 
 
-def expand_counted(sweep: Sweep, card: DataCard) -> list[PlannedTrial]:
+def expand_counted(sweep: Sweep, card: DataCard) -> list[Counted]:
     """Return one trial, with its `copies`, for all that differ in seed, learning rate and weight decay alone.
 
     These are alike to a schedule; with halving, those of them that are counted with the same number of steps. A
@@ -124,20 +135,19 @@ def expand_counted(sweep: Sweep, card: DataCard) -> list[PlannedTrial]:
     train = sweep.train
     copies = len(sweep.seeds) * len(train.weight_decay)
     first = replace(train, learning_rate=train.learning_rate[:1], weight_decay=train.weight_decay[:1], halving=None)
-    planned = []
-    for kind in expand(replace(sweep, seeds=sweep.seeds[:1], train=first), card):
-        rungs, stops = _halving(train, kind.trial.steps, kind.trial.evaluate_every)
+    counted = []
+    for trial in _trials(replace(sweep, seeds=sweep.seeds[:1], train=first), card):
+        rungs, stops = _rungs(train, trial.settings.steps, trial.evaluate_every)
         rates: dict[int | None, list[float]] = {}
         for rate in train.learning_rate:
             rates.setdefault(stops.get(rate), []).append(rate)
         for stop, alike in rates.items():
-            trial = replace(kind.trial, learning_rate=alike[0])
-            count = copies * len(alike)
-            planned.append(PlannedTrial(trial, trial.trial_id, kind.architecture, count, rungs, stop))
-    return planned
+            settings = replace(trial.settings, learning_rate=alike[0])
+            counted.append(Counted(replace(trial, settings=settings, rungs=rungs), copies * len(alike), stop))
+    return counted
 
 
-def _halving(train: TrainSpec, steps: int, evaluate_every: int) -> tuple[tuple[int, ...], dict[float, int | None]]:
+def _rungs(train: TrainSpec, steps: int, evaluate_every: int) -> tuple[tuple[int, ...], dict[float, int | None]]:
     """Return the rungs of a horizon, and for each learning rate the one at which a plan counts it as stopped."""
     if train.halving is None:
         return (), {}
@@ -174,63 +184,96 @@ def family_name(grid: ModelGrid) -> str:
     return grid.family if isinstance(grid.family, str) else name_of(grid.family)
 
 
+def recipe_of(sweep: Sweep, card: DataCard) -> Recipe:
+    """Return what the programs of a sweep are compiled for, with the first of its batch sizes."""
+    train = sweep.train
+    return Recipe(
+        optimizer=train.optimizer,
+        schedule=train.schedule,
+        clip_norm=train.clip_norm,
+        batch_size=train.batch_size[0],
+        weight_decay_on=train.weight_decay_on,
+        task=task_of(getattr(sweep, "task", None), card),
+        target=(card.targets, card.target_shape),
+    )
+
+
+def _trials(sweep: Sweep, card: DataCard) -> Iterator[Trial]:
+    """Yield every trial of a sweep, without its rungs."""
+    train, numerics, occasion = sweep.train, current(), object()
+    recipe = recipe_of(sweep, card)
+    try:
+        outputs = recipe.task.outputs(card)
+    except ValueError as error:
+        raise SweepError(f"the task {recipe.task.name} {error}; give other data, or another task") from error
+    own = own_digests(recipe, outputs)
+    for grid in sweep.models:
+        for knobs, built, source in _sizes(grid, card, recipe, outputs=outputs, occasion=occasion):
+            for train_examples, batch_size in itertools.product(training_sizes(sweep.data, card), train.batch_size):
+                steps, interval = horizon(train, train_examples, batch_size)
+                sized = replace(recipe, batch_size=batch_size)
+                trial = Trial(
+                    architecture=built,
+                    family=family_name(grid),
+                    knobs=knobs,
+                    builder=None if source is None else f"{source} {program_digest(built, sized)}",
+                    data=card.fingerprint,
+                    recipe=sized,
+                    settings=Settings(
+                        learning_rate=0.0,
+                        weight_decay=0.0,
+                        steps=steps,
+                        warmup_steps=math.ceil(train.warmup_fraction * steps),
+                        train_examples=train_examples,
+                        subset_key=0,
+                        shuffle_key=0,
+                    ),
+                    seed=0,
+                    evaluate_every=interval,
+                    patience=train.patience,
+                    numerics=numerics,
+                    own=own,
+                )
+                for rate, decay, seed in itertools.product(train.learning_rate, train.weight_decay, sweep.seeds):
+                    yield _seeded(replace(trial, seed=seed), float(rate), float(decay))
+
+
+def _seeded(trial: Trial, learning_rate: float, weight_decay: float) -> Trial:
+    """Return a trial with its hyperparameters, and the random bits of its seed."""
+    settings = replace(
+        trial.settings,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        subset_key=trial.key("subset"),
+        shuffle_key=trial.key("shuffle"),
+    )
+    return replace(trial, settings=settings)
+
+
 def _sizes(
-    grid: ModelGrid, card: DataCard, *, occasion: object
-) -> Iterator[tuple[str, Knobs, Architecture, str | None]]:
-    """Yield (family name, knobs, architecture, digest of the user's own source) for every size of one grid."""
-    name = family_name(grid)
+    grid: ModelGrid, card: DataCard, recipe: Recipe, *, outputs: int, occasion: object
+) -> Iterator[tuple[Knobs, Architecture, str | None]]:
+    """Yield knobs, architecture and the digest of the user's own source for every size of one grid."""
     if isinstance(grid.family, str):
         build, source, occasion = FAMILIES[grid.family], None, None
     else:
         build, source = grid.family, fingerprint(grid.family)
-    names, unseen = sorted(grid.knobs), source is not None
-    # Products in the order of the file, knobs stored by name: the identity must not hang on the order of the keys.
+    unseen = source is not None
+    # Products in the order of the file, knobs stored by name: the identity must not depend on the order of the keys.
     for values in itertools.product(*grid.knobs.values()):
         chosen = dict(zip(grid.knobs, values, strict=True))
-        knobs = tuple((knob, chosen[knob]) for knob in names)
-        built = architecture(build, chosen, shape=card.shape, classes=card.classes, occasion=occasion)
+        built = architecture(build, chosen, shape=card.shape, outputs=outputs, occasion=occasion)
         if source is not None:  # the families are tested
-            built.check(classes=card.classes)
+            built.check(outputs=outputs, task=recipe.task.name)
         if unseen:  # one size speaks for its builder: it would take as long as planning another one
-            _check_repeats(built)
+            _check_repeats(built, replace(recipe, batch_size=2))
             unseen = False
-        yield name, knobs, built, source
+        yield tuple(sorted(chosen.items())), built, source
 
 
-def _check_repeats(built: Architecture) -> None:
+def _check_repeats(built: Architecture, recipe: Recipe) -> None:
     """Refuse a module that is another one each time it is built or called: its trials would never be found again."""
-    batch = (2, *built.shape)
-    first, second = (program_digest(each, batch) for each in (built, replace(built, occasion=object())))
+    first, second = (program_digest(size, recipe) for size in (built, replace(built, occasion=object())))
     if first != second:
         says = "computes something else each time it is built or called, for instance from NumPy's random numbers"
         raise SweepError(f"the model {built.title} {says}; draw from `rngs`, or from a generator with a fixed seed")
-
-
-def _trials_of_size(sweep: Sweep, card: DataCard, size: tuple[str, Knobs, Architecture, str | None]) -> Iterator[Trial]:
-    """Yield every trial of one model size."""
-    train, (family, knobs, built, source) = sweep.train, size
-    numerics = current()
-    sizes = training_sizes(sweep.data, card)
-    grid = itertools.product(sizes, train.batch_size, train.learning_rate, train.weight_decay, sweep.seeds)
-    for train_examples, batch_size, learning_rate, weight_decay, seed in grid:
-        steps, interval = horizon(train, train_examples, batch_size)
-        yield Trial(
-            family=family,
-            knobs=knobs,
-            train_examples=train_examples,
-            seed=seed,
-            learning_rate=float(learning_rate),
-            weight_decay=float(weight_decay),
-            batch_size=batch_size,
-            optimizer=train.optimizer,
-            schedule=train.schedule,
-            clip_norm=train.clip_norm,
-            steps=steps,
-            warmup_steps=math.ceil(train.warmup_fraction * steps),
-            evaluate_every=interval,
-            patience=train.patience,
-            data=card.fingerprint,
-            builder=None if source is None else f"{source} {program_digest(built, (batch_size, *card.shape))}",
-            numerics=numerics,
-            weight_decay_on=train.weight_decay_on,
-        )

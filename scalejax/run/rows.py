@@ -7,38 +7,37 @@ from scalejax.run.store import MeasurementRow, ResultRow, TrialRow
 if TYPE_CHECKING:
     from scalejax.execute.slot import Finished
     from scalejax.planning.plan import Plan
-    from scalejax.planning.trial import PlannedTrial
+    from scalejax.planning.trial import Trial
 
 
-def trial_row(planned: "PlannedTrial", plan: "Plan") -> TrialRow:
+def trial_row(trial: "Trial", plan: "Plan") -> TrialRow:
     """Return a trial's row before it has run."""
     from scalejax.train.cost import step_flops
 
-    trial = planned.trial
     return TrialRow(
-        trial_id=planned.trial_id,
+        trial_id=trial.trial_id,
         family=trial.family,
         knobs=dict(trial.knobs),
-        params=planned.architecture.parameter_count,
-        train_examples=trial.train_examples,
-        fraction=trial.train_examples / plan.card.examples,
+        params=trial.architecture.parameter_count,
+        train_examples=trial.settings.train_examples,
+        fraction=trial.settings.train_examples / plan.card.examples,
         seed=trial.seed,
-        learning_rate=trial.learning_rate,
-        weight_decay=trial.weight_decay,
-        batch_size=trial.batch_size,
-        steps=trial.steps,
-        flops=step_flops(planned.architecture, trial.batch_size, plan.card.shape) * trial.steps,
+        learning_rate=trial.settings.learning_rate,
+        weight_decay=trial.settings.weight_decay,
+        batch_size=trial.recipe.batch_size,
+        steps=trial.settings.steps,
+        flops=step_flops(trial.architecture, trial.recipe) * trial.settings.steps,
     )
 
 
-def result_row(end: "Finished", plan: "Plan") -> ResultRow:
+def result_row(end: "Finished") -> ResultRow:
     """Return what a trial's row says after it has ended."""
     from scalejax.execute.devices import device_kind, versions
     from scalejax.train.traced import program_digest
 
-    best, planned = end.best, end.planned
+    best, trial = end.best, end.trial
     return ResultRow(
-        trial_id=planned.trial_id,
+        trial_id=trial.trial_id,
         status=end.status,
         reason=end.reason,
         steps_taken=end.evaluations[-1].step if end.evaluations else 0,
@@ -51,7 +50,7 @@ def result_row(end: "Finished", plan: "Plan") -> ResultRow:
         mode=end.mode,
         device=device_kind(),
         versions=" ".join(f"{name} {version}" for name, version in versions().items()),
-        program=program_digest(planned.architecture, (planned.trial.batch_size, *plan.card.shape)),
+        program=program_digest(trial.architecture, trial.recipe),
     )
 
 
@@ -59,7 +58,7 @@ def measurement_rows(end: "Finished") -> list[MeasurementRow]:
     """Return a row for each of a trial's evaluations."""
     return [
         MeasurementRow(
-            trial_id=end.planned.trial_id,
+            trial_id=end.trial.trial_id,
             step=each.step,
             examples_seen=each.examples_seen,
             train_loss=each.train_loss,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from scalejax.execute.snapshot import Homes
     from scalejax.execute.successive_halving import Tournament
     from scalejax.planning.plan import Plan
-    from scalejax.planning.trial import PlannedTrial
+    from scalejax.planning.trial import Trial
 
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints of a pack
 
@@ -146,13 +146,13 @@ def carry_out(
     with locked(directory):
         halving = plan.sweep.train.halving
         ended = _ended_trials(directory, FINAL if halving is None else (*FINAL, STOPPED))
-        waiting = [planned for planned in plan.trials if planned.trial_id not in ended]
+        waiting = [trial for trial in plan.trials if trial.trial_id not in ended]
         waiting += _recalled(plan, ended)
         _tell_of_other_programs(directory, plan, ended)
         plan = with_modes(plan, kept_modes(read_environment(directory)), measure=bool(waiting))
         prepare(directory, plan)
         with Store(directory / LEDGER, write=True) as store:
-            store.plan([trial_row(planned, plan) for planned in plan.trials])
+            store.plan([trial_row(trial, plan) for trial in plan.trials])
             checkpoints = Checkpoints(directory / CHECKPOINTS, seconds=checkpoint_seconds)
             try:
                 _train(plan, waiting, ended, store=store, checkpoints=checkpoints, progress=progress)
@@ -165,7 +165,7 @@ def carry_out(
 
 def _train(
     plan: "Plan",
-    waiting: Sequence["PlannedTrial"],
+    waiting: Sequence["Trial"],
     ended: Mapping[str, Ended],
     *,
     store: Store,
@@ -183,7 +183,7 @@ def _train(
     from scalejax.execute.scheduler import Scheduler
     from scalejax.report.progress import ProgressDisplay
 
-    fresh = [planned for planned in waiting if planned.trial_id not in ended]
+    fresh = [trial for trial in waiting if trial.trial_id not in ended]
     begun = checkpoints.load(_homes(plan, fresh))
     if not waiting:
         checkpoints.finish(complete=True)
@@ -202,24 +202,24 @@ def _train(
             display.say(f"resuming {number_of(len(begun), 'trial')} where an earlier run left off")
         exits.enter_context(Pulse(store, accountant=accountant, display=display))
 
-        def started(trials: Sequence["PlannedTrial"]) -> None:
-            store.start([planned.trial_id for planned in trials])
+        def started(trials: Sequence["Trial"]) -> None:
+            store.start([trial.trial_id for trial in trials])
 
-        def begins(trials: Sequence["PlannedTrial"]) -> None:
+        def begins(trials: Sequence["Trial"]) -> None:
             started(trials)
             accountant.begin(trials, display)
 
         def finished(end: "Finished") -> None:
-            store.finish(result_row(end, plan), measurement_rows(end))
-            display.end_trial(end.status, spared=accountant.spared(end.planned))
+            store.finish(result_row(end), measurement_rows(end))
+            display.end_trial(end.status, spared=accountant.spared(end.trial))
 
         def progressed(progress: "Progress") -> None:
             accountant.show(progress, display)
 
-        started([parked.planned for parked in begun.values()])
+        started([parked.trial for parked in begun.values()])
         scheduler = Scheduler(
             plan.packing.buckets,
-            {planned.trial_id for planned in fresh},
+            {trial.trial_id for trial in fresh},
             data=data,
             observer=Observer(started=begins, finished=finished, progressed=progressed),
             tournament=_tournament(plan, ended, begun),
@@ -231,13 +231,13 @@ def _train(
             raise Interrupted(interruption.signal, lost=list(scheduler.lost.values()))
 
 
-def _homes(plan: "Plan", waiting: Sequence["PlannedTrial"]) -> "Homes":
+def _homes(plan: "Plan", waiting: Sequence["Trial"]) -> "Homes":
     """Return the program in which each waiting trial is to go on, by its id."""
-    recipes = {planned.trial_id: bucket.recipe for bucket in plan.packing.buckets for planned in bucket.trials}
-    return {planned.trial_id: (planned, recipes[planned.trial_id]) for planned in waiting}
+    recipes = {trial.trial_id: bucket.program for bucket in plan.packing.buckets for trial in bucket.trials}
+    return {trial.trial_id: (trial, recipes[trial.trial_id]) for trial in waiting}
 
 
-def _recalled(plan: "Plan", ended: Mapping[str, Ended]) -> list["PlannedTrial"]:
+def _recalled(plan: "Plan", ended: Mapping[str, Ended]) -> list["Trial"]:
     """Return the stopped trials that the halving as it is now lets go on, as far as that is known beforehand."""
     from scalejax.execute.slot import Parked
 
@@ -271,11 +271,10 @@ def _tell_of_other_programs(directory: Path, plan: "Plan", ended: Mapping[str, E
     with Store(directory / LEDGER, write=False) as store:
         programs = store.programs()
     other = [
-        planned
-        for planned in plan.trials
-        if planned.trial_id in ended
-        and programs.get(planned.trial_id)
-        not in (None, program_digest(planned.architecture, (planned.trial.batch_size, *plan.card.shape)))
+        trial
+        for trial in plan.trials
+        if trial.trial_id in ended
+        and programs.get(trial.trial_id) not in (None, program_digest(trial.architecture, trial.recipe))
     ]
     if other:
         trials = number_of(len(other), "finished trial")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from scalejax.execute.observer import Progress
     from scalejax.execute.slot import Parked
     from scalejax.planning.plan import Plan
-    from scalejax.planning.trial import PlannedTrial
+    from scalejax.planning.trial import Trial
     from scalejax.report.progress import ProgressDisplay
 
 BEAT_SECONDS = 2.0  # between two heartbeats
@@ -32,29 +32,29 @@ class Accountant:
         begun: those of them that go on where an earlier run left them, by id.
     """
 
-    def __init__(self, plan: "Plan", waiting: Sequence["PlannedTrial"], *, begun: Mapping[str, "Parked"]):
+    def __init__(self, plan: "Plan", waiting: Sequence["Trial"], *, begun: Mapping[str, "Parked"]):
         from scalejax.train.cost import step_flops
 
         self._lock = threading.Lock()
         self._running: dict[str, int] = {}  # steps of each trial
-        self._left = {planned.trial_id: planned.trial.steps for planned in waiting}
+        self._left = {trial.trial_id: trial.settings.steps for trial in waiting}
         self._expected = set(self._left)
         for trial_id, parked in begun.items():
             self._left[trial_id] -= parked.slot.step
         self._cost: dict[str, tuple[float, int]] = {}  # work and useful FLOPs of one step
         for bucket in plan.packing.buckets:
-            for planned in bucket.trials:
-                flops = step_flops(planned.architecture, planned.trial.batch_size, plan.card.shape)
-                self._cost[planned.trial_id] = (bucket.seconds / bucket.lanes, flops)
+            for trial in bucket.trials:
+                flops = step_flops(trial.architecture, trial.recipe)
+                self._cost[trial.trial_id] = (bucket.seconds / bucket.lanes, flops)
         self.total = sum(self._cost[trial][0] * steps for trial, steps in self._left.items())
 
-    def begin(self, trials: Sequence["PlannedTrial"], display: "ProgressDisplay") -> None:
+    def begin(self, trials: Sequence["Trial"], display: "ProgressDisplay") -> None:
         """Count all steps of trials that start, or start again, as left; those that halving calls back are new work."""
         with self._lock:
-            self._left.update({planned.trial_id: planned.trial.steps for planned in trials})
-            called_back = [planned for planned in trials if planned.trial_id not in self._expected]
-            self._expected.update(planned.trial_id for planned in called_back)
-            work = sum(self._cost[planned.trial_id][0] * planned.trial.steps for planned in called_back)
+            self._left.update({trial.trial_id: trial.settings.steps for trial in trials})
+            called_back = [trial for trial in trials if trial.trial_id not in self._expected]
+            self._expected.update(trial.trial_id for trial in called_back)
+            work = sum(self._cost[trial.trial_id][0] * trial.settings.steps for trial in called_back)
         if called_back:
             display.expect(trials=len(called_back), work=work)
 
@@ -62,22 +62,22 @@ class Accountant:
         """Report a call of a program."""
         work = flops = 0.0
         with self._lock:
-            for planned, steps in progress.steps.items():
-                self._left[planned.trial_id] -= steps
-                self._running[planned.trial_id] = planned.trial.steps - self._left[planned.trial_id]
-                work += self._cost[planned.trial_id][0] * steps
-                flops += self._cost[planned.trial_id][1] * steps
-            for planned, step in progress.back.items():
-                left = planned.trial.steps - step
-                work -= self._cost[planned.trial_id][0] * (left - self._left[planned.trial_id])
-                self._left[planned.trial_id], self._running[planned.trial_id] = left, step
+            for trial, steps in progress.steps.items():
+                self._left[trial.trial_id] -= steps
+                self._running[trial.trial_id] = trial.settings.steps - self._left[trial.trial_id]
+                work += self._cost[trial.trial_id][0] * steps
+                flops += self._cost[trial.trial_id][1] * steps
+            for trial, step in progress.back.items():
+                left = trial.settings.steps - step
+                work -= self._cost[trial.trial_id][0] * (left - self._left[trial.trial_id])
+                self._left[trial.trial_id], self._running[trial.trial_id] = left, step
         display.advance(steps=sum(progress.steps.values()), flops=flops, work=work)
 
-    def spared(self, planned: "PlannedTrial") -> float:
+    def spared(self, trial: "Trial") -> float:
         """Return the work of the steps that a trial that has ended did not take."""
         with self._lock:
-            self._running.pop(planned.trial_id, None)
-            return self._cost[planned.trial_id][0] * self._left.pop(planned.trial_id)
+            self._running.pop(trial.trial_id, None)
+            return self._cost[trial.trial_id][0] * self._left.pop(trial.trial_id)
 
     @property
     def steps_taken(self) -> dict[str, int]:

@@ -29,7 +29,7 @@ from scalejax.spec.rules import (
 )
 
 MOST_SEEDS = 10_000  # `seeds = 3000000` is a slip, and would be expanded before anyone could notice
-NOT_KNOBS = ("inputs", "classes", "rngs")  # parameters of a builder that the engine fills in
+NOT_KNOBS = ("inputs", "outputs", "classes", "rngs")  # parameters of a builder that the engine fills in
 # Columns of the trial table, in which every knob has a column of its own.
 TRIAL_COLUMNS = (
     *("trial_id", "family", "params", "train_examples", "fraction", "seed", "learning_rate", "weight_decay"),

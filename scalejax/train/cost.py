@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from scalejax.data import DataCard
 from scalejax.models import Architecture
 from scalejax.models.equations import inner_programs
 from scalejax.train.convolutions import CONVOLUTION
 from scalejax.train.lanes import abstract_lane
-from scalejax.train.step import BLOCK_STEPS, Recipe
+from scalejax.train.recipe import LaneProgram, Recipe
+from scalejax.train.step import BLOCK_STEPS
 from scalejax.train.traced import traced_slope
 
 # Passes over a parameter's four bytes in one step: gradient, both moments and the parameter, read and written.
@@ -53,7 +55,7 @@ SPEEDS = {
 }
 
 
-def step_flops(architecture: Architecture, batch_size: int, shape: tuple[int, ...]) -> int:
+def step_flops(architecture: Architecture, recipe: Recipe) -> int:
     """Return the useful FLOPs of one training step: of its matrix products and convolutions, a multiply-add being two.
 
     Counted in the traced program, so that it holds for any module; for a network of matrices it is close to the
@@ -63,16 +65,18 @@ def step_flops(architecture: Architecture, batch_size: int, shape: tuple[int, ..
     points of its input, as in the gradient of a strided one, only what meets a point. Of the branches of a `cond` the
     costliest counts, and the body of a loop of unknown length once.
     """
-    return _step_costs(architecture, batch_size, shape).useful
+    return _step_costs(architecture, recipe).useful
 
 
-def step_bytes(recipe: Recipe, shape: tuple[int, ...]) -> tuple[int, int]:
+def step_bytes(program: LaneProgram) -> tuple[int, int]:
     """Return the bytes of one lane's state, and of the largest array beside it in one training step.
 
     The compiler decides what else is in memory at the same time; less than this it cannot be.
     """
-    arrays = _step_costs(recipe.architecture, recipe.batch_size, shape).array
-    return lane_bytes(recipe), max(arrays, 4 * BLOCK_STEPS * recipe.batch_size)  # the rows of a block of batches
+    arrays = _step_costs(program.architecture, program.recipe).array
+    return lane_bytes(program), max(
+        arrays, 4 * BLOCK_STEPS * program.recipe.batch_size
+    )  # the rows of a block of batches
 
 
 @dataclass(frozen=True)
@@ -89,12 +93,11 @@ class _StepCosts:
 
 
 @functools.cache
-def _step_costs(architecture: Architecture, batch_size: int, shape: tuple[int, ...]) -> _StepCosts:
-    program = traced_slope(architecture, (batch_size, *shape)).program.jaxpr
-    performed = _product_flops(program)
-    useful = _product_flops(_without_recomputation(architecture, (batch_size, *shape))) if _forgets(program) else None
-    useful = performed if useful is None else useful
-    return _StepCosts(useful, performed, largest_array(program), _convolved_bytes(program))
+def _step_costs(architecture: Architecture, recipe: Recipe) -> _StepCosts:
+    traced = traced_slope(architecture, recipe).program.jaxpr
+    performed = _product_flops(traced)
+    useful = _product_flops(_without_recomputation(architecture, recipe.batch_size)) if _forgets(traced) else performed
+    return _StepCosts(useful, performed, largest_array(traced), _convolved_bytes(traced))
 
 
 def _forgets(program: core.Jaxpr) -> bool:
@@ -105,18 +108,18 @@ def _forgets(program: core.Jaxpr) -> bool:
     )
 
 
-def _without_recomputation(architecture: Architecture, batch: tuple[int, ...]) -> core.Jaxpr:
-    """Return the gradient of a model's logits as a program that forgets nothing; `batch` is the shape of its inputs."""
+def _without_recomputation(architecture: Architecture, batch_size: int) -> core.Jaxpr:
+    """Return the gradient of a model's outputs as a program that forgets nothing."""
     params, rest = architecture.abstract[1:]
-    operands = (params, rest, jax.ShapeDtypeStruct(batch, jnp.float32))
-    traced = architecture.forward_program(batch[0])
+    operands = (params, rest, jax.ShapeDtypeStruct((batch_size, *architecture.shape), jnp.float32))
+    traced = architecture.forward_program(batch_size)
     kept = core.jaxpr_as_fun(core.ClosedJaxpr(_keeping(traced.jaxpr), traced.consts))
     leaves, count = jax.tree.leaves(operands), len(jax.tree.leaves(params))
 
-    def logits_sum(own: list[jax.Array], others: list[jax.Array]) -> jax.Array:
+    def outputs_sum(own: list[jax.Array], others: list[jax.Array]) -> jax.Array:
         return kept(*own, *others)[0].sum()
 
-    return jax.make_jaxpr(jax.value_and_grad(logits_sum))(leaves[:count], leaves[count:]).jaxpr
+    return jax.make_jaxpr(jax.value_and_grad(outputs_sum))(leaves[:count], leaves[count:]).jaxpr
 
 
 def _keeping(program: core.Jaxpr) -> core.Jaxpr:
@@ -200,29 +203,30 @@ def _shape(variable: Any) -> tuple[int, ...]:
 
 
 @functools.cache
-def lane_bytes(recipe: Recipe) -> int:
+def lane_bytes(program: LaneProgram) -> int:
     """Return the bytes of one lane's state: parameters, optimizer state, the best parameters, and a gradient."""
-    lane = abstract_lane(recipe)
+    lane = abstract_lane(program)
     return _bytes(lane) + _bytes(lane.learner.params)
 
 
-def data_bytes(shape: tuple[int, ...], examples: int) -> int:
-    """Return the bytes of `examples` examples, inputs as float32 and labels as int32."""
-    return 4 * examples * (math.prod(shape) + 1)
+def data_bytes(card: DataCard, examples: int) -> int:
+    """Return the bytes of `examples` examples of a data set, inputs as float32."""
+    target = np.dtype(card.targets).itemsize * math.prod(card.target_shape)
+    return examples * (4 * math.prod(card.shape) + target)
 
 
-def lane_seconds(recipe: Recipe, shape: tuple[int, ...], *, speed: DeviceSpeed) -> float:
+def lane_seconds(program: LaneProgram, speed: DeviceSpeed) -> float:
     """Return the estimated seconds that one lane adds to a step: its batch, its products, its parameters."""
-    costs = _step_costs(recipe.architecture, recipe.batch_size, shape)
-    traffic = PASSES * 4 * recipe.architecture.parameter_count + CONVOLUTION_PASSES * costs.convolved
+    costs = _step_costs(program.architecture, program.recipe)
+    traffic = PASSES * 4 * program.architecture.parameter_count + CONVOLUTION_PASSES * costs.convolved
     return speed.lane_overhead + costs.performed / speed.products + traffic / speed.bandwidth
 
 
-def measuring_seconds(recipe: Recipe, shape: tuple[int, ...], *, examples: int, speed: DeviceSpeed) -> float:
+def measuring_seconds(program: LaneProgram, examples: int, *, speed: DeviceSpeed) -> float:
     """Return the estimated seconds of one lane's loss on so many examples: a forward pass, a third of a step's."""
-    costs = _step_costs(recipe.architecture, recipe.batch_size, shape)
-    traffic = CONVOLUTION_PASSES * costs.convolved / 3 * examples / recipe.batch_size / speed.bandwidth
-    return costs.useful / 3 * examples / recipe.batch_size / speed.products + traffic
+    costs = _step_costs(program.architecture, program.recipe)
+    batches = examples / program.recipe.batch_size
+    return batches * (costs.useful / 3 / speed.products + CONVOLUTION_PASSES * costs.convolved / 3 / speed.bandwidth)
 
 
 def compile_seconds(sizes: int, *, speed: DeviceSpeed) -> float:

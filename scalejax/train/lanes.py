@@ -12,16 +12,14 @@ from flax import nnx
 from jax import lax
 
 from scalejax.train.convolutions import convolves, fast_on_cpu
+from scalejax.train.recipe import LaneProgram, Leaf, Recipe, Settings
 from scalejax.train.step import (
     Blocks,
     Cursor,
     Examples,
-    Leaf,
     Measurement,
-    Recipe,
-    Settings,
     TrialState,
-    remember,
+    record_evaluation,
     start,
     test,
     train,
@@ -29,16 +27,6 @@ from scalejax.train.step import (
 )
 
 BLOCK = 1024  # examples that are evaluated at once
-
-SETTING_TYPES = {
-    "learning_rate": np.float32,
-    "weight_decay": np.float32,
-    "steps": np.int32,
-    "warmup_steps": np.int32,
-    "train_examples": np.uint32,
-    "subset_key": np.uint32,
-    "shuffle_key": np.uint32,
-}
 
 
 @jax.tree_util.register_dataclass
@@ -70,14 +58,14 @@ class Order:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Outcome:
-    """What one call saw: measurements [lanes], test loss and error [lanes], NaN where a lane did not end."""
+    """What one call saw: measurements [lanes], test loss and metric [lanes], NaN where a lane did not end."""
 
     measurement: Measurement
     test_loss: Leaf
     test_metric: Leaf
 
 
-def advance(recipe: Recipe, lanes: TrialState, data: DeviceData, order: Order) -> tuple[TrialState, Outcome]:
+def advance(program: LaneProgram, lanes: TrialState, data: DeviceData, order: Order) -> tuple[TrialState, Outcome]:
     """Take order.steps steps in every lane, evaluate where it is due, and test the best parameters of ending lanes.
 
     Args:
@@ -88,18 +76,18 @@ def advance(recipe: Recipe, lanes: TrialState, data: DeviceData, order: Order) -
     """
 
     def run(function: Callable[..., Any], *operands: Any) -> Any:
-        return fast_on_cpu(function, *operands) if _convolves(recipe) else function(*operands)
+        return fast_on_cpu(function, *operands) if _convolves(program) else function(*operands)
 
     def train_one(state: TrialState, cursor: Cursor) -> TrialState:
-        return run(lambda *each: train(recipe, *each, pool=data.pool, steps=order.steps), state, cursor)
+        return run(lambda *each: train(program, *each, pool=data.pool, steps=order.steps), state, cursor)
 
     def validate_one(state: TrialState) -> tuple[jax.Array, jax.Array]:
-        return run(lambda state: validate(recipe, state, blocks=data.validation), state)
+        return run(lambda state: validate(program, state, blocks=data.validation), state)
 
     def test_one(state: TrialState) -> tuple[jax.Array, jax.Array]:
-        return run(lambda state: test(recipe, state, blocks=data.test), state)
+        return run(lambda state: test(program, state, blocks=data.test), state)
 
-    if recipe.mode == "map":
+    if program.mode == "map":
         # One lane at a time keeps its parameters in the cache for all its steps, and an idle lane costs nothing.
         lanes = lax.map(
             lambda each: lax.cond(each[2], train_one, lambda state, _: state, each[0], each[1]),
@@ -108,7 +96,7 @@ def advance(recipe: Recipe, lanes: TrialState, data: DeviceData, order: Order) -
     else:
         lanes = jax.vmap(train_one)(lanes, order.cursor)
     validated = _where(order.due, lanes, validate_one)
-    lanes, measurement = jax.vmap(remember)(lanes, order.due, validated)
+    lanes, measurement = jax.vmap(record_evaluation)(lanes, order.due, validated)
     test_loss, test_metric = _where(order.ending, lanes, test_one)
     return lanes, Outcome(measurement, test_loss, test_metric)
 
@@ -125,8 +113,8 @@ def _where(
     return lax.map(lambda each: lax.cond(each[0], measure, lambda _: nothing, each[1]), (wanted, lanes))
 
 
-def _convolves(recipe: Recipe) -> bool:
-    return convolves(recipe.architecture.forward_program(recipe.batch_size).jaxpr)
+def _convolves(program: LaneProgram) -> bool:
+    return convolves(program.architecture.forward_program(program.recipe.batch_size).jaxpr)
 
 
 def place(
@@ -155,17 +143,14 @@ def restore(lanes: TrialState, slot: jax.Array, state: TrialState) -> TrialState
     return jax.tree.map(lambda all_lanes, one: all_lanes.at[slot].set(one, mode="drop"), lanes, state)
 
 
-def abstract_settings() -> Settings:
-    """Return the settings of one trial as shapes."""
-    return Settings(**{name: jax.ShapeDtypeStruct((), kind) for name, kind in SETTING_TYPES.items()})
-
-
-def abstract_lane(recipe: Recipe) -> TrialState:
+def abstract_lane(program: LaneProgram) -> TrialState:
     """Return the state of one lane as shapes."""
-    return jax.eval_shape(functools.partial(start, recipe), abstract_settings(), recipe.architecture.abstract[1:])
+    return jax.eval_shape(
+        functools.partial(start, program.recipe), Settings.abstract(), program.architecture.abstract[1:]
+    )
 
 
-def empty(recipe: Recipe, lanes: int) -> TrialState:
+def empty(program: LaneProgram, lanes: int) -> TrialState:
     """Return zeros [lanes, ...] in the shape of a program's state; every slot has to be written before it runs."""
 
     def zeros(leaf: jax.ShapeDtypeStruct) -> Leaf:
@@ -173,7 +158,7 @@ def empty(recipe: Recipe, lanes: int) -> TrialState:
             return jnp.zeros((lanes, *leaf.shape), leaf.dtype)  # NumPy knows no random keys
         return np.zeros((lanes, *leaf.shape), leaf.dtype)
 
-    return jax.tree.map(zeros, abstract_lane(recipe))
+    return jax.tree.map(zeros, abstract_lane(program))
 
 
 def block_shape(count: int) -> tuple[int, int]:
@@ -182,14 +167,13 @@ def block_shape(count: int) -> tuple[int, int]:
     return pieces, -(-count // pieces)
 
 
-def blocks(inputs: np.ndarray, labels: np.ndarray) -> Blocks:
+def blocks(inputs: np.ndarray, targets: np.ndarray) -> Blocks:
     """Cut examples [n, ...] into blocks of equal size, the last one padded with weight 0."""
-    count = len(labels)
+    count = len(targets)
     pieces, size = block_shape(count)
-    short = pieces * size - count
-    padded = np.concatenate([inputs, np.zeros((short, *inputs.shape[1:]), inputs.dtype)])
-    return Blocks(
-        padded.reshape(pieces, size, *inputs.shape[1:]),
-        np.concatenate([labels, np.zeros(short, labels.dtype)]).reshape(pieces, size),
-        np.concatenate([np.ones(count, np.float32), np.zeros(short, np.float32)]).reshape(pieces, size),
-    )
+
+    def cut(array: np.ndarray) -> np.ndarray:
+        short = np.zeros((pieces * size - count, *array.shape[1:]), array.dtype)
+        return np.concatenate([array, short]).reshape(pieces, size, *array.shape[1:])
+
+    return Blocks(cut(inputs), cut(targets), cut(np.ones(count, np.float32)))

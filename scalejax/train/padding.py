@@ -17,7 +17,7 @@ from flax import nnx
 
 from scalejax.models import Architecture
 from scalejax.train.numerics import Numerics, current
-from scalejax.train.step import Leaf
+from scalejax.train.recipe import Leaf
 
 # For programs that run for a millisecond: optimised they would take a second to compile, so a third of it.
 HASTY: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}

@@ -3,10 +3,7 @@
 Every array here belongs to a single trial, unbatched; whatever differs between trials is an array, never a constant.
 """
 
-import fnmatch
-import functools
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -16,24 +13,11 @@ from jax import lax
 
 from scalejax.data.shuffle import divide, index_shuffle, mix
 from scalejax.models import Architecture
-
-Leaf = Any  # an array of the type and shape in the comment: JAX's in a program, NumPy's on the way there
+from scalejax.train.optimizers import make_optimizer
+from scalejax.train.recipe import LaneProgram, Leaf, Recipe, Settings
+from scalejax.train.task import Task
 
 BLOCK_STEPS = 32  # whose batches are drawn at once
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Settings:
-    """What one trial is trained with; every field a scalar."""
-
-    learning_rate: Leaf  # float32, the peak of the schedule
-    weight_decay: Leaf  # float32, decoupled (Loshchilov & Hutter 2019)
-    steps: Leaf  # int32, the horizon
-    warmup_steps: Leaf  # int32
-    train_examples: Leaf  # uint32
-    subset_key: Leaf  # uint32, orders the pool; the first train_examples are the trial's
-    shuffle_key: Leaf  # uint32, orders the trial's own examples in every epoch
 
 
 @jax.tree_util.register_dataclass
@@ -83,7 +67,7 @@ class Best:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrialState:
-    """A trial on its way."""
+    """A running trial."""
 
     settings: Settings
     learner: Learner
@@ -93,7 +77,7 @@ class TrialState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Examples:
-    """Examples on a device: inputs float32 [n, ...], targets int32 [n]."""
+    """Examples on a device: inputs [n, ...], targets [n, ...]."""
 
     inputs: Leaf
     targets: Leaf
@@ -104,7 +88,7 @@ class Examples:
 class Blocks:
     """Examples in blocks of one size, so that evaluation needs bounded memory.
 
-    inputs float32 [blocks, size, ...], targets int32 [blocks, size], weight float32 [blocks, size]: 0 where padded.
+    inputs [blocks, size, ...], targets [blocks, size, ...], weight float32 [blocks, size]: 0 where padded.
     """
 
     inputs: Leaf
@@ -115,58 +99,13 @@ class Blocks:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Measurement:
-    """What an evaluation saw; every field a scalar, the losses and the error NaN where the trial was not evaluated."""
+    """What an evaluation saw; every field a scalar, the losses and the metric NaN where the trial was not evaluated."""
 
     train_loss: Leaf  # mean over the steps since the last evaluation
     validation_loss: Leaf
     validation_metric: Leaf
     best_step: Leaf
     diverged_step: Leaf
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What all trials of one program have in common: the constants of the compiled code."""
-
-    architecture: Architecture  # the padded one
-    optimizer: str
-    schedule: str
-    clip_norm: float | None
-    batch_size: int
-    mode: str = "vmap"  # how lanes run: "vmap" side by side, "map" one after the other
-    weight_decay_on: tuple[str, ...] | None = None  # patterns of parameters' names; None: all matrices
-
-    @functools.cached_property
-    def decayed(self) -> tuple[bool, ...]:
-        """Which parameters weight decay acts on, in the order of the leaves of their state."""
-        if self.weight_decay_on is None:
-            return self.architecture.matrices(self.batch_size)
-        names = self.architecture.parameter_names
-        return tuple(any(fnmatch.fnmatchcase(name, each) for each in self.weight_decay_on) for name in names)
-
-    @property
-    def identity(self) -> str:
-        """A text that is the same in every process, for what is remembered of a program on disk."""
-        return f"{self.architecture.identity} {self.constants}"
-
-    @property
-    def constants(self) -> tuple[object, ...]:
-        """All of it but the architecture; what came later only where it differs from its default."""
-        values = ((field, getattr(self, field.name)) for field in fields(self) if field.name != "architecture")
-        return tuple(value for field, value in values if field.name == "mode" or value != field.default)
-
-
-def direction(recipe: Recipe) -> optax.GradientTransformation:
-    """Return the optimizer without its learning rate; each maps zero gradients of zero parameters to zero."""
-    kinds = {
-        "adamw": optax.scale_by_adam(),
-        "sgd": optax.identity(),
-        "momentum": optax.trace(decay=0.9),
-        "lion": optax.scale_by_lion(),
-    }
-    if recipe.clip_norm is None:
-        return kinds[recipe.optimizer]
-    return optax.chain(optax.clip_by_global_norm(recipe.clip_norm), kinds[recipe.optimizer])
 
 
 def learning_rate(settings: Settings, step: jax.Array, *, schedule: str) -> jax.Array:
@@ -187,7 +126,7 @@ def start(recipe: Recipe, settings: Settings, weights: tuple[nnx.State, nnx.Stat
     learner = Learner(
         params=params,
         rest=rest,
-        optimizer=direction(recipe).init(_wide(params)),
+        optimizer=make_optimizer(recipe.optimizer, recipe.clip_norm).init(_wide(params)),
         step=zero,
         loss_sum=jnp.zeros((), jnp.float32),
         loss_count=zero,
@@ -211,36 +150,38 @@ def batch_indices(recipe: Recipe, settings: Settings, cursor: Cursor, *, pool: i
     return row.astype(jnp.int32).reshape(BLOCK_STEPS, recipe.batch_size)
 
 
-def train_step(recipe: Recipe, settings: Settings, learner: Learner, batch: Examples) -> Learner:
-    """Take one step of gradient descent on the mean cross-entropy of one batch."""
-    return descend(recipe, settings, learner, slope(recipe.architecture, learner.params, learner.rest, batch=batch))
+def train_step(program: LaneProgram, settings: Settings, learner: Learner, batch: Examples) -> Learner:
+    """Take one step of gradient descent on the mean loss of one batch."""
+    architecture, task = program.architecture, program.recipe.task
+    return descend(program, settings, learner, slope(architecture, task, learner.params, learner.rest, batch=batch))
 
 
-def slope(architecture: Architecture, params: nnx.State, rest: nnx.State, *, batch: Examples) -> Slope:
-    """Return the mean cross-entropy of a batch and its gradient: all of a step that depends on the model."""
+def slope(architecture: Architecture, task: Task, params: nnx.State, rest: nnx.State, *, batch: Examples) -> Slope:
+    """Return the mean loss of a batch and its gradient: all of a step that depends on the model and the task."""
 
     def loss_of(params: nnx.State) -> tuple[jax.Array, nnx.State]:
-        logits, updated = architecture.forward(params, rest, batch.inputs)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets).mean(), updated
+        outputs, updated = architecture.forward(params, rest, batch.inputs)
+        return task.loss(outputs, batch.targets).mean(), updated
 
     (loss, updated), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
     return Slope(loss, updated, gradient)
 
 
-def descend(recipe: Recipe, settings: Settings, learner: Learner, slope: Slope) -> Learner:
+def descend(program: LaneProgram, settings: Settings, learner: Learner, slope: Slope) -> Learner:
     """Move the parameters against a gradient: all of a step that depends on the optimizer, for arrays of any shape.
 
     It computes in float32 and rounds to each parameter's own type at the end. The optimizer's state is float32 too: in
     bfloat16 a moment that decays by a thousandth a step would never move, because a thousandth is below its rounding.
     """
     gradient, wide = _wide(slope.gradient), _wide(learner.params)
-    update, optimizer = direction(recipe).update(gradient, learner.optimizer, wide)
-    rate = learning_rate(settings, learner.step, schedule=recipe.schedule)
+    rule = make_optimizer(program.recipe.optimizer, program.recipe.clip_norm)
+    update, optimizer = rule.update(gradient, learner.optimizer, wide)
+    rate = learning_rate(settings, learner.step, schedule=program.recipe.schedule)
 
     def moved(parameter: jax.Array, change: jax.Array, decays: bool) -> jax.Array:
         return parameter - rate * (change + settings.weight_decay * parameter if decays else change)
 
-    decays = jax.tree.unflatten(jax.tree.structure(learner.params), recipe.decayed)
+    decays = jax.tree.unflatten(jax.tree.structure(learner.params), program.decayed)
     params = jax.tree.map(moved, wide, update, decays)
     params = jax.tree.map(lambda new, old: new.astype(old.dtype), params, learner.params)
     step = learner.step + 1
@@ -261,16 +202,16 @@ def _wide(tree: nnx.State) -> nnx.State:
     return jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), tree)
 
 
-def train(recipe: Recipe, state: TrialState, cursor: Cursor, *, pool: Examples, steps: jax.Array) -> TrialState:
+def train(program: LaneProgram, state: TrialState, cursor: Cursor, *, pool: Examples, steps: jax.Array) -> TrialState:
     """Take `steps` (a traced integer) training steps from `cursor` on, block by block."""
 
     def block(number: jax.Array, learner: Learner) -> Learner:
         first = number * BLOCK_STEPS
-        rows = batch_indices(recipe, state.settings, cursor, pool=pool.targets.shape[0], first=first)
+        rows = batch_indices(program.recipe, state.settings, cursor, pool=pool.targets.shape[0], first=first)
 
         def step(within: jax.Array, learner: Learner) -> Learner:
             batch = jax.tree.map(lambda array: array.at[rows[within]].get(mode="promise_in_bounds"), pool)
-            return train_step(recipe, state.settings, learner, batch)
+            return train_step(program, state.settings, learner, batch)
 
         return lax.fori_loop(0, jnp.minimum(BLOCK_STEPS, steps - first), step, learner)
 
@@ -278,38 +219,38 @@ def train(recipe: Recipe, state: TrialState, cursor: Cursor, *, pool: Examples, 
     return replace(state, learner=lax.fori_loop(0, blocks, block, state.learner))
 
 
-def loss_and_error(
-    architecture: Architecture, params: nnx.State, rest: nnx.State, *, blocks: Blocks
+def loss_and_metric(
+    program: LaneProgram, params: nnx.State, rest: nnx.State, *, blocks: Blocks
 ) -> tuple[jax.Array, jax.Array]:
-    """Return the mean cross-entropy and the share of wrong answers over all blocks."""
+    """Return the mean loss and the headline metric over all blocks."""
+    task = program.recipe.task
 
     def one(totals: jax.Array, block: Blocks) -> tuple[jax.Array, None]:
-        logits = architecture.predict(params, rest, block.inputs)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, block.targets)
-        wrong = (logits.argmax(-1) != block.targets).astype(jnp.float32)
+        outputs = program.architecture.predict(params, rest, block.inputs)
+        loss, score = task.loss(outputs, block.targets), task.score(outputs, block.targets)
         # A padded example must not turn a finite sum into NaN through 0 * inf.
         kept = block.weight > 0
-        return totals + jnp.stack([jnp.where(kept, loss, 0.0).sum(), jnp.where(kept, wrong, 0.0).sum()]), None
+        return totals + jnp.stack([jnp.where(kept, loss, 0.0).sum(), jnp.where(kept, score, 0.0).sum()]), None
 
     totals, _ = lax.scan(one, jnp.zeros(2, jnp.float32), blocks)
-    loss, error = totals / blocks.weight.sum()
-    return loss, error
+    loss, score = totals / blocks.weight.sum()
+    return loss, task.headline(score)
 
 
-def validate(recipe: Recipe, state: TrialState, *, blocks: Blocks) -> tuple[jax.Array, jax.Array]:
-    """Return the validation loss and error of the parameters as they stand."""
-    return loss_and_error(recipe.architecture, state.learner.params, state.learner.rest, blocks=blocks)
+def validate(program: LaneProgram, state: TrialState, *, blocks: Blocks) -> tuple[jax.Array, jax.Array]:
+    """Return the validation loss and metric of the parameters as they stand."""
+    return loss_and_metric(program, state.learner.params, state.learner.rest, blocks=blocks)
 
 
-def remember(
+def record_evaluation(
     state: TrialState, due: jax.Array, validated: tuple[jax.Array, jax.Array]
 ) -> tuple[TrialState, Measurement]:
-    """Take note of a validation loss and error; keep the parameters if they are the best so far.
+    """Record a validation loss and metric; keep the parameters if they are the best so far.
 
     Nothing changes unless the trial was `due`.
     """
     learner, best = state.learner, state.best
-    loss, error = validated
+    loss, metric = validated
     better = due & (learner.diverged_step == 0) & (loss < best.loss)
 
     def keep(new: jax.Array, old: jax.Array) -> jax.Array:
@@ -324,7 +265,7 @@ def remember(
     measurement = Measurement(
         train_loss=learner.loss_sum / learner.loss_count,
         validation_loss=loss,
-        validation_metric=error,
+        validation_metric=metric,
         best_step=best.step,
         diverged_step=learner.diverged_step,
     )
@@ -336,6 +277,6 @@ def remember(
     return TrialState(state.settings, cleared, best), measurement
 
 
-def test(recipe: Recipe, state: TrialState, *, blocks: Blocks) -> tuple[jax.Array, jax.Array]:
-    """Return the test loss and test error of the best parameters."""
-    return loss_and_error(recipe.architecture, state.best.params, state.best.rest, blocks=blocks)
+def test(program: LaneProgram, state: TrialState, *, blocks: Blocks) -> tuple[jax.Array, jax.Array]:
+    """Return the test loss and metric of the best parameters."""
+    return loss_and_metric(program, state.best.params, state.best.rest, blocks=blocks)

@@ -10,11 +10,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.extend import core
 
+from scalejax.builders import qualified_name
+from scalejax.errors import SweepError
 from scalejax.models import Architecture
 from scalejax.models.equations import SILENT, called, closed, constant, digest, settled, text
 from scalejax.models.own import failing, named
-from scalejax.train.lanes import abstract_settings
-from scalejax.train.step import Examples, Recipe, Slope, descend, slope, start
+from scalejax.train.optimizers import make_optimizer
+from scalejax.train.recipe import LaneProgram, Recipe, Settings
+from scalejax.train.step import Examples, Slope, descend, slope, start
+from scalejax.train.task import TASKS, Task
 
 
 @dataclass(frozen=True)
@@ -26,34 +30,77 @@ class Traced:
     gives: tuple[str, ...]
 
 
+def traced_slope(architecture: Architecture, recipe: Recipe) -> Traced:
+    """Return the loss of a batch and its gradient."""
+    return _slope(architecture, recipe.task, recipe.batch_size, recipe.target)
+
+
 @functools.cache
-def traced_slope(architecture: Architecture, batch: tuple[int, ...]) -> Traced:
-    """Return the loss of a batch and its gradient; `batch` is the shape of its inputs."""
+def _slope(architecture: Architecture, task: Task, batch_size: int, target: tuple[str, tuple[int, ...]]) -> Traced:
+    kind, shape = target
+    inputs = jax.ShapeDtypeStruct((batch_size, *architecture.shape), jnp.float32)
+    examples = Examples(inputs, jax.ShapeDtypeStruct((batch_size, *shape), kind))
 
     def one(params: nnx.State, rest: nnx.State, examples: Examples) -> Slope:
-        return slope(architecture, params, rest, batch=examples)
+        return slope(architecture, task, params, rest, batch=examples)
 
-    examples = Examples(jax.ShapeDtypeStruct(batch, jnp.float32), jax.ShapeDtypeStruct(batch[:1], jnp.int32))
-    with failing(f"the model {architecture.title} cannot be trained on inputs of shape {batch}"):
+    with failing(f"the model {architecture.title} cannot be trained on inputs of shape {inputs.shape}"):
         return _traced(one, *architecture.abstract[1:], examples)
 
 
 @functools.cache
-def traced_evaluation(architecture: Architecture, batch: tuple[int, ...]) -> Traced:
-    """Return the logits of a batch in evaluation mode; `batch` is the shape of its inputs."""
-    with failing(f"the model {architecture.title} fails on inputs of shape {batch}"):
-        return _traced(architecture.predict, *architecture.abstract[1:], jax.ShapeDtypeStruct(batch, jnp.float32))
+def traced_evaluation(architecture: Architecture, batch_size: int) -> Traced:
+    """Return the outputs for a batch in evaluation mode."""
+    inputs = jax.ShapeDtypeStruct((batch_size, *architecture.shape), jnp.float32)
+    with failing(f"the model {architecture.title} fails on inputs of shape {inputs.shape}"):
+        return _traced(architecture.predict, *architecture.abstract[1:], inputs)
 
 
-@functools.cache
-def program_digest(architecture: Architecture, batch: tuple[int, ...]) -> str:
+def program_digest(architecture: Architecture, recipe: Recipe) -> str:
     """Return a digest of all that a model computes: initialisation, loss and gradient, evaluation, constants included.
 
     It is the same in every process and on every machine, and another one once any code that the model runs computes
     something else. Other versions of JAX and Flax may trace the same model to another program.
     """
-    programs = (traced_initialisation(architecture), traced_slope(architecture, batch))
-    return digest(*(text(each.program) for each in (*programs, traced_evaluation(architecture, batch))))
+    return _program_digest(architecture, recipe.task, recipe.batch_size, recipe.target)
+
+
+@functools.cache
+def _program_digest(
+    architecture: Architecture, task: Task, batch_size: int, target: tuple[str, tuple[int, ...]]
+) -> str:
+    programs = traced_initialisation(architecture), _slope(architecture, task, batch_size, target)
+    return digest(*(text(each.program) for each in (*programs, traced_evaluation(architecture, batch_size))))
+
+
+def own_digests(recipe: Recipe, outputs: int) -> tuple[str, ...]:
+    """Return digests of what a user's own task and optimizer compute; none of those of scalejax.
+
+    Args:
+        recipe: with the task and the optimizer.
+        outputs: that the task asks for.
+    """
+    digests = []
+    if recipe.task not in TASKS.values():
+        kind, shape = recipe.target
+        batch = jax.ShapeDtypeStruct((2, outputs), jnp.float32), jax.ShapeDtypeStruct((2, *shape), kind)
+        with failing(f"the task {recipe.task.name} fails on outputs of shape {batch[0].shape}"):
+            programs = [_traced(each, *batch) for each in (recipe.task.loss, recipe.task.score)]
+            programs.append(_traced(recipe.task.headline, jax.ShapeDtypeStruct((), jnp.float32)))
+        for what, shape in (("loss", programs[0]), ("score", programs[1])):
+            found = tuple(each.aval.shape for each in shape.program.jaxpr.outvars)
+            if found != ((2,),):
+                says = f"returns a {what} of shape {', '.join(map(str, found))} for two examples; expected (2,)"
+                raise SweepError(f"the task {recipe.task.name} {says}, one number an example")
+        digests.append(digest(*(text(each.program) for each in programs)))
+    if not isinstance(recipe.optimizer, str):
+        params = nnx.State({"matrix": jax.ShapeDtypeStruct((2, 3), jnp.float32)})
+        rule = make_optimizer(recipe.optimizer, None)
+        with failing(f"the optimizer {qualified_name(recipe.optimizer)} fails"):
+            state = jax.eval_shape(rule.init, params)
+            programs = _traced(rule.init, params), _traced(rule.update, params, state, params)
+        digests.append(digest(*(text(each.program) for each in programs)))
+    return tuple(digests)
 
 
 @functools.cache
@@ -62,14 +109,14 @@ def traced_initialisation(architecture: Architecture) -> Traced:
     return _traced(lambda key: architecture.initialise(jax.random.key(key)), jax.ShapeDtypeStruct((), jnp.uint32))
 
 
-def traced_descent(recipe: Recipe, params: nnx.State) -> tuple[Traced, Traced]:
+def traced_descent(program: LaneProgram, params: nnx.State) -> tuple[Traced, Traced]:
     """Return what makes a trial's state of its weights, and what moves it against a gradient; `params` are abstract."""
     nothing = nnx.State({})
-    settings = abstract_settings()
-    starting = functools.partial(start, recipe)
+    settings = Settings.abstract()
+    starting = functools.partial(start, program.recipe)
     learner = jax.eval_shape(starting, settings, (params, nothing)).learner
     found = Slope(jax.ShapeDtypeStruct((), jnp.float32), nothing, params)
-    moving = functools.partial(descend, recipe)
+    moving = functools.partial(descend, program)
     return _traced(starting, settings, (params, nothing)), _traced(moving, settings, learner, found)
 
 

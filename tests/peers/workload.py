@@ -183,9 +183,9 @@ def prepare(workload: Workload, folder: Path) -> None:
     groups: dict[tuple[int, int], Any] = {}  # (seed, examples) -> a trial: all such trials see the same batches
     sizes: dict[int, Any] = {}
     for each in planned:
-        groups.setdefault((each.trial.seed, each.trial.train_examples), each)
-        sizes.setdefault(dict(each.trial.knobs)["width"], each.architecture)
-    members = {each.trial.seed: each.trial.key("initialise") for each in planned}
+        groups.setdefault((each.seed, each.settings.train_examples), each)
+        sizes.setdefault(dict(each.knobs)["width"], each.architecture)
+    members = {each.seed: each.key("initialise") for each in planned}
     arrays = {}
     for width, architecture in sizes.items():
         drawn = [nnx.to_pure_dict(initial_weights(architecture, key)[0]) for key in members.values()]
@@ -196,12 +196,12 @@ def prepare(workload: Workload, folder: Path) -> None:
     trials = [
         PeerTrial(
             trial_id=each.trial_id,
-            width=dict(each.trial.knobs)["width"],
-            train_examples=each.trial.train_examples,
-            seed=each.trial.seed,
-            learning_rate=each.trial.learning_rate,
-            group=list(groups).index((each.trial.seed, each.trial.train_examples)),
-            member=list(members).index(each.trial.seed),
+            width=dict(each.knobs)["width"],
+            train_examples=each.settings.train_examples,
+            seed=each.seed,
+            learning_rate=each.settings.learning_rate,
+            group=list(groups).index((each.seed, each.settings.train_examples)),
+            member=list(members).index(each.seed),
         )
         for each in planned
     ]
@@ -221,14 +221,15 @@ def _rows(planned: Any, *, pool: int) -> np.ndarray:
     import jax.numpy as jnp
 
     from scalejax.execute.pack import settings_of
-    from scalejax.train.step import Cursor, Recipe, batch_indices
+    from scalejax.train.recipe import LaneProgram
+from scalejax.train.step import Cursor, batch_indices
 
     trial = planned.trial
-    recipe = Recipe(planned.architecture, trial.optimizer, trial.schedule, trial.clip_norm, trial.batch_size)
-    draw = jax.jit(functools.partial(batch_indices, recipe, pool=pool))
-    cursor, settings = Cursor(np.uint32(0), np.uint32(0)), settings_of(planned)
-    blocks = [draw(settings, cursor, first=jnp.int32(first)) for first in range(0, trial.steps, BLOCK_STEPS)]
-    return np.concatenate(jax.device_get(blocks))[: trial.steps]
+    program = LaneProgram(planned.architecture, trial.recipe.optimizer, trial.recipe.schedule, trial.recipe.clip_norm, trial.recipe.batch_size)
+    draw = jax.jit(functools.partial(batch_indices, program, pool=pool))
+    cursor, settings = Cursor(np.uint32(0), np.uint32(0)), planned.settings.scalars()
+    blocks = [draw(settings, cursor, first=jnp.int32(first)) for first in range(0, trial.settings.steps, BLOCK_STEPS)]
+    return np.concatenate(jax.device_get(blocks))[: trial.settings.steps]
 
 
 def read(folder: Path) -> Prepared:

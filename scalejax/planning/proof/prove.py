@@ -28,7 +28,7 @@ from scalejax.models.equations import called, closed, constant, settled, text
 from scalejax.planning.proof.fills import ZERO, Fill, Unknown, Value, join, joined, unknown, value
 from scalejax.planning.proof.indexing import INDEXING_RULES
 from scalejax.planning.proof.rules import RULES, Equation, first_wrong, made, refused, shapes_of
-from scalejax.train.step import Recipe
+from scalejax.train.recipe import LaneProgram
 from scalejax.train.traced import Traced, traced_descent, traced_evaluation, traced_slope
 
 ALL_RULES = {**RULES, **INDEXING_RULES}
@@ -48,18 +48,16 @@ class DifferentProgramsError(Exception):
     """Two sizes run other equations."""
 
 
-def prove(small: Recipe, large: Recipe, shape: tuple[int, ...]) -> Proof:
+def prove(small: LaneProgram, large: LaneProgram) -> Proof:
     """Prove that a model may run in the program of a larger one, padded with zeros.
 
     Args:
-        small, large: recipes that differ in their architectures alone; `fits_into` holds of these.
-        shape: of one example's inputs.
+        small, large: programs that differ in their architectures alone; `fits_into` holds of these.
     """
-    batch = (large.batch_size, *shape)
-    own, other = small.architecture, large.architecture
+    recipe, own, other = large.recipe, small.architecture, large.architecture
     for what, one, two in (
-        ("training", traced_slope(own, batch), traced_slope(other, batch)),
-        ("evaluation", traced_evaluation(own, batch), traced_evaluation(other, batch)),
+        ("training", traced_slope(own, recipe), traced_slope(other, recipe)),
+        ("evaluation", traced_evaluation(own, recipe.batch_size), traced_evaluation(other, recipe.batch_size)),
     ):
         why = _difference(one, two)
         if why:
@@ -82,11 +80,11 @@ class _Descent:
     tree: Any
     small: tuple[jax.ShapeDtypeStruct, ...]
     large: tuple[jax.ShapeDtypeStruct, ...]
-    recipe: Recipe = field(compare=False)
+    program: LaneProgram = field(compare=False)
 
 
-def _descent(recipe: Recipe, small: nnx.State, large: nnx.State) -> _Descent:
-    constants = (*recipe.constants, recipe.decayed)
+def _descent(program: LaneProgram, small: nnx.State, large: nnx.State) -> _Descent:
+    constants = program.recipe, program.decayed
     pairs = list(zip(jax.tree.leaves(small), jax.tree.leaves(large), strict=True))
 
     def arrays(padded: int) -> tuple[jax.ShapeDtypeStruct, ...]:
@@ -98,14 +96,14 @@ def _descent(recipe: Recipe, small: nnx.State, large: nnx.State) -> _Descent:
             for one, other in pairs
         )
 
-    return _Descent(constants, jax.tree.structure(large), arrays(2), arrays(3), recipe)
+    return _Descent(constants, jax.tree.structure(large), arrays(2), arrays(3), program)
 
 
 @functools.cache
 def _difference_of_descent(descent: _Descent) -> str:
     """Say what padding changes in the optimizer; empty if nothing."""
     small, large = (jax.tree.unflatten(descent.tree, each) for each in (descent.small, descent.large))
-    pairs = zip(traced_descent(descent.recipe, small), traced_descent(descent.recipe, large), strict=True)
+    pairs = zip(traced_descent(descent.program, small), traced_descent(descent.program, large), strict=True)
     return next(filter(None, (_difference(*pair) for pair in pairs)), "")
 
 

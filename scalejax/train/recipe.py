@@ -1,0 +1,102 @@
+"""What is compiled into a program, and what is not: the recipe, and the settings of a lane."""
+
+import fnmatch
+import functools
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import jax
+import numpy as np
+
+from scalejax.builders import qualified_name
+from scalejax.models import Architecture
+from scalejax.train.optimizers import Optimizer
+from scalejax.train.task import CLASSIFICATION, Task
+
+Leaf = Any  # an array of the type and shape in the comment: JAX's in a program, NumPy's on the way there
+
+
+# What a setting is in a program; and whether the id of a trial hashes it, or it follows from what the id hashes.
+FLOAT, INT, UINT = ({"type": kind} for kind in (np.float32, np.int32, np.uint32))
+FOLLOWS = {"hashed": False}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Settings:
+    """The numbers of one trial, one each a lane: a scalar of the declared type in a program, Python's in a trial."""
+
+    learning_rate: Leaf = field(metadata=FLOAT)  # the peak of the schedule
+    weight_decay: Leaf = field(metadata=FLOAT)  # decoupled (Loshchilov & Hutter 2019)
+    steps: Leaf = field(metadata=INT)  # the horizon
+    warmup_steps: Leaf = field(metadata=INT)
+    train_examples: Leaf = field(metadata=UINT)
+    # Orders the pool, the first train_examples of which are the trial's; and the trial's own examples in every epoch.
+    subset_key: Leaf = field(metadata=UINT | FOLLOWS)  # both follow from the data and the seed
+    shuffle_key: Leaf = field(metadata=UINT | FOLLOWS)
+
+    def scalars(self) -> "Settings":
+        """Return the numbers in the types of a program."""
+        return Settings(**{each.name: each.metadata["type"](getattr(self, each.name)) for each in fields(self)})
+
+    @staticmethod
+    def abstract(*shape: int) -> "Settings":
+        """Return settings as shapes."""
+        return Settings(**{each.name: jax.ShapeDtypeStruct(shape, each.metadata["type"]) for each in fields(Settings)})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that is compiled into a program but the model: trials of different recipes never share one.
+
+    A field that is added later has a default, and changes no id as long as it has that.
+    """
+
+    optimizer: str | Optimizer
+    schedule: str
+    clip_norm: float | None
+    batch_size: int
+    weight_decay_on: tuple[str, ...] | None = None  # patterns of parameters' names; None: all matrices
+    task: Task = CLASSIFICATION
+    # Type and shape of an example's target, which the data set's own fingerprint stands for.
+    target: tuple[str, tuple[int, ...]] = field(default=("int32", ()), metadata=FOLLOWS)
+
+
+@dataclass(frozen=True)
+class LaneProgram:
+    """What is compiled: the model, the largest of those that run in it, the recipe, and how lanes run."""
+
+    architecture: Architecture
+    recipe: Recipe
+    mode: str = "vmap"  # "vmap" side by side, "map" one after the other
+
+    @functools.cached_property
+    def decayed(self) -> tuple[bool, ...]:
+        """Which parameters weight decay acts on, in the order of the leaves of their state."""
+        if self.recipe.weight_decay_on is None:
+            return self.architecture.matrices(self.recipe.batch_size)
+        names = self.architecture.parameter_names
+        return tuple(any(fnmatch.fnmatchcase(name, each) for each in self.recipe.weight_decay_on) for name in names)
+
+    @property
+    def identity(self) -> str:
+        """A text that is the same in every process, for what is remembered of a program on disk."""
+        optimizer, schedule, clip_norm, batch_size, *later = content(self.recipe).values()
+        return f"{self.architecture.identity} {(optimizer, schedule, clip_norm, batch_size, self.mode, *later)}"
+
+
+def content(part: Any) -> dict[str, Any]:
+    """Return the fields of a part of a trial that its id hashes, as plain data.
+
+    Left out are those that follow from others, and those that came later and have their default: finished trials of
+    earlier versions keep their ids.
+    """
+    values = {each: getattr(part, each.name) for each in fields(part) if each.metadata.get("hashed", True)}
+    return {each.name: _plain(value) for each, value in values.items() if value != each.default}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON can hold it; a task or an optimizer by its name."""
+    if value is None or isinstance(value, str | int | float | tuple):
+        return value
+    return getattr(value, "name", None) or qualified_name(value)
