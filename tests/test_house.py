@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -95,6 +96,25 @@ def test_each_room_imports_only_the_rooms_that_it_may(file: Path):
 
 def test_every_room_of_the_table_exists():
     assert {room(within(file)) for file in FILES} == ROOMS.keys()
+
+
+def test_the_picture_in_the_readme_is_the_folders():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    picture = readme.split("## Where things are")[1].split("```")[1]
+    shown, parents = set(), []
+    for line in picture.strip().splitlines():
+        name, depth = line.split()[0], (len(line) - len(line.lstrip())) // 2
+        parents[depth:] = [name]
+        shown.add("".join(parents[: depth + 1]))
+        for file in re.findall(r"(\w+\.py)", line):
+            assert (ROOT / "".join(parents[: depth + 1]) / file).is_file(), line
+    folders = {
+        f"{path.relative_to(ROOT).as_posix()}/"
+        for top in ("scalejax", "sweeps", "tests")
+        for path in [ROOT / top, *(ROOT / top).rglob("*")]
+        if path.is_dir() and path.name not in ("__pycache__", ".hypothesis", ".pytest_cache")
+    }
+    assert shown == folders
 
 
 def test_only_lanes_lifts_over_lanes():
