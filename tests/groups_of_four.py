@@ -21,6 +21,7 @@ from scalejax.execute.scheduler import Observer, Scheduler
 from scalejax.execute.successive_halving import History, Tournament
 from scalejax.models.architecture import architecture
 from scalejax.planning.packing import Bucket
+from scalejax.planning.trial import Counted
 
 RATES, RUNGS = (1e-4, 1e-3, 1e-2, 1e-1), (10, 20)
 PATIENCE = 60.0  # seconds; reached only where the scheduler hangs
@@ -38,7 +39,9 @@ def alone(monkeypatch):
 
 def bucket_of(trials, *, lanes=2, seconds=1.0):
     largest = max(trials, key=lambda each: each.architecture.parameter_count)
-    return Bucket(program(largest), tuple(trials), lanes=lanes, seconds=seconds, makespan=1, call_steps=50)
+    return Bucket(
+        program(largest), tuple(map(Counted, trials)), lanes=lanes, seconds=seconds, makespan=1, call_steps=50
+    )
 
 
 def grid(sizes=(1,), *, seeds=4, halved=True, **changes):

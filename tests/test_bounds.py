@@ -10,13 +10,12 @@ import scalejax as sx
 from scalejax.data import describe
 from scalejax.planning.device_specs import device_kind_named, host_memory
 from scalejax.planning.limits import MOST_TRIALS
-from scalejax.planning.packing import PROVEN, Limits, Verdict, pack
+from scalejax.planning.packing import PROVEN, Capacity, Verdict, pack
 from scalejax.planning.plan import check_sweep, make_plan
 from scalejax.planning.simulate import simulate
 from scalejax.planning.trial import expand, horizon
 from scalejax.spec.rules import LARGEST, SpecError
 from scalejax.train.cost import step_bytes
-from scalejax.train.recipe import LaneProgram
 
 SWEEP = sx.Sweep(
     name="small",
@@ -117,13 +116,13 @@ def test_absurd_epochs_are_clipped_to_max_steps():
 def test_lanes_are_as_few_as_their_largest_array_asks_for():
     card = describe(SWEEP.data)
     trials = expand(mlp(), card)
-    limits = Capacity(devices=1, state_bytes=1e9, shape=card.shape, speed=device_kind_named("h200").speed)
-    program = LaneProgram(trials[0].architecture, "adamw", "cosine", None, 16)
+    capacity = Capacity(devices=1, state_bytes=1e9, speed=device_kind_named("h200").speed)
+    needed = step_bytes(trials[0].trial.program)[1]
 
-    def lanes(limits: Limits) -> int:
-        (bucket,) = pack(trials, limits=limits, judge=lambda *_: Verdict(PROVEN)).buckets
+    def lanes(capacity: Capacity) -> int:
+        (bucket,) = pack(trials, capacity=capacity, judge=lambda *_: Verdict(PROVEN)).buckets
         return bucket.lanes
 
-    assert lanes(limits) == len(trials)
-    assert lanes(replace(limits, step_bytes=2 * step_bytes(program, card.shape)[1])) == 2
-    assert lanes(replace(limits, step_bytes=1.0)) == 1
+    assert lanes(capacity) == len(trials)
+    assert lanes(replace(capacity, step_bytes=2 * needed)) == 2
+    assert lanes(replace(capacity, step_bytes=1.0)) == 1

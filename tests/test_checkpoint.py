@@ -26,7 +26,7 @@ from scalejax.execute.snapshot import Snapshot, UnreadableError, bits, pack_up, 
 from scalejax.execute.successive_halving import History, Tournament
 from scalejax.models.architecture import architecture
 from scalejax.planning.packing import Bucket
-from scalejax.planning.trial import Trial
+from scalejax.planning.trial import Counted, Trial
 from scalejax.train.lanes import empty
 
 STEPS = 40
@@ -52,7 +52,7 @@ def trials_of(widths=(3, 4), *, rates=(0.01, 0.03), **changes) -> list[Trial]:
 def buckets(trials, *, lanes=3, mode="vmap", largest=None) -> list[Bucket]:
     largest = largest or max(trials, key=lambda each: each.architecture.parameter_count)
     made = replace(program(largest), mode=mode)
-    return [Bucket(made, tuple(trials), lanes=lanes, seconds=1.0, makespan=1, call_steps=3)]
+    return [Bucket(made, tuple(map(Counted, trials)), lanes=lanes, seconds=1.0, makespan=1, call_steps=3)]
 
 
 def homes(wanted) -> dict[str, tuple[Trial, Any]]:

@@ -212,7 +212,7 @@ def advanced(images, mode):
     each = replace(planned(), architecture=Architecture(Net, (("classes", CLASSES), ("width", 5)), (36,)))
     constants = replace(program(each), mode=mode)
     weights = [initial_weights(each.architecture, seed) for seed in range(3)]
-    states = [start(constants, each.settings.scalars(), own) for own in weights]
+    states = [start(each.recipe, each.settings.scalars(), own) for own in weights]
     lanes = jax.tree.map(lambda *leaves: np.stack(leaves), *states)
     zeros = np.zeros(3, np.uint32)
     order = Order(np.int32(10), Cursor(zeros, zeros), *np.ones((3, 3), bool))
@@ -224,14 +224,14 @@ def native(images):
     """Return what ten steps of the same lanes come to with convolutions as they were written."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lanes_module, "fast_on_cpu", lambda function, *operands: function(*operands))
-        program, given = advanced(images, "map")
-        return program(*given)[1]
+        compiled, given = advanced(images, "map")
+        return compiled(*given)[1]
 
 
 @pytest.mark.parametrize("mode", ["vmap", "map"])
 def test_lanes_of_a_convolutional_network_train_and_evaluate_with_fast_convolutions(images, native, mode):
-    program, given = advanced(images, mode)
-    compiled = program.lower(*given).compile()
+    traced, given = advanced(images, mode)
+    compiled = traced.lower(*given).compile()
     assert_fast(text(compiled))
     assert "feature_group_count" not in text(compiled)
     for found, expected in zip(jax.tree.leaves(compiled(*given)[1]), jax.tree.leaves(native), strict=True):
@@ -240,15 +240,13 @@ def test_lanes_of_a_convolutional_network_train_and_evaluate_with_fast_convoluti
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_accelerators_convolve_side_by_side(images, platform):
-    program, given = advanced(images, "vmap")
-    assert "feature_group_count = 3" in program.trace(*given).lower(lowering_platforms=(platform,)).as_text()
+    traced, given = advanced(images, "vmap")
+    assert "feature_group_count = 3" in traced.trace(*given).lower(lowering_platforms=(platform,)).as_text()
 
 
 def test_the_estimate_of_a_step_counts_what_convolutions_move():
     narrow = replace(program(planned()), architecture=Architecture(Net, (("classes", CLASSES), ("width", 1)), (36,)))
     speed = replace(SPEEDS["cpu"], products=math.inf, lane_overhead=0.0)
     images = 4 * 16 * (2 * (36 + 36) + 3 * (36 + 9))  # bytes: of the first, twice, and of the second, three times
-    assert lane_seconds(narrow, (36,), speed=speed) * speed.bandwidth > CONVOLUTION_PASSES * images
-    assert (
-        measuring_seconds(narrow, (36,), examples=16, speed=speed) * speed.bandwidth > CONVOLUTION_PASSES * images / 3
-    )
+    assert lane_seconds(narrow, speed) * speed.bandwidth > CONVOLUTION_PASSES * images
+    assert measuring_seconds(narrow, 16, speed=speed) * speed.bandwidth > CONVOLUTION_PASSES * images / 3

@@ -8,13 +8,14 @@ from jax import lax
 
 from scalejax.models import architecture
 from scalejax.train.cost import DeviceSpeed, lane_seconds, step_flops
-from scalejax.train.recipe import LaneProgram
+from scalejax.train.recipe import LaneProgram, Recipe
 
 BATCH, CLASSES, WIDTH, DEPTH = 4, 3, 8, 5
+RECIPE = Recipe(optimizer="sgd", schedule="constant", clip_norm=None, batch_size=BATCH)
 
 
 def flops(build, *, inputs: int, **knobs) -> int:
-    return step_flops(architecture(build, knobs, shape=(inputs,), outputs=CLASSES), BATCH, (inputs,))
+    return step_flops(architecture(build, knobs, shape=(inputs,), outputs=CLASSES), RECIPE)
 
 
 class Strided(nnx.Module):
@@ -119,13 +120,7 @@ def test_each_product_counts_once_however_often_it_is_computed_again(build, rema
 def test_what_is_computed_again_takes_its_time():
     speed = DeviceSpeed(products=1.0, bandwidth=float("inf"), overhead=0, compile=0, lanes=1)
     plain, again = (
-        lane_seconds(
-            LaneProgram(
-                architecture(Scanned, {"remat": remat}, shape=(6,), outputs=CLASSES), "sgd", "constant", None, BATCH
-            ),
-            (6,),
-            speed=speed,
-        )
+        lane_seconds(LaneProgram(architecture(Scanned, {"remat": remat}, shape=(6,), outputs=CLASSES), RECIPE), speed)
         for remat in (False, True)
     )
     assert again - plain == pytest.approx(DEPTH * 2 * BATCH * WIDTH * WIDTH)

@@ -58,7 +58,7 @@ def run(tmp_path: Path) -> Path:
         ]  # fmt: skip
         store.plan(trials)
         for trial in trials:
-            loss = 2 * trial.settings.train_examples**-0.3 * float(np.exp(0.01 * rng.standard_normal()))
+            loss = 2 * trial.train_examples**-0.3 * float(np.exp(0.01 * rng.standard_normal()))
             known = {"train_loss": loss, "validation_loss": loss, "test_loss": loss, "test_error": loss / 4}
             end = ResultRow(
                 trial.trial_id,

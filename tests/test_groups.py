@@ -19,6 +19,7 @@ from scalejax.execute.scheduler import Observer, Scheduler
 from scalejax.execute.successive_halving import Tournament
 from scalejax.planning.halving import expected_stops, steps_left
 from scalejax.planning.packing import Bucket
+from scalejax.planning.trial import Counted
 
 FOUR = Path(__file__).with_name("groups_of_four.py")
 TEAMS = [Group((f"device {number}",)) for number in range(4)]
@@ -36,7 +37,7 @@ def bucket(count, *, batch_size=16, lanes=2, rungs=(), steps=40):
         )
         for index in range(count)
     )
-    return Bucket(program(trials[0]), trials, lanes=lanes, seconds=1.0, makespan=1, call_steps=50)
+    return Bucket(program(trials[0]), tuple(map(Counted, trials)), lanes=lanes, seconds=1.0, makespan=1, call_steps=50)
 
 
 def begin(wanted, data, monkeypatch, teams=TEAMS, *, reduction=None):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from engine_helpers import changed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +16,7 @@ from scalejax import DataSpec, HalvingSpec, ModelGrid, Sweep, SweepError, TrainS
 from scalejax.cli import main
 from scalejax.data import describe
 from scalejax.planning.device_specs import device_kind_named
-from scalejax.planning.halving import cell_of, expected_stops, rung_steps, survivors, verdict
+from scalejax.planning.halving import expected_stops, rung_steps, survivors, verdict
 from scalejax.planning.outline import outline
 from scalejax.planning.plan import check_sweep, make_plan
 from scalejax.planning.simulate import simulate
@@ -147,25 +148,26 @@ def test_as_many_are_expected_to_stop_at_a_rung_as_will(count, rungs, reduction)
 
 
 def test_competitors_differ_in_learning_rate_and_seed_alone():
-    cells = Counter(cell_of(planned.trial) for planned in expand(SWEEP, describe(DATA)))
+    cells = Counter(counted.trial.cell for counted in expand(SWEEP, describe(DATA)))
     assert set(cells.values()) == {4 * 3}
     assert len(cells) == 3 * 3
     decayed = replace(SWEEP, train=replace(SWEEP.train, weight_decay=(0.0, 0.1), batch_size=(16, 32)))
-    assert len({cell_of(planned.trial) for planned in expand(decayed, describe(DATA))}) == 3 * 3 * 4
+    assert len({counted.trial.cell for counted in expand(decayed, describe(DATA))}) == 3 * 3 * 4
 
 
 def test_a_trial_is_the_same_trial_with_and_without_halving():
     without = replace(SWEEP, train=replace(SWEEP.train, halving=None))
     halved, whole = (expand(sweep, describe(DATA)) for sweep in (SWEEP, without))
-    assert [(each.trial, each.trial_id) for each in halved] == [(each.trial, each.trial_id) for each in whole]
-    assert all(each.rungs == () and each.expected_steps == each.settings.steps for each in whole)
+    assert [replace(each.trial, rungs=()) for each in halved] == [each.trial for each in whole]
+    assert [each.trial.trial_id for each in halved] == [each.trial.trial_id for each in whole]
+    assert all(each.trial.rungs == () and each.steps == each.trial.settings.steps for each in whole)
 
 
 def test_every_trial_of_a_cell_has_the_rungs_and_the_first_rates_of_the_file_are_counted_as_the_best():
     steps = replace(SWEEP, train=replace(SWEEP.train, epochs=None, min_steps=None, steps=100, evaluate_every=4))
     trials = expand(steps, describe(DATA))
-    assert {each.rungs for each in trials} == {(12, 52)}  # 10 and 50 steps, rounded up to evaluations
-    assert {(each.settings.learning_rate, each.expected_steps) for each in trials} == {
+    assert {each.trial.rungs for each in trials} == {(12, 52)}  # 10 and 50 steps, rounded up to evaluations
+    assert {(each.trial.settings.learning_rate, each.steps) for each in trials} == {
         (1e-3, 100), (1e-2, 52), (3e-3, 12), (3e-2, 12)
     }  # fmt: skip
 
@@ -197,16 +199,16 @@ def test_counted_trials_have_the_totals_of_those_spelled_out(sweep):
     def totals(trials):
         found: Counter[tuple] = Counter()
         for each in trials:
-            kind = replace(cell_of(each.trial), weight_decay=0.0)
-            found[kind, each.rungs, each.expected_steps] += each.copies
+            kind = changed(each.trial.cell, weight_decay=0.0)
+            found[kind, each.steps] += each.copies
         return found
 
-    assert sum(each.copies * each.expected_steps for each in counted) == sum(each.expected_steps for each in spelled)
+    assert sum(each.copies * each.steps for each in counted) == sum(each.steps for each in spelled)
     assert totals(counted) == totals(spelled)
     assert len(totals(counted)) == len(counted)  # one entry for each number of steps
-    by_id = {each.trial_id: each for each in spelled}
-    assert len({each.trial_id for each in counted}) == len(counted)
-    assert all(replace(by_id[each.trial_id], copies=each.copies) == each for each in counted)
+    by_id = {each.trial.trial_id: each for each in spelled}
+    assert len({each.trial.trial_id for each in counted}) == len(counted)
+    assert all(replace(by_id[each.trial.trial_id], copies=each.copies) == each for each in counted)
 
 
 def test_counted_trials_are_packed_and_simulated_like_those_spelled_out():

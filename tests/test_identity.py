@@ -8,22 +8,26 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import field, fields, make_dataclass, replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from engine_helpers import BASE
+from engine_helpers import planned
 from flax import nnx
 
 import scalejax as sx
 from scalejax.data import describe
 from scalejax.errors import SweepError
-from scalejax.planning.trial import expand
+from scalejax.planning.packing import PROVEN, Capacity, Verdict, pack
+from scalejax.planning.trial import Counted, expand
 from scalejax.spec import DataSpec, ModelGrid, Sweep, TrainSpec
 from scalejax.train import numerics
+from scalejax.train.cost import SPEEDS
+from scalejax.train.recipe import Recipe
+from scalejax.train.task import TASKS
 
 DATA = DataSpec(source="mnist1d", examples=60, train_examples=(20,), validation_examples=20, test_examples=20)
 TRAIN = TrainSpec(learning_rate=(1e-2,), batch_size=(4,), steps=4, evaluate_every=2)
@@ -64,7 +68,7 @@ def sweep_of(builder, **changes) -> Sweep:
 
 
 def ids(sweep: Sweep) -> set[str]:
-    return {planned.trial_id for planned in expand(sweep, describe(sweep.data))}
+    return {counted.trial.trial_id for counted in expand(sweep, describe(sweep.data))}
 
 
 def closing_over(number: float):
@@ -278,10 +282,53 @@ def test_the_ids_of_the_families_are_those_of_the_first_version():
         warmup_fraction=0.1,
     )  # fmt: skip
     found = expand(Sweep(name="ids", data=data, models=models, train=train), describe(data))
-    assert [planned.trial_id for planned in found][::3] == FIRST_IDS
-    assert BASE.trial_id == "d4140535216e05c4"
-    assert replace(BASE, numerics=(("a", "b"),)).trial_id != BASE.trial_id
-    assert replace(BASE, weight_decay_on=("a",)).trial_id != BASE.trial_id
+    assert [counted.trial.trial_id for counted in found][::3] == FIRST_IDS
+    plain = planned(knobs={})
+    assert plain.trial_id == "d4140535216e05c4"
+    assert replace(plain, numerics=(("a", "b"),)).trial_id != plain.trial_id
+    assert planned(knobs={}, weight_decay_on=("a",)).trial_id != plain.trial_id
+
+
+# A recipe's fields, each with another value than that of the trials in these tests.
+OTHER_CONSTANTS = {
+    "optimizer": "sgd",
+    "schedule": "constant",
+    "clip_norm": 1.0,
+    "batch_size": 32,
+    "weight_decay_on": ("*",),
+    "task": TASKS["regression"],
+    "target": ("int8", ()),
+}
+
+
+def test_each_constant_of_a_recipe_divides_buckets():
+    assert OTHER_CONSTANTS.keys() == {each.name for each in fields(Recipe)}, "give a new field another value here"
+    capacity = Capacity(devices=1, state_bytes=1e9, speed=SPEEDS["cpu"])
+
+    def buckets(**constant) -> list[int]:
+        """Return how many trials each program has: three of the usual recipe, and three with another constant."""
+        trials = [planned(seed=seed, **changes) for changes in ({}, constant) for seed in range(3)]
+        packing = pack(list(map(Counted, trials)), capacity=capacity, judge=lambda *_: Verdict(PROVEN))
+        return [bucket.count for bucket in packing.buckets]
+
+    assert buckets() == [6]
+    for name, other in OTHER_CONSTANTS.items():
+        assert buckets(**{name: other}) == [3, 3], name
+
+
+@pytest.mark.parametrize("part", ["trial", "recipe", "settings"])
+def test_a_new_field_with_a_default_leaves_every_id_as_it_was(part: str):
+    trial = planned()
+    old = trial if part == "trial" else getattr(trial, part)
+    later = make_dataclass("Later", [("later", int, field(default=3))], bases=(type(old),), frozen=True)
+    values = {each.name: getattr(old, each.name) for each in fields(old)}
+
+    def trial_id(**changes: int) -> str:
+        new = later(**values, **changes)
+        return (new if part == "trial" else replace(trial, **{part: new})).trial_id
+
+    assert trial_id() == trial_id(later=3) == trial.trial_id
+    assert trial_id(later=4) != trial.trial_id
 
 
 def test_settings_hold_in_one_thread_for_as_long_as_it_lives():

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from engine_helpers import BASE, CLASSES, INPUTS, program
+from engine_helpers import CLASSES, INPUTS, trial_of
 from flax import nnx
 from jax import lax
 
@@ -18,7 +18,6 @@ from scalejax.errors import SweepError
 from scalejax.models import architecture
 from scalejax.planning.plan import make_plan
 from scalejax.planning.proof.prove import prove
-from scalejax.planning.trial import Trial
 from scalejax.train.step import Examples, start, train_step
 
 
@@ -216,14 +215,12 @@ def test_kernels_of_a_recurrent_network_are_matrices():
 def trained(build: Callable[..., nnx.Module], data: DataSet, **changes) -> dict[str, np.ndarray]:
     """Return the parameters after five steps without any gradient, from ones."""
     built = architecture(build, {}, shape=(INPUTS,), outputs=CLASSES)
-    trial = replace(BASE, learning_rate=0.1, weight_decay=0.5, schedule="constant")
-    planned = Trial(trial, trial.trial_id, built)
-    program = replace(program(planned), **changes)
+    trial = trial_of(built, learning_rate=0.1, weight_decay=0.5, schedule="constant", **changes)
     params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), built.abstract[1])
-    settings = planned.settings.scalars()
-    learner = start(program, settings, (params, built.initialise(jax.random.key(0))[1])).learner
+    settings = trial.settings.scalars()
+    learner = start(trial.recipe, settings, (params, built.initialise(jax.random.key(0))[1])).learner
     batch = Examples(jnp.zeros((4, INPUTS)), jnp.asarray(data.train.targets[:4]))
-    step = jax.jit(functools.partial(train_step, program))
+    step = jax.jit(functools.partial(train_step, trial.program))
     for _ in range(5):
         learner = step(settings, learner, batch)
     return dict(zip(built.parameter_names, map(np.asarray, jax.tree.leaves(learner.params)), strict=True))
@@ -277,11 +274,10 @@ def test_a_size_in_which_another_parameter_decays_is_not_packed():
     def build(*, inputs: int, classes: int, width: int, rngs: nnx.Rngs) -> nnx.Module:
         return Stacked(inputs=inputs, classes=classes, width=width, rngs=rngs)
 
-    trial = BASE
     sizes = [architecture(build, {"width": width}, shape=(INPUTS,), outputs=CLASSES) for width in (3, 5)]
-    small, large = (program(Trial(trial, trial.trial_id, built)) for built in sizes)
-    assert prove(small, large, (INPUTS,)).proven
-    other = replace(large, weight_decay_on=("bias",))
-    proof = prove(small, other, (INPUTS,))
+    small, large = (trial_of(built).program for built in sizes)
+    assert prove(small, large).proven
+    other = replace(large, recipe=replace(large.recipe, weight_decay_on=("bias",)))
+    proof = prove(small, other)
     assert not proof.proven
     assert "weight decay acts on" in proof.reason

@@ -15,6 +15,7 @@ from scalejax.execute import nursery as nurseries
 from scalejax.execute.nursery import Nursery
 from scalejax.execute.scheduler import Observer, Scheduler
 from scalejax.planning.packing import Bucket
+from scalejax.planning.trial import Counted
 from scalejax.train.padding import initial_weights, initialiser
 
 WIDTHS, SEEDS, RATES = (3, 4, 5), range(50), (1e-3, 1e-2)
@@ -84,7 +85,7 @@ def test_a_sweep_of_many_seeds_holds_few_weights(data, monkeypatch, kept):
 
     trials = trials_of()
     largest = max(trials, key=lambda each: each.architecture.parameter_count)
-    bucket = Bucket(program(largest), tuple(trials), lanes=4, seconds=1.0, makespan=1, call_steps=50)
+    bucket = Bucket(program(largest), tuple(map(Counted, trials)), lanes=4, seconds=1.0, makespan=1, call_steps=50)
     ends = []
     scheduler = Scheduler(
         [bucket], {each.trial_id for each in trials}, data=data, observer=Observer(started, ends.append, lambda _: None)
@@ -127,7 +128,7 @@ def test_a_mistake_in_an_observer_ends_the_run_and_fails_no_trial(data, which):
 
     tells = {"started": lambda _: None, "finished": ends.append, "progressed": lambda _: None, which: mistaken}
     trials = trials_of(widths=(3,), seeds=(0, 1), rates=(1e-3,))
-    bucket = Bucket(program(trials[0]), tuple(trials), lanes=2, seconds=1.0, makespan=1, call_steps=50)
+    bucket = Bucket(program(trials[0]), tuple(map(Counted, trials)), lanes=2, seconds=1.0, makespan=1, call_steps=50)
     scheduler = Scheduler([bucket], {each.trial_id for each in trials}, data=data, observer=Observer(**tells))
     with pytest.raises(RunError, match="training broke off: ZeroDivisionError: a mistake"):
         scheduler.run(jax.local_devices()[:1])

@@ -12,7 +12,18 @@ import numpy as np
 import optax
 import own_modules
 import pytest
-from engine_helpers import BASE, CLASSES, EXACT_SOLO, INPUTS, finish, go_on, numbers, pack_of, program, summed_losses
+from engine_helpers import (
+    CLASSES,
+    EXACT_SOLO,
+    INPUTS,
+    finish,
+    go_on,
+    numbers,
+    pack_of,
+    program,
+    summed_losses,
+    trial_of,
+)
 from flax import nnx
 
 import scalejax as sx
@@ -27,7 +38,7 @@ from scalejax.models import architecture
 from scalejax.models.architecture import Build
 from scalejax.planning.packing import Bucket
 from scalejax.planning.plan import make_plan
-from scalejax.planning.trial import Trial
+from scalejax.planning.trial import Counted, Trial
 from scalejax.train.lanes import abstract_lane
 from scalejax.train.padding import initial_weights
 from scalejax.train.step import Cursor, Examples, start, train, train_step
@@ -49,11 +60,11 @@ def compile_quickly():
 
 
 def own(build: Build, knobs: Mapping[str, int] | None = None, **changes) -> Trial:
-    """Return a trial of a module of the user's own; `changes` are fields of `Trial`."""
+    """Return a trial of a module of the user's own; `changes` as of `trial_of`."""
     sizes = dict(knobs or {})
     changes = {"weight_decay": 0.0, "schedule": "constant", "warmup_steps": 0, **changes}
-    trial = replace(BASE, family=name_of(build), knobs=tuple(sorted(sizes.items())), builder="source", **changes)
-    return Trial(trial, trial.trial_id, architecture(build, sizes, shape=(INPUTS,), outputs=CLASSES))
+    built = architecture(build, sizes, shape=(INPUTS,), outputs=CLASSES)
+    return trial_of(built, name_of(build), sizes, builder="source", **changes)
 
 
 def called(module: Any, x: Any, *, training: bool) -> jax.Array:
@@ -110,7 +121,7 @@ def own_losses(each: Trial, data: DataSet) -> tuple[list[float], np.ndarray]:
     """Return the same of the training step that every program is made of."""
     constants, settings = program(each), each.settings.scalars()
     built = each.architecture
-    learner = start(constants, settings, initial_weights(built, each.key("initialise"))).learner
+    learner = start(each.recipe, settings, initial_weights(built, each.key("initialise"))).learner
     step = jax.jit(functools.partial(train_step, constants, settings))
     losses = []
     for batch in batches(data):
@@ -162,7 +173,7 @@ def slow(builds: Sequence[Build]) -> list[Any]:
 @pytest.mark.parametrize("build", [*TRAINED, *slow(TRAINED_TOO)], ids=name_of)
 def test_a_module_trains_and_is_evaluated_as_in_a_plain_loop(data: DataSet, build: Build):
     each, labels = own(build), data.validation.targets
-    each.architecture.check(classes=CLASSES)
+    each.architecture.check(outputs=CLASSES, task="classification")
     (losses, logits), (plain, plain_logits) = own_losses(each, data), plain_losses(each, data)
     np.testing.assert_allclose(losses, plain, rtol=EXACT_SOLO)
     np.testing.assert_allclose(loss_of(logits, labels), loss_of(plain_logits, labels), rtol=EXACT_SOLO)
@@ -182,15 +193,15 @@ REFUSED = {
     "AppendsParameter": "makes the variable late when it is called; make it in __init__",
     "ChangesParameter": "changes its parameter output.kernel when it is called; keep what a call changes in an nnx.Va",
     "PythonCounter": "changes attributes when it is called; keep what a call changes in an nnx.Variable",
-    "Tuple": "to tuple; expected logits of (2, 3), one a class",
-    "SingleLogit": "to (2,); expected logits of (2, 3), one a class",
+    "Tuple": "to tuple; expected outputs of (2, 3) for the task classification",
+    "SingleLogit": "to (2,); expected outputs of (2, 3) for the task classification",
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_trained_is_one_sentence_that_says_what_to_write(name: str):
     with pytest.raises(sx.SweepError) as raised:
-        own(getattr(own_modules, name)).architecture.check(classes=CLASSES)
+        own(getattr(own_modules, name)).architecture.check(outputs=CLASSES, task="classification")
     assert REFUSED[name] in str(raised.value)
     assert "\n" not in str(raised.value)
     assert str(raised.value).startswith(f"the model {name}(")
@@ -213,7 +224,7 @@ def test_a_module_without_a_gradient_is_refused_by_the_plan():
 def test_a_module_that_starts_at_nan_diverges_at_its_first_step(data: DataSet):
     each = own(own_modules.Nan)
     constants, settings = program(each), each.settings.scalars()
-    learner = start(constants, settings, initial_weights(each.architecture, 0)).learner
+    learner = start(each.recipe, settings, initial_weights(each.architecture, 0)).learner
     after = jax.jit(functools.partial(train_step, constants, settings))(learner, batches(data)[0])
     assert int(after.diverged_step) == 1
 
@@ -256,7 +267,7 @@ def test_what_a_partial_fills_in_is_a_default_that_a_knob_overrides():
 
 def losses_alone(each: Trial, data: DataSet) -> list[float]:
     """Return the loss summed up to each of ten steps, of one model without lanes or padding."""
-    state = start(program(each), each.settings.scalars(), initial_weights(each.architecture, each.key("initialise")))
+    state = start(each.recipe, each.settings.scalars(), initial_weights(each.architecture, each.key("initialise")))
     training = jax.jit(functools.partial(train, program(each)))
     losses = []
     for step in range(STEPS):
@@ -347,7 +358,7 @@ def test_random_keys_of_another_kind_survive_idle_lanes_and_a_checkpoint(data: D
 
 
 def bucket_of(each: Trial, lanes: int) -> Bucket:
-    return Bucket(program(each), (each,) * lanes, lanes, 1.0, 1, 50)
+    return Bucket(program(each), (Counted(each),) * lanes, lanes, 1.0, 1, 50)
 
 
 def test_a_module_with_random_keys_is_timed(data: DataSet):

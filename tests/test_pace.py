@@ -24,15 +24,15 @@ class Clock:
     """A clock that stands still but for the calls of a pack: each takes as long as its steps and evaluations do."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, step: float, evaluation: float = 0.0):
-        self.now, self.trial = 0.0, []
+        self.now, self.calls = 0.0, []
         dispatch = Pack._dispatch
 
         def slow(pack, steps, *, due, ending):
             lanes = [number // pack.bucket.lanes for number in (*due, *ending)]
             busiest = max(map(lanes.count, lanes), default=0)
             in_turn = pack._in_turn if pack.occupied else 1
-            self.trial.append((steps, in_turn * steps * step + busiest * evaluation))
-            self.now += self.trial[-1][1]
+            self.calls.append((steps, in_turn * steps * step + busiest * evaluation))
+            self.now += self.calls[-1][1]
             return dispatch(pack, min(steps, 3) if steps > 1000 else steps, due=due, ending=ending)
 
         monkeypatch.setattr(Pack, "_dispatch", slow)
@@ -40,7 +40,7 @@ class Clock:
 
     @property
     def seconds(self) -> list[float]:
-        return [seconds for _, seconds in self.trial]
+        return [seconds for _, seconds in self.calls]
 
 
 @pytest.mark.parametrize("step", [1e-5, 1e-3, 0.3, 1.9])

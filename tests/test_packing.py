@@ -12,20 +12,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from engine_helpers import pack_of, place, planned, program
+from engine_helpers import RECIPE, pack_of, place, planned, program, trial_of
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalejax.models import architecture
 from scalejax.planning import packing as packing_module
-from scalejax.planning.packing import PROVEN, Verdict, makespan, pack, waste
+from scalejax.planning.packing import PROVEN, Capacity, Packing, Verdict, makespan, pack, waste
 from scalejax.planning.proof.prove import prove
-from scalejax.planning.trial import Trial
+from scalejax.planning.trial import Counted
 from scalejax.train.cost import SPEEDS, lane_bytes, step_flops
 from scalejax.train.padding import fits_into, initial_weights, pad
 
-LIMITS = Capacity(devices=2, state_bytes=1e9, shape=(12,), speed=SPEEDS["cpu"])
+CAPACITY = Capacity(devices=2, state_bytes=1e9, speed=SPEEDS["cpu"])
 
 
 def yes(*_):
@@ -33,8 +33,12 @@ def yes(*_):
 
 
 def proven(small, large):
-    proof = prove(small, large, (12,))
+    proof = prove(small, large)
     return Verdict(PROVEN if proof.proven else "", proof.reason)
+
+
+def packing_of(trials, *, capacity=CAPACITY, judge=yes) -> Packing:
+    return pack(list(map(Counted, trials)), capacity=capacity, judge=judge)
 
 
 def sweep_of(widths, *, seeds=3, steps=500, depth=2, **changes):
@@ -53,7 +57,7 @@ def test_every_trial_is_in_exactly_one_bucket_and_fits_its_program():
     trials = (
         sweep_of([4, 5, 64, 70, 300]) + sweep_of([4, 8], depth=1) + [planned("logistic", seed=seed) for seed in (0, 1)]
     )
-    packing = pack(trials, limits=LIMITS, judge=yes)
+    packing = packing_of(trials)
     packed = [each.trial_id for bucket in packing.buckets for each in bucket.trials]
     assert sorted(packed) == sorted(each.trial_id for each in trials)
     for bucket in packing.buckets:
@@ -63,23 +67,23 @@ def test_every_trial_is_in_exactly_one_bucket_and_fits_its_program():
 
 
 def test_small_neighbours_share_a_program_and_a_large_one_does_not_join_them():
-    assert widths_of(pack(sweep_of([4, 6, 8]), limits=LIMITS, judge=yes)) == [[4, 6, 8]]
-    assert [512] in widths_of(pack(sweep_of([4, 6, 512], steps=3000), limits=LIMITS, judge=yes))
+    assert widths_of(packing_of(sweep_of([4, 6, 8]))) == [[4, 6, 8]]
+    assert [512] in widths_of(packing_of(sweep_of([4, 6, 512], steps=3000)))
 
 
 def test_the_division_is_the_best_of_all_divisions():
     trials = sweep_of([4, 40, 90, 150], seeds=8, steps=2000)
 
     def cost(packing):
-        return sum(LIMITS.speed.compile + bucket.seconds * bucket.makespan for bucket in packing.buckets)
+        return sum(CAPACITY.speed.compile + bucket.seconds * bucket.makespan for bucket in packing.buckets)
 
     def alone_or_together(groups):
         found = []
         for group in groups:
             # Forced into one program by a compiler that takes forever otherwise.
-            forced = Capacity(2, 1e9, (12,), replace(LIMITS.speed, compile=1e9))
-            found.extend(pack([each for width in group for each in by_width[width]], limits=forced, judge=yes).buckets)
-        return sum(LIMITS.speed.compile + bucket.seconds * bucket.makespan for bucket in found)
+            forced = replace(CAPACITY, speed=replace(CAPACITY.speed, compile=1e9))
+            found.extend(packing_of([each for width in group for each in by_width[width]], capacity=forced).buckets)
+        return sum(CAPACITY.speed.compile + bucket.seconds * bucket.makespan for bucket in found)
 
     by_width = {width: sweep_of([width], seeds=8, steps=2000) for width in (4, 40, 90, 150)}
     widths = sorted(by_width)
@@ -88,15 +92,7 @@ def test_the_division_is_the_best_of_all_divisions():
         edges = [0, *(number + 1 for number, cut in enumerate(cuts) if cut), 4]
         divisions.append([widths[begin:end] for begin, end in itertools.pairwise(edges)])
     best = min(alone_or_together(division) for division in divisions)
-    assert cost(pack(trials, limits=LIMITS, judge=yes)) == pytest.approx(best)
-
-
-@pytest.mark.parametrize(
-    "change", [{"optimizer": "sgd"}, {"batch_size": 32}, {"schedule": "constant"}, {"clip_norm": 1.0}]
-)
-def test_what_the_program_holds_as_a_constant_divides_buckets(change):
-    packing = pack(sweep_of([4]) + sweep_of([4], **change), limits=LIMITS, judge=yes)
-    assert [len(bucket.trials) for bucket in packing.buckets] == [3, 3]
+    assert cost(packing_of(trials)) == pytest.approx(best)
 
 
 def test_rates_seeds_examples_and_horizons_share_a_program():
@@ -106,7 +102,7 @@ def test_rates_seeds_examples_and_horizons_share_a_program():
             [1e-3, 1e-2], [0, 1], [20, 50], [100, 200], [0.0, 0.1]
         )
     ]
-    packing = pack(trials, limits=LIMITS, judge=yes)
+    packing = packing_of(trials)
     assert len(packing.buckets) == 1
     horizons = [each.settings.steps for each in packing.buckets[0].trials]
     assert horizons == sorted(horizons, reverse=True)
@@ -115,15 +111,15 @@ def test_rates_seeds_examples_and_horizons_share_a_program():
 def test_lanes_are_limited_by_memory():
     trials = sweep_of([64], seeds=16)
     each = lane_bytes(program(trials[0]))
-    few = Capacity(devices=1, state_bytes=3.5 * each, shape=(12,), speed=SPEEDS["cpu"])
-    assert pack(trials, limits=few, judge=yes).buckets[0].lanes <= 3
+    few = Capacity(devices=1, state_bytes=3.5 * each, speed=SPEEDS["cpu"])
+    assert packing_of(trials, capacity=few).buckets[0].lanes <= 3
 
 
 def told_packing() -> str:
     """Return a packing of several families, sizes and recipes in words, for another process to compare."""
     trials = sweep_of([4, 8, 64, 256]) + sweep_of([4, 8], depth=1) + sweep_of([8], optimizer="sgd")
     trials += [planned("logistic", seed=seed) for seed in range(3)]
-    packing = pack(trials, limits=LIMITS, judge=yes)
+    packing = packing_of(trials)
     return repr([(each.lanes, each.makespan, [one.trial_id for one in each.trials]) for each in packing.buckets])
 
 
@@ -157,10 +153,10 @@ def test_the_makespan_is_that_of_a_simulated_schedule(horizons, lanes):
 
 def test_waste_counts_padding_and_idle_lanes():
     trials = sweep_of([4, 8], seeds=2, steps=100)
-    packing = pack(trials, limits=Capacity(1, 1e9, (12,), SPEEDS["cpu"]), judge=yes)
+    packing = packing_of(trials, capacity=replace(CAPACITY, devices=1))
     assert len(packing.buckets) == 1
-    useful, padding, _ = waste(packing.buckets, (12,), devices=1)
-    small, large = (step_flops(planned(knobs={"width": width, "depth": 2}).architecture, 16, (12,)) for width in (4, 8))
+    useful, padding, _ = waste(packing.buckets, devices=1)
+    small, large = (step_flops(planned(knobs={"width": width, "depth": 2}).architecture, RECIPE) for width in (4, 8))
     assert useful == 200 * small + 200 * large
     assert padding == 200 * (large - small)
 
@@ -169,7 +165,7 @@ def test_flops_of_a_step_are_those_of_its_matrix_products():
     built = planned(knobs={"width": 8, "depth": 2}).architecture
     forward = 2 * 16 * (12 * 8 + 8 * 8 + 8 * 3)
     # Backwards: as much again for the weights, and for the inputs of all layers but the first.
-    assert step_flops(built, 16, (12,)) == 2 * forward + 2 * 16 * (8 * 8 + 8 * 3)
+    assert step_flops(built, RECIPE) == 2 * forward + 2 * 16 * (8 * 8 + 8 * 3)
 
 
 def test_a_lane_is_overwritten_whole_whatever_was_in_it(data):
@@ -215,15 +211,14 @@ class Gated(nnx.Module):
 
 def own_trials(build, widths):
     return [
-        Trial(each.trial, each.trial_id, architecture(build, {"width": width}, shape=(12,), outputs=3))
+        trial_of(architecture(build, {"width": width}, shape=(12,), outputs=3), build.__name__, {"width": width})
         for width in widths
-        for each in [planned(knobs={"width": width, "depth": 1})]
     ]
 
 
 @pytest.mark.parametrize("build", [Averaging, Gated])
 def test_a_module_that_padding_changes_is_packed_by_its_own_size_and_the_plan_says_why(build):
-    packing = pack(own_trials(build, [4, 8]), limits=LIMITS, judge=proven)
+    packing = packing_of(own_trials(build, [4, 8]), judge=proven)
     assert len(packing.buckets) == 2
     (note,) = packing.notes
     assert build.__name__ in note
@@ -241,6 +236,6 @@ def test_planning_simulates_fewer_schedules_than_there_are_divisions(monkeypatch
 
     monkeypatch.setattr(packing_module, "makespan", counted)
     sizes = 80
-    packing = pack(sweep_of(list(range(4, 4 + sizes)), seeds=2), limits=LIMITS, judge=yes)
+    packing = packing_of(sweep_of(list(range(4, 4 + sizes)), seeds=2))
     assert sum(len(bucket.architectures) for bucket in packing.buckets) == sizes
     assert len(simulated) < sizes * (sizes + 1) / 2

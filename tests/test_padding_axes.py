@@ -4,14 +4,13 @@ import functools
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import sized_modules
-from engine_helpers import BASE, CLASSES, INPUTS, pack_of, params_of, program, summed_losses
+from engine_helpers import CLASSES, INPUTS, pack_of, params_of, program, summed_losses, trial_of
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,16 +19,16 @@ import scalejax as sx
 from scalejax.data import DataSet
 from scalejax.models import architecture
 from scalejax.models.architecture import Build
-from scalejax.planning.packing import PROVEN, Packing, Verdict, pack
+from scalejax.planning.packing import PROVEN, Capacity, Packing, Verdict, pack
 from scalejax.planning.proof.prove import prove
-from scalejax.planning.trial import Trial
+from scalejax.planning.trial import Counted, Trial
 from scalejax.train.cost import SPEEDS
 from scalejax.train.lanes import blocks
 from scalejax.train.padding import SOLO_TOLERANCE, initial_weights, pad
 from scalejax.train.recipe import LaneProgram
 from scalejax.train.step import Cursor, Examples, Learner, loss_and_metric, start, train
 
-LIMITS = Capacity(devices=1, state_bytes=1e9, shape=(INPUTS,), speed=SPEEDS["cpu"])
+CAPACITY = Capacity(devices=1, state_bytes=1e9, speed=SPEEDS["cpu"])
 STEPS = 10
 Weights = tuple[nnx.State, nnx.State]
 LARGEST = {"heads": 8, "depth": 4, "width": 8}
@@ -46,24 +45,24 @@ def compile_quickly():
 
 
 def sized(build: Build, knobs: dict[str, int], **changes) -> Trial:
-    """Return a trial of a module of the user's own; `changes` are fields of `Trial`."""
-    trial = replace(BASE, family=build.__name__, knobs=tuple(sorted(knobs.items())), builder="source", **changes)
-    return Trial(trial, trial.trial_id, architecture(build, knobs, shape=(INPUTS,), outputs=CLASSES))
+    """Return a trial of a module of the user's own; `changes` as of `trial_of`."""
+    built = architecture(build, knobs, shape=(INPUTS,), outputs=CLASSES)
+    return trial_of(built, build.__name__, knobs, builder="source", **changes)
 
 
 def judge(small: LaneProgram, large: LaneProgram) -> Verdict:
-    proof = prove(small, large, (INPUTS,))
+    proof = prove(small, large)
     return Verdict(PROVEN if proof.proven else "", proof.reason)
 
 
 def packing_of(build: Build, sizes: Sequence[dict[str, int]]) -> Packing:
-    return pack([sized(build, knobs) for knobs in sizes], limits=LIMITS, judge=judge)
+    return pack([Counted(sized(build, knobs)) for knobs in sizes], capacity=CAPACITY, judge=judge)
 
 
 @functools.cache
 def programs(constants: LaneProgram):
     """Compile the start and the training of one model: no lanes, and no padding unless the weights have it."""
-    return jax.jit(functools.partial(start, constants)), jax.jit(functools.partial(train, constants))
+    return jax.jit(functools.partial(start, constants.recipe)), jax.jit(functools.partial(train, constants))
 
 
 def train_alone(
@@ -206,9 +205,9 @@ def test_sizes_that_padding_would_change_keep_to_themselves_and_the_note_says_wh
 
 
 def test_flax_s_own_scan_runs_inside_the_loops_of_an_evaluation(data: DataSet):
-    built = sized(sized_modules.ScannedMLP, {"width": 3, "depth": 2}).architecture
-    measure = functools.partial(loss_and_metric, built, blocks=blocks(data.validation.inputs, data.validation.targets))
-    loss, error = jax.eval_shape(measure, *built.abstract[1:])
+    own = sized(sized_modules.ScannedMLP, {"width": 3, "depth": 2}).program
+    measure = functools.partial(loss_and_metric, own, blocks=blocks(data.validation.inputs, data.validation.targets))
+    loss, error = jax.eval_shape(measure, *own.architecture.abstract[1:])
     assert loss.shape == error.shape == ()
 
 

@@ -82,8 +82,8 @@ def test_ids_do_not_depend_on_the_rest_of_the_sweep():
 
 def test_fractions_and_numbers_are_the_same_trials():
     by_fraction = replace(SWEEP, data=replace(DATA, train_examples=None, fractions=(0.04, 0.4)))
-    assert [each.trial_id for each in expand(by_fraction, describe(by_fraction.data))] == [
-        each.trial_id for each in expand(SWEEP, describe(SWEEP.data))
+    assert [each.trial.trial_id for each in expand(by_fraction, describe(by_fraction.data))] == [
+        each.trial.trial_id for each in expand(SWEEP, describe(SWEEP.data))
     ]
 
 
@@ -192,8 +192,7 @@ def test_more_steps_are_foretold_to_take_longer():
 def computed(plan) -> int:
     """Return the FLOPs of all lanes of a plan for as long as their programs run, whatever is in them."""
     return sum(
-        step_flops(bucket.program.architecture, bucket.program.recipe.batch_size, plan.card.shape)
-        * (bucket.lanes * plan.devices * bucket.makespan)
+        step_flops(bucket.program.architecture, bucket.program.recipe) * (bucket.lanes * plan.devices * bucket.makespan)
         for bucket in plan.packing.buckets
     )
 
@@ -206,7 +205,8 @@ def test_the_outline_is_the_plan_in_plain_data():
     assert any("width 4, 8" in program["sizes"] for program in facts["programs"])
     assert facts["useful_flops"] == plan.useful_flops
     # The networks of width 4 are padded to 8 in every one of their 40 steps; logistic regressions are not.
-    narrow, wide = (step_flops(each, 16, (40,)) for each in plan.packing.buckets[0].architectures)
+    (padded, *_) = plan.packing.buckets
+    narrow, wide = (step_flops(each, padded.program.recipe) for each in padded.architectures)
     assert facts["padding_flops"] == 8 * 40 * (wide - narrow)
     assert facts["waste"] == pytest.approx(1 - facts["useful_flops"] / computed(plan))
 

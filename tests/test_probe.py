@@ -19,11 +19,13 @@ from scalejax.planning.forecast import forecast
 from scalejax.planning.outline import outline
 from scalejax.planning.plan import Plan, make_plan
 from scalejax.report.plan import plan_lines
-from scalejax.train.recipe import LaneProgram
+from scalejax.train.recipe import LaneProgram, Recipe
 from scalejax.train.step import Examples
 
 DATA = sx.DataSpec(source="mnist1d", examples=200, train_examples=(100,), validation_examples=50, test_examples=50)
 TRAIN = sx.TrainSpec(learning_rate=(1e-2, 3e-2), batch_size=(16,), steps=20, evaluate_every=10)
+
+CONSTANT = Recipe(optimizer="adamw", schedule="constant", clip_norm=None, batch_size=16)
 
 
 class Between(nnx.Module):
@@ -192,8 +194,7 @@ class Growing(Between):
 
 def probed(build: Callable[..., nnx.Module]) -> str:
     small, large = (
-        LaneProgram(architecture(build, {"width": width}, shape=(40,), outputs=10), "adamw", "constant", None, 16)
-        for width in (4, 8)
+        LaneProgram(architecture(build, {"width": width}, shape=(40,), outputs=10), CONSTANT) for width in (4, 8)
     )
     generator = np.random.default_rng(0)
     inputs, labels = generator.normal(size=(200, 40)), generator.integers(0, 10, 200)

@@ -19,11 +19,12 @@ from scalejax.execute.devices import Group, groups
 from scalejax.execute.pack import Pack
 from scalejax.execute.programs import PLACED, Programs, Workshop, check_memory, compiled_programs
 from scalejax.planning.packing import Bucket
+from scalejax.planning.trial import Counted
 from scalejax.train.padding import initial_weights
 
 
 def pack_on(group, trials, data, *, lanes):
-    bucket = Bucket(program(trials[0]), tuple(trials), lanes, 1.0, 1, 50)
+    bucket = Bucket(program(trials[0]), tuple(map(Counted, trials)), lanes, 1.0, 1, 50)
     programs_of = ready(bucket.program, lanes, group, data.card)
     return Pack(bucket, group=group, data=device_data(data, group), programs=programs_of)
 
@@ -105,13 +106,13 @@ def test_a_placing_program_that_cannot_fit_beside_the_data_is_refused():
 
 @pytest.mark.parametrize(("width", "most"), [(4, None), (1024, 1.3)])
 def test_placing_a_large_trial_takes_about_the_memory_of_that_trial(data, width, most):
-    made = program(planned(knobs={"width": width, "depth": 2}))
-    program = compiled_programs(made, 2, FIRST, card=data.card)
-    placer: Any = program.place
+    own = planned(knobs={"width": width, "depth": 2}).program
+    compiled = compiled_programs(own, 2, FIRST, card=data.card)
+    placer: Any = compiled.place
     needs = placer.memory_analysis()
     beyond = needs.argument_size_in_bytes - needs.alias_size_in_bytes + needs.temp_size_in_bytes
     lane = needs.alias_size_in_bytes / 2
-    assert program.placed == (1 if most else PLACED)
+    assert compiled.placed == (1 if most else PLACED)
     assert most is None or beyond < most * lane
 
 
@@ -121,7 +122,7 @@ def test_trials_large_and_small_are_placed_without_compiling_again(data, monkeyp
         monkeypatch.setattr(programs, "PLACED_BYTES", 1)
     group = Group(tuple(jax.local_devices()))
     trials = [planned(seed=seed, learning_rate=10.0 ** -(1 + seed)) for seed in range(5)]
-    bucket = Bucket(program(trials[0]), tuple(trials), 5, 1.0, 1, 50)
+    bucket = Bucket(program(trials[0]), tuple(map(Counted, trials)), 5, 1.0, 1, 50)
     future: Future[Programs] = Future()
     future.set_result(compiled_programs(bucket.program, 5, group, card=data.card))
     pack = Pack(bucket, group=group, data=device_data(data, group), programs=future)

@@ -21,18 +21,20 @@ from scalejax.models.architecture import Build
 from scalejax.planning.plan import make_plan
 from scalejax.planning.proof.prove import Proof, prove
 from scalejax.train.padding import pad
-from scalejax.train.recipe import LaneProgram
+from scalejax.train.recipe import LaneProgram, Recipe
 from scalejax.train.step import Examples, slope
+from scalejax.train.task import CLASSIFICATION
 
 SMALL, LARGE, BATCH = 3, 8, 16
 
 
 def program(build: Build, optimizer: str = "adamw", **knobs: int) -> LaneProgram:
-    return LaneProgram(architecture(build, knobs, shape=(INPUTS,), outputs=CLASSES), optimizer, "cosine", 1.0, BATCH)
+    recipe = Recipe(optimizer=optimizer, schedule="cosine", clip_norm=1.0, batch_size=BATCH)
+    return LaneProgram(architecture(build, knobs, shape=(INPUTS,), outputs=CLASSES), recipe)
 
 
 def proof_of(build: Build, optimizer: str = "adamw") -> Proof:
-    return prove(program(build, optimizer, width=SMALL), program(build, optimizer, width=LARGE), (INPUTS,))
+    return prove(program(build, optimizer, width=SMALL), program(build, optimizer, width=LARGE))
 
 
 def assert_padding_changes_nothing(build: Build, *, seed: int) -> None:
@@ -44,8 +46,10 @@ def assert_padding_changes_nothing(build: Build, *, seed: int) -> None:
     params = jax.tree.map(lambda leaf: generator.normal(0, 0.5, leaf.shape).astype(leaf.dtype), small.abstract[1])
     rest = small.initialise(jax.random.key(0))[1]
     like = large.abstract[1:]
-    own = jax.jit(slope, static_argnums=0)(small, params, rest, batch=batch)
-    other = jax.jit(slope, static_argnums=0)(large, pad(params, like[0]), pad(rest, like[1]), batch=batch)
+    own = jax.jit(slope, static_argnums=(0, 1))(small, CLASSIFICATION, params, rest, batch=batch)
+    other = jax.jit(slope, static_argnums=(0, 1))(
+        large, CLASSIFICATION, pad(params, like[0]), pad(rest, like[1]), batch=batch
+    )
     for true, wide in zip(jax.tree.leaves(own), jax.tree.leaves(other), strict=True):
         outside = np.array(wide)
         corner = tuple(slice(size) for size in true.shape)
@@ -58,9 +62,9 @@ def assert_padding_changes_nothing(build: Build, *, seed: int) -> None:
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "momentum", "lion"])
 def test_the_built_in_families_are_proven_with_every_optimizer(optimizer: str):
     sizes = program(MLP, optimizer, width=SMALL, depth=2), program(MLP, optimizer, width=LARGE, depth=2)
-    assert prove(*sizes, (INPUTS,)) == Proof(True, "")
+    assert prove(*sizes) == Proof(True, "")
     same = program(Logistic, optimizer)
-    assert prove(same, same, (INPUTS,)) == Proof(True, "")
+    assert prove(same, same) == Proof(True, "")
 
 
 @pytest.mark.parametrize("build", provable_modules.MAY)
@@ -79,7 +83,7 @@ def test_what_may_not_be_padded_is_refused_with_the_equation(build: Build, equat
 
 
 def test_an_axis_of_one_entry_that_meets_many_is_not_taken_for_one_that_grows():
-    proof = prove(program(provable_modules.Fixed, width=1), program(provable_modules.Fixed, width=8), (INPUTS,))
+    proof = prove(program(provable_modules.Fixed, width=1), program(provable_modules.Fixed, width=8))
     assert not proof.proven
     assert "`mul` (provable_modules.py" in proof.reason
     assert "spreads an axis in one size" in proof.reason
@@ -163,7 +167,7 @@ def test_rows_beyond_the_end_of_a_table_are_of_one_number_in_the_padding_too():
 @pytest.mark.parametrize("step", ["gain", "bias", "batch maximum", "mask"])
 def test_sizes_of_one_unit_are_proven_or_refused(step: str, small: int):
     build = type("Drawn", (Drawn,), {"steps": (step,)})
-    assert prove(program(build, width=small), program(build, width=2), (INPUTS,)).proven == (small == 2) or small == 1
+    assert prove(program(build, width=small), program(build, width=2)).proven == (small == 2) or small == 1
 
 
 class OneMore(provable_modules.Between):

@@ -71,7 +71,8 @@ def test_the_flops_of_plan_table_and_progress_are_the_same(tmp_path: Path, monke
     found = sx.run_sweep(early, tmp_path / "early", progress=False).results()
     assert {"done", "diverged", "stopped"} <= set(found["status"])
     assert min(found.query("status == 'done'")["steps_taken"].tolist()) < 200
-    step = step_flops(make_plan(early).trials[0].architecture, 16, (40,))
+    trial = make_plan(early).trials[0]
+    step = step_flops(trial.architecture, trial.recipe)
     assert found["flops"].tolist() == (step * found["steps_taken"]).tolist()
     assert sum(found["flops"].tolist()) == sum(part["flops"] for part in told)
 

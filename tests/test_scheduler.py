@@ -14,6 +14,7 @@ from scalejax.execute.pack import Pack
 from scalejax.execute.programs import Workshop
 from scalejax.execute.scheduler import Observer, Scheduler
 from scalejax.planning.packing import Bucket
+from scalejax.planning.trial import Counted
 
 
 def buckets():
@@ -31,8 +32,8 @@ def buckets():
     largest = max(mlps, key=lambda each: each.architecture.parameter_count)
     logistics = [planned("logistic", seed=seed) for seed in range(3)]
     return [
-        Bucket(program(largest), tuple(mlps), lanes=3, seconds=1.0, makespan=1, call_steps=50),
-        Bucket(program(logistics[0]), tuple(logistics), lanes=2, seconds=1.0, makespan=1, call_steps=50),
+        Bucket(program(largest), tuple(map(Counted, mlps)), lanes=3, seconds=1.0, makespan=1, call_steps=50),
+        Bucket(program(logistics[0]), tuple(map(Counted, logistics)), lanes=2, seconds=1.0, makespan=1, call_steps=50),
     ]
 
 

@@ -24,7 +24,7 @@ from scalejax.planning.packing import Bucket, makespan
 from scalejax.planning.plan import make_plan
 from scalejax.planning.schedule import Load, schedule
 from scalejax.planning.simulate import simulate
-from scalejax.planning.trial import expand, expand_counted
+from scalejax.planning.trial import Counted, expand, expand_counted
 from scalejax.report.plan import plan_lines
 
 DATA = DataSpec("mnist1d", train_examples=(20, 200, 2000), examples=5000, validation_examples=50, test_examples=60)
@@ -137,8 +137,15 @@ def test_a_real_run_on_one_device_takes_the_simulated_steps_in_the_simulated_ord
     mlps = [planned(knobs={"width": 4, "depth": 1}, seed=seed, steps=(30, 20, 10)[seed % 3]) for seed in range(8)]
     logistics = [planned("logistic", seed=seed, steps=15) for seed in range(3)]
     buckets = [
-        Bucket(program(trials[0]), tuple(sorted(trials, key=lambda each: -each.settings.steps)), lanes, 1.0, 1, 50)
-        for trials, lanes in ((logistics, 2), (mlps, 3))
+        Bucket(
+            program(trials[0]),
+            tuple(map(Counted, sorted(trials, key=lambda each: -each.settings.steps))),
+            lanes,
+            1.0,
+            1,
+            50,
+        )
+        for trials, lanes in ((logistics, 2), (sorted(mlps, key=lambda each: -each.settings.steps), 3))
     ]
     taken, launch = [], Pack.launch
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from engine_helpers import BASE, device_data, finish, go_on, pack_of, planned, program
+from engine_helpers import device_data, finish, go_on, pack_of, planned, program
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,8 +28,8 @@ POOL = 500
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def draw(constants, own, cursor, first):
-    return batch_indices(constants, own, cursor, pool=POOL, first=first)
+def draw(recipe, own, cursor, first):
+    return batch_indices(recipe, own, cursor, pool=POOL, first=first)
 
 
 def rows_seen(each, steps: int) -> np.ndarray:
@@ -39,7 +39,7 @@ def rows_seen(each, steps: int) -> np.ndarray:
         epoch, position = divmod(begin * each.recipe.batch_size, each.settings.train_examples)
         cursor = Cursor(jnp.uint32(epoch), jnp.uint32(position))
         for first in (0, BLOCK_STEPS):
-            seen.append(np.asarray(draw(program(each), each.settings.scalars(), cursor, jnp.int32(first))).ravel())
+            seen.append(np.asarray(draw(each.recipe, each.settings.scalars(), cursor, jnp.int32(first))).ravel())
     return np.concatenate(seen)[: steps * each.recipe.batch_size]
 
 
@@ -73,7 +73,7 @@ def test_examples_do_not_depend_on_size_or_rate_of_the_model():
 
 def test_the_schedule_is_optax_cosine_with_warm_up():
     reference = optax.warmup_cosine_decay_schedule(0.0, 0.3, warmup_steps=10, decay_steps=100)
-    own = SETTINGS_OF(planned(learning_rate=0.3, steps=100, warmup_steps=10))
+    own = planned(learning_rate=0.3, steps=100, warmup_steps=10).settings.scalars()
     steps = np.arange(100)
     found = jax.vmap(lambda step: learning_rate(own, step, schedule="cosine"))(jnp.asarray(steps, jnp.int32))
     # Ours is never zero: step k is taken at the rate that optax reaches after k + 1 steps of warm-up.
@@ -82,7 +82,7 @@ def test_the_schedule_is_optax_cosine_with_warm_up():
 
 
 def test_a_constant_schedule_stays():
-    own = SETTINGS_OF(planned(learning_rate=0.25, warmup_steps=0))
+    own = planned(learning_rate=0.25, warmup_steps=0).settings.scalars()
     assert learning_rate(own, jnp.int32(7), schedule="constant") == 0.25
 
 
@@ -101,7 +101,7 @@ def test_ten_steps_equal_a_plain_loop_with_optax(data, optimizer):
     each = planned(optimizer=optimizer, schedule="constant", warmup_steps=0, learning_rate=1e-2, weight_decay=0.1)
     constants, own = program(each), each.settings.scalars()
     weights = initial_weights(each.architecture, 1)
-    learner, params = start(constants, own, weights).learner, weights[0]
+    learner, params = start(each.recipe, own, weights).learner, weights[0]
     reference = REFERENCES[optimizer](1e-2, 0.1, jax.tree.map(lambda leaf: leaf.ndim >= 2, params))
     state = reference.init(params)
 
@@ -127,7 +127,7 @@ def test_blocks_measure_what_one_large_batch_measures(count):
     labels = generator.integers(0, 3, count).astype(np.int32)
     each = planned()
     params, rest = initial_weights(each.architecture, 0)
-    loss, error = loss_and_metric(each.architecture, params, rest, blocks=jax.device_put(blocks(inputs, labels)))
+    loss, error = loss_and_metric(each.program, params, rest, blocks=jax.device_put(blocks(inputs, labels)))
     logits = each.architecture.predict(params, rest, jnp.asarray(inputs))
     whole = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(labels)).mean()
     np.testing.assert_allclose(loss, whole, rtol=1e-5)
@@ -140,7 +140,7 @@ def measured_at(each, step, data):
     while pack.occupied[0][1].step < step:
         go_on(pack)
     learner = jax.tree.map(lambda leaf: leaf[0], pack.lanes.learner)
-    loss, error = loss_and_metric(each.architecture, learner.params, learner.rest, blocks=device_data(data).test)
+    loss, error = loss_and_metric(each.program, learner.params, learner.rest, blocks=device_data(data).test)
     return float(loss), float(error)
 
 
@@ -191,4 +191,4 @@ def test_a_trial_is_its_content():
     assert len(ids) == len(changes) + 1
     assert planned().key("subset") == planned(learning_rate=0.5).key("subset")
     assert planned().key("subset") != planned().key("shuffle")
-    assert BASE.key("initialise") != planned(seed=1).key("initialise")
+    assert planned().key("initialise") != planned(seed=1).key("initialise")

@@ -17,6 +17,7 @@ from scalejax.execute.slot import Evaluation, Finished, Parked, Slot
 from scalejax.execute.successive_halving import History, Tournament
 from scalejax.planning.halving import survivors, verdict
 from scalejax.planning.packing import Bucket
+from scalejax.planning.trial import Counted
 
 RATES, SEEDS, RUNGS = (1e-4, 1e-3, 1e-2, 1e-1), (0, 1), (10, 20)
 REDUCTION = 2
@@ -56,7 +57,7 @@ def train(trials, data, *, lanes=3, histories=None, devices=1, halved=True):
             steps[each.trial_id] = steps.get(each.trial_id, 0) + count
 
     Scheduler(
-        [Bucket(program(largest), tuple(trials), lanes=lanes, seconds=1.0, makespan=1, call_steps=50)],
+        [Bucket(program(largest), tuple(map(Counted, trials)), lanes=lanes, seconds=1.0, makespan=1, call_steps=50)],
         {each.trial_id for each in trials} - histories.keys(),
         data=data,
         observer=Observer(lambda _: None, finished, progressed),
@@ -237,7 +238,7 @@ def test_every_checkpoint_holds_all_trials_that_have_been_at_a_rung(data, tmp_pa
     monkeypatch.setattr(Checkpoints, "due", lambda *_: True)
     trials = competitors((3, 4))
     Scheduler(
-        [Bucket(program(trials[-1]), tuple(trials), lanes=lanes, seconds=1.0, makespan=1, call_steps=5)],
+        [Bucket(program(trials[-1]), tuple(map(Counted, trials)), lanes=lanes, seconds=1.0, makespan=1, call_steps=5)],
         {each.trial_id for each in trials},
         data=data,
         observer=Observer(lambda _: None, lambda end: ended.add(end.trial.trial_id), lambda _: None),

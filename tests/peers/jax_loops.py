@@ -59,7 +59,7 @@ def run_nnx(prepared: workload.Prepared, chosen: Sequence[int]) -> workload.Resu
         for layer, (kernel, bias) in zip(layers, prepared.initial(trial), strict=True):
             layer.kernel[...], layer.bias[...] = jnp.asarray(kernel), jnp.asarray(bias)
         with clock:
-            optimizer = nnx.Optimizer(model, optax.adamw(trial.settings.learning_rate, weight_decay=0.0), wrt=nnx.Param)
+            optimizer = nnx.Optimizer(model, optax.adamw(trial.learning_rate, weight_decay=0.0), wrt=nnx.Param)
             losses = []
             for rows in prepared.rows[trial.group]:
                 losses.append(nnx_step(model, optimizer, prepared.inputs[rows], prepared.labels[rows]))
@@ -118,7 +118,7 @@ def program_for(prepared: workload.Prepared, width: int):
 def train_one(prepared: workload.Prepared, position: int, examples: Sequence) -> tuple[float, float]:
     """Train one trial to its end; `examples` are the pool and the validation set, on the device."""
     trial = prepared.trials[position]
-    rows, rate = prepared.rows[trial.group], np.float32(trial.settings.learning_rate)
+    rows, rate = prepared.rows[trial.group], np.float32(trial.learning_rate)
     losses = program_for(prepared, trial.width)(prepared.initial(trial), rate, rows, *examples)
     return tuple(map(float, jax.device_get(losses)))
 

@@ -36,7 +36,7 @@ def run_sklearn(prepared: workload.Prepared, chosen: Sequence[int]) -> workload.
             solver="adam",
             alpha=0.0,
             batch_size=rows.shape[1],
-            learning_rate_init=trial.settings.learning_rate,
+            learning_rate_init=trial.learning_rate,
         )
         model.partial_fit(prepared.inputs[rows[0]], prepared.labels[rows[0]], classes=classes)
         for number, (kernel, bias) in enumerate(prepared.initial(trial)):

@@ -42,10 +42,10 @@ def run_torch(prepared: workload.Prepared, chosen: Sequence[int]) -> workload.Re
         trial = prepared.trials[position]
         rows = torch.from_numpy(prepared.rows[trial.group].astype(np.int64))
         if number == 0:  # PyTorch loads parts of itself at the first step, which a sample must not multiply
-            _train_one(network(trial.width, prepared.initial(trial)), rows[:1], trial.settings.learning_rate, data)
+            _train_one(network(trial.width, prepared.initial(trial)), rows[:1], trial.learning_rate, data)
         model = network(trial.width, prepared.initial(trial))
         with workload.Clock() as clock:
-            losses = _train_one(model, rows, trial.settings.learning_rate, data)
+            losses = _train_one(model, rows, trial.learning_rate, data)
         tally.add([position], clock.seconds, losses)
     return tally.result("torch", threads=threads())
 
@@ -98,7 +98,7 @@ def run_torch_vmap(prepared: workload.Prepared, chosen: Sequence[int]) -> worklo
         models = [network(trial.width, prepared.initial(trial)) for trial in trials]
         # [steps, trials, batch], laid out as they are used
         stacked_rows = np.stack([prepared.rows[trial.group] for trial in trials], axis=1).astype(np.int64)
-        rates = torch.tensor([trial.settings.learning_rate for trial in trials], dtype=torch.float32)
+        rates = torch.tensor([trial.learning_rate for trial in trials], dtype=torch.float32)
         rows = torch.from_numpy(stacked_rows)
         if number == 0:
             _train_stacked(copy.deepcopy(models), rows[:1], rates, data)

@@ -179,7 +179,7 @@ def prepare(workload: Workload, folder: Path) -> None:
 
     sweep = sweep_of(workload)
     card, data = describe(sweep.data), load(sweep.data)
-    planned = expand(sweep, card)
+    planned = [counted.trial for counted in expand(sweep, card)]
     groups: dict[tuple[int, int], Any] = {}  # (seed, examples) -> a trial: all such trials see the same batches
     sizes: dict[int, Any] = {}
     for each in planned:
@@ -209,25 +209,21 @@ def prepare(workload: Workload, folder: Path) -> None:
     np.savez(folder / "weights.npz", **arrays)
     train, held = data.train, data.validation
     np.savez(folder / "data.npz", x=train.inputs, y=train.targets, vx=held.inputs, vy=held.targets)
-    flops = sum(step_flops(each.architecture, workload.batch_size, card.shape) * workload.steps for each in planned)
+    flops = sum(step_flops(each.architecture, each.recipe) * workload.steps for each in planned)
     (folder / "trials.json").write_text(json.dumps({"trials": [asdict(each) for each in trials], "flops": flops}))
 
 
-def _rows(planned: Any, *, pool: int) -> np.ndarray:
+def _rows(trial: Any, *, pool: int) -> np.ndarray:
     """Return the rows of all batches of a trial, int32 [steps, batch], exactly as scalejax draws them."""
     import functools
 
     import jax
     import jax.numpy as jnp
 
-    from scalejax.execute.pack import settings_of
-    from scalejax.train.recipe import LaneProgram
-from scalejax.train.step import Cursor, batch_indices
+    from scalejax.train.step import Cursor, batch_indices
 
-    trial = planned.trial
-    program = LaneProgram(planned.architecture, trial.recipe.optimizer, trial.recipe.schedule, trial.recipe.clip_norm, trial.recipe.batch_size)
-    draw = jax.jit(functools.partial(batch_indices, program, pool=pool))
-    cursor, settings = Cursor(np.uint32(0), np.uint32(0)), planned.settings.scalars()
+    draw = jax.jit(functools.partial(batch_indices, trial.recipe, pool=pool))
+    cursor, settings = Cursor(np.uint32(0), np.uint32(0)), trial.settings.scalars()
     blocks = [draw(settings, cursor, first=jnp.int32(first)) for first in range(0, trial.settings.steps, BLOCK_STEPS)]
     return np.concatenate(jax.device_get(blocks))[: trial.settings.steps]
 
