@@ -14,7 +14,7 @@ from scalejax.planning.packing import PROVEN, Capacity, Verdict, pack
 from scalejax.planning.plan import check_sweep, make_plan
 from scalejax.planning.simulate import simulate
 from scalejax.planning.trial import expand, horizon
-from scalejax.spec.rules import LARGEST, SpecError
+from scalejax.rules import LARGEST, SpecError
 from scalejax.train.cost import step_bytes
 
 SWEEP = sx.Sweep(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scalejax.data import DataSet, load, sources, storage
+from scalejax.data import MNIST1D, DataSet, load, storage
 from scalejax.spec import DataSpec
 
 MNIST = DataSpec("mnist1d", train_examples=(20, 200), validation_examples=50, test_examples=60)
@@ -37,7 +37,7 @@ def test_splits_are_disjoint_and_deterministic(tmp_path: Path, monkeypatch: pyte
 
 def test_the_second_load_reads_the_cache(cache: Path, monkeypatch: pytest.MonkeyPatch):
     data = load(MNIST)
-    monkeypatch.setattr(sources, "_make", None)
+    monkeypatch.setattr(MNIST1D, "splits", None)
     assert same(data, load(MNIST))
     assert len(list(cache.iterdir())) == 1
 
@@ -52,7 +52,7 @@ def damage_byte(path: Path, position: int) -> None:
     "damage",
     [
         lambda path: damage_byte(path, -1),
-        lambda path: damage_byte(path, storage._HEADER_BYTES + 5),
+        lambda path: damage_byte(path, 1_000),
         lambda path: damage_byte(path, 0),
         lambda path: damage_byte(path, 20),
         lambda path: path.write_bytes(path.read_bytes()[:-100]),
@@ -113,7 +113,7 @@ def test_many_at_once(tmp_path: Path):
 def test_what_a_killed_process_has_left_is_cleared_once_it_is_old(cache: Path):
     load(MNIST)
     (kept,) = cache.iterdir()
-    old, young = (kept.with_name(f"{kept.name}{name}.part") for name in ("old", "young"))
+    old, young = (kept.with_name(f".{kept.name}.{name}.part") for name in ("old", "young"))
     for path in (old, young):
         path.touch()
     os.utime(old, (0, 0))

@@ -1,13 +1,14 @@
 """What the data room refuses, and in which words."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from scalejax.data import SOURCES, describe, land, load
+from scalejax.data import SOURCES, Facts, Split, arrays, describe, land, load
 from scalejax.errors import SweepError
 from scalejax.spec import DataSpec
 
@@ -26,28 +27,73 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("spec", "parts"),
     [
-        (replace(MNIST, source="mnist-1d"), ["[data] source", '"mnist-1d"', *SOURCES, 'did you mean "mnist1d"']),
-        (replace(MNIST, source="zzz"), ["[data] source", *SOURCES]),
-        (DataSpec("mnist1d", fractions=(0.5,)), ["[data] examples: missing", "for instance"]),
-        (DataSpec("land", fractions=(0.5,)), ["[data] examples: missing"]),
-        (DataSpec("mnist1d", fractions=(0.001,), examples=100), ["[data] fractions", "0.001", "0.01"]),
-        (replace(MNIST, fourier_features=8), ["[data] fourier_features", '"land"', "drop it"]),
-        (replace(DIGITS, fourier_scale=0.5), ["[data] fourier_scale", '"land"', "drop it"]),
-        (replace(LAND, fourier_features=7), ["[data] fourier_features: ", "even", "found 7", "write 8"]),
-        (replace(LAND, fourier_scale=1.0), ["[data] fourier_scale", "fourier_features as well"]),
-        (replace(DIGITS, examples=1_198), ["[data] examples", "1197", "lower"]),
-        (DataSpec("digits", train_examples=(10, 2_000)), ["[data] train_examples: 2000", "1197"]),
-        (replace(DIGITS, test_examples=1_600), ["[data] validation_examples", "1797", "lower"]),
+        (lambda: replace(MNIST, source="mnist-1d"), ["[data] source", "mnist-1d", *SOURCES, "did you mean mnist1d?"]),
+        (lambda: replace(MNIST, source="zzz"), ["[data] source", *SOURCES]),
+        (lambda: DataSpec("mnist1d", fractions=(0.5,)), ["[data] examples: missing", "for instance"]),
+        (lambda: DataSpec("land", fractions=(0.5,)), ["[data] examples: missing"]),
+        (lambda: DataSpec("mnist1d", fractions=(0.001,), examples=100), ["[data] fractions", "0.001", "0.01"]),
+        (lambda: replace(MNIST, fourier_features=8), ["[data] fourier_features", '"land"', "drop it"]),
+        (lambda: replace(DIGITS, fourier_scale=0.5), ["[data] fourier_scale", '"land"', "drop it"]),
+        (lambda: replace(LAND, fourier_features=7), ["[data] fourier_features: ", "even", "found 7", "write 8"]),
+        (lambda: replace(LAND, fourier_scale=1.0), ["[data] fourier_scale", "fourier_features as well"]),
+        (lambda: replace(DIGITS, examples=1_198), ["[data] examples", "1197", "lower"]),
+        (lambda: DataSpec("digits", train_examples=(10, 2_000)), ["[data] train_examples: 2000", "1197"]),
+        (lambda: replace(DIGITS, test_examples=1_600), ["[data] validation_examples", "1797", "lower"]),
     ],
 )
-def test_refusals_say_what_where_and_what_to_do(spec: DataSpec, parts: list[str], cache: Path):
+def test_refusals_say_what_where_and_what_to_do(spec: Callable[[], DataSpec], parts: list[str], cache: Path):
     for ask in (describe, load):
         with pytest.raises(SweepError) as refusal:
-            ask(spec)
+            ask(spec())
         message = str(refusal.value)
         assert all(part in message for part in parts), message
         assert "\n" not in message
     assert not cache.exists()
+
+
+ROWS = np.arange(12.0).reshape(6, 2)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "part"),
+    [
+        (ROWS, [0, 1, 0, 1, 0], "found (6, 2) for (5,)"),
+        (ROWS[:, 0], np.arange(6.0), "an example a row"),
+        (ROWS, ROWS, "one target an example"),
+        (np.where(ROWS > 8, np.nan, ROWS), np.arange(6.0), "3 of the inputs are NaN or infinite"),
+        (ROWS, [0, 1, 2, 3, 4, np.inf], "1 of the targets are NaN or infinite"),
+        (ROWS, ["a"] * 6, "expected targets that are numbers"),
+        (ROWS.astype(object), np.arange(6), "expected inputs that are numbers"),
+        (ROWS, [0, 1, -1, 1, 0, 1], "expected classes from 0 on, found -1"),
+        (ROWS, [0, 1, 3, 1, 0, 1], "class 2 of 0 to 3 has no example"),
+        (ROWS[:2], [0, 1], "at least three examples"),
+        (np.empty((6, 0)), [0, 1, 0, 1, 0, 1], "at least three examples with inputs"),
+    ],
+)
+def test_arrays_that_cannot_be_learned_from_are_refused(x, y, part: str):
+    with pytest.raises(SweepError) as refusal:
+        arrays(x, y)
+    assert part in str(refusal.value)
+    assert "[data] source" in str(refusal.value)
+
+
+def test_a_source_that_makes_something_else_than_it_says_is_refused():
+    class Liar:
+        def facts(self) -> Facts:
+            return Facts(shape=(2,), classes=2)
+
+        def splits(self, seed: int, sizes):
+            del seed
+            return {
+                name: Split(np.zeros((size, 3), np.float32), np.zeros(size, np.int32)) for name, size in sizes.items()
+            }
+
+    with pytest.raises(SweepError, match=r'train inputs of "Liar" are float32\[5, 3\], not float32\[5, 2\]'):
+        load(DataSpec(Liar(), train_examples=(5,)))
+    with pytest.raises(SweepError, match="methods facts and splits"):
+        DataSpec(3, train_examples=(5,))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(SweepError, match="fourier: unknown key"):
+        DataSpec(Liar(), train_examples=(5,), options={"fourier": 3})
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def untyped(*, width, rngs): ...
 def takes_any(*, rngs, **rest): ...
 
 
-DATA: dict[str, Any] = {"source": "mnist1d", "train_examples": [20, 60]}
+DATA: dict[str, Any] = {"source": "land", "train_examples": [20, 60]}
 TRAIN: dict[str, Any] = {"learning_rate": 1e-3, "batch_size": 64, "steps": 3000}
 HALVING: dict[str, Any] = {"rungs": [0.1, 0.3]}
 LOOSE: Any = TrainSpec  # for calls that pyright would refuse, as it should

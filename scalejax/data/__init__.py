@@ -1,5 +1,23 @@
 """Data sets: described for the planner, generated or read once, and kept in the cache."""
 
-from scalejax.data.sources import SOURCES, DataCard, DataSet, Split, describe, load
+from scalejax.data.digits import Digits
+from scalejax.data.land import Land
+from scalejax.data.mnist1d import MNIST1D
+from scalejax.data.source import DataCard, DataSet, Facts, Source, Split, arrays, cut, describe, drawn, load
 
-__all__ = ["SOURCES", "DataCard", "DataSet", "Split", "describe", "load"]
+# The one table that the sweep file needs: name -> source, whose fields are its options.
+SOURCES = {"mnist1d": MNIST1D, "land": Land, "digits": Digits}
+
+__all__ = [
+    "SOURCES",
+    "DataCard",
+    "DataSet",
+    "Facts",
+    "Source",
+    "Split",
+    "arrays",
+    "cut",
+    "describe",
+    "drawn",
+    "load",
+]

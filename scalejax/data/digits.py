@@ -1,15 +1,45 @@
 """The 1,797 handwritten digits of scikit-learn (UCI, 8 x 8 pixels): small, real, and on every disk that has it."""
 
 import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
+from scalejax.data.source import Facts, Split, cut
 from scalejax.errors import SweepError
 
 VERSION = 1  # raise it whenever the numbers change: fingerprints contain it
 PIXELS = 64
 CLASSES = 10
 EXAMPLES = 1_797
+
+
+@dataclass(frozen=True)
+class Digits:
+    """The source: all digits, in an order drawn from the seed."""
+
+    name = "digits"
+
+    def facts(self) -> Facts:
+        """Describe the data.
+
+        Raises:
+            SweepError: scikit-learn is not installed.
+        """
+        require_package()
+        return Facts(
+            shape=(PIXELS,),
+            classes=CLASSES,
+            examples=EXAMPLES,
+            validation_examples=300,
+            test_examples=300,
+            content={"version": VERSION},
+        )
+
+    def splits(self, seed: int, sizes: Mapping[str, int]) -> dict[str, Split]:
+        """Return disjoint parts."""
+        return cut(*read(seed), sizes)
 
 
 def require_package() -> None:

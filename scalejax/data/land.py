@@ -7,14 +7,18 @@ never imported: its file is found, streamed and packed to one bit a cell once, a
 
 import importlib.util
 import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
+from scalejax.data.source import Facts, Split, drawn
 from scalejax.data.storage import recall
 from scalejax.errors import SweepError
 from scalejax.files import cache_directory
+from scalejax.rules import SpecError, must, strict
 
 VERSION = 1  # raise it whenever the numbers change: fingerprints contain it
 CLASSES = 2  # 0 ocean, 1 land; lakes mostly count as land
@@ -30,6 +34,51 @@ _ROWS_AT_A_TIME = 240  # 10 MB of the unpacked mask
 # A constant, because the features belong to the source, not to one draw of its data. Of eight constants tried, this one
 # gave logistic regression the flattest curve at 48 features.
 _FREQUENCY_SEED = 6
+
+
+@strict("data")
+@dataclass(frozen=True)
+class Land:
+    """The source: points drawn uniformly on the sphere, with random Fourier features if that is asked for."""
+
+    name = "land"
+
+    fourier_features: int | None = field(default=None, metadata=must(int, at_least=0))  # None or 0 is none
+    fourier_scale: float | None = field(default=None, metadata=must(float, above=0))  # cycles per radian
+
+    def __post_init__(self) -> None:
+        features = self.fourier_features or 0
+        if features % 2:
+            expected = "expected an even number, a cosine and a sine for each frequency"
+            message = f"{expected}, found {features}; write {features + 1}"
+            raise SpecError(message, table="data", keys=("fourier_features",))
+        if self.fourier_scale is not None and not features:
+            message = "has nothing to scale without fourier_features; give fourier_features as well, or drop it"
+            raise SpecError(message, table="data", keys=("fourier_scale",))
+
+    @property
+    def _scale(self) -> float:
+        return DEFAULT_FOURIER_SCALE if self.fourier_scale is None else self.fourier_scale
+
+    def facts(self) -> Facts:
+        """Describe the data.
+
+        Raises:
+            SweepError: global-land-mask is not installed, or is not the package we know.
+        """
+        features = self.fourier_features or 0
+        content = {"version": VERSION, "mask": mask_checksum(), "fourier_features": features}
+        scale = {"fourier_scale": self._scale} if features else {}
+        return Facts(shape=(columns(features),), classes=CLASSES, content=content | scale)
+
+    def splits(self, seed: int, sizes: Mapping[str, int]) -> dict[str, Split]:
+        """Return splits from streams of their own."""
+
+        def draw(stream: int, examples: int) -> tuple[np.ndarray, np.ndarray]:
+            features = self.fourier_features or 0
+            return generate(seed, stream, examples, fourier_features=features, fourier_scale=self._scale)
+
+        return drawn(draw, sizes)
 
 
 def columns(fourier_features: int) -> int:
@@ -146,7 +195,7 @@ def packed_mask() -> np.ndarray:
     Raises:
       SweepError: global-land-mask is not installed, or is not the package we know.
     """
-    path = cache_directory("data") / f"land-mask-v{VERSION}-{mask_checksum():08x}.bin"
+    path = cache_directory("data") / f"land-mask-v{VERSION}-{mask_checksum():08x}.safetensors"
     return recall(path, lambda: {"mask": _pack()}, mapped=True)["mask"]
 
 

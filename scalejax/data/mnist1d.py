@@ -6,7 +6,12 @@ depends on how many were asked for. There are no matrix products in it, so that 
 machine's BLAS either.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
+
+from scalejax.data.source import Facts, Split, drawn
 
 VERSION = 1  # raise it whenever the numbers change: fingerprints contain it
 LENGTH = 40  # samples of one example
@@ -43,6 +48,21 @@ _TEMPLATES = (  # Greydanus (2020), one curve a digit
     (5, 4, 3.5, 3.5, 4, 5, 5, 5, 5, 4.7, 4.3, 5),
 )
 # fmt: on
+
+
+@dataclass(frozen=True)
+class MNIST1D:
+    """The source: as many examples of the ten curves as one asks for."""
+
+    name = "mnist1d"
+
+    def facts(self) -> Facts:
+        """Describe the data."""
+        return Facts(shape=(LENGTH,), classes=CLASSES, content={"version": VERSION})
+
+    def splits(self, seed: int, sizes: Mapping[str, int]) -> dict[str, Split]:
+        """Return splits from streams of their own."""
+        return drawn(lambda stream, examples: generate(seed, stream, examples), sizes)
 
 
 def generate(seed: int, split: int, examples: int) -> tuple[np.ndarray, np.ndarray]:

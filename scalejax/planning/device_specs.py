@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import jax
 
 from scalejax.errors import SweepError
-from scalejax.spec.rules import nearest
+from scalejax.rules import nearest
 from scalejax.train.cost import SPEEDS, DeviceSpeed
 
 # Shares of a vendor's figures that are assumed to be reached: many small products of lanes are not one large product,

@@ -14,8 +14,8 @@ from scalejax.data import DataCard
 from scalejax.models import LARGEST_KNOBS
 from scalejax.planning.device_specs import LOCAL, DeviceKind, host_memory, local_kind
 from scalejax.planning.trial import Counted, horizon, training_sizes
+from scalejax.rules import LARGEST, SpecError
 from scalejax.spec import Sweep
-from scalejax.spec.rules import LARGEST, SpecError
 from scalejax.text import number_of
 from scalejax.train.cost import data_bytes, largest_array, step_bytes
 from scalejax.train.lanes import BLOCK

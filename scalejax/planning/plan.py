@@ -16,8 +16,8 @@ from scalejax.planning.device_specs import DeviceKind, local_kind
 from scalejax.planning.packing import PROBED, PROVEN, Capacity, Packing, Verdict, kind_of, pack, waste
 from scalejax.planning.proof.prove import prove
 from scalejax.planning.trial import Counted, Trial, expand, expand_counted, family_name
+from scalejax.rules import SpecError, nearest, shown
 from scalejax.spec import Sweep, check_models
-from scalejax.spec.rules import SpecError, nearest, shown
 from scalejax.train.cost import SPEEDS, data_bytes, lane_bytes
 from scalejax.train.recipe import LaneProgram
 from scalejax.train.task import Task

@@ -14,8 +14,8 @@ from scalejax.errors import SweepError
 from scalejax.models import FAMILIES
 from scalejax.models.architecture import Architecture, architecture, fingerprint
 from scalejax.planning.halving import expected_stops, rung_steps
+from scalejax.rules import LARGEST
 from scalejax.spec import DataSpec, Knob, ModelGrid, Sweep, TrainSpec
-from scalejax.spec.rules import LARGEST
 from scalejax.train.numerics import Numerics, current
 from scalejax.train.recipe import FOLLOWS, LaneProgram, Recipe, Settings, content
 from scalejax.train.task import task_of
@@ -193,7 +193,7 @@ def recipe_of(sweep: Sweep, card: DataCard) -> Recipe:
         clip_norm=train.clip_norm,
         batch_size=train.batch_size[0],
         weight_decay_on=train.weight_decay_on,
-        task=task_of(getattr(sweep, "task", None), card),
+        task=task_of(sweep.task, card),
         target=(card.targets, card.target_shape),
     )
 

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from scalejax.builders import qualified_name
+from scalejax.data import SOURCES
 from scalejax.errors import SweepError
+from scalejax.rules import SpecError, nearest, shown, shown_name
 from scalejax.spec import DataSpec, HalvingSpec, ModelGrid, Sweep, TrainSpec
-from scalejax.spec.rules import SpecError, nearest, shown, shown_name
 
 _TABLES = {"data": DataSpec, "train": TrainSpec, "train.halving": HalvingSpec}
 _KEYS = {
     "": tuple(field.name for field in fields(Sweep)),
-    **{table: tuple(field.name for field in fields(spec)) for table, spec in _TABLES.items()},
+    **{table: tuple(each.name for each in fields(spec) if each.name != "options") for table, spec in _TABLES.items()},
 }
+_OPTIONS = {each.name: name for name, kind in SOURCES.items() for each in fields(kind)}  # option -> its source
 _SINGLE = tuple(key for key in _KEYS[""] if key not in (*_TABLES, "models"))  # the keys outside any table
 
 
@@ -36,8 +38,9 @@ class _Source:
             if any(f"{dotted}.".startswith(".".join((*path, ""))) for path in paths) or dotted == ".".join(prefix):
                 return SweepError(f"--set {dotted}: {fault.says}")
         lines = _key_lines(self.text)
-        # The first key that the file contains; where a key is missing, its table.
-        found = [lines[path] for path in paths if path in lines]
+        # The first key that the file contains, perhaps in a table within its own; where a key is missing, its table.
+        inner = [path for path in lines for key in fault.keys if path[: len(prefix)] == prefix and path[-1] == key]
+        found = [lines[path] for path in (*paths, *inner) if path in lines]
         found += [lines[prefix[:length]] for length in range(len(prefix), 0, -1) if prefix[:length] in lines]
         line = f", line {found[0]}" if found else ""
         return SweepError(f"{self.path}{line}, {fault.place}: {fault.says}")
@@ -173,6 +176,11 @@ def _check_table(value: object, table: str) -> None:
         says = f"expected one table [{table}], found {_kind(value)}"
         raise SpecError(says, table=".".join(parents), keys=(name,))
     for key, inner in value.items():
+        if table == "data" and isinstance(inner, Mapping) and key in SOURCES:
+            if key != value.get("source"):
+                says = f"holds the options of a source that is not this one, {shown(value.get('source'))}; drop it"
+                raise SpecError(says, table=table, keys=(str(key),))
+            continue
         _known(str(key), table)
         if f"{table}.{key}" in _TABLES:
             _check_table(inner, f"{table}.{key}")
@@ -182,6 +190,10 @@ def _made(value: Any, path: str) -> Any:
     """Make the spec of a checked table, and of the tables in it; any other value is returned as it is."""
     if path not in _TABLES:
         return value
+    if path == "data":  # the options of a source are in a table of its name, or beside the keys of all sources
+        options = {key: inner for key, inner in value.items() if key not in _KEYS[path]}
+        options |= options.pop(str(value.get("source")), {})
+        return DataSpec(**{key: inner for key, inner in value.items() if key in _KEYS[path]}, options=options)
     return _TABLES[path](**{key: _made(inner, f"{path}.{key}") for key, inner in value.items()})
 
 
@@ -193,7 +205,7 @@ def _kind(value: object) -> str:
 
 def _known(key: str, table: str) -> None:
     """Raise if a table of the file has no such key; knows the keys of the other tables, where it may belong."""
-    if key in _KEYS[table]:
+    if key in _KEYS[table] or (table == "data" and key in _OPTIONS):
         return
     homes = [other for other in _KEYS if other != table and key in _KEYS[other]]
     if homes and key not in (*_TABLES, "models"):
@@ -259,7 +271,7 @@ def _home(raw: dict[str, Any], dotted: str, *, make: bool) -> tuple[dict[str, An
             example = "models.0.width" if table == "models" else f"{table}.{_KEYS[table][0]}"
             raise error(f"{table} is a table; expected one of its keys, for instance {example}")
         case [*tables, key] if (table := ".".join(tables)) in _TABLES:
-            if key not in _KEYS[table]:
+            if key not in _KEYS[table] and not (table == "data" and key in _OPTIONS):
                 raise error(f"unknown key; {nearest(key, _KEYS[table])}")
             home = raw
             for depth, name in enumerate(tables, start=1):
@@ -268,6 +280,8 @@ def _home(raw: dict[str, Any], dotted: str, *, make: bool) -> tuple[dict[str, An
                     place = ".".join(tables[:depth])
                     raise error(f"expected the file to have one table [{place}], found {_kind(home)}")
             return home, key
+        case ["data", source, key] if _OPTIONS.get(key) == source:
+            return raw.setdefault("data", {}).setdefault(source, {}), key
         case ["models", index, key] if key:
             models = raw.get("models")
             models = [item for item in models if isinstance(item, dict)] if isinstance(models, list) else []
@@ -295,6 +309,8 @@ def sweep_to_toml(sweep: Sweep) -> str:
     code, and `load_sweep` says so, in one sentence, when it meets such a family.
     """
     lines = [f"{name} = {_toml(getattr(sweep, name))}" for name in ("name", "seeds", "packing")]
+    if sweep.task is not None:
+        lines.append(f"task = {_object(sweep.task)}")
     lines += _table("data", sweep.data)
     for grid in sweep.models:
         lines += ["", "[[models]]", _family(grid.family)]
@@ -303,10 +319,12 @@ def sweep_to_toml(sweep: Sweep) -> str:
 
 
 def _table(table: str, spec: DataSpec | TrainSpec | HalvingSpec) -> list[str]:
-    values = {field.name: getattr(spec, field.name) for field in fields(spec)}
+    values = {field.name: getattr(spec, field.name) for field in fields(spec) if field.name != "options"}
     inner = {name: value for name, value in values.items() if isinstance(value, HalvingSpec)}
     own = {name: value for name, value in values.items() if value is not None and name not in inner}
-    lines = ["", f"[{table}]", *(f"{name} = {_toml(value)}" for name, value in own.items())]
+    lines = ["", f"[{table}]", *(f"{name} = {_object(value)}" for name, value in own.items())]
+    if isinstance(spec, DataSpec) and spec.options:
+        lines += ["", f"[data.{spec.source}]", *(f"{name} = {_toml(value)}" for name, value in spec.options.items())]
     for name, value in inner.items():  # last: what follows the header of an inner table is a key of that
         lines += _table(f"{table}.{name}", value)
     return lines
@@ -316,6 +334,14 @@ def _family(family: str | Callable[..., Any]) -> str:
     if isinstance(family, str):
         return f"family = {_toml(family)}"
     return f"family = {_toml(qualified_name(family))}  # a Python builder: this file cannot be read back"
+
+
+def _object(value: Any) -> str:
+    """Write a value; an object of the user's own by its name, for the record."""
+    if isinstance(value, str | bool | int | float | tuple):
+        return _toml(value)
+    kind = value if callable(value) and hasattr(value, "__qualname__") else type(value)
+    return f"{_toml(f'{kind.__module__}:{kind.__qualname__}')}  # a Python object: this file cannot be read back"
 
 
 def _toml_key(name: str) -> str:

@@ -8,11 +8,12 @@ of one, and a whole number for a float. NumPy numbers and arrays count as the Py
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from scalejax.builders import name_of, parameters
-from scalejax.spec.rules import (
+from scalejax.data import SOURCES, Source
+from scalejax.rules import (
     Check,
     Knob,
     Rule,
@@ -22,12 +23,15 @@ from scalejax.spec.rules import (
     distinct,
     identity,
     listed,
+    must,
     nearest,
     plain,
     shown,
     strict,
 )
 
+TASKS = "classification", "regression"
+OPTIMIZERS = "adamw", "sgd", "momentum", "lion"
 MOST_SEEDS = 10_000  # `seeds = 3000000` is a slip, and would be expanded before anyone could notice
 NOT_KNOBS = ("inputs", "outputs", "classes", "rngs")  # parameters of a builder that the engine fills in
 # Columns of the trial table, in which every knob has a column of its own.
@@ -53,6 +57,19 @@ def _seeds(value: Any) -> tuple[int, ...]:
     if number is None or not 1 <= number <= MOST_SEEDS:
         raise SpecError(f"expected a number of seeds from 1 to {MOST_SEEDS} or a list of seeds, found {shown(value)}")
     return tuple(range(number))
+
+
+def _task(value: Any) -> Any:
+    if isinstance(value, str):
+        return Rule(str, choices=TASKS)(value)
+    if not all(hasattr(value, name) for name in ("name", "metric", "outputs", "loss", "score", "headline")):
+        expected = f"expected {' or '.join(TASKS)}, or an object with the attributes of scalejax.Task"
+        raise SpecError(f"{expected}, found {shown(value)}")
+    return value
+
+
+def _optimizer(value: Any) -> Any:
+    return value if callable(value) else Rule(str, choices=OPTIMIZERS)(value)
 
 
 def _part(kind: type) -> Check:
@@ -81,47 +98,77 @@ def _one_of(spec: object, table: str, first: str, second: str) -> None:
         )
 
 
-_COUNT = Rule(int, at_least=1)
-_COUNTS = Rule(int, at_least=1, grid=True)
+def _source(value: Any) -> Any:
+    if isinstance(value, str):
+        return Rule(str)(value)
+    if not isinstance(value, Source):
+        found = shown(value)
+        raise SpecError(f"expected the name of a source, or an object with the methods facts and splits, found {found}")
+    return value
 
 
-@strict(
-    "data",
-    {
-        "source": Rule(str),
-        "train_examples": _COUNTS,
-        "fractions": Rule(float, above=0, at_most=1, grid=True),
-        "examples": _COUNT,
-        "validation_examples": _COUNT,
-        "test_examples": _COUNT,
-        "seed": Rule(int, at_least=0),
-        "fourier_features": Rule(int, at_least=0),
-        "fourier_scale": Rule(float, above=0),
-    },
-)
+def _options(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise SpecError(f"expected a mapping of options, found {shown(value)}")
+    return {name: option for name, option in value.items() if option is not None}
+
+
+@strict("data", extra="options")
 @dataclass(frozen=True)
 class DataSpec:
     """The data of a sweep: where it comes from and which numbers of training examples are tried.
 
+    `source` is a name, or a `Source` of one's own. Options of a named source are given as keywords, or as `options`.
     Exactly one of `train_examples` (numbers) and `fractions` (shares in (0, 1] of the pool) is given.
     Raises `SweepError` for anything that is not as described here.
     """
 
-    source: str
-    train_examples: tuple[int, ...] | None = None
-    fractions: tuple[float, ...] | None = None
-    examples: int | None = None  # size of the training pool; default: the largest of train_examples, or all there is
-    validation_examples: int | None = None  # default: the source's own
-    test_examples: int | None = None
-    seed: int = 0  # draws generated data and the split; NOT the trial's seed
-    fourier_features: int | None = None  # land only: number of random Fourier features; None or 0 is none
-    fourier_scale: float | None = None  # land only: their angular frequency scale, in cycles per radian
+    source: str | Source = field(metadata={"rule": _source})
+    train_examples: tuple[int, ...] | None = field(default=None, metadata=must(int, at_least=1, grid=True))
+    fractions: tuple[float, ...] | None = field(default=None, metadata=must(float, above=0, at_most=1, grid=True))
+    # Size of the training pool; default: the largest of train_examples, or all there is.
+    examples: int | None = field(default=None, metadata=must(int, at_least=1))
+    validation_examples: int | None = field(default=None, metadata=must(int, at_least=1))  # default: the source's own
+    test_examples: int | None = field(default=None, metadata=must(int, at_least=1))
+    seed: int = field(default=0, metadata=must(int, at_least=0))  # of generated data and of the split, not of trials
+    options: Mapping[str, Any] = field(default_factory=dict, metadata={"rule": _options})
 
     def __post_init__(self) -> None:
         _one_of(self, "data", "train_examples", "fractions")
         if self.train_examples and self.examples and max(self.train_examples) > self.examples:
-            says = f"expected at most examples = {self.examples}, found {max(self.train_examples)}"
-            raise SpecError(says, table="data", keys=("train_examples", "examples"))
+            message = f"expected at most examples = {self.examples}, found {max(self.train_examples)}"
+            raise SpecError(message, table="data", keys=("train_examples", "examples"))
+        object.__setattr__(self, "_origin", self._resolved())
+
+    def __hash__(self) -> int:
+        return hash((self.source, self.train_examples, self.fractions, self.examples, self.seed))
+
+    @property
+    def origin(self) -> Source:
+        """The source itself, its options filled in."""
+        return self._origin  # pyright: ignore[reportAttributeAccessIssue]  # set by __post_init__
+
+    def _resolved(self) -> Source:
+        names = [each.name for each in fields(self) if each.name != "options"]
+        if not isinstance(self.source, str):
+            for name in self.options:
+                raise SpecError(f"unknown key; {nearest(name, names)}", table="data", keys=(name,))
+            return self.source
+        if self.source not in SOURCES:
+            hint = nearest(self.source, SOURCES, sure=True)
+            message = f'"{self.source}" is not one of {", ".join(SOURCES)}; {hint}'
+            raise SpecError(message, table="data", keys=("source",))
+        source = SOURCES[self.source]
+        own = [each.name for each in fields(source)]
+        owners = {each.name: name for name, kind in SOURCES.items() for each in fields(kind)}
+        for name in self.options:
+            owner = owners.get(name)
+            if name not in own and owner is not None:
+                of = f'an option of source = "{owner}" that means nothing to "{self.source}"'
+                raise SpecError(f"{of}; drop it, or change the source", table="data", keys=(name,))
+            if name not in own:
+                raise SpecError(f"unknown key; {nearest(name, [*names, *own])}", table="data", keys=(name,))
+        return source(**self.options)
 
 
 @dataclass(frozen=True, init=False)
@@ -173,13 +220,7 @@ def _check_family(family: object) -> None:
     raise SpecError(says, table="models", keys=("family",))
 
 
-@strict(
-    "train.halving",
-    {
-        "rungs": Rule(float, above=0, below=1, grid=True, ascending=True),
-        "reduction": Rule(int, at_least=2),
-    },
-)
+@strict("train.halving")
 @dataclass(frozen=True)
 class HalvingSpec:
     """Successive halving (Jamieson & Talwalkar 2016, arXiv:1502.07943) of the learning rates within a cell.
@@ -188,49 +229,36 @@ class HalvingSpec:
     learning rates, rounded up, go on with all their seeds, and the others are stopped. Raises `SweepError`.
     """
 
-    rungs: tuple[float, ...]  # shares of a trial's steps, in (0, 1), ascending; rounded up to the next evaluation
-    reduction: int = 2
+    # shares of a trial's steps, in (0, 1), ascending; rounded up to the next evaluation
+    rungs: tuple[float, ...] = field(metadata=must(float, above=0, below=1, grid=True, ascending=True))
+    reduction: int = field(default=2, metadata=must(int, at_least=2))
 
 
-@strict(
-    "train",
-    {
-        "learning_rate": Rule(float, above=0, grid=True),
-        "batch_size": _COUNTS,
-        "optimizer": Rule(str, choices=("adamw", "sgd", "momentum", "lion")),
-        "weight_decay": Rule(float, at_least=0, grid=True),
-        "schedule": Rule(str, choices=("cosine", "constant")),
-        "warmup_fraction": Rule(float, at_least=0, below=1),
-        "clip_norm": Rule(float, above=0),
-        "steps": _COUNT,
-        "epochs": Rule(float, above=0),
-        "min_steps": _COUNT,
-        "max_steps": _COUNT,
-        "evaluate_every": _COUNT,
-        "patience": _COUNT,
-        "weight_decay_on": Rule(str, grid=True),
-        "halving": _part(HalvingSpec),
-    },
-)
+@strict("train")
 @dataclass(frozen=True)
 class TrainSpec:
     """How every trial is trained. Lists are grids. Raises `SweepError` for anything that is not as described here."""
 
-    learning_rate: tuple[float, ...]
-    batch_size: tuple[int, ...]
-    optimizer: str = "adamw"  # adamw, sgd, momentum, lion
-    weight_decay: tuple[float, ...] = (0.0,)
-    schedule: str = "cosine"  # cosine, constant
-    warmup_fraction: float = 0.0  # share of the horizon, in [0, 1)
-    clip_norm: float | None = None
-    steps: int | None = None  # exactly one of steps and epochs
-    epochs: float | None = None  # of the trial's own fraction, then clipped to [min_steps, max_steps]
-    min_steps: int | None = None
-    max_steps: int | None = None
-    evaluate_every: int | None = None  # steps; default: about a twentieth of the horizon
-    patience: int | None = None  # evaluations without improvement
-    halving: HalvingSpec | None = None
-    weight_decay_on: tuple[str, ...] | None = None  # patterns of names such as "*.kernel"; default: all matrices
+    learning_rate: tuple[float, ...] = field(metadata=must(float, above=0, grid=True))
+    batch_size: tuple[int, ...] = field(metadata=must(int, at_least=1, grid=True))
+    # adamw, sgd, momentum, lion
+    optimizer: str | Callable[[], Any] = field(default="adamw", metadata={"rule": _optimizer})
+    weight_decay: tuple[float, ...] = field(default=(0.0,), metadata=must(float, at_least=0, grid=True))
+    schedule: str = field(default="cosine", metadata=must(str, choices=("cosine", "constant")))  # cosine, constant
+    # share of the horizon, in [0, 1)
+    warmup_fraction: float = field(default=0.0, metadata=must(float, at_least=0, below=1))
+    clip_norm: float | None = field(default=None, metadata=must(float, above=0))
+    steps: int | None = field(default=None, metadata=must(int, at_least=1))  # exactly one of steps and epochs
+    # of the trial's own fraction, then clipped to [min_steps, max_steps]
+    epochs: float | None = field(default=None, metadata=must(float, above=0))
+    min_steps: int | None = field(default=None, metadata=must(int, at_least=1))
+    max_steps: int | None = field(default=None, metadata=must(int, at_least=1))
+    # steps; default: about a twentieth of the horizon
+    evaluate_every: int | None = field(default=None, metadata=must(int, at_least=1))
+    patience: int | None = field(default=None, metadata=must(int, at_least=1))  # evaluations without improvement
+    halving: HalvingSpec | None = field(default=None, metadata={"rule": _part(HalvingSpec)})
+    # patterns of names such as "*.kernel"; default: all matrices
+    weight_decay_on: tuple[str, ...] | None = field(default=None, metadata=must(str, grid=True))
 
     def __post_init__(self) -> None:
         _one_of(self, "train", "steps", "epochs")
@@ -246,27 +274,20 @@ class TrainSpec:
             raise SpecError(says, table="train", keys=("min_steps", "max_steps"))
 
 
-@strict(
-    "",
-    {
-        "name": _name,
-        "data": _part(DataSpec),
-        "models": _models,
-        "train": _part(TrainSpec),
-        "seeds": _seeds,
-        "packing": Rule(str, choices=("proven", "probed")),
-    },
-)
+@strict("")
 @dataclass(frozen=True)
 class Sweep:
     """All trials of one question: the product of its grids. `seeds = 3` stands for (0, 1, 2). Raises `SweepError`."""
 
-    name: str
-    data: DataSpec
-    models: tuple[ModelGrid, ...]
-    train: TrainSpec
-    seeds: tuple[int, ...] = (0,)
-    packing: str = "proven"  # "probed": sizes without a proof share a program if a probe finds no difference
+    name: str = field(metadata={"rule": _name})
+    data: DataSpec = field(metadata={"rule": _part(DataSpec)})
+    models: tuple[ModelGrid, ...] = field(metadata={"rule": _models})
+    train: TrainSpec = field(metadata={"rule": _part(TrainSpec)})
+    seeds: tuple[int, ...] = field(default=(0,), metadata={"rule": _seeds})
+    # "probed": sizes without a proof share a program if a probe finds no difference
+    packing: str = field(default="proven", metadata=must(str, choices=("proven", "probed")))
+    # A name, a task of one's own, or None: what the targets say.
+    task: Any = field(default=None, metadata={"rule": _task})
 
     def __post_init__(self) -> None:
         _check_overlap([(grid.family, grid.knobs) for grid in self.models])

@@ -1,6 +1,6 @@
 """The rules that values of a sweep are held to, and the sentences that say what is wrong with one.
 
-Private to `scalejax.spec` and `scalejax.spec.file`: nothing here knows what a sweep is.
+Nothing here knows what a sweep is: it is the ground on which `data` and `spec` declare their fields.
 """
 
 import difflib
@@ -16,7 +16,8 @@ Knob = int | float | str | bool
 Check = Callable[[Any], Any]  # raises SpecError, else returns the value in its final type
 
 LARGEST = 2**31 - 1  # steps, sizes and seeds travel as int32 on the devices
-HEADERS = {"data": "[data]", "models": "[[models]]", "train": "[train]", "train.halving": "[train.halving]"}
+TABLES = "data", "train", "train.halving"
+HEADERS = {"models": "[[models]]", **{table: f"[{table}]" for table in TABLES}}
 
 _Class = TypeVar("_Class")
 
@@ -65,10 +66,13 @@ def shown_name(name: str) -> str:
     return name if name.isprintable() and name and len(name) <= 60 else shown(name)
 
 
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """Say which valid name was probably meant, or which ones there are, as a clause that ends the sentence."""
+def nearest(name: str, valid: Iterable[str], *, sure: bool = False) -> str:
+    """Say which valid name was probably meant, or which ones there are, as a clause that ends the sentence.
+
+    With `sure` the nearest is named however far it is.
+    """
     names = list(valid)
-    close = difflib.get_close_matches(name[:100], names, n=1)
+    close = difflib.get_close_matches(name[:100], names, n=1, cutoff=0.0 if sure else 0.6)
     return f"did you mean {close[0]}?" if close else f"expected one of {', '.join(names)}"
 
 
@@ -185,35 +189,47 @@ def as_knob(value: Any) -> Knob:
     return number
 
 
-def strict(table: str, rules: Mapping[str, Check]) -> Callable[[type[_Class]], type[_Class]]:
-    """Make a dataclass check the names and the values it is given before it stores them; raises `SpecError`."""
+def must(kind: type[int] | type[float] | type[str], **bounds: Any) -> dict[str, Check]:
+    """Return the rule of a field as its metadata: `field(metadata=must(int, at_least=1))`; see `Rule`."""
+    return {"rule": Rule(kind, **bounds)}
+
+
+def strict(table: str, *, extra: str | None = None) -> Callable[[type[_Class]], type[_Class]]:
+    """Make a dataclass hold the names and the values that it is given against the rules beside its fields.
+
+    Args:
+        table: of the sweep file, for the sentences of `SpecError`.
+        extra: the field that takes names that no field has, as a mapping; None: there are none.
+    """
 
     def decorate(cls: type[_Class]) -> type[_Class]:
         store: Callable[..., None] = cls.__init__
-        defaults = {field.name: field.default for field in fields(cls)}  # pyright: ignore[reportArgumentType]
+        known = {each.name: each for each in fields(cls)}  # pyright: ignore[reportArgumentType]
 
         def settle(name: str, value: Any) -> Any:
-            if value is None and defaults[name] is None:
+            if value is None and known[name].default is None:
                 return None
             try:
-                return rules[name](value)
+                return known[name].metadata["rule"](value)
             except SpecError as fault:
                 raise SpecError(fault.says, table=table, keys=(name,)) from None
 
         @functools.wraps(store)
         def init(self: Any, /, *values: Any, **named: Any) -> None:
-            given = {**dict(zip(defaults, values, strict=False)), **named}
+            if len(values) > len(known) or known.keys() & set(list(known)[: len(values)]) & named.keys():
+                raise SpecError(f"expected at most one value for each of {', '.join(known)}", table=table)
+            given = {**dict(zip(known, values, strict=False)), **named}
+            if extra is not None:
+                more = {name: given.pop(name) for name in [*given] if name not in known}
+                given[extra] = {**given.get(extra, {}), **more}
             for name in given:
-                if name not in defaults:
-                    raise SpecError(f"unknown key; {nearest(name, defaults)}", table=table, keys=(name,))
-            for name, default in defaults.items():
-                if default is MISSING and name not in given:
-                    says = getattr(rules[name], "expected", "")
-                    raise SpecError(
-                        "needed but missing" + (f"; expected {says}" if says else ""), table=table, keys=(name,)
-                    )
-            if len(values) + len(named) > len(given):
-                raise SpecError(f"expected at most one value for each of {', '.join(defaults)}", table=table)
+                if name not in known:
+                    raise SpecError(f"unknown key; {nearest(name, known)}", table=table, keys=(name,))
+            for name, each in known.items():
+                if each.default is MISSING and each.default_factory is MISSING and name not in given:
+                    expected = getattr(each.metadata["rule"], "expected", "")
+                    message = "needed but missing" + (f"; expected {expected}" if expected else "")
+                    raise SpecError(message, table=table, keys=(name,))
             store(self, **{name: settle(name, value) for name, value in given.items()})
 
         cls.__init__ = init  # pyright: ignore[reportAttributeAccessIssue]
