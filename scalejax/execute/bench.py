@@ -75,7 +75,8 @@ def bench(widths: Sequence[int], *, batch_size: int, repetitions: int, told: Cal
                     rates[name].append(amounts[name] / _seconds(run, amounts[name]))
         typical = {name: float(np.median(values)) for name, values in rates.items()}
         peaks.append(typical["peak"] * 2 * PEAK_SIZE**3)
-        together = flops * Placement(devices, bucket.lanes).lanes
+        placement = Placement(devices, bucket.lanes)
+        together = flops * placement.lanes
         modes = {mode: typical[mode] * together for mode in MODES}
         speeds.append(Speed(width, bucket.lanes, modes, typical["loop"] * flops))
     return Bench(batch_size, len(devices), float(np.median(peaks)), tuple(speeds))

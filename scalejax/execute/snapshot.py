@@ -129,7 +129,7 @@ def _paths(state: TrialState) -> list[str]:
 
 
 def _slot(trial: Trial, entry: Mapping[str, Any]) -> Slot:
-    renamed: list[dict[str, Any]] = [
+    renamed: list[dict[Any, Any]] = [
         {NAMES_BEFORE.get(name, name): value for name, value in each.items()} for each in entry["evaluations"]
     ]
     evaluations = [Evaluation(**each) for each in renamed]

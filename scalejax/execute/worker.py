@@ -89,7 +89,7 @@ class LocalWorker:
     """
 
     def __init__(self, group: Group, *, data: DataSet, compiler: Compiler):
-        self._group = group
+        self.group = group
         self._data = data
         self._compiler = compiler
         self._on_devices: dict[Group, DeviceData] = {}
@@ -97,7 +97,7 @@ class LocalWorker:
 
     def _placement(self, bucket: Bucket) -> Placement:
         # Three trials do not keep eight cores busy.
-        return Placement(self._group[: bucket.count], bucket.lanes)
+        return Placement(self.group[: bucket.count], bucket.lanes)
 
     def lanes(self, bucket: Bucket) -> int:
         """Return the number of lanes on all devices that a bucket has work for."""
