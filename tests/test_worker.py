@@ -33,7 +33,7 @@ def loss(trial, step: int) -> float:
 class HostWorker:
     """Trains by arithmetic; `refuse` is asked before each call and may raise."""
 
-    def __init__(self, refuse=lambda worker, bucket, slots: None):
+    def __init__(self, refuse=lambda *_: None):
         self.refuse, self.prepared, self.lanes_used = refuse, [], []
 
     def lanes(self, bucket: Bucket) -> int:
