@@ -50,7 +50,8 @@ class Idle:
     def prepare(self, bucket):
         self.orders.append((bucket.program, self))
 
-    def run(self, bucket, *_):
+    def run(self, bucket, feed, report):
+        del feed, report
         self.first = bucket.program
         raise RunError("it has begun")
 

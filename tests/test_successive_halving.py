@@ -229,8 +229,8 @@ def test_every_checkpoint_holds_all_trials_that_have_been_at_a_rung(data, tmp_pa
         return arrive(halving, paused)
 
     def saving(checkpoints, pack, snapshot):
-        saved.append(arrived - ended - snapshot.trial_ids)
-        assert len([*snapshot.slots, *snapshot.paused]) == len(snapshot.trial_ids), "a trial is in it twice"
+        saved.append(arrived - ended - snapshot.steps.keys())
+        assert len([*snapshot.slots, *snapshot.paused]) == len(snapshot.steps), "a trial is in it twice"
         save(checkpoints, pack, snapshot)
 
     monkeypatch.setattr(SuccessiveHalving, "arrive", arriving)
