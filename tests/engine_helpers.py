@@ -11,8 +11,10 @@ import numpy as np
 
 from scalejax.data import DataCard, DataSet
 from scalejax.execute.devices import Group
-from scalejax.execute.pack import Finished, Pack
+from scalejax.execute.pack import Pack
+from scalejax.execute.placement import Placement
 from scalejax.execute.programs import Programs, compiled_programs
+from scalejax.execute.slot import Finished
 from scalejax.models import FAMILIES, Architecture, architecture
 from scalejax.planning.packing import Bucket
 from scalejax.planning.trial import Counted, Trial, random_bits
@@ -23,7 +25,7 @@ from scalejax.train.step import Examples
 
 INPUTS, CLASSES = 12, 3
 EXACT_SOLO = 1e-5  # relative, over at most ten steps; never relaxed
-FIRST = Group((jax.local_devices()[0],))
+FIRST: Group = (jax.local_devices()[0],)
 
 RECIPE = Recipe(optimizer="adamw", schedule="cosine", clip_norm=None, batch_size=16)
 NUMBERS = {"learning_rate": 1e-2, "weight_decay": 1e-2, "steps": 10, "warmup_steps": 2, "train_examples": 100}
@@ -69,7 +71,7 @@ def device_data(data: DataSet, group: Group = FIRST) -> DeviceData:
             blocks(data.validation.inputs, data.validation.targets),
             blocks(data.test.inputs, data.test.targets),
         ),
-        group.whole,
+        Placement(group, 1).replicated,
     )
 
 
@@ -90,11 +92,11 @@ def pack_of(
     """Return a pack with one lane for each of `trials`, placed in this order; None leaves a lane idle."""
     present = [each for each in trials if each is not None]
     largest = largest or max(present, key=lambda each: each.architecture.parameter_count)
-    lanes = len(trials) // len(group.devices)
-    bucket = Bucket(replace(program(largest), mode=mode), tuple(map(Counted, present)), lanes, 1.0, 1, call_steps)
-    pack = Pack(
-        bucket, group=group, data=device_data(data, group), programs=ready(bucket.program, lanes, group, data.card)
+    placement = Placement(group, len(trials) // len(group))
+    bucket = Bucket(
+        replace(program(largest), mode=mode), tuple(map(Counted, present)), placement.lanes_each, 1.0, 1, call_steps
     )
+    pack = Pack(bucket, placement, data=device_data(data, group), programs=ready(bucket.program, placement, data.card))
     for number, each in enumerate(trials):
         if each is not None:
             place(pack, number, each)
@@ -103,10 +105,10 @@ def pack_of(
 
 
 @functools.cache
-def ready(program: LaneProgram, lanes: int, group: Group, card: DataCard) -> "Future[Programs]":
+def ready(program: LaneProgram, placement: Placement, card: DataCard) -> "Future[Programs]":
     """Return the programs of a pack, compiled once for all tests that share them."""
     future: Future[Programs] = Future()
-    future.set_result(compiled_programs(program, lanes, group, card=card))
+    future.set_result(compiled_programs(program, placement, card=card))
     return future
 
 
@@ -116,9 +118,9 @@ def place(pack: Pack, number: int, each: Trial) -> None:
 
 
 def go_on(pack: Pack) -> tuple[dict[Trial, int], list[Finished]]:
-    """Launch a call and wait for it; return the steps taken and who has ended."""
-    landing = pack.land(pack.launch())
-    return landing.steps, landing.ended
+    """Launch a call and wait for it; return the steps taken and the trials that have ended."""
+    result = pack.land(pack.launch())
+    return result.steps, result.ended
 
 
 def finish(pack: Pack) -> dict[str, Finished]:

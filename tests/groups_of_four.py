@@ -14,11 +14,10 @@ from scalejax.errors import RunError
 from scalejax.execute import programs
 from scalejax.execute import scheduler as scheduling
 from scalejax.execute.checkpoint import Checkpoints
-from scalejax.execute.devices import Group
 from scalejax.execute.pack import Pack
-from scalejax.execute.programs import Workshop
+from scalejax.execute.programs import Compiler
 from scalejax.execute.scheduler import Observer, Scheduler
-from scalejax.execute.successive_halving import History, Tournament
+from scalejax.execute.successive_halving import History, SuccessiveHalving
 from scalejax.models.architecture import architecture
 from scalejax.planning.packing import Bucket
 from scalejax.planning.trial import Counted
@@ -33,7 +32,7 @@ _compiled = functools.cache(programs.compiled_programs)  # once for all tests th
 def alone(monkeypatch):
     """Let each device be a group, as accelerators are."""
     assert len(jax.local_devices()) == 4
-    monkeypatch.setattr(scheduling, "groups", lambda devices: [Group((device,)) for device in devices])
+    monkeypatch.setattr(scheduling, "groups", lambda devices: [(device,) for device in devices])
     monkeypatch.setattr(programs, "compiled_programs", _compiled)
 
 
@@ -69,29 +68,29 @@ class Log:
         self._moved = threading.Condition()
         launch, choose, leave = Pack.launch, Scheduler._choose, Scheduler._next
 
-        def chosen(scheduler, team):
-            work = choose(scheduler, team)
-            if work:
+        def chosen(scheduler, worker):
+            assignment = choose(scheduler, worker)
+            if assignment:
                 with self._moved:
-                    self._at_work.add(team.devices[0].id)
-            return work
+                    self._at_work.add(worker.group[0].id)
+            return assignment
 
-        def left(scheduler, team, last):
+        def left(scheduler, worker, last):
             with self._moved:
-                self._at_work.discard(team.devices[0].id)
+                self._at_work.discard(worker.group[0].id)
                 self._moved.notify_all()
-            return leave(scheduler, team, last)
+            return leave(scheduler, worker, last)
 
         def logged(pack, **named):
-            device = pack._group.devices[0].id
+            device = pack.placement.devices[0].id
             with self._moved:
                 assert self._moved.wait_for(lambda: not self._behind(device), PATIENCE)
                 begin = self._clock[device]
-                flight = launch(pack, **named)
-                self._clock[device] = begin + flight.call.count
+                call = launch(pack, **named)
+                self._clock[device] = begin + call.plan.count
                 self.calls.append((device, pack.bucket.program, begin, self._clock[device]))
                 self._moved.notify_all()
-            return flight
+            return call
 
         monkeypatch.setattr(Pack, "launch", logged)
         monkeypatch.setattr(Scheduler, "_choose", chosen)
@@ -114,15 +113,15 @@ def train(wanted, data, *, devices=4, halved=False, folder=None, ended=None, sto
     checkpoints = Checkpoints(folder, seconds=0.0) if folder else None
     homes = {each.trial_id: (each, bucket.program) for bucket in wanted for each in bucket.trials}
     begun = checkpoints.load({name: homes[name] for name in left}) if checkpoints else {}
-    tournament = None
+    halving = None
     if halved:
         known = {name: (end.evaluations, end.status) for name, end in ends.items()}
-        known |= {name: (parked.slot.evaluations, "running") for name, parked in begun.items()}
+        known |= {name: (paused.slot.evaluations, "running") for name, paused in begun.items()}
         histories = {
             name: History({each.step: each.validation_loss for each in seen}, status)
             for name, (seen, status) in known.items()
         }
-        tournament = Tournament(list(trials.values()), reduction=2, histories=histories)
+        halving = SuccessiveHalving(list(trials.values()), reduction=2, histories=histories)
 
     def finished(end):
         assert end.trial.trial_id not in ends, "told twice"
@@ -141,7 +140,7 @@ def train(wanted, data, *, devices=4, halved=False, folder=None, ended=None, sto
         left,
         data=data,
         observer=Observer(lambda new: started.update(each.trial_id for each in new), finished, progressed),
-        tournament=tournament,
+        halving=halving,
         checkpoints=checkpoints,
         begun=begun,
     )
@@ -196,10 +195,10 @@ def test_a_run_on_four_groups_that_is_stopped_again_and_again_ends_as_one_that_n
 def test_a_group_that_breaks_off_ends_the_run_of_all_and_those_that_wait(data, monkeypatch, halved):
     init = Pack.__init__
 
-    def broken(pack, bucket, **named):
-        if named["group"].devices[0].id == 2:
+    def broken(pack, bucket, placement, **named):
+        if placement.devices[0].id == 2:
             raise RunError("the third device is broken")
-        init(pack, bucket, **named)
+        init(pack, bucket, placement, **named)
 
     monkeypatch.setattr(Pack, "__init__", broken)
     with pytest.raises(RunError, match="the third device is broken"):
@@ -220,7 +219,7 @@ def test_a_group_that_waits_is_told_when_another_breaks_off(data, monkeypatch):
     monkeypatch.setattr(Pack, "launch", breaks)
     with pytest.raises(RunError, match="broken in the middle"):
         train([bucket_of(grid(), lanes=16)], data, halved=True)
-    assert {pack._group for pack in calls} == {Group((jax.local_devices()[0],))}
+    assert {pack.placement.devices for pack in calls} == {(jax.local_devices()[0],)}
     assert not [each for each in threading.enumerate() if each.name.startswith("Thread")]
 
 
@@ -228,14 +227,14 @@ def test_a_group_that_waits_is_told_when_another_breaks_off(data, monkeypatch):
 def test_a_trial_that_fails_on_one_group_keeps_no_other_from_its_end(data, monkeypatch, halved):
     wanted = two_buckets(halved=halved, sizes=(1, 2))
     doomed = wanted[0].trials[0]
-    initial = Workshop.initial_weights
+    initial = Compiler.initial_weights
 
-    def refuse(workshop, built, key):
+    def refuse(compiler, built, key):
         if built == doomed.architecture and key == doomed.key("initialise"):
             raise ValueError("no such weights")
-        return initial(workshop, built, key)
+        return initial(compiler, built, key)
 
-    monkeypatch.setattr(Workshop, "initial_weights", refuse)
+    monkeypatch.setattr(Compiler, "initial_weights", refuse)
     ends, _ = train(wanted, data, halved=halved)
     failing = {name for name, end in ends.items() if end.trial.seed == doomed.seed}
     assert {name for name, end in ends.items() if end.status == "failed"} == failing
@@ -246,7 +245,7 @@ def test_short_memory_on_one_group_loses_no_trial_and_the_others_help(data, monk
     launch = Pack.launch
 
     def refuse(pack, **named):
-        if pack._group.devices[0].id == 1 and pack.bucket.lanes > 1:
+        if pack.placement.devices[0].id == 1 and pack.bucket.lanes > 1:
             raise MemoryError
         return launch(pack, **named)
 

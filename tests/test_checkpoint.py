@@ -21,9 +21,9 @@ from scalejax.data import DataSet
 from scalejax.errors import RunError
 from scalejax.execute.checkpoint import SEAL, Checkpoints
 from scalejax.execute.scheduler import Observer, Scheduler
-from scalejax.execute.slot import Finished, Parked, Slot
+from scalejax.execute.slot import Finished, Paused, Slot
 from scalejax.execute.snapshot import Snapshot, UnreadableError, bits, pack_up, unpack
-from scalejax.execute.successive_halving import History, Tournament
+from scalejax.execute.successive_halving import History, SuccessiveHalving
 from scalejax.models.architecture import architecture
 from scalejax.planning.packing import Bucket
 from scalejax.planning.trial import Counted, Trial
@@ -69,22 +69,22 @@ def train(
     devices: int = 1,
     halved: bool = False,
     seconds: float = 0.0,
-) -> tuple[dict[str, Finished], dict[str, int], dict[str, Parked]]:
+) -> tuple[dict[str, Finished], dict[str, int], dict[str, Paused]]:
     """Train what has not ended; return the ends so far, the steps that each trial took here, and what was begun."""
     ends, steps, calls = dict(ended or {}), {}, 0
     left = {name: home for name, home in homes(wanted).items() if name not in ends}
     checkpoints = Checkpoints(folder, seconds=seconds) if folder else None
     begun = checkpoints.load(left) if checkpoints else {}
-    tournament = None
+    halving = None
     if halved:
         histories = {
             name: History({each.step: each.validation_loss for each in end.evaluations}, end.status)
             for name, end in ends.items()
         }
-        for name, parked in begun.items():
-            histories[name] = History({each.step: each.validation_loss for each in parked.slot.evaluations})
+        for name, paused in begun.items():
+            histories[name] = History({each.step: each.validation_loss for each in paused.slot.evaluations})
         every = [each for bucket in wanted for each in bucket.trials]
-        tournament = Tournament(every, reduction=2, histories=histories)
+        halving = SuccessiveHalving(every, reduction=2, histories=histories)
 
     def finished(end: Finished):
         assert end.trial.trial_id not in ends, "a trial was trained twice"
@@ -103,7 +103,7 @@ def train(
         left,
         data=data,
         observer=Observer(lambda _: None, finished, progressed),
-        tournament=tournament,
+        halving=halving,
         checkpoints=checkpoints,
         begun=begun,
     )
@@ -137,7 +137,7 @@ def test_a_run_that_is_stopped_again_and_again_is_as_one_that_never_was(data, tm
         ends, steps, begun = train(wanted, data, folder, ended=ends, stop_after=stop_after)
         for name, count in steps.items():
             total[name] = total.get(name, 0) + count
-        assert all(parked.slot.step > 0 for parked in begun.values())
+        assert all(paused.slot.step > 0 for paused in begun.values())
     assert same(ends, untouched)
     assert total == {each.trial_id: each.settings.steps for each in trials_of()}  # no step twice
     assert not folder.exists()
@@ -289,7 +289,7 @@ def test_damage_to_any_one_file_is_noticed(interrupted, damage, tmp_path):
             found = Checkpoints(copy).load(left)
         assert found  # those of the one before
         assert not any(
-            parked.slot.step == expected[name].slot.step for name, parked in found.items() if name in expected
+            paused.slot.step == expected[name].slot.step for name, paused in found.items() if name in expected
         )
 
 
@@ -369,15 +369,15 @@ def test_a_checkpoint_of_another_group_takes_no_step_back(tmp_path: Path):
     state = jax.tree.map(lambda leaf: np.asarray(leaf)[0], jax.device_get(empty(program(one), 1)))
     checkpoints = Checkpoints(tmp_path / "c", seconds=0)
     first, second = checkpoints.open("a"), checkpoints.open("b")
-    later = (Parked(Slot(other, step=300), state), Parked(Slot(one, step=100), state))
-    for shelf, parked in ((first, [Parked(Slot(one, step=500), state)]), (second, later)):
-        checkpoints.save(shelf, Snapshot(empty(program(one), 1), {}, list(parked)))
-        assert shelf.writing is not None
-        shelf.writing.result()
+    later = (Paused(Slot(other, step=300), state), Paused(Slot(one, step=100), state))
+    for pack, paused in ((first, [Paused(Slot(one, step=500), state)]), (second, later)):
+        checkpoints.save(pack, Snapshot(empty(program(one), 1), {}, list(paused)))
+        assert pack.writing is not None
+        pack.writing.result()
     assert checkpoints.steps == {one.trial_id: 500, other.trial_id: 300}
     checkpoints.close(first)
     assert first.folder.exists()
     checkpoints.finish(complete=False)
     homes = {each.trial_id: (each, program(each)) for each in (one, other)}
     found = Checkpoints(tmp_path / "c").load(homes)
-    assert {name: parked.slot.step for name, parked in found.items()} == {one.trial_id: 500, other.trial_id: 300}
+    assert {name: paused.slot.step for name, paused in found.items()} == {one.trial_id: 500, other.trial_id: 300}

@@ -18,7 +18,7 @@ from scalejax.models import Architecture
 from scalejax.train import lanes as lanes_module
 from scalejax.train.convolutions import fast_on_cpu
 from scalejax.train.cost import CONVOLUTION_PASSES, SPEEDS, lane_seconds, measuring_seconds
-from scalejax.train.lanes import DeviceData, Order, advance, blocks
+from scalejax.train.lanes import Commands, DeviceData, advance, blocks
 from scalejax.train.padding import initial_weights
 from scalejax.train.step import Cursor, Examples, start
 
@@ -215,8 +215,8 @@ def advanced(images, mode):
     states = [start(each.recipe, each.settings.scalars(), own) for own in weights]
     lanes = jax.tree.map(lambda *leaves: np.stack(leaves), *states)
     zeros = np.zeros(3, np.uint32)
-    order = Order(np.int32(10), Cursor(zeros, zeros), *np.ones((3, 3), bool))
-    return jax.jit(functools.partial(advance, constants)), (lanes, images, order)
+    commands = Commands(np.int32(10), Cursor(zeros, zeros), *np.ones((3, 3), bool))
+    return jax.jit(functools.partial(advance, constants)), (lanes, images, commands)
 
 
 @pytest.fixture(scope="module")

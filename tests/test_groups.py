@@ -13,17 +13,15 @@ from engine_helpers import planned, program
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalejax.execute.devices import Group
-from scalejax.execute.programs import Workshop
+from scalejax.errors import RunError
+from scalejax.execute.programs import Compiler
 from scalejax.execute.scheduler import Observer, Scheduler
-from scalejax.execute.successive_halving import Tournament
+from scalejax.execute.successive_halving import SuccessiveHalving
 from scalejax.planning.halving import expected_stops, steps_left
 from scalejax.planning.packing import Bucket
 from scalejax.planning.trial import Counted
 
 FOUR = Path(__file__).with_name("groups_of_four.py")
-TEAMS = [Group((f"device {number}",)) for number in range(4)]
-NOBODY = Observer(lambda _: None, lambda _: None, lambda _: None)
 
 
 def bucket(count, *, batch_size=16, lanes=2, rungs=(), steps=40):
@@ -40,20 +38,37 @@ def bucket(count, *, batch_size=16, lanes=2, rungs=(), steps=40):
     return Bucket(program(trials[0]), tuple(map(Counted, trials)), lanes=lanes, seconds=1.0, makespan=1, call_steps=50)
 
 
-def begin(wanted, data, monkeypatch, teams=TEAMS, *, reduction=None):
-    """Return the bucket with which each group begins, and the programs (bucket, group) in the order of compilation."""
-    orders = []
-    monkeypatch.setattr(Workshop, "order", lambda _, made, __, group: orders.append((made, group)))
-    monkeypatch.setattr(Workshop, "order_initialiser", lambda *_: None)
+class Idle:
+    """A worker that trains nothing; it writes down which programs it is to prepare, and with which bucket it begins."""
+
+    def __init__(self, orders):
+        self.orders, self.first = orders, None
+
+    def lanes(self, bucket):
+        return bucket.lanes
+
+    def prepare(self, bucket):
+        self.orders.append((bucket.program, self))
+
+    def run(self, bucket, feed, report):
+        del feed, report
+        self.first = bucket.program
+        raise RunError("it has begun")
+
+
+def begin(wanted, data, monkeypatch, *, workers=4, reduction=None):
+    """Return the bucket with which each worker begins, and (bucket, worker) in the order of compilation."""
+    monkeypatch.setattr(Compiler, "initialiser", lambda *_: None)
+    orders: list = []
+    idle = [Idle(orders) for _ in range(workers)]
     trials = [each for one in wanted for each in one.trials]
-    tournament = Tournament(trials, reduction=reduction, histories={}) if reduction else None
-    scheduler = Scheduler(wanted, {each.trial_id for each in trials}, data=data, observer=NOBODY, tournament=tournament)
-    first = scheduler._order_programs(teams)
-    places = {one.program: number for number, one in enumerate(wanted)}
-    return (
-        [places[first[team].bucket.program] if team in first else None for team in teams],
-        [(places[made], teams.index(group)) for made, group in orders],
-    )
+    halving = SuccessiveHalving(trials, reduction=reduction, histories={}) if reduction else None
+    observer = Observer(lambda _: None, lambda _: None, lambda _: None)
+    scheduler = Scheduler(wanted, {each.trial_id for each in trials}, data=data, observer=observer, halving=halving)
+    with pytest.raises(RunError, match="it has begun"):
+        scheduler.run_on(idle)
+    places = {None: None} | {one.program: number for number, one in enumerate(wanted)}
+    return [places[one.first] for one in idle], [(places[made], idle.index(worker)) for made, worker in orders]
 
 
 def test_groups_spread_over_the_buckets_and_what_they_begin_with_is_compiled_first(data, monkeypatch):
@@ -67,7 +82,7 @@ def test_groups_spread_over_the_buckets_and_what_they_begin_with_is_compiled_fir
 
 def test_one_group_has_all_programs_compiled_in_the_order_of_their_work(data, monkeypatch):
     wanted = [bucket(16, batch_size=4), bucket(32, batch_size=8), bucket(64, batch_size=16)]
-    assert begin(wanted, data, monkeypatch, TEAMS[:1]) == ([2], [(2, 0), (1, 0), (0, 0)])
+    assert begin(wanted, data, monkeypatch, workers=1) == ([2], [(2, 0), (1, 0), (0, 0)])
 
 
 def test_groups_for_which_there_is_no_work_get_none(data, monkeypatch):
@@ -77,8 +92,8 @@ def test_groups_for_which_there_is_no_work_get_none(data, monkeypatch):
 def test_halving_is_expected_when_groups_are_spread(data, monkeypatch):
     """Of eight rates one goes on to the end: their bucket has less work than one of half as many trials, all whole."""
     halved, whole = bucket(32, rungs=(4, 8, 12)), bucket(16, batch_size=8)
-    assert begin([halved, whole], data, monkeypatch, TEAMS[:1], reduction=2)[0] == [1]
-    assert begin([bucket(32), whole], data, monkeypatch, TEAMS[:1])[0] == [0]
+    assert begin([halved, whole], data, monkeypatch, workers=1, reduction=2)[0] == [1]
+    assert begin([bucket(32), whole], data, monkeypatch, workers=1)[0] == [0]
 
 
 @given(

@@ -8,9 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import scalejax as sx
-from scalejax.execute.slot import Evaluation, Finished, Parked, Slot
-from scalejax.execute.successive_halving import History, Tournament
-from scalejax.execute.work import Waiting
+from scalejax.execute.slot import Evaluation, Finished, Paused, Slot, Waiting
+from scalejax.execute.successive_halving import History, SuccessiveHalving
 
 RATES, SEEDS, STEPS, EVERY = (1e-4, 1e-3, 1e-2, 1e-1), (0, 1), 40, 5
 TRIALS = [planned(learning_rate=rate, seed=seed, steps=STEPS, evaluate_every=EVERY) for rate in RATES for seed in SEEDS]
@@ -63,27 +62,27 @@ def carry_out(rules, world, before=None, *, calls=10**6, order=(0,), lanes=3):
     for name, step in before.begun.items():
         seen = world.slot(by_id[name], step).evaluations
         histories[name] = History({each.step: each.validation_loss for each in seen})
-    tournament = Tournament(trials, reduction=rules.reduction, histories=histories) if rules.rungs else None
+    halving = SuccessiveHalving(trials, reduction=rules.reduction, histories=histories) if rules.rungs else None
     queue: list[Waiting] = [each for each in trials if each.trial_id not in ended and each.trial_id not in before.begun]
 
     def do(decision):
-        queue[:0] = decision.go_on
-        for parked, _ in decision.stop:
-            ended[parked.trial.trial_id] = ("stopped", parked.slot.step)
+        queue[:0] = decision.proceed
+        for paused, _ in decision.stop:
+            ended[paused.trial.trial_id] = ("stopped", paused.slot.step)
 
-    if tournament:
-        do(tournament.begin())
+    if halving:
+        do(halving.begin())
     for name, step in before.begun.items():
-        parked = Parked(world.slot(by_id[name], step), None)  # type: ignore[arg-type]
-        if tournament:
-            do(tournament.arrive(parked))
+        paused = Paused(world.slot(by_id[name], step), None)  # type: ignore[arg-type]
+        if halving:
+            do(halving.arrive(paused))
         else:
-            queue.insert(0, parked)
+            queue.insert(0, paused)
     running: dict[str, int] = {}
     for call in range(calls):
         while queue and len(running) < lanes:
             each = queue.pop(0)
-            fresh = not isinstance(each, Parked)
+            fresh = not isinstance(each, Paused)
             running[each.trial_id if fresh else each.trial.trial_id] = 0 if fresh else each.slot.step
         if not running:
             break
@@ -92,14 +91,14 @@ def carry_out(rules, world, before=None, *, calls=10**6, order=(0,), lanes=3):
         slot = world.slot(by_id[name], running[name])
         if slot.step == world.ends[name][0]:
             ended[name] = (world.ends[name][1], running.pop(name))
-            if tournament:
+            if halving:
                 found = tuple(slot.evaluations)
                 end = Finished(by_id[name], ended[name][0], "", found, None, None, None, 0.0, "vmap")
-                do(tournament.leave(end))
-        elif tournament and slot.step in rules.rungs:
+                do(halving.leave(end))
+        elif halving and slot.step in rules.rungs:
             del running[name]
-            do(tournament.arrive(Parked(slot, None)))  # type: ignore[arg-type]
-    waiting = [each for each in queue if isinstance(each, Parked)] + (tournament.waiting if tournament else [])
+            do(halving.arrive(Paused(slot, None)))  # type: ignore[arg-type]
+    waiting = [each for each in queue if isinstance(each, Paused)] + (halving.waiting if halving else [])
     begun = running | {each.trial.trial_id: each.slot.step for each in waiting}
     assert not (begun.keys() & {name for name, end in ended.items() if end[0] != "stopped"})
     return Directory({name: end for name, end in ended.items() if name not in begun}, begun)

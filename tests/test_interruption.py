@@ -61,7 +61,7 @@ from scalejax.cli import entry
 from scalejax.execute import pack
 from scalejax.execute import scheduler
 scheduler.STOP_SECONDS = 1.0
-def land(self, flight):
+def land(self, call):
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(60)
 pack.Pack.land = land

@@ -8,7 +8,7 @@ import pytest
 from engine_helpers import EXACT_SOLO, device_data, finish, go_on, numbers, pack_of, params_of, place, planned, program
 
 from scalejax.models import FAMILIES
-from scalejax.train.lanes import Order, abstract_lane, advance
+from scalejax.train.lanes import Commands, abstract_lane, advance
 from scalejax.train.step import Cursor
 
 
@@ -146,6 +146,6 @@ def test_the_lane_program_lowers_for_accelerators(data, platform, family):
     constants = program(planned(family))
     lanes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((3, *leaf.shape), leaf.dtype), abstract_lane(constants))
     zeros = np.zeros(3, np.uint32)
-    order = Order(np.int32(5), Cursor(zeros, zeros), *np.ones((3, 3), bool))
-    traced = jax.jit(functools.partial(advance, constants)).trace(lanes, device_data(data), order)
+    commands = Commands(np.int32(5), Cursor(zeros, zeros), *np.ones((3, 3), bool))
+    traced = jax.jit(functools.partial(advance, constants)).trace(lanes, device_data(data), commands)
     assert "while" in traced.lower(lowering_platforms=(platform,)).as_text()

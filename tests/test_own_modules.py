@@ -325,8 +325,8 @@ def test_masks_are_the_same_after_a_checkpoint_in_another_lane(data: DataSet):
     arrays, manifest = pack_up(begun.snapshot())
     homes = {each.trial_id: (each, begun.bucket.program) for each in trials}
     fresh = pack_of([None, None, None], data, largest=trials[0])
-    for number, parked in enumerate(reversed(unpack(arrays, manifest, homes=homes))):
-        fresh.resume(number, parked)
+    for number, paused in enumerate(reversed(unpack(arrays, manifest, homes=homes))):
+        fresh.resume(number, paused)
     resumed = finish(fresh)
     assert {name: numbers(end) for name, end in whole.items()} == {name: numbers(end) for name, end in resumed.items()}
 
@@ -348,8 +348,8 @@ def test_random_keys_of_another_kind_survive_idle_lanes_and_a_checkpoint(data: D
     pack = pack_of([each, None], data)
     go_on(pack)
     arrays, manifest = pack_up(pack.snapshot())
-    (parked,) = unpack(arrays, manifest, homes={each.trial_id: (each, pack.bucket.program)})
-    for saved, lane in zip(jax.tree.leaves(parked.state), jax.tree.leaves(pack.lanes), strict=True):
+    (paused,) = unpack(arrays, manifest, homes={each.trial_id: (each, pack.bucket.program)})
+    for saved, lane in zip(jax.tree.leaves(paused.state), jax.tree.leaves(pack.lanes), strict=True):
         assert saved.dtype == lane.dtype
         np.testing.assert_array_equal(bits(saved), bits(lane)[0])
 

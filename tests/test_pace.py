@@ -8,9 +8,8 @@ import pytest
 from engine_helpers import finish, numbers, pack_of, place, planned
 
 from scalejax.execute import pace
-from scalejax.execute.devices import Group
 from scalejax.execute.pack import Pack
-from scalejax.execute.slot import Parked
+from scalejax.execute.slot import Paused
 from scalejax.planning.packing import CALL_SECONDS
 from scalejax.planning.trial import Trial
 
@@ -28,9 +27,10 @@ class Clock:
         dispatch = Pack._dispatch
 
         def slow(pack, steps, *, due, ending):
-            lanes = [number // pack.bucket.lanes for number in (*due, *ending)]
-            busiest = max(map(lanes.count, lanes), default=0)
-            in_turn = pack._in_turn if pack.occupied else 1
+            busiest = pack.placement.busiest((*due, *ending))
+            in_turn = (
+                pack.placement.busiest(lane for lane, _ in pack.occupied) if pack.bucket.program.mode == "map" else 1
+            )
             self.calls.append((steps, in_turn * steps * step + busiest * evaluation))
             self.now += self.calls[-1][1]
             return dispatch(pack, min(steps, 3) if steps > 1000 else steps, due=due, ending=ending)
@@ -97,7 +97,7 @@ def test_an_evaluation_longer_than_a_call_is_made_one_lane_at_a_time(data, monke
 @pytest.mark.parametrize("mode", ["vmap", "map"])
 def test_results_do_not_depend_on_how_evaluations_are_spread(data, monkeypatch, devices, patience, mode):
     trials = [planned(seed=seed, steps=20, evaluate_every=2 + seed % 2, patience=patience) for seed in range(4)]
-    group = Group(tuple(jax.local_devices()[:devices]))
+    group = tuple(jax.local_devices()[:devices])
     fast = finish(pack_of(trials, data, group=group, mode=mode))
     monkeypatch.setattr(pace, "CALL_SECONDS", 1e-9)  # one step, or one evaluation, at a time
     pack, calls = pack_of(trials, data, group=group, mode=mode), []
@@ -124,7 +124,7 @@ def test_what_is_saved_between_a_step_and_its_evaluation_is_evaluated_when_it_re
         other = pack_of([None] * 3, data, largest=trials[0])
         for number, slot in saved.slots.items():
             state = jax.tree.map(lambda leaf, at=number: leaf[at], states)
-            other.resume(number, Parked(replace(slot, owed=False), state))
+            other.resume(number, Paused(replace(slot, owed=False), state))
         other.fill_idle()
         pack = other
     assert {name: numbers(end) for name, end in ends.items()} == {name: numbers(end) for name, end in whole.items()}

@@ -15,9 +15,10 @@ import pytest
 from engine_helpers import FIRST, device_data, pack_of, planned, program, ready
 
 from scalejax.execute import programs
-from scalejax.execute.devices import Group, groups
+from scalejax.execute.devices import groups
 from scalejax.execute.pack import Pack
-from scalejax.execute.programs import PLACED, Programs, Workshop, check_memory, compiled_programs
+from scalejax.execute.placement import Placement
+from scalejax.execute.programs import PLACED, Compiler, Programs, check_memory, compiled_programs
 from scalejax.planning.packing import Bucket
 from scalejax.planning.trial import Counted
 from scalejax.train.padding import initial_weights
@@ -25,29 +26,29 @@ from scalejax.train.padding import initial_weights
 
 def pack_on(group, trials, data, *, lanes):
     bucket = Bucket(program(trials[0]), tuple(map(Counted, trials)), lanes, 1.0, 1, 50)
-    programs_of = ready(bucket.program, lanes, group, data.card)
-    return Pack(bucket, group=group, data=device_data(data, group), programs=programs_of)
+    placement = Placement(group, lanes)
+    programs_of = ready(bucket.program, placement, data.card)
+    return Pack(bucket, placement, data=device_data(data, group), programs=programs_of)
 
 
 def test_the_cores_of_a_cpu_are_one_group_and_accelerators_work_alone():
     cores = jax.local_devices()
-    assert groups(cores) == [Group(tuple(cores))]
+    assert groups(cores) == [tuple(cores)]
     accelerators = [SimpleNamespace(platform="gpu", id=number) for number in range(3)]
-    assert [group.devices for group in groups(accelerators)] == [(each,) for each in accelerators]
+    assert groups(accelerators) == [(each,) for each in accelerators]
 
 
 def test_few_trials_are_spread_over_the_devices(data):
-    group = Group(tuple(jax.local_devices()))
+    group = tuple(jax.local_devices())
     pack = pack_on(group, [planned()], data, lanes=3)
-    count = len(group.devices)
-    assert {number // 3 for number in pack.free[:count]} == set(range(count))
+    assert {pack.placement.device(lane) for lane in pack.free[: len(group)]} == set(range(len(group)))
 
 
 @pytest.mark.parametrize("count", [1, PLACED - 1, PLACED, PLACED + 3])
 def test_any_number_of_trials_is_placed_each_in_its_lane(data, count):
-    group = Group(tuple(jax.local_devices()))
+    group = tuple(jax.local_devices())
     trials = [planned(seed=seed, learning_rate=10.0 ** -(1 + seed % 5)) for seed in range(count)]
-    lanes = 1 + count // len(group.devices)
+    lanes = 1 + count // len(group)
     pack = pack_on(group, trials, data, lanes=lanes)
     slots = np.random.default_rng(count).permutation(pack.free)[:count].tolist()
     weights = [initial_weights(each.architecture, each.key("initialise")) for each in trials]
@@ -62,12 +63,12 @@ def test_any_number_of_trials_is_placed_each_in_its_lane(data, count):
 
 
 def device_with(room: int | None):
-    """Return a group of one device that claims so many bytes of memory."""
-    return Group((SimpleNamespace(memory_stats=lambda: None if room is None else {"bytes_limit": room}),))
+    """Return a placement on one device that claims so many bytes of memory."""
+    return Placement((SimpleNamespace(memory_stats=lambda: None if room is None else {"bytes_limit": room}),), 2)
 
 
 def test_a_program_that_cannot_fit_is_refused_before_it_runs(data):
-    made = ready(program(planned()), 2, FIRST, data.card).result()
+    made = ready(program(planned()), Placement(FIRST, 2), data.card).result()
     assert check_memory(made.advance, made.place, device_with(None))
     assert check_memory(made.advance, made.place, device_with(10**9))
     with pytest.raises(MemoryError, match=r"the program needs \S+ GB of the device's 0\.0"):
@@ -107,7 +108,7 @@ def test_a_placing_program_that_cannot_fit_beside_the_data_is_refused():
 @pytest.mark.parametrize(("width", "most"), [(4, None), (1024, 1.3)])
 def test_placing_a_large_trial_takes_about_the_memory_of_that_trial(data, width, most):
     own = planned(knobs={"width": width, "depth": 2}).program
-    compiled = compiled_programs(own, 2, FIRST, card=data.card)
+    compiled = compiled_programs(own, Placement(FIRST, 2), card=data.card)
     placer: Any = compiled.place
     needs = placer.memory_analysis()
     beyond = needs.argument_size_in_bytes - needs.alias_size_in_bytes + needs.temp_size_in_bytes
@@ -120,12 +121,12 @@ def test_placing_a_large_trial_takes_about_the_memory_of_that_trial(data, width,
 def test_trials_large_and_small_are_placed_without_compiling_again(data, monkeypatch, large):
     if large:
         monkeypatch.setattr(programs, "PLACED_BYTES", 1)
-    group = Group(tuple(jax.local_devices()))
+    group = tuple(jax.local_devices())
     trials = [planned(seed=seed, learning_rate=10.0 ** -(1 + seed)) for seed in range(5)]
     bucket = Bucket(program(trials[0]), tuple(map(Counted, trials)), 5, 1.0, 1, 50)
     future: Future[Programs] = Future()
-    future.set_result(compiled_programs(bucket.program, 5, group, card=data.card))
-    pack = Pack(bucket, group=group, data=device_data(data, group), programs=future)
+    future.set_result(compiled_programs(bucket.program, Placement(group, 5), card=data.card))
+    pack = Pack(bucket, Placement(group, 5), data=device_data(data, group), programs=future)
     for count in (1, 3, 1):
         some = [trials.pop() for _ in range(count)]
         weights = [initial_weights(each.architecture, each.key("initialise")) for each in some]
@@ -136,19 +137,19 @@ def test_trials_large_and_small_are_placed_without_compiling_again(data, monkeyp
 
 
 def test_a_trial_at_a_rung_is_kept_once_however_many_devices_there_are(data):
-    group = Group(tuple(jax.local_devices()))
-    assert len(group.devices) > 1
-    trials = [replace(planned(seed=seed), rungs=(5,)) for seed in range(len(group.devices))]
+    group = tuple(jax.local_devices())
+    assert len(group) > 1
+    trials = [replace(planned(seed=seed), rungs=(5,)) for seed in range(len(group))]
     pack = pack_of(trials, data, group=group)
-    while not (flight := pack.launch()).parked:
-        pack.land(flight)
-    for number, state in flight.parked.items():
+    while not (call := pack.launch()).paused:
+        pack.land(call)
+    for number, state in call.paused.items():
         for leaf in jax.tree.leaves(state):
-            assert leaf.devices() == {group.devices[number]}
+            assert leaf.devices() == {group[number]}
             assert leaf.shape[0] == 1
-    landing = pack.land(flight)
-    assert len(landing.parked) == len(trials)
-    for each, seed in zip(landing.parked, range(len(trials)), strict=True):
+    result = pack.land(call)
+    assert len(result.paused) == len(trials)
+    for each, seed in zip(result.paused, range(len(trials)), strict=True):
         for leaf in jax.tree.leaves(each.state):
             held = leaf
             while held.base is not None and isinstance(held.base, np.ndarray):
@@ -158,24 +159,24 @@ def test_a_trial_at_a_rung_is_kept_once_however_many_devices_there_are(data):
         assert each.state.settings.shuffle_key == key
 
 
-def test_programs_are_made_once_and_errors_reach_whoever_waits(data, monkeypatch):
+def test_programs_are_made_once_and_errors_reach_all_that_wait(data, monkeypatch):
     made = []
 
-    def make(program, lanes, group, *, card):
-        made.append(lanes)
-        if lanes > 4:
+    def make(program, placement, *, card):
+        made.append(placement.lanes)
+        if placement.lanes > 4:
             raise MemoryError("too many")
-        return compiled_programs(program, lanes, group, card=card)
+        return compiled_programs(program, placement, card=card)
 
     monkeypatch.setattr(programs, "compiled_programs", make)
-    workshop = Workshop(data.card)
+    compiler = Compiler(data.card)
     constants = program(planned())
-    first, second = workshop.order(constants, 2, FIRST), workshop.order(constants, 2, FIRST)
+    first, second = compiler.programs(constants, Placement(FIRST, 2)), compiler.programs(constants, Placement(FIRST, 2))
     assert first is second
     assert first.result().advance
     with pytest.raises(MemoryError, match="too many"):
-        workshop.order(constants, 5, FIRST).result()
-    workshop.close()
+        compiler.programs(constants, Placement(FIRST, 5)).result()
+    compiler.close()
     assert made == [2, 5]
 
 

@@ -35,9 +35,9 @@ def lanes_of_packs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list to which each new pack adds its number of lanes."""
     make, lanes = Pack.__init__, []
 
-    def made(pack, bucket, **named):
-        lanes.append(bucket.lanes)
-        make(pack, bucket, **named)
+    def made(pack, bucket, placement, **named):
+        lanes.append(placement.lanes_each)
+        make(pack, bucket, placement, **named)
 
     monkeypatch.setattr(Pack, "__init__", made)
     return lanes
@@ -63,7 +63,7 @@ def test_what_is_fetched_lane_by_lane_resumes_bit_for_bit(data, tmp_path, monkey
         train(buckets(trials), data, tmp_path / "c", stop_after=6)
     monkeypatch.undo()
     begun = Checkpoints(tmp_path / "c").load(homes(buckets(trials)))
-    assert any(parked.slot.step > 0 for parked in begun.values())
+    assert any(paused.slot.step > 0 for paused in begun.values())
     ends, _, _ = train(buckets(trials), data, tmp_path / "c")
     assert same(ends, untouched)
 
@@ -73,7 +73,7 @@ def test_where_not_even_a_lane_fits_there_is_no_checkpoint_and_that_is_said(data
     trials = trials_of()
     untouched = train(buckets(trials), data)[0]
     monkeypatch.setattr(pack_module, "_copy", refuse)
-    monkeypatch.setattr(Pack, "_extract", refuse)
+    monkeypatch.setattr(Pack, "_read_lane", refuse)
     with pytest.warns(UserWarning, match="Memory is too short for a checkpoint"):
         ends, steps, _ = train(buckets(trials), data, tmp_path / "c")
     assert same(ends, untouched)
@@ -82,11 +82,11 @@ def test_where_not_even_a_lane_fits_there_is_no_checkpoint_and_that_is_said(data
 
 def test_only_one_copy_of_the_lanes_is_asked_for_at_a_time(tmp_path):
     checkpoints = Checkpoints(tmp_path, seconds=0.1)
-    shelf = checkpoints.open("pack")
-    assert not checkpoints.due(shelf)
+    pack = checkpoints.open("pack")
+    assert not checkpoints.due(pack)
     time.sleep(0.15)
-    assert checkpoints.due(shelf)
-    assert not checkpoints.due(shelf)  # the first is not saved yet: its call is still under way
+    assert checkpoints.due(pack)
+    assert not checkpoints.due(pack)  # the first is not saved yet: its call is still pending
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
@@ -184,7 +184,7 @@ def test_a_model_far_slower_than_planned_hears_a_stop_and_is_saved(data, tmp_pat
     assert time.monotonic() - began < scheduler_module.STOP_SECONDS
     assert scheduler.lost == {}
     found = Checkpoints(tmp_path / "c").load(homes(buckets(trials)))
-    assert {parked.slot.step for parked in found.values()} == {sum(call.steps[trials[0]] for call in calls)}
+    assert {paused.slot.step for paused in found.values()} == {sum(call.steps[trials[0]] for call in calls)}
 
 
 @pytest.mark.parametrize("saved", [False, True])
@@ -194,14 +194,14 @@ def test_what_a_stop_could_not_save_is_told_with_the_step_and_is_not_touched_lat
     land, entered, gate = Pack.land, threading.Event(), threading.Event()
     scheduler, ended, calls = scheduler_of(trials, data, tmp_path / "c", seconds=0.0 if saved else 1e9)
 
-    def stuck(pack, flight):
+    def stuck(pack, call):
         if len(calls) == 4:
             while saved and not list((tmp_path / "c").glob("*/*/sha256")):
                 time.sleep(0.01)
             entered.set()
             scheduler.stop()
             gate.wait(30)
-        return land(pack, flight)
+        return land(pack, call)
 
     monkeypatch.setattr(Pack, "land", stuck)
     assert not scheduler.run(jax.local_devices()[:1])
@@ -222,11 +222,11 @@ def test_a_refusal_during_a_stop_fails_no_trial(data, tmp_path, monkeypatch):
     scheduler, ended, calls = scheduler_of(trials_of(), data, tmp_path / "c")
     land = Pack.land
 
-    def broken(pack, flight):
+    def broken(pack, call):
         if len(calls) == 3:
             scheduler.stop()
             raise jax.errors.JaxRuntimeError("INTERNAL: the device is being taken away")
-        return land(pack, flight)
+        return land(pack, call)
 
     monkeypatch.setattr(Pack, "land", broken)
     assert not scheduler.run(jax.local_devices()[:1])

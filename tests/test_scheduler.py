@@ -11,7 +11,7 @@ from engine_helpers import EXACT_SOLO, finish, pack_of, planned, program
 from scalejax.errors import RunError
 from scalejax.execute import pack
 from scalejax.execute.pack import Pack
-from scalejax.execute.programs import Workshop
+from scalejax.execute.programs import Compiler
 from scalejax.execute.scheduler import Observer, Scheduler
 from scalejax.planning.packing import Bucket
 from scalejax.planning.trial import Counted
@@ -145,14 +145,14 @@ def test_what_a_module_raises_fails_its_own_trials_and_says_where(data, monkeypa
 
 
 def test_a_size_whose_weights_cannot_be_drawn_fails_alone(data, monkeypatch):
-    initial = Workshop.initial_weights
+    initial = Compiler.initial_weights
 
-    def refuse(workshop, architecture, key):
+    def refuse(compiler, architecture, key):
         if dict(architecture.arguments).get("width") == 3:
             raise ValueError("no width of three")
-        return initial(workshop, architecture, key)
+        return initial(compiler, architecture, key)
 
-    monkeypatch.setattr(Workshop, "initial_weights", refuse)
+    monkeypatch.setattr(Compiler, "initial_weights", refuse)
     _, ended, _ = train(data, jax.local_devices())
     statuses = {(dict(end.trial.knobs).get("width"), end.status) for end in ended.values()}
     assert statuses == {(3, "failed"), (4, "done"), (None, "done")}
@@ -187,9 +187,9 @@ def test_seconds_are_shared_among_the_lanes_that_have_a_trial(data, monkeypatch)
     monkeypatch.setattr(pack, "time", Ticking())
     land, shares = lanes.land, Counter()
 
-    def landed(flight):
-        shares.update({slot.trial.trial_id: 1 / len(flight.slots) for slot in flight.slots.values()})
-        return land(flight)
+    def landed(call):
+        shares.update({slot.trial.trial_id: 1 / len(call.slots) for slot in call.slots.values()})
+        return land(call)
 
     monkeypatch.setattr(lanes, "land", landed)
     ended = finish(lanes)  # every call takes a second: of three trials, then of the two that are left

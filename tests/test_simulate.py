@@ -94,8 +94,9 @@ def spelled_out(loads, devices):
 @given(LOADS, st.integers(1, 9))
 def test_counts_give_the_schedule_that_is_spelled_out_trial_by_trial(loads, devices):
     done = schedule(loads, devices)
-    assert (done.makespan, done.packs, done.steps) == spelled_out(loads, devices)
-    assert done.stepping == tuple(steps * each.step for steps, each in zip(done.steps, loads, strict=True))
+    last, packs, steps = spelled_out(loads, devices)
+    assert (done.makespan, done.packs) == (last, packs)
+    assert done.stepping == tuple(count * each.step for count, each in zip(steps, loads, strict=True))
 
 
 @settings(max_examples=100, deadline=None)
@@ -150,9 +151,9 @@ def test_a_real_run_on_one_device_takes_the_simulated_steps_in_the_simulated_ord
     taken, launch = [], Pack.launch
 
     def counted(pack, **named):
-        flight = launch(pack, **named)
-        taken.append((pack.bucket.program, flight.call.count))
-        return flight
+        call = launch(pack, **named)
+        taken.append((pack.bucket.program, call.plan.count))
+        return call
 
     monkeypatch.setattr(Pack, "launch", counted)
     observer = Observer(lambda _: None, lambda _: None, lambda _: None)
@@ -171,7 +172,7 @@ def test_a_real_run_on_one_device_takes_the_simulated_steps_in_the_simulated_ord
         for bucket in buckets
     ]
     done = schedule(loads, 1)
-    assert done.steps == tuple(
+    assert done.stepping == tuple(
         sum(steps for constants, steps in taken if constants == bucket.program) for bucket in buckets
     )
     assert done.makespan == sum(steps for _, steps in taken)

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jax import lax
 
 ROUNDS = 6  # even, so that both halves are mixed equally often
-MAX_SIZE = 2**31 - 1  # the halves must fit in 16 bits
 
 
 def mix(word: jax.Array) -> jax.Array:

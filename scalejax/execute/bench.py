@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from scalejax.data import DataCard
-from scalejax.execute.devices import Device, Group, groups
+from scalejax.execute.devices import Device, groups
 from scalejax.execute.modes import MODES, in_mode
+from scalejax.execute.placement import Placement
 from scalejax.execute.timing import ready_pack, sample_data, sample_state
 from scalejax.models import FAMILIES, architecture
 from scalejax.planning.device_specs import local_kind
@@ -58,7 +59,7 @@ def bench(widths: Sequence[int], *, batch_size: int, repetitions: int, told: Cal
         repetitions: measurements of each contestant.
         told: is called with a line before each width.
     """
-    devices = groups(jax.local_devices())[0].devices
+    devices = groups(jax.local_devices())[0]
     peaks, speeds = [], []
     for width in widths:
         told(f"width {width}: compiling and measuring")
@@ -74,7 +75,8 @@ def bench(widths: Sequence[int], *, batch_size: int, repetitions: int, told: Cal
                     rates[name].append(amounts[name] / _seconds(run, amounts[name]))
         typical = {name: float(np.median(values)) for name, values in rates.items()}
         peaks.append(typical["peak"] * 2 * PEAK_SIZE**3)
-        together = flops * bucket.lanes * len(devices)
+        placement = Placement(devices, bucket.lanes)
+        together = flops * placement.lanes
         modes = {mode: typical[mode] * together for mode in MODES}
         speeds.append(Speed(width, bucket.lanes, modes, typical["loop"] * flops))
     return Bench(batch_size, len(devices), float(np.median(peaks)), tuple(speeds))
@@ -96,7 +98,7 @@ def _bucket(width: int, batch_size: int) -> Bucket:
         patience=None,
     )
     trials = [Counted(replace(trial, seed=seed)) for seed in range(TRIALS)]
-    devices = len(groups(jax.local_devices())[0].devices)
+    devices = len(groups(jax.local_devices())[0])
     capacity = Capacity(devices=devices, state_bytes=4e9, speed=local_kind().speed)
     return pack(trials, capacity=capacity, judge=lambda *_: Verdict(PROVEN)).buckets[0]
 
@@ -115,13 +117,13 @@ def _lanes_run(bucket: Bucket) -> Run:
 
 def _loop_run(bucket: Bucket) -> Run:
     """Return the plain loop: one trial, its whole training one compiled program, on all threads of one device."""
-    lane_program, alone = bucket.program, Group((jax.local_devices()[0],))
+    lane_program, alone = bucket.program, Placement((jax.local_devices()[0],), 1)
     pool = sample_data(CARD, alone).pool
     cursor = Cursor(np.uint32(0), np.uint32(0))
     program = jax.jit(
         lambda state, pool, steps: train(lane_program, state, cursor, pool=pool, steps=steps), donate_argnums=0
     )
-    state = [jax.device_put(sample_state(bucket, CARD)[0], alone.whole)]
+    state = [jax.device_put(sample_state(bucket, CARD)[0], alone.replicated)]
 
     def run(steps: int) -> None:
         state[0] = jax.block_until_ready(program(state[0], pool, np.int32(steps)))

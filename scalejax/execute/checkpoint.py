@@ -1,4 +1,4 @@
-"""Checkpoints: one a pack, written by Orbax in a thread of its own, and read by whichever run comes next.
+"""Checkpoints: one a pack, written by Orbax in a thread of its own, and read by the next run.
 
     checkpoints/0003-2f1c9a/17/    the seventeenth of a pack of the third run in this directory
 
@@ -7,6 +7,7 @@ its trials has ended or is in a newer checkpoint.
 """
 
 import hashlib
+import itertools
 import logging
 import shutil
 import threading
@@ -21,33 +22,37 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scalejax.errors import RunError
-from scalejax.execute.programs import short_of_memory
-from scalejax.execute.slot import Parked
+from scalejax.execute import CHECKPOINT_SECONDS
+from scalejax.execute.refusal import short_of_memory, warn_of_no_checkpoint
+from scalejax.execute.slot import Paused, step_of
 from scalejax.execute.snapshot import Arrays, Homes, Manifest, Snapshot, UnreadableError, pack_up, unpack
 from scalejax.planning.outline import CHECKPOINTS_KEPT
 
 if TYPE_CHECKING:
     from orbax.checkpoint import v1 as ocp
 
-SECONDS = 60.0  # between two checkpoints of a pack, by default
 SEAL = "sha256"  # the file in a checkpoint that vouches for the others
 SPARE_BYTES = 1_000_000  # for the files around the arrays, and for the ledger
 LONGEST_REASON = 120  # characters
-LEFT_OUT = "Memory is too short for a checkpoint of the running trials; it is left out, and the training continues."
 
 
-@dataclass
-class Shelf:
-    """The checkpoints of one pack. `needed` are the trials for whose sake they are kept, `steps` where it has them."""
+@dataclass(eq=False)
+class PackCheckpoints:
+    """The checkpoints of one pack: `needed` are the trials that they are kept for, `steps` where these are in it."""
 
     folder: Path
     needed: set[str]
-    open: bool  # its pack is at work
+    open: bool  # its pack is running
     steps: dict[str, int] = field(default_factory=dict)
     saved: float = field(default_factory=time.monotonic)  # when the latest was begun
     number: int = 0
     writing: "Future[None] | None" = None
     checkpointer: "ocp.training.Checkpointer | None" = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being written."""
+        return self.writing is None or self.writing.done()
 
 
 class Checkpoints:
@@ -58,20 +63,20 @@ class Checkpoints:
         seconds: between two checkpoints of a pack.
     """
 
-    def __init__(self, folder: Path, *, seconds: float = SECONDS):
+    def __init__(self, folder: Path, *, seconds: float = CHECKPOINT_SECONDS):
         self._folder = folder
         self._seconds = seconds
         self._lock = threading.Lock()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._shelves = [Shelf(each, set(), open=False) for each in _subfolders(folder)]
-        self._run = 1 + max((_number(shelf.folder.name.partition("-")[0]) for shelf in self._shelves), default=0)
-        self._packs = 0
+        self._packs = [PackCheckpoints(path, set(), open=False) for path in _subfolders(folder)]
+        self._run = 1 + max((_number(pack.folder.name.partition("-")[0]) for pack in self._packs), default=0)
+        self._numbers = itertools.count(1)
         self._trouble: BaseException | None = None
         self._finished = False
         self.steps: dict[str, int] = {}  # by trial, as far as it is in a checkpoint that can be read
 
-    def load(self, homes: Homes) -> dict[str, Parked]:
-        """Return the trials on their way that an earlier run has left, each as far as it has come, by id.
+    def load(self, homes: Homes) -> dict[str, Paused]:
+        """Return the trials that an earlier run has left, each as far as it has come, by id.
 
         Args:
             homes: the trials that are wanted.
@@ -79,39 +84,37 @@ class Checkpoints:
         Warns:
             UserWarning: a checkpoint is damaged; the one before it is used, or its trials begin again.
         """
-        found: dict[str, Parked] = {}
-        for shelf in self._shelves:
-            trials = _latest(shelf.folder, homes)
-            # A damaged one is kept until all trials have ended: what cannot be read today is not ours to throw away.
-            shelf.steps = {each.trial.trial_id: each.slot.step for each in trials or ()}
-            shelf.needed = set(homes) if trials is None else set(shelf.steps)
-            for each in trials or ():
-                other = found.get(each.trial.trial_id)
-                if other is None or each.slot.step > other.slot.step:
-                    found[each.trial.trial_id] = each
+        furthest: dict[str, Paused] = {}
+        for pack in self._packs:
+            trials = _latest(pack.folder, homes)
+            # A damaged one is kept until all trials have ended: what cannot be read today may be read tomorrow.
+            pack.steps = {paused.trial.trial_id: paused.slot.step for paused in trials or ()}
+            pack.needed = set(homes) if trials is None else set(pack.steps)
+            for paused in trials or ():
+                name = paused.trial.trial_id
+                furthest[name] = max(furthest.get(name, paused), paused, key=step_of)
         self._clear()
-        self.steps = {name: each.slot.step for name, each in found.items()}
-        return found
+        self.steps = {name: paused.slot.step for name, paused in furthest.items()}
+        return furthest
 
-    def latest(self, shelf: Shelf, homes: Homes) -> dict[str, Parked]:
+    def latest(self, pack: PackCheckpoints, homes: Homes) -> dict[str, Paused]:
         """Return the wanted trials as a pack of this run has last saved them, by id; waits for what is being written.
 
         Warns:
             UserWarning: a checkpoint is damaged.
         """
-        if shelf.writing:
-            wait([shelf.writing])
-        return {each.trial.trial_id: each for each in _latest(shelf.folder, homes) or ()}
+        if pack.writing:
+            wait([pack.writing])
+        return {paused.trial.trial_id: paused for paused in _latest(pack.folder, homes) or ()}
 
-    def open(self, name: str) -> Shelf:
+    def open(self, name: str) -> PackCheckpoints:
         """Return the place for the checkpoints of a pack that begins; `name` tells its program."""
         with self._lock:
-            self._packs += 1
-            shelf = Shelf(self._folder / f"{self._run:04}-{self._packs:03}-{name}", set(), open=True)
-            self._shelves.append(shelf)
-            return shelf
+            folder = self._folder / f"{self._run:04}-{next(self._numbers):03}-{name}"
+            self._packs.append(PackCheckpoints(folder, set(), open=True))
+            return self._packs[-1]
 
-    def due(self, shelf: Shelf) -> bool:
+    def due(self, pack: PackCheckpoints) -> bool:
         """Say whether it is time for a checkpoint; never while the one before is still being written.
 
         The time for the next one counts from here, whether or not this one can be made.
@@ -120,28 +123,27 @@ class Checkpoints:
             RunError: an earlier one could not be written.
         """
         self._check()
-        idle = shelf.writing is None or shelf.writing.done()
-        due = idle and time.monotonic() - shelf.saved >= self._seconds
+        due = pack.idle and time.monotonic() - pack.saved >= self._seconds
         if due:
-            shelf.saved = time.monotonic()
+            pack.saved = time.monotonic()
         return due
 
-    def save(self, shelf: Shelf, snapshot: Snapshot) -> None:
+    def save(self, pack: PackCheckpoints, snapshot: Snapshot) -> None:
         """Have a snapshot written; returns at once. After `finish` nothing is written any more."""
         with self._lock:
-            if snapshot.trial_ids and not self._finished:
-                shelf.writing = self._writer.submit(self._write, shelf, snapshot)
+            if snapshot.steps and not self._finished:
+                pack.writing = self._writer.submit(self._write, pack, snapshot)
 
     def ended(self, trial_id: str) -> None:
         """Take note that a trial needs no checkpoint any more."""
         with self._lock:
-            for shelf in self._shelves:
-                shelf.needed.discard(trial_id)
+            for pack in self._packs:
+                pack.needed.discard(trial_id)
         self._clear()
 
-    def close(self, shelf: Shelf) -> None:
-        """Take note that a pack has ended; its checkpoints go as soon as nobody needs them."""
-        shelf.open = False
+    def close(self, pack: PackCheckpoints) -> None:
+        """Take note that a pack has ended; its checkpoints are removed as soon as no trial needs them."""
+        pack.open = False
         self._clear()
 
     def finish(self, *, complete: bool, seconds: float | None = None) -> None:
@@ -156,7 +158,7 @@ class Checkpoints:
         """
         with self._lock:
             self._finished = True
-            writing = [shelf.writing for shelf in self._shelves if shelf.writing]
+            writing = [pack.writing for pack in self._packs if pack.writing]
         late = wait(writing, timeout=seconds).not_done
         self._writer.shutdown(wait=not late, cancel_futures=True)
         if complete:
@@ -164,40 +166,36 @@ class Checkpoints:
             return
         self._check()
 
-    def _write(self, shelf: Shelf, snapshot: Snapshot) -> None:
+    def _write(self, pack: PackCheckpoints, snapshot: Snapshot) -> None:
         try:
             ocp = _orbax()
             arrays, manifest = pack_up(snapshot)
-            self._check_room(sum(array.nbytes for array in arrays.values()))
+            # A write that fails half way is loud and leaves a mess, so there must be room beforehand.
+            self._folder.mkdir(parents=True, exist_ok=True)
+            size, free = sum(array.nbytes for array in arrays.values()), shutil.disk_usage(self._folder).free
+            if free < size + SPARE_BYTES:
+                raise OSError(f"it takes {size / 1e6:.1f} MB, and the disk has {free / 1e6:.1f} MB left")
             kept = ocp.training.preservation_policies.LatestN(CHECKPOINTS_KEPT)
-            checkpointer = shelf.checkpointer or ocp.training.Checkpointer(
-                str(shelf.folder.absolute()), preservation_policy=kept
+            checkpointer = pack.checkpointer or ocp.training.Checkpointer(
+                str(pack.folder.absolute()), preservation_policy=kept
             )
-            shelf.checkpointer = checkpointer
-            shelf.number += 1
-            checkpointer.save(shelf.number, arrays, custom_metadata=manifest, force=True)
-            seal(shelf.folder / str(shelf.number))
+            pack.checkpointer = checkpointer
+            pack.number += 1
+            checkpointer.save(pack.number, arrays, custom_metadata=manifest, force=True)
+            seal(pack.folder / str(pack.number))
         except Exception as error:  # whatever Orbax and the file system raise
-            if short_of_memory(error):  # must not end the training
-                warnings.warn(LEFT_OUT, stacklevel=2)
+            if short_of_memory(error):
+                warn_of_no_checkpoint()
             else:
                 self._trouble = error
             return
-        covered = snapshot.steps
         with self._lock:
-            # A pack also saves what other groups have taken since, as it was then: theirs may have come further.
-            self.steps |= {name: max(step, self.steps.get(name, 0)) for name, step in covered.items()}
-            for other in self._shelves:
-                other.needed -= {name for name, step in covered.items() if step >= other.steps.get(name, 0)}
-            shelf.needed, shelf.steps = set(covered), dict(covered)
+            # A pack also saves what other workers have taken since, as it was then: theirs may have come further.
+            self.steps |= {name: max(step, self.steps.get(name, 0)) for name, step in snapshot.steps.items()}
+            for other in self._packs:
+                other.needed -= {name for name, step in snapshot.steps.items() if step >= other.steps.get(name, 0)}
+            pack.needed, pack.steps = set(snapshot.steps), snapshot.steps
         self._clear()
-
-    def _check_room(self, size: int) -> None:
-        """Refuse beforehand what the disk has no room for: a write that fails half way is loud and leaves a mess."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self._folder).free
-        if free < size + SPARE_BYTES:
-            raise OSError(f"it takes {size / 1e6:.1f} MB, and the disk has {free / 1e6:.1f} MB left")
 
     def _check(self) -> None:
         if self._trouble is not None:
@@ -206,16 +204,15 @@ class Checkpoints:
             raise RunError(f"{self._folder}: {says}; {remedy}") from self._trouble
 
     def _clear(self) -> None:
-        """Remove the folders that nobody needs."""
+        """Remove the folders that no trial needs."""
         with self._lock:
-            idle = [each for each in self._shelves if not (each.open or each.needed)]
-            idle = [each for each in idle if each.writing is None or each.writing.done()]
-            self._shelves = [each for each in self._shelves if each not in idle]
-        for shelf in idle:
-            shutil.rmtree(shelf.folder, ignore_errors=True)
+            done = [pack for pack in self._packs if not (pack.open or pack.needed) and pack.idle]
+            self._packs = [pack for pack in self._packs if pack not in done]
+        for pack in done:
+            shutil.rmtree(pack.folder, ignore_errors=True)
 
 
-def _latest(folder: Path, homes: Homes) -> list[Parked] | None:
+def _latest(folder: Path, homes: Homes) -> list[Paused] | None:
     """Return the wanted trials of the newest checkpoint that can be read, None if there are some but none can."""
     paths = sorted(_subfolders(folder), key=lambda path: _number(path.name), reverse=True)
     paths = [path for path in paths if _number(path.name) and (path / SEAL).is_file()]  # others are half written
@@ -237,16 +234,16 @@ def seal(path: Path) -> None:
 
 def _digest(path: Path) -> str:
     """Return a SHA-256 of the names and contents of all files in a folder, the seal apart."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for file in sorted(each for each in path.rglob("*") if each.is_file() and each.stem != SEAL):
         content = file.read_bytes()
-        found.update(f"{file.relative_to(path).as_posix()} {len(content)} ".encode())
-        found.update(content)
-    return found.hexdigest()
+        digest.update(f"{file.relative_to(path).as_posix()} {len(content)} ".encode())
+        digest.update(content)
+    return digest.hexdigest()
 
 
 def _read(path: Path) -> tuple[Arrays, Manifest]:
-    if (path / SEAL).read_bytes() != _digest(path).encode():  # looked at first: nobody parses damaged files
+    if (path / SEAL).read_bytes() != _digest(path).encode():  # looked at first: damaged files are not parsed
         raise UnreadableError("its checksum does not match")
     ocp = _orbax()
     manifest: Any = ocp.metadata(str(path.absolute())).custom_metadata

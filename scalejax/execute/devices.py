@@ -5,18 +5,17 @@ import functools
 import importlib.metadata
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from scalejax.files import keep_programs
 
 Device = Any  # jax.Device, which type checkers take for a variable
-LANE_AXIS = "lane"
+Group = tuple[
+    Device, ...
+]  # run one program together, each its share of the lanes: the cores of a CPU, or one accelerator
 
 MOST_CPU_DEVICES = 8  # each holds the data set once
 
@@ -41,41 +40,15 @@ def _divide_cpu() -> None:
         jax.config.update("jax_num_cpu_devices", min(cores, MOST_CPU_DEVICES))
 
 
-@dataclass(frozen=True)
-class Group:
-    """Devices that run one program together, each its share of the lanes: the cores of a CPU, or one accelerator."""
-
-    devices: tuple[Device, ...]
-
-    @functools.cached_property
-    def mesh(self) -> Mesh:
-        """The devices along the axis of the lanes."""
-        return Mesh(np.array(self.devices), (LANE_AXIS,))
-
-    @property
-    def by_lane(self) -> NamedSharding:
-        """An equal share of the first axis on every device."""
-        return NamedSharding(self.mesh, PartitionSpec(LANE_AXIS))
-
-    @property
-    def whole(self) -> NamedSharding:
-        """All of it on every device."""
-        return NamedSharding(self.mesh, PartitionSpec())
-
-    def first(self, count: int) -> "Group":
-        """Return a group of at most the first `count` devices."""
-        return Group(self.devices[:count])
-
-
 def groups(devices: Sequence[Device]) -> list[Group]:
     """Divide devices into groups.
 
     The cores of a CPU form one, because JAX compiles a program anew for each of its devices, but once for all of them
-    together. Accelerators work alone: so each can be busy with another bucket.
+    together. Each accelerator is a group by itself, so that each can be busy with another bucket.
     """
     if devices[0].platform == "cpu":
-        return [Group(tuple(devices))]
-    return [Group((device,)) for device in devices]
+        return [tuple(devices)]
+    return [(device,) for device in devices]
 
 
 def device_kind() -> str:

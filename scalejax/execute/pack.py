@@ -2,8 +2,6 @@
 
 import functools
 import time
-import warnings
-from collections import Counter
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -11,29 +9,27 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from scalejax.execute.checkpoint import LEFT_OUT
-from scalejax.execute.devices import Group
+from scalejax.execute.initial_weights import Weights
 from scalejax.execute.pace import Pace
-from scalejax.execute.programs import Programs, short_of_memory
-from scalejax.execute.slot import Evaluation, Finished, Parked, Slot
+from scalejax.execute.placement import Placement
+from scalejax.execute.programs import Programs
+from scalejax.execute.refusal import unless_memory_is_short, warn_of_no_checkpoint
+from scalejax.execute.slot import Evaluation, Finished, Paused, Slot
 from scalejax.execute.snapshot import Snapshot, bits, keyed
 from scalejax.planning.packing import Bucket
 from scalejax.planning.trial import Trial
-from scalejax.train.lanes import DeviceData, Order, Outcome, empty
+from scalejax.train.lanes import Commands, DeviceData, Outcome, empty
 from scalejax.train.padding import stack_padded
 from scalejax.train.recipe import Leaf
 from scalejax.train.step import Cursor, TrialState
-
-Weights = tuple[nnx.State, nnx.State]
 
 # On the device: the next call uses the lanes up, and must not wait for the host to have read them.
 _copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))
 
 
 @dataclass(frozen=True)
-class Call:
+class CallPlan:
     """What the next call shall do.
 
     Attributes:
@@ -52,13 +48,13 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Flight:
-    """A call that was launched: who was in which lane at which step, and the outcome, which may still be computed."""
+class PendingCall:
+    """A call that was launched: which trial was in which lane, and the outcome, which may still be computed."""
 
-    call: Call
+    plan: CallPlan
     steps: dict[int, int]  # by lane: the step after the call
     slots: dict[int, Slot]
-    parked: dict[int, TrialState]  # by lane: [1, ...], on its device
+    paused: dict[int, TrialState]  # by lane: [1, ...], on its device
     outcome: Outcome
     began: float
     probing: bool  # the first of its kind: how far calls may go is known once it has landed
@@ -72,49 +68,60 @@ class Flight:
     @property
     def decisive(self) -> bool:
         """Whether its outcome decides what the next call does, so that nothing may be launched before it has landed."""
-        patient = (self.slots[number].trial.patience is not None for number in self.call.due)
-        return self.probing or any(patient)
+        return self.probing or any(self.slots[number].trial.patience is not None for number in self.plan.due)
 
 
 @dataclass(frozen=True)
-class Landing:
-    """What a call has brought: the steps that each trial took, who has ended, and who waits at a rung.
+class CallResult:
+    """What a call has brought, on the host.
 
-    `snapshot` is of the trials that are still in lanes, as they were when the call ended, if it was asked for.
+    Attributes:
+        steps: that each trial took.
+        ended: trials that have.
+        paused: trials that have come to a rung and left their lanes.
+        snapshot: of the trials that are still in lanes, as they were when the call ended, if it was asked for.
     """
 
     steps: dict[Trial, int]
     ended: list[Finished]
-    parked: list[Parked]
+    paused: list[Paused]
     snapshot: Snapshot | None
 
 
 class Pack:
     """The lanes of one bucket on one group of devices, and which trial is in which."""
 
-    def __init__(self, bucket: Bucket, *, group: Group, data: DeviceData, programs: "Future[Programs]"):
+    def __init__(self, bucket: Bucket, placement: Placement, *, data: DeviceData, programs: "Future[Programs]"):
         self.bucket = bucket
-        self._group = group
+        self.placement = placement
         self._data = data
         self._programs = programs
-        self._slots: list[Slot | None] = [None] * (bucket.lanes * len(group.devices))
-        self._blank = set(range(len(self._slots)))  # lanes that were never written
-        self._example: tuple[Trial, Weights] | Parked | None = None  # what an idle lane is filled with
+        self._slots: list[Slot | None] = [None] * placement.lanes
+        self._blank = set(range(placement.lanes))  # lanes that were never written
+        self._example: tuple[Trial, Weights] | Paused | None = None  # what an idle lane is filled with
         self._landed = 0.0  # when the latest call did
         self._pace = Pace()
         self._tight = False  # a copy of all lanes did not fit
-        self.lanes = jax.device_put(empty(bucket.program, len(self._slots)), group.by_lane)
+        self.lanes = jax.device_put(empty(bucket.program, placement.lanes), placement.lane_sharded)
 
     @property
     def free(self) -> list[int]:
-        """Lanes without a trial, of all devices in turn, so that few trials are spread over the devices."""
-        numbers = [number for number, slot in enumerate(self._slots) if slot is None]
-        return sorted(numbers, key=lambda number: (number % self.bucket.lanes, number))
+        """Lanes without a trial, in the order in which they get one."""
+        return self.placement.by_turns(number for number, slot in enumerate(self._slots) if slot is None)
 
     @property
     def occupied(self) -> list[tuple[int, Slot]]:
         """Lanes with their trials."""
         return [(number, slot) for number, slot in enumerate(self._slots) if slot is not None]
+
+    def fill(self, trials: Sequence[tuple[Trial, Weights] | Paused]) -> None:
+        """Put trials into the free lanes; lanes that never had one get something harmless to compute."""
+        lanes = list(zip(self.free, trials, strict=False))
+        for number, each in lanes:
+            if isinstance(each, Paused):
+                self.resume(number, each)
+        self.place([(number, *each) for number, each in lanes if not isinstance(each, Paused)])
+        self.fill_idle()
 
     def place(self, trials: Sequence[tuple[int, Trial, Weights]]) -> None:
         """Write new trials into lanes."""
@@ -123,57 +130,56 @@ class Pack:
             self._example = (trial, weights)
             self._slots[number] = Slot(trial)
 
-    def resume(self, number: int, parked: Parked) -> None:
-        """Let a trial that has waited go on in a lane."""
-        self.lanes = self._programs.result().restore(self.lanes, np.int32(number), parked.state)
+    def resume(self, number: int, paused: Paused) -> None:
+        """Write a paused trial into a lane, where it continues."""
+        self.lanes = self._programs.result().write_lane(self.lanes, np.int32(number), paused.state)
         self._blank.discard(number)
-        self._example = self._example or parked
-        # A copy: should this call be refused, the parked trial is as it was.
-        self._slots[number] = replace(parked.slot.copy(), owed=parked.slot.lacks)
+        self._example = self._example or paused
+        # A copy: should the next call be refused, the paused trial is as it was.
+        self._slots[number] = replace(paused.slot.copy(), owed=paused.slot.lacks)
 
     def adopt(self, lanes: TrialState, trial: Trial) -> None:
         """Take over a ready state of all lanes, each with a trial like `planned` at its start."""
-        self.lanes = jax.device_put(lanes, self._group.by_lane)
+        self.lanes = jax.device_put(lanes, self.placement.lane_sharded)
         self._slots = [Slot(trial) for _ in self._slots]
 
     def fill_idle(self) -> None:
         """Give lanes that never had a trial something harmless to compute: the zeros there are no valid settings."""
-        if isinstance(self._example, Parked):
+        if isinstance(self._example, Paused):
             for number in self._blank:
-                self.lanes = self._programs.result().restore(self.lanes, np.int32(number), self._example.state)
+                self.lanes = self._programs.result().write_lane(self.lanes, np.int32(number), self._example.state)
             self._blank.clear()
         elif self._example is not None and self._blank:
             self._write([(number, *self._example) for number in sorted(self._blank)])
 
-    def launch(self, *, copy: bool = False) -> Flight:
+    def launch(self, *, copy: bool = False) -> PendingCall:
         """Set off to the next step at which any lane has an evaluation, or as far as one call goes.
 
         Lanes whose trial comes to its horizon or to a rung are free at once: the next trial is written behind the call.
 
         Args:
-            copy: whether its landing shall bring a snapshot, if memory suffices.
+            copy: whether its result shall bring a snapshot, if memory suffices.
         """
         slots = dict(self.occupied)
-        call = self._plan(slots)
-        probing = bool(call.count and not self._pace.knows_steps) or bool(
-            call.examples and not self._pace.knows_examples
-        )
+        plan = self._plan(slots)
+        probing = (plan.count and not self._pace.knows_steps) or (plan.examples and not self._pace.knows_examples)
         began = time.perf_counter()
-        outcome = self._dispatch(call.count, due=call.due, ending=call.ending)
+        outcome = self._dispatch(plan.count, due=plan.due, ending=plan.ending)
         copied = self._copied(slots) if copy else None
-        parked = {}
+        paused = {}
         for number, slot in slots.items():
-            slot.step += call.count
-            if number in call.due and slot.step in slot.trial.rungs:
-                parked[number] = self._extract(number)
-            if number in call.ending or number in parked:
+            slot.step += plan.count
+            if number in plan.due and slot.step in slot.trial.rungs:
+                paused[number] = self._read_lane(number)
+            if number in plan.ending or number in paused:
                 self._slots[number] = None
         steps = {number: slot.step for number, slot in slots.items()}
-        return Flight(call, steps, slots, parked, outcome, began, probing, copied)
+        return PendingCall(plan, steps, slots, paused, outcome, began, bool(probing), copied)
 
-    def _plan(self, slots: dict[int, Slot]) -> Call:
+    def _plan(self, slots: dict[int, Slot]) -> CallPlan:
         """Decide on the next call: measurements that are owed come before any step."""
-        in_turn = self._in_turn
+        # With "map" a device trains its lanes one after the other, and idle ones cost nothing.
+        in_turn = self.placement.busiest(slots) if self.bucket.program.mode == "map" else 1
         most = min(self.bucket.call_steps, self._pace.most_steps(in_turn))
         stops = {number for number, slot in slots.items() if slot.owed}
         count = 0 if stops else min(most, *(slot.next_stop - slot.step for slot in slots.values()))
@@ -181,69 +187,60 @@ class Pack:
         due = {number for number in stops if not slots[number].impatient}
         ending = {n for n in stops if slots[n].impatient or slots[n].step + count == slots[n].trial.settings.steps}
         validation, test = (blocks.weight.size for blocks in (self._data.validation, self._data.test))
-        wanted = [(n, n // self.bucket.lanes, validation * (n in due) + test * (n in ending)) for n in sorted(stops)]
+        wanted = [(n, self.placement.device(n), validation * (n in due) + test * (n in ending)) for n in sorted(stops)]
         measured, examples = self._pace.affordable(wanted, steps=count * in_turn)
         for number in stops:
             slots[number].owed = number not in measured
-        return Call(count, frozenset(due & measured), frozenset(ending & measured), in_turn, examples)
+        return CallPlan(count, frozenset(due & measured), frozenset(ending & measured), in_turn, examples)
 
-    def land(self, flight: Flight) -> Landing:
+    def land(self, call: PendingCall) -> CallResult:
         """Wait for a call and read its outcome; calls land in the order in which they were launched."""
-        outcome, call = jax.device_get(flight.outcome), flight.call
-        present = {number: slot for number, slot in flight.slots.items() if not slot.ended}
-        for number in call.due & present.keys():
-            self._note(present[number], number, flight, outcome)
+        outcome, plan = jax.device_get(call.outcome), call.plan
         now = time.perf_counter()
-        elapsed = now - max(flight.began, self._landed)
+        elapsed = now - max(call.began, self._landed)
         self._landed = now
-        self._pace.learn(elapsed, steps=call.count * call.in_turn, examples=call.examples)
-        share = elapsed / len(flight.slots)
-        ended, parked = [], []
+        self._pace.learn(elapsed, steps=plan.count * plan.in_turn, examples=plan.examples)
+        present = {number: slot for number, slot in call.slots.items() if not slot.ended}
+        ended, paused = [], []
         for number, slot in present.items():
-            slot.seconds += share
-            diverged = _diverged(slot, outcome, number, flight) if number in call.due else ""
-            if diverged or number in call.ending:
-                ended.append(self._end(slot, diverged, outcome, number))
-                slot.ended = True
+            slot.seconds += elapsed / len(call.slots)
+            diverged = ""
+            if number in plan.due:
+                slot.note(
+                    _evaluation(slot, number, call, outcome), best_step=int(outcome.measurement.best_step[number])
+                )
+                diverged = _diverged(slot, int(outcome.measurement.diverged_step[number]))
+            if diverged or number in plan.ending:
+                test = None if diverged else (float(outcome.test_loss[number]), float(outcome.test_metric[number]))
+                ended.append(
+                    slot.end("diverged" if diverged else "done", diverged, test, mode=self.bucket.program.mode)
+                )
                 if self._slots[number] is slot:
                     self._slots[number] = None
-            elif number in call.due and slot.impatient:
+            elif number in plan.due and slot.impatient:
                 slot.owed = True  # its test, which the next call brings
                 self._slots[number] = slot  # where it has not left: nothing was launched since
-            elif number in flight.parked:
-                parked.append(Parked(slot, _landed(flight.parked[number])))
-        steps = {slot.trial: call.count for slot in present.values()}
-        return Landing(steps, ended, parked, _snapshot(flight, present))
+            elif number in call.paused:
+                paused.append(Paused(slot, _on_host(call.paused[number])))
+        steps = {slot.trial: plan.count for slot in present.values()}
+        return CallResult(steps, ended, paused, _snapshot(call, present))
 
     def snapshot(self) -> Snapshot:
-        """Return the trials in lanes as they are; no call may be on its way, and none may follow."""
+        """Return the trials in lanes as they are; no call may be pending, and none may follow."""
         return Snapshot(self.lanes, {number: slot.copy() for number, slot in self.occupied})
-
-    @property
-    def _in_turn(self) -> int:
-        """Lanes that a device trains one after the other; idle ones cost nothing then."""
-        if self.bucket.program.mode != "map":
-            return 1
-        return max(Counter(number // self.bucket.lanes for number, _ in self.occupied).values())
 
     def _copied(self, slots: dict[int, Slot]) -> TrialState | dict[int, TrialState] | None:
         """Copy all lanes on the devices or, where memory is short, the ones with a trial to the host one by one.
 
-        A checkpoint must not cost the training anything: where even one lane more does not fit, there is none.
+        A checkpoint must not cost the training anything: where not even one more lane fits, there is none.
         """
         if self._programs.result().room_for_copy and not self._tight:
-            try:
-                return jax.block_until_ready(_copy(self.lanes))  # so that what does not fit is met with here
-            except (MemoryError, jax.errors.JaxRuntimeError) as error:
-                if not short_of_memory(error):
-                    raise
-                self._tight = True
-        try:
-            return {number: _landed(self._extract(number)) for number in slots}
-        except (MemoryError, jax.errors.JaxRuntimeError) as error:
-            if not short_of_memory(error):
-                raise
-            warnings.warn(LEFT_OUT, stacklevel=2)
+            with unless_memory_is_short():
+                return jax.block_until_ready(_copy(self.lanes))  # so that what does not fit is raised here
+            self._tight = True
+        with unless_memory_is_short():
+            return {number: _on_host(self._read_lane(number)) for number in slots}
+        warn_of_no_checkpoint()
         return None
 
     def call(self, steps: int, *, due: Sequence[int], ending: Sequence[int]) -> Outcome:
@@ -253,7 +250,7 @@ class Pack:
     def _dispatch(self, steps: int, *, due: Collection[int], ending: Collection[int]) -> Outcome:
         lanes = range(len(self._slots))
         cursors = [_cursor(slot) for slot in self._slots]
-        order = Order(
+        commands = Commands(
             steps=np.int32(steps),
             cursor=Cursor(
                 np.array([epoch for epoch, _ in cursors], np.uint32),
@@ -263,7 +260,7 @@ class Pack:
             due=np.array([number in due for number in lanes]),
             ending=np.array([number in ending for number in lanes]),
         )
-        self.lanes, outcome = self._programs.result().advance(self.lanes, self._data, order)
+        self.lanes, outcome = self._programs.result().advance(self.lanes, self._data, commands)
         return outcome
 
     def _write(self, trials: Sequence[tuple[int, Trial, Weights]]) -> None:
@@ -280,72 +277,57 @@ class Pack:
             self.lanes = programs.place(self.lanes, slots, settings, weights)
             self._blank.difference_update(number for number, _, _ in some)
 
-    def _extract(self, number: int) -> TrialState:
-        """Copy the state in a lane, [1, ...], on the lane's own device; what the others have extracted is let go."""
-        device = self._group.devices[number // self.bucket.lanes]
-        states = self._programs.result().extract(self.lanes, np.int32(number % self.bucket.lanes))
+    def _read_lane(self, number: int) -> TrialState:
+        """Copy the state in a lane, [1, ...], on the lane's own device; what the others have copied is let go."""
+        device = self.placement.devices[self.placement.device(number)]
+        states = self._programs.result().read_lane(self.lanes, np.int32(self.placement.slot(number)))
 
         def own(leaf: Leaf) -> Leaf:
             return next(shard.data for shard in leaf.addressable_shards if shard.device == device)
 
         return jax.tree.map(own, states)
 
-    @staticmethod
-    def _note(slot: Slot, number: int, flight: Flight, outcome: Outcome) -> None:
-        measured = outcome.measurement
-        step = flight.steps[number]
-        slot.evaluations.append(
-            Evaluation(
-                step=step,
-                examples_seen=step * slot.trial.recipe.batch_size,
-                train_loss=float(measured.train_loss[number]),
-                validation_loss=float(measured.validation_loss[number]),
-                validation_metric=float(measured.validation_metric[number]),
-            )
-        )
-        slot.stale = 0 if int(measured.best_step[number]) == step else slot.stale + 1
 
-    def _end(self, slot: Slot, diverged: str, outcome: Outcome, number: int) -> Finished:
-        test = (float(outcome.test_loss[number]), float(outcome.test_metric[number]))
-        return Finished(
-            trial=slot.trial,
-            status="diverged" if diverged else "done",
-            reason=diverged,
-            evaluations=tuple(slot.evaluations),
-            best_step=None if diverged else slot.best_step,
-            test_loss=None if diverged else test[0],
-            test_metric=None if diverged else test[1],
-            seconds=slot.seconds,
-            mode=self.bucket.program.mode,
-        )
-
-
-def _landed(state: TrialState) -> TrialState:
+def _on_host(state: TrialState) -> TrialState:
     """Bring a lane's state [1, ...] to the host."""
     return jax.tree.map(lambda leaf: keyed(bits(leaf)[0], leaf), state)
 
 
-def _snapshot(flight: Flight, present: dict[int, Slot]) -> Snapshot | None:
-    """Return the trials of a call that has landed and that stay in their lanes."""
-    if flight.copied is None:
-        return None
-    left = flight.call.ending | {number for number in flight.parked if not flight.slots[number].impatient}
-    staying = {number: slot for number, slot in present.items() if number not in left and not slot.ended}
-    # Another call may have been launched since.
-    slots = {number: replace(slot.copy(), step=flight.steps[number]) for number, slot in staying.items()}
-    if isinstance(flight.copied, dict):
-        return Snapshot(None, {}, [Parked(slot, flight.copied[number]) for number, slot in slots.items()])
-    return Snapshot(flight.copied, slots)
+def _evaluation(slot: Slot, number: int, call: PendingCall, outcome: Outcome) -> Evaluation:
+    measured = outcome.measurement
+    return Evaluation(
+        step=call.steps[number],
+        examples_seen=call.steps[number] * slot.trial.recipe.batch_size,
+        train_loss=float(measured.train_loss[number]),
+        validation_loss=float(measured.validation_loss[number]),
+        validation_metric=float(measured.validation_metric[number]),
+    )
 
 
-def _diverged(slot: Slot, outcome: Outcome, number: int, flight: Flight) -> str:
-    """Say at which step a trial's loss ceased to be finite; empty if it is."""
-    step = int(outcome.measurement.diverged_step[number])
+def _diverged(slot: Slot, step: int) -> str:
+    """Say at which step a trial's loss ceased to be finite; empty if it is.
+
+    Args:
+        slot: of the trial, which was just evaluated.
+        step: at which its training loss was not finite, 0 if it was.
+    """
     if step:
         return f"the training loss was not finite at step {step}"
-    if not np.isfinite(slot.evaluations[-1].validation_loss):
-        return f"the validation loss was not finite at step {flight.steps[number]}"
-    return ""
+    last = slot.evaluations[-1]
+    return "" if np.isfinite(last.validation_loss) else f"the validation loss was not finite at step {last.step}"
+
+
+def _snapshot(call: PendingCall, present: dict[int, Slot]) -> Snapshot | None:
+    """Return the trials of a call that has landed and that stay in their lanes."""
+    if call.copied is None:
+        return None
+    left = call.plan.ending | {number for number in call.paused if not call.slots[number].impatient}
+    staying = {number: slot for number, slot in present.items() if number not in left and not slot.ended}
+    # Another call may have been launched since.
+    slots = {number: replace(slot.copy(), step=call.steps[number]) for number, slot in staying.items()}
+    if isinstance(call.copied, dict):
+        return Snapshot(None, {}, [Paused(slot, call.copied[number]) for number, slot in slots.items()])
+    return Snapshot(call.copied, slots)
 
 
 def _cursor(slot: Slot | None) -> tuple[int, int]:

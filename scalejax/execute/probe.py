@@ -13,7 +13,7 @@ from flax import nnx
 
 from scalejax.data import load
 from scalejax.errors import said
-from scalejax.models.own import named
+from scalejax.models.own import named_leaves
 from scalejax.planning.plan import Probe
 from scalejax.spec import DataSpec
 from scalejax.train.convolutions import fast_on_cpu
@@ -64,7 +64,7 @@ def probe(small: LaneProgram, large: LaneProgram, examples: Examples) -> str:
         worst = _difference(one, other)
         if not worst <= SOLO_TOLERANCE:
             return f"padded and solo differ by {worst:.1e} in {what} within {SEGMENT_STEPS} steps"
-    for (name, _), largest in zip(named(abstract_lane(large).learner), outside, strict=True):
+    for (name, _), largest in zip(named_leaves(abstract_lane(large).learner), outside, strict=True):
         if largest:  # to the last bit: an optimizer that divides a gradient by its own size makes it large
             return f"padding grows to {largest:.1e} in {name} within {SEGMENT_STEPS} steps"
     return ""

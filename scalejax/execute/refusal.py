@@ -1,12 +1,16 @@
-"""What is said and done when a device refuses: which trials try again and which fail, and why, in words."""
+"""What follows when a device refuses: which trials try again and which fail, and why, in words."""
 
+import contextlib
 import traceback
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
 
 from scalejax.errors import RunError, said
+
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY")  # in the messages of XLA's and CUDA's errors
 
 
 class Refusals:
@@ -19,7 +23,7 @@ class Refusals:
         """Return which refused trials fail; the others try again from where they are.
 
         Args:
-            steps: by id, where each would go on.
+            steps: by id, where each would continue.
             lanes: that their program had on each device.
             short: whether memory was short; any other trouble would only come again.
         """
@@ -30,6 +34,27 @@ class Refusals:
         again = {name for name, step in steps.items() if self._steps.get(name) == step}
         self._steps |= steps
         return again
+
+
+def short_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that the memory of a device, or of the host, does not suffice."""
+    return isinstance(error, MemoryError) or any(word in str(error) for word in OUT_OF_MEMORY)
+
+
+@contextlib.contextmanager
+def unless_memory_is_short() -> Iterator[None]:
+    """Leave a block early where memory does not suffice; raise any other error."""
+    try:
+        yield
+    except Exception as error:
+        if not short_of_memory(error):
+            raise
+
+
+def warn_of_no_checkpoint() -> None:
+    """Say that memory does not suffice for a checkpoint, which must not end the training."""
+    says = "Memory is too short for a checkpoint of the running trials; it is left out, and the training continues."
+    warnings.warn(says, stacklevel=3)
 
 
 def reason_of(error: BaseException) -> str:
@@ -43,7 +68,7 @@ def reason_of(error: BaseException) -> str:
 
 def broke_off(error: BaseException) -> RunError:
     """Return what ends a run for trouble that is not of a trial."""
-    says = f"training broke off: {reason_of(error)}; finished trials are kept, and the same command goes on from there"
+    says = f"training broke off: {reason_of(error)}; finished trials are kept, and the same command resumes"
     trouble = RunError(says)
     trouble.__cause__ = error
     return trouble

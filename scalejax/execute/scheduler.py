@@ -1,50 +1,107 @@
-"""The scheduler: keeps every lane of every device busy until no trial is left."""
+"""The scheduler: keeps every lane of every worker busy until no trial is left.
+
+Here is the policy: which worker trains which bucket, which trial comes next, what halving decides, what follows when a
+device refuses, and what is saved. How a pack runs is the worker's matter; the arrays here are on the host.
+"""
 
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from heapq import heapify, heapreplace
-
-import jax
+from itertools import islice
 
 from scalejax.data import DataSet
 from scalejax.errors import RunError
-from scalejax.execute.checkpoint import Checkpoints, Shelf
-from scalejax.execute.devices import Device, Group, groups
+from scalejax.execute.checkpoint import Checkpoints, PackCheckpoints
+from scalejax.execute.devices import Device, groups
+from scalejax.execute.initial_weights import InitialWeights, Weights
 from scalejax.execute.modes import program_key
-from scalejax.execute.nursery import Nursery
-from scalejax.execute.observer import Observer, Progress, guarded, left_over
-from scalejax.execute.pack import Flight, Pack
-from scalejax.execute.programs import Workshop, short_of_memory
-from scalejax.execute.refusal import Refusals, broke_off, reason_of
-from scalejax.execute.slot import Finished, Parked, failed, stopped
+from scalejax.execute.observer import Observer, Progress, guarded
+from scalejax.execute.pack import CallResult
+from scalejax.execute.programs import Compiler
+from scalejax.execute.refusal import Refusals, broke_off, reason_of, short_of_memory
+from scalejax.execute.slot import Finished, Paused, Waiting, failed, step_of, trial_of
 from scalejax.execute.snapshot import Snapshot
-from scalejax.execute.successive_halving import Decision, Tournament
-from scalejax.execute.work import Crew, Waiting, Work, all_steps_left, planned_of, step_of
+from scalejax.execute.successive_halving import Decision, SuccessiveHalving
+from scalejax.execute.worker import Feed, LocalWorker, Report, Worker
 from scalejax.planning.packing import Bucket
+from scalejax.planning.schedule import work_for_one_more
 from scalejax.planning.trial import Trial
-from scalejax.train.lanes import DeviceData, blocks
-from scalejax.train.numerics import Numerics, current, hold
-from scalejax.train.step import Examples
+from scalejax.text import number_of
 
 STOP_SECONDS = 8.0  # for calls to end and checkpoints to be written once a run is told to stop
-ROUSE_SECONDS = 1.0  # to wait for a worker that tells what it has done, before those that sleep are told to end
+WAKE_SECONDS = 1.0  # to wait for a worker that reports, before those that sleep are told to end
+
+StepsLeft = Callable[[Trial, int], float]  # that a trial at a step is expected to take
+
+
+class BucketQueue:
+    """A bucket, those of its trials that wait for a lane, and the workers that train it.
+
+    Args:
+        bucket: its trials and their program; with fewer lanes once memory turns out to be short.
+        waiting: trials in the order in which they get lanes.
+        steps_left: of a trial at a step.
+    """
+
+    def __init__(self, bucket: Bucket, waiting: Iterable[Waiting], *, steps_left: StepsLeft):
+        self.bucket = bucket
+        self.waiting = deque(waiting)
+        self.assignments: dict[Worker, Assignment] = {}
+        self._steps_left = steps_left
+        self._step_seconds = bucket.seconds / bucket.lanes  # of one trial; also where lanes become fewer
+
+    def seconds(self, beyond: int = 0) -> float:
+        """Return the seconds that all but the first few waiting trials take on one device, by the cost model."""
+        # Of a trial whose steps are all taken the last test may be left.
+        steps = (
+            max(1.0, self._steps_left(trial_of(each), step_of(each))) for each in islice(self.waiting, beyond, None)
+        )
+        return self._step_seconds * sum(steps)
+
+    def attraction(self) -> float:
+        """Return the seconds of work that one more worker would find here; what there are free lanes for is taken."""
+        return work_for_one_more(
+            self.seconds(sum(each.free for each in self.assignments.values())), len(self.assignments)
+        )
+
+
+@dataclass(eq=False)
+class Assignment:
+    """A bucket that a worker trains.
+
+    Attributes:
+        queue: of the bucket.
+        bucket: as the worker took it; that of the queue may have fewer lanes by now.
+        lanes: how many trials the worker trains at the same time.
+        free: those of its lanes that have no trial.
+        taken: the trials that it has, by id, as they were when it took them.
+        checkpoints: of this pack.
+    """
+
+    queue: BucketQueue
+    bucket: Bucket
+    lanes: int
+    free: int
+    taken: dict[str, Waiting] = field(default_factory=dict)
+    checkpoints: PackCheckpoints | None = None
 
 
 class Scheduler:
-    """Hands the trials of the buckets out to the groups of local devices, one worker thread a group.
+    """Hands the trials of the buckets out to workers, each in a thread of its own.
 
     Args:
         buckets: of the sweep.
         waiting: ids of those of their trials that are to be trained.
         data: in memory.
         observer: is told what happens.
-        tournament: the halving, if there is one.
-        checkpoints: where trials on their way are kept, if they are.
-        begun: trials that go on where an earlier run left them, by id.
+        halving: of the learning rates, if they are halved.
+        checkpoints: where running trials are saved, if they are.
+        begun: trials that continue where an earlier run left them, by id.
 
     Attributes:
         lost: trials that were stopped and whose latest steps are in no checkpoint, and the step since which, by id.
@@ -57,81 +114,83 @@ class Scheduler:
         *,
         data: DataSet,
         observer: Observer,
-        tournament: Tournament | None = None,
+        halving: SuccessiveHalving | None = None,
         checkpoints: Checkpoints | None = None,
-        begun: Mapping[str, Parked] | None = None,
+        begun: Mapping[str, Paused] | None = None,
     ):
         self._begun = begun or {}
-        fresh = {trial_id for trial_id in waiting if trial_id not in self._begun}
-        steps_left = tournament.steps_left if tournament else all_steps_left
-        self._works = [
-            Work(bucket, deque(each for each in bucket.trials if each.trial_id in fresh), steps_left=steps_left)
+        fresh = set(waiting) - self._begun.keys()
+        steps_left = halving.steps_left if halving else lambda trial, step: trial.settings.steps - step
+        self._queues = [
+            BucketQueue(bucket, (trial for trial in bucket.trials if trial.trial_id in fresh), steps_left=steps_left)
             for bucket in buckets
         ]
-        self._home = {trial.trial_id: work for work in self._works for trial in work.bucket.trials}
+        self._queue_of = {trial.trial_id: queue for queue in self._queues for trial in queue.bucket.trials}
         self._data = data
         self._observer = guarded(observer)
-        self._tournament = tournament
+        self._halving = halving
         self._checkpoints = checkpoints
         self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)  # there may be work for those that have none, or no more
+        self._changed = threading.Condition(self._lock)  # there may be work for workers that have none, or no more
         self._stopping = threading.Event()
-        self._over = False  # whoever works still has come too late
-        self._reached: dict[str, int] = {}  # steps of the trials that have begun, calls that are under way included
+        self._over = False  # what a worker still reports comes too late
+        self._reached: dict[str, int] = {}  # steps of the trials that have begun, pending calls included
         self._refusals = Refusals()
         self.lost: dict[str, int] = {}
         self._errors: list[RunError] = []
-        self._workshop = Workshop(data.card)
-        self._nursery = Nursery(self._workshop.initial_weights)
-        left = [each for bucket in buckets for each in bucket.trials if each.trial_id in fresh | self._begun.keys()]
-        self._left = {each.trial_id for each in left}
-        self._nursery.expect(left)
+        self._compiler = Compiler(data.card)
+        self._weights = InitialWeights(self._compiler.initial_weights)
+        left = [trial for bucket in buckets for trial in bucket.trials if trial.trial_id in fresh | self._begun.keys()]
+        self._left = {trial.trial_id for trial in left}
+        self._weights.expect(left)
 
     def run(self, devices: Sequence[Device]) -> bool:
+        """Train everything on local devices, one worker a group; see `run_on`."""
+        return self.run_on([LocalWorker(group, data=self._data, compiler=self._compiler) for group in groups(devices)])
+
+    def run_on(self, workers: Sequence[Worker]) -> bool:
         """Train everything. Returns whether all trials have ended; they have not if it was stopped.
 
         Raises:
             RunError: a worker met with trouble that is not of a trial, once the others have stopped and saved.
         """
-        teams = groups(devices)
-        numerics = current()
-        workers: list[threading.Thread] = []
+        threads: list[threading.Thread] = []
         complete = False
         try:
             self._admit()
-            first = self._order_programs(teams)
-            workers = [
-                threading.Thread(target=self._work, args=(*each, numerics), daemon=True) for each in first.items()
-            ]
-            for worker in workers:
-                worker.start()
-            while (alive := [worker for worker in workers if worker.is_alive()]) and not self._stopping.is_set():
+            first = self._assign_first(workers)
+            threads = [threading.Thread(target=self._work, args=each, daemon=True) for each in first.items()]
+            for thread in threads:
+                thread.start()
+            while (alive := [thread for thread in threads if thread.is_alive()]) and not self._stopping.is_set():
                 alive[0].join(timeout=0.2)  # so that the main thread hears a signal
             if self._left and not self._stopping.is_set():
-                self._errors.append(left_over(len(self._left)))
+                says = f"{number_of(len(self._left), 'trial')} did not end, and no other trial is left to wait for"
+                remedy = "this is a mistake in scalejax; finished trials are kept, and the same command resumes"
+                self._errors.append(RunError(f"{says}; {remedy}"))
             complete = not (self._stopping.is_set() or self._errors)
         finally:
             self._stopping.set()
-            self._rouse()
+            # Wake the workers that sleep. Not done by `stop`: a signal may have it called where the lock is held.
+            if self._lock.acquire(timeout=WAKE_SECONDS):
+                self._changed.notify_all()
+                self._lock.release()
             try:
-                self._wind_up(workers, complete=complete)
+                self._wind_up(threads, complete=complete)
             finally:
-                self._nursery.close()
+                self._weights.close()
         return complete
 
-    def _rouse(self) -> None:
-        """Wake the workers that sleep. Not done by `stop`: a signal may have it called where the lock is held."""
-        if self._lock.acquire(timeout=ROUSE_SECONDS):
-            self._changed.notify_all()
-            self._lock.release()
-
-    def _wind_up(self, workers: Sequence[threading.Thread], *, complete: bool) -> None:
-        """Wait for the workers and what they save; not for ever if they were told to stop."""
+    def stop(self) -> None:
+        """Have the workers save what is running and end; `lost` tells what they had no time to save."""
         self._stopping.set()
+
+    def _wind_up(self, threads: Sequence[threading.Thread], *, complete: bool) -> None:
+        """Wait for the workers and what they save; not for ever if they were told to stop."""
         deadline = time.monotonic() + STOP_SECONDS
-        for worker in workers:
-            worker.join(timeout=max(0.0, deadline - time.monotonic()))
-        self._workshop.close(wait=complete)
+        for thread in threads:
+            thread.join(timeout=max(0.0, deadline - time.monotonic()))
+        self._compiler.close(wait=complete)
         try:
             if self._checkpoints:
                 left = max(1.0, deadline - time.monotonic())
@@ -145,265 +204,218 @@ class Scheduler:
             if self._errors:
                 raise self._errors[0]
 
-    def stop(self) -> None:
-        """Have the workers save what is running and end; `lost` tells what they had no time to save."""
-        self._stopping.set()
-
     def _admit(self) -> None:
         """Queue the trials that an earlier run has begun before all others, unless halving has them wait or stop."""
         with self._lock:
-            if self._tournament:
-                self._carry_out(self._tournament.begin())
-            for parked in reversed(list(self._begun.values())):
-                if self._tournament and not parked.slot.lacks:  # else its evaluation comes first
-                    self._carry_out(self._tournament.arrive(parked))
+            if self._halving:
+                self._carry_out(self._halving.begin())
+            for paused in reversed(list(self._begun.values())):
+                if self._halving and not paused.slot.lacks:  # else its evaluation comes first
+                    self._carry_out(self._halving.arrive(paused))
                 else:
-                    self._home[parked.trial.trial_id].queue.appendleft(parked)
+                    self._queue_of[paused.trial.trial_id].waiting.appendleft(paused)
         self._begun = {}  # their states are large
 
-    def _order_programs(self, teams: Sequence[Group]) -> dict[Group, Work]:
-        """Return with which bucket each group begins, and have programs compiled in the order of their first use.
+    def _assign_first(self, workers: Sequence[Worker]) -> dict[Worker, Assignment]:
+        """Return the bucket with which each worker begins, and have programs compiled in the order of their first use.
 
-        Which group takes which bucket later is a guess by the estimated work. A group is left out if it has none.
+        Which worker takes which bucket later is a guess by the estimated work. A worker is left out if it has none.
         """
         with self._lock:
-            found = {team: self._choose(team) for team in teams}
-        first = {team: work for team, work in found.items() if work}
-        for team, work in first.items():
-            self._order(work, team)
-        later = [work for work in self._works if work.queue and not work.crews]
-        ends = [(work.estimate() / len(work.crews), number) for number, work in enumerate(first.values())]
+            chosen = {worker: self._choose(worker) for worker in workers}
+        first = {worker: assignment for worker, assignment in chosen.items() if assignment}
+        for worker, assignment in first.items():
+            self._prepare(worker, assignment.bucket)
+        later = [queue for queue in self._queues if queue.waiting and not queue.assignments]
+        queues = [assignment.queue for assignment in first.values()]
+        ends = [(queue.seconds() / len(queue.assignments), number) for number, queue in enumerate(queues)]
         heapify(ends)
-        for work in sorted(later, key=Work.estimate, reverse=True):
+        for queue in sorted(later, key=BucketQueue.seconds, reverse=True):
             end, number = ends[0]
-            self._order(work, list(first)[number])
-            heapreplace(ends, (end + work.estimate(), number))
+            self._prepare(list(first)[number], queue.bucket)
+            heapreplace(ends, (end + queue.seconds(), number))
         return first
 
-    def _order(self, work: Work, team: Group) -> None:
-        for architecture in work.bucket.architectures:
-            self._workshop.order_initialiser(architecture)
-        self._workshop.order(work.bucket.program, work.bucket.lanes, work.share(team))
+    def _prepare(self, worker: Worker, bucket: Bucket) -> None:
+        for architecture in bucket.architectures:
+            self._compiler.initialiser(architecture)
+        worker.prepare(bucket)
 
-    def _work(self, team: Group, first: Work, numerics: Numerics) -> None:
-        """Train bucket after bucket on a group, beginning with the one that it has joined."""
-        hold(numerics)
-        data: dict[Group, DeviceData] = {}
-        work: Work | None = first
+    def _choose(self, worker: Worker) -> Assignment | None:
+        """Assign the bucket with the most estimated work a worker, if there is work for one more."""
+        queue = max(self._queues, key=BucketQueue.attraction)
+        if not queue.attraction():
+            return None
+        lanes = worker.lanes(queue.bucket)
+        queue.assignments[worker] = Assignment(queue, queue.bucket, lanes, free=lanes)
+        return queue.assignments[worker]
+
+    def _work(self, worker: Worker, assignment: Assignment | None) -> None:
+        """Train bucket after bucket, beginning with the one that is assigned."""
         try:
-            while work:
-                part = work.share(team)
-                if part not in data:
-                    data[part] = _device_data(self._data, part)
-                self._train(work, part, data[part], crew=work.crews[team])
-                work = self._next(team, work)
+            while assignment:
+                self._train(worker, assignment)
+                assignment = self._next(worker, assignment)
         except BaseException as error:
             # Once a run has stopped, programs and weights that are still to come are cancelled.
             if not (isinstance(error, CancelledError) and self._stopping.is_set()):
                 self._errors.append(error if isinstance(error, RunError) else broke_off(error))
             self._stopping.set()
 
-    def _next(self, team: Group, last: Work) -> Work | None:
-        """Let a group leave a bucket and join the next one; None once there is nothing left to do.
+    def _next(self, worker: Worker, last: Assignment) -> Assignment | None:
+        """Let a worker leave a bucket and take the next one; None once there is nothing left to do.
 
-        While others are at work trials may come back: from a rung, or from a device whose memory was short. A group
+        While others are at work trials may come back: from a rung, or from a device whose memory was short. A worker
         without work sleeps until then.
         """
         with self._changed:
-            del last.crews[team]
+            del last.queue.assignments[worker]
             self._changed.notify_all()
             while not self._stopping.is_set():
-                if work := self._choose(team):
-                    return work
-                if not any(each.crews for each in self._works):
+                if assignment := self._choose(worker):
+                    return assignment
+                if not any(queue.assignments for queue in self._queues):
                     return None
                 self._changed.wait()
             return None
 
-    def _choose(self, team: Group) -> Work | None:
-        """Let a group join the bucket with the most estimated work a group, if there is work for one more."""
-        work = max(self._works, key=Work.attraction)
-        if not work.attraction():
-            return None
-        work.join(team)
-        return work
-
-    def _train(self, work: Work, group: Group, data: DeviceData, *, crew: Crew) -> None:
-        """Run one pack until its queue and its lanes are empty, refilling every lane that becomes free.
-
-        A call is launched before the outcome of the one before it is read, so that the devices never wait for the
-        host; unless that outcome decides who goes on.
-        """
-        bucket = work.bucket
-        flying = crew.flying
-        flights: deque[Flight] = deque()
-        shelf = self._checkpoints.open(program_key(bucket)[:8]) if self._checkpoints else None
+    def _train(self, worker: Worker, assignment: Assignment) -> None:
+        """Have a worker run one pack until its queue and its lanes are empty."""
+        if self._checkpoints:
+            assignment.checkpoints = self._checkpoints.open(program_key(assignment.bucket)[:8])
+        feed = Feed(self._stopping.is_set, partial(self._take, assignment), partial(self._due, assignment))
+        report = Report(
+            partial(self._launched, assignment), partial(self._landed, assignment), partial(self._save, assignment)
+        )
         try:
-            programs = self._workshop.order(bucket.program, bucket.lanes, group)
-            pack = Pack(bucket, group=group, data=data, programs=programs)
-            while True:
-                if not self._stopping.is_set():
-                    self._refill(pack, work, crew)
-                    if pack.occupied:
-                        flights.append(pack.launch(copy=self._due(shelf)))
-                        self._reached |= flights[-1].reached
-                        crew.room = len(pack.free)
-                        if len(flights) == 1 and not flights[0].decisive:
-                            continue
-                if not flights:
-                    break
-                self._land(pack, flights.popleft(), flying, work=work, shelf=shelf)
-                while flights and flights[-1].decisive:
-                    self._land(pack, flights.popleft(), flying, work=work, shelf=shelf)
-            self._save(pack.snapshot(), work, shelf)
+            worker.run(assignment.bucket, feed, report)
         except (RunError, CancelledError):
             raise  # trouble of the run, not of a trial
         except Exception as error:  # a device that refuses, or a module that fails
-            self._refused(work, bucket, flying, error, shelf=shelf)
+            self._refused(assignment, error)
         finally:
-            if shelf and self._checkpoints and not self._stopping.is_set():
-                self._checkpoints.close(shelf)
+            if self._checkpoints and assignment.checkpoints and not self._stopping.is_set():
+                self._checkpoints.close(assignment.checkpoints)
 
-    def _due(self, shelf: Shelf | None) -> bool:
-        return bool(shelf and self._checkpoints and self._checkpoints.due(shelf))
-
-    def _save(self, snapshot: Snapshot, work: Work, shelf: Shelf | None) -> None:
-        """Have a pack's trials written, those at a rung and those that wait to go on included."""
-        if not (shelf and self._checkpoints):
-            return
+    def _take(self, assignment: Assignment, lanes: int) -> list[tuple[Trial, Weights] | Paused]:
+        """Return the next trials for free lanes; those whose weights cannot be drawn fail, and others come instead."""
+        waiting, given = assignment.queue.waiting, []
+        while len(given) < lanes and waiting:
+            with self._lock:
+                taken = [waiting.popleft() for _ in range(min(lanes - len(given), len(waiting)))]
+                assignment.taken |= {trial_of(each).trial_id: each for each in taken}
+                assignment.free = lanes - len(given) - len(taken)
+                fresh = [each for each in taken if not isinstance(each, Paused)]
+                if fresh:
+                    self._observer.started(fresh)
+            weights = iter(self._weights.take(fresh))
+            drawn = [each if isinstance(each, Paused) else (each, next(weights)) for each in taken]
+            with self._lock:
+                for each in drawn:
+                    if isinstance(each, tuple) and isinstance(each[1], Exception):
+                        del assignment.taken[each[0].trial_id]
+                        self._end(failed(each[0], reason_of(each[1]), mode=assignment.bucket.program.mode))
+                    else:
+                        given.append(each)
         with self._lock:
-            outside = [waiting for waiting in work.queue if isinstance(waiting, Parked)]
-            if self._tournament:
-                waiting = self._tournament.waiting
-                outside += [each for each in waiting if self._home[each.trial.trial_id] is work]
-            known = snapshot.trial_ids | {each.trial.trial_id for each in outside}
-            outside += work.taken(but=known)  # into lanes since the snapshot was made, or into those of another group
-        self._checkpoints.save(shelf, replace(snapshot, parked=[*snapshot.parked, *outside]))
+            assignment.free = lanes - len(given)
+            following = list(islice((each for each in waiting if not isinstance(each, Paused)), assignment.lanes))
+        self._weights.ahead(following)
+        return given
 
-    def _land(self, pack: Pack, flight: Flight, flying: dict[str, Waiting], *, work: Work, shelf: Shelf | None) -> None:
-        """Wait for a call, and tell what it has brought."""
-        landing = pack.land(flight)
+    def _due(self, assignment: Assignment) -> bool:
+        pack = assignment.checkpoints
+        return bool(pack and self._checkpoints and self._checkpoints.due(pack))
+
+    def _launched(self, assignment: Assignment, steps: Mapping[str, int], free: int) -> None:
+        self._reached |= steps
+        assignment.free = free
+
+    def _landed(self, assignment: Assignment, result: CallResult) -> None:
+        """Tell what a call has brought, and carry out what halving makes of it."""
         with self._lock:
             if self._over:
                 return
-            self._observer.progressed(Progress(landing.steps))
-            for finished in landing.ended:
-                del flying[finished.trial.trial_id]
+            self._observer.progressed(Progress(result.steps))
+            for finished in result.ended:
+                del assignment.taken[finished.trial.trial_id]
                 self._end(finished)
-            for parked in landing.parked:
-                del flying[parked.trial.trial_id]
-                if self._tournament:
-                    self._carry_out(self._tournament.arrive(parked))
-        if landing.snapshot:
-            self._save(landing.snapshot, work, shelf)
+            for paused in result.paused:
+                del assignment.taken[paused.trial.trial_id]
+                if self._halving:
+                    self._carry_out(self._halving.arrive(paused))
+        if result.snapshot:
+            self._save(assignment, result.snapshot)
+
+    def _save(self, assignment: Assignment, snapshot: Snapshot) -> None:
+        """Have a pack's trials written, those of its bucket that are in no lane included."""
+        if not (self._checkpoints and assignment.checkpoints):
+            return
+        queue = assignment.queue
+        with self._lock:
+            # Those that wait for a lane, and those that wait at a rung; then those that have been taken into lanes
+            # since the snapshot was made, or by another worker, as they were then.
+            outside = [each for each in queue.waiting if isinstance(each, Paused)]
+            at_rungs = self._halving.waiting if self._halving else []
+            outside += [paused for paused in at_rungs if self._queue_of[paused.trial.trial_id] is queue]
+            known = snapshot.steps.keys() | {paused.trial.trial_id for paused in outside}
+            taken = [each for other in queue.assignments.values() for each in other.taken.values()]
+            outside += [each for each in taken if isinstance(each, Paused) and each.trial.trial_id not in known]
+        self._checkpoints.save(assignment.checkpoints, replace(snapshot, paused=[*snapshot.paused, *outside]))
+
+    def _refused(self, assignment: Assignment, error: Exception) -> None:
+        """Answer to a device that refuses: fewer lanes if memory is short, else its trials fail; others may still fit.
+
+        Where memory is short, trials go back to the queue from where they were last saved, or came into their lanes.
+        One that is refused twice at the same step, alone on its device, fails.
+        """
+        queue, bucket, taken = assignment.queue, assignment.bucket, assignment.taken
+        short, saved = short_of_memory(error), {}
+        if short and self._checkpoints and assignment.checkpoints:
+            homes = {name: (trial_of(each), bucket.program) for name, each in taken.items()}
+            saved = self._checkpoints.latest(assignment.checkpoints, homes)
+        with self._lock:
+            if self._stopping.is_set():
+                return  # they continue in the next run
+            if not taken and queue.waiting:  # refused before any trial was placed
+                first = queue.waiting.popleft()
+                taken[trial_of(first).trial_id] = first
+            back = {name: max(each, saved.get(name, each), key=step_of) for name, each in taken.items()}
+            steps = {name: step_of(each) for name, each in back.items()}
+            if short and bucket.lanes > 1:
+                queue.bucket = replace(bucket, lanes=min(queue.bucket.lanes, bucket.lanes // 2))
+            for name in self._refusals.failing(steps, lanes=bucket.lanes, short=short):
+                self._end(failed(trial_of(back.pop(name)), reason_of(error), mode=bucket.program.mode))
+            queue.waiting.extendleft(reversed(back.values()))
+            self._reached |= {name: steps[name] for name in back}
+            self._observer.progressed(Progress({}, {trial_of(each): steps[name] for name, each in back.items()}))
 
     def _end(self, finished: Finished) -> None:
         if self._over:
             return
         self._tell(finished)
-        if self._tournament:
-            self._carry_out(self._tournament.leave(finished))
+        if self._halving:
+            self._carry_out(self._halving.leave(finished))
 
     def _carry_out(self, decision: Decision) -> None:
-        """Queue those whom halving lets go on, before all others, and end those whom it stops."""
-        for waiting in decision.go_on:
-            trial = waiting.trial if isinstance(waiting, Parked) else waiting
-            self._home[trial.trial_id].queue.appendleft(waiting)
-            if not isinstance(waiting, Parked):
+        """Queue the trials that halving lets continue, before all others, and end those that it stops."""
+        for waiting in decision.proceed:
+            trial = trial_of(waiting)
+            self._queue_of[trial.trial_id].waiting.appendleft(waiting)
+            if not isinstance(waiting, Paused):
                 self._left.add(trial.trial_id)
-                self._nursery.expect([trial])
-        if decision.go_on:
+                self._weights.expect([trial])
+        if decision.proceed:
             self._changed.notify_all()
-        for parked, reason in decision.stop:
-            mode = self._home[parked.trial.trial_id].bucket.program.mode
-            self._tell(stopped(parked, reason, mode=mode))
+        for paused, reason in decision.stop:
+            mode = self._queue_of[paused.trial.trial_id].bucket.program.mode
+            self._tell(paused.slot.end("stopped", reason, None, mode=mode))
 
     def _tell(self, finished: Finished) -> None:
         """Tell of a trial that has ended, and forget it."""
         self._observer.finished(finished)
         self._reached.pop(finished.trial.trial_id, None)
         self._left.discard(finished.trial.trial_id)
-        self._nursery.ended(finished.trial)
+        self._weights.ended(finished.trial)
         if self._checkpoints:
             self._checkpoints.ended(finished.trial.trial_id)
-
-    def _refused(
-        self, work: Work, bucket: Bucket, flying: dict[str, Waiting], error: Exception, *, shelf: Shelf | None
-    ) -> None:
-        """Answer to a device that refuses: fewer lanes if memory is short, else its trials fail; others may still fit.
-
-        Where memory is short, trials go back to the queue from where they were last saved, or came into their lanes.
-        One that is refused twice at the same step, alone on its device, fails.
-        """
-        short = short_of_memory(error)
-        saved = self._saved(flying, bucket, shelf) if short else {}
-        with self._lock:
-            if self._stopping.is_set():
-                return  # they go on in the next run
-            if not flying and work.queue:  # refused before any trial was placed
-                first = work.queue.popleft()
-                flying[planned_of(first).trial_id] = first
-            back = {name: saved.get(name, waiting) for name, waiting in flying.items()}
-            steps = {name: step_of(each) for name, each in back.items()}
-            if short and bucket.lanes > 1:
-                work.bucket = replace(bucket, lanes=min(work.bucket.lanes, bucket.lanes // 2))
-            for name in self._refusals.failing(steps, lanes=bucket.lanes, short=short):
-                self._end(failed(planned_of(back.pop(name)), reason_of(error), mode=bucket.program.mode))
-            work.queue.extendleft(reversed(back.values()))
-            self._reached |= {name: steps[name] for name in back}
-            self._observer.progressed(Progress({}, {planned_of(each): steps[name] for name, each in back.items()}))
-
-    def _saved(self, flying: Mapping[str, Waiting], bucket: Bucket, shelf: Shelf | None) -> dict[str, Waiting]:
-        """Return those trials of a pack that have come further in its checkpoints than where they came into lanes."""
-        if not (shelf and self._checkpoints):
-            return {}
-        found = self._checkpoints.latest(
-            shelf, {name: (planned_of(each), bucket.program) for name, each in flying.items()}
-        )
-        return {name: each for name, each in found.items() if each.slot.step > step_of(flying[name])}
-
-    def _refill(self, pack: Pack, work: Work, crew: Crew) -> None:
-        """Give the free lanes to trials that wait; one whose weights cannot be drawn fails and leaves its lane."""
-        while refused := self._fill(pack, work, crew):
-            with self._lock:
-                for trial, error in refused:
-                    del crew.flying[trial.trial_id]
-                    self._end(failed(trial, reason_of(error), mode=pack.bucket.program.mode))
-        pack.fill_idle()
-        with self._lock:
-            following = list(work.next_fresh(len(pack.free) + len(pack.occupied)))
-        self._nursery.ahead(following)
-
-    def _fill(self, pack: Pack, work: Work, crew: Crew) -> list[tuple[Trial, Exception]]:
-        """Give the free lanes to trials that wait; return those whose weights cannot be drawn, and why."""
-        with self._lock:
-            free = pack.free
-            taken = list(zip(free, _drain(work.queue), strict=False))
-            crew.flying.update({planned_of(waiting).trial_id: waiting for _, waiting in taken})
-            crew.room = len(free) - len(taken)
-            fresh = [(slot, waiting) for slot, waiting in taken if not isinstance(waiting, Parked)]
-            self._observer.started([trial for _, trial in fresh])
-        for slot, waiting in taken:
-            if isinstance(waiting, Parked):
-                pack.resume(slot, waiting)
-        weights = self._nursery.take([trial for _, trial in fresh])
-        drawn = [(slot, trial, own) for (slot, trial), own in zip(fresh, weights, strict=True)]
-        pack.place([(slot, trial, own) for slot, trial, own in drawn if not isinstance(own, Exception)])
-        return [(trial, own) for _, trial, own in drawn if isinstance(own, Exception)]
-
-
-def _drain(queue: deque[Waiting]) -> Iterator[Waiting]:
-    while queue:
-        yield queue.popleft()
-
-
-def _device_data(data: DataSet, group: Group) -> DeviceData:
-    """Put a data set on the devices of a group, once for all its programs."""
-    return jax.device_put(
-        DeviceData(
-            pool=Examples(data.train.inputs, data.train.targets),
-            validation=blocks(data.validation.inputs, data.validation.targets),
-            test=blocks(data.test.inputs, data.test.targets),
-        ),
-        group.whole,
-    )

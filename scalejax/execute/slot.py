@@ -1,4 +1,4 @@
-"""A trial on its way, as the host sees it: where it is, what has been measured, and how it ended."""
+"""A trial while it runs, as the host sees it: its step, what has been measured, and how it ended."""
 
 from dataclasses import dataclass, field, replace
 
@@ -53,7 +53,7 @@ class Slot:
     stale: int = 0  # evaluations since the best
     evaluations: list[Evaluation] = field(default_factory=list)
     ended: bool = False
-    owed: bool = False  # the next call evaluates or tests it: the one that brought it here had no time to
+    owed: bool = False  # the next call evaluates or tests it: the one that brought it here had no time for that
 
     @property
     def lacks(self) -> bool:
@@ -79,15 +79,25 @@ class Slot:
         """Return one that does not change when this one does."""
         return replace(self, evaluations=list(self.evaluations))
 
-    @property
-    def best_step(self) -> int:
-        """The step of the lowest validation loss so far."""
-        return self.evaluations[-1 - self.stale].step
+    def note(self, evaluation: Evaluation, *, best_step: int) -> None:
+        """Add a measurement, and count those since the best."""
+        self.evaluations.append(evaluation)
+        self.stale = 0 if best_step == evaluation.step else self.stale + 1
+
+    def end(self, status: str, reason: str, test: tuple[float, float] | None, *, mode: str) -> Finished:
+        """End a trial that has been evaluated; `test` is its loss and metric on the test examples if it was tested."""
+        self.ended = True
+        # Of the lowest validation loss so far, unless no number can be relied on.
+        best_step = None if status == "diverged" else self.evaluations[-1 - self.stale].step
+        loss, metric = test or (None, None)
+        return Finished(
+            self.trial, status, reason, tuple(self.evaluations), best_step, loss, metric, self.seconds, mode
+        )
 
 
 @dataclass(frozen=True)
-class Parked:
-    """A trial that waits at a rung, outside of any lane, until its competitors have arrived; its state as arrays."""
+class Paused:
+    """A trial that has begun and is in no lane: at a rung, or after an interruption; its state [...] on the host."""
 
     slot: Slot
     state: TrialState
@@ -98,13 +108,19 @@ class Parked:
         return self.slot.trial
 
 
+Waiting = Trial | Paused  # for a lane, to begin or to continue
+
+
+def trial_of(waiting: Waiting) -> Trial:
+    """Return the trial that waits."""
+    return waiting.trial if isinstance(waiting, Paused) else waiting
+
+
+def step_of(waiting: Waiting) -> int:
+    """Return the step from which it trains on."""
+    return waiting.slot.step if isinstance(waiting, Paused) else 0
+
+
 def failed(trial: Trial, reason: str, *, mode: str) -> Finished:
     """Return the end of a trial that could not be trained."""
     return Finished(trial, "failed", reason, (), None, None, None, 0.0, mode)
-
-
-def stopped(parked: Parked, reason: str, *, mode: str) -> Finished:
-    """Return the end of a trial that halving has stopped at a rung."""
-    slot = parked.slot
-    found = tuple(slot.evaluations)
-    return Finished(slot.trial, "stopped", reason, found, slot.best_step, None, None, slot.seconds, mode)

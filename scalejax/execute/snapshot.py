@@ -1,7 +1,7 @@
 """The trials of a pack at one moment, and how they become plain arrays for a file and trials again.
 
-A file knows nothing of lanes or devices: each array has one row a trial, and a manifest says whose row it is. So a
-trial can go on in any lane, on any number of devices, and in a program that pads it to other shapes.
+A file knows nothing of lanes or devices: each array has one row a trial, and a manifest names the trials. So a trial
+can continue in any lane, on any number of devices, and in a program that pads it to other shapes.
 """
 
 import functools
@@ -13,18 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scalejax.execute.slot import Evaluation, Parked, Slot
+from scalejax.execute.slot import Evaluation, Paused, Slot
 from scalejax.planning.trial import Trial
 from scalejax.train.lanes import abstract_lane
 from scalejax.train.recipe import LaneProgram, Leaf
 from scalejax.train.step import TrialState
 
 FORMAT = 1  # of manifest and arrays; another one is not read
-NAMES_BEFORE: dict[str, str] = {"validation_error": "validation_metric"}
+NAMES_BEFORE: dict[str, str] = {"validation_error": "validation_metric"}  # as versions up to 0.2 wrote them
 
 Arrays = dict[str, np.ndarray]
 Manifest = dict[str, Any]
-Homes = Mapping[str, tuple[Trial, LaneProgram]]  # by trial id: the trial, and the program in which it is to go on
+Homes = Mapping[str, tuple[Trial, LaneProgram]]  # by trial id: the trial, and the program in which it is to continue
 
 
 @dataclass(frozen=True)
@@ -32,25 +32,21 @@ class Snapshot:
     """The trials of a pack at one moment.
 
     Attributes:
-        lanes: their states [lanes, ...], on the devices, which nothing changes any more; None if there are no slots.
-        slots: by lane, those that have a trial on its way.
-        parked: trials of the same program that are on their way outside of any lane.
+        lanes: their states [lanes, ...], which nothing changes any more; None if there are no slots. They may still
+            be on the devices: it is the thread that writes a checkpoint that reads them.
+        slots: by lane, those that have a trial.
+        paused: trials of the same program that have begun and are in no lane.
     """
 
     lanes: TrialState | None
     slots: Mapping[int, Slot]
-    parked: Sequence[Parked] = ()
+    paused: Sequence[Paused] = ()
 
     @property
     def steps(self) -> dict[str, int]:
         """The step of each trial in it, by id."""
-        slots = (*self.slots.values(), *(each.slot for each in self.parked))
+        slots = (*self.slots.values(), *(each.slot for each in self.paused))
         return {slot.trial.trial_id: slot.step for slot in slots}
-
-    @property
-    def trial_ids(self) -> set[str]:
-        """The trials in it."""
-        return set(self.steps)
 
 
 class UnreadableError(Exception):
@@ -60,24 +56,18 @@ class UnreadableError(Exception):
 def pack_up(snapshot: Snapshot) -> tuple[Arrays, Manifest]:
     """Bring a snapshot to the host: arrays by name, [trials, ...] each, and a manifest that JSON can hold.
 
-    There has to be a trial in it, or lanes.
+    There has to be a trial in it.
     """
     rows = sorted(snapshot.slots)
-    slots = [*(snapshot.slots[number] for number in rows), *(each.slot for each in snapshot.parked)]
-    own = [each.state for each in snapshot.parked]
-
-    def stacked(lanes: Leaf, *parked: Leaf) -> np.ndarray:
-        return np.concatenate([bits(lanes)[rows], *(bits(one)[None] for one in parked)])
-
-    def alone(*parked: Leaf) -> np.ndarray:
-        return np.stack([bits(one) for one in parked])
-
-    both = jax.tree.map(alone, *own) if snapshot.lanes is None else jax.tree.map(stacked, snapshot.lanes, *own)
-    leaves = jax.tree.leaves(both)
-    arrays = {f"{number:04}": leaf for number, leaf in enumerate(leaves)}
+    slots = [*(snapshot.slots[number] for number in rows), *(each.slot for each in snapshot.paused)]
+    states = [each.state for each in snapshot.paused]
+    in_lanes = [] if snapshot.lanes is None else [jax.tree.map(lambda leaf: bits(leaf)[rows], snapshot.lanes)]
+    parts = [*in_lanes, *(jax.tree.map(lambda leaf: bits(leaf)[None], state) for state in states)]
+    leaves = zip(*map(jax.tree.leaves, parts), strict=True)
+    arrays = {f"{number:04}": np.concatenate(leaf) for number, leaf in enumerate(leaves)}
     manifest: Manifest = {
         "format": FORMAT,
-        "leaves": _paths(own[0] if snapshot.lanes is None else snapshot.lanes),
+        "leaves": _paths(states[0] if snapshot.lanes is None else snapshot.lanes),
         "trials": [
             {
                 "trial_id": slot.trial.trial_id,
@@ -92,7 +82,7 @@ def pack_up(snapshot: Snapshot) -> tuple[Arrays, Manifest]:
     return arrays, manifest
 
 
-def unpack(arrays: Arrays, manifest: Manifest, *, homes: Homes) -> list[Parked]:
+def unpack(arrays: Arrays, manifest: Manifest, *, homes: Homes) -> list[Paused]:
     """Return those trials of a file that have a home, each padded to the shapes of the program there.
 
     Raises:
@@ -100,16 +90,16 @@ def unpack(arrays: Arrays, manifest: Manifest, *, homes: Homes) -> list[Parked]:
     """
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise UnreadableError("it is of another format")
-    found = []
+    trials = []
     for row, entry in enumerate(manifest["trials"]):
         if entry["trial_id"] in homes:
             trial, program = homes[entry["trial_id"]]
             own, like = _abstract(replace(program, architecture=trial.architecture)), _abstract(program)
             if manifest["leaves"] != _paths(own):
                 raise UnreadableError("another version of scalejax, Flax or Optax wrote it")
-            mine = [array[row] for _, array in sorted(arrays.items())]
-            found.append(Parked(_slot(trial, entry), _padded(mine, own, like=like)))
-    return found
+            rows = [array[row] for _, array in sorted(arrays.items())]
+            trials.append(Paused(_slot(trial, entry), _padded(rows, own, like=like)))
+    return trials
 
 
 def bits(leaf: Leaf) -> np.ndarray:
@@ -139,7 +129,6 @@ def _paths(state: TrialState) -> list[str]:
 
 
 def _slot(trial: Trial, entry: Mapping[str, Any]) -> Slot:
-    # Versions up to 0.2 wrote the metric under the name of the only one they had.
     renamed: list[dict[Any, Any]] = [
         {NAMES_BEFORE.get(name, name): value for name, value in each.items()} for each in entry["evaluations"]
     ]
@@ -166,5 +155,5 @@ def _padded(rows: Sequence[np.ndarray], own: TrialState, *, like: TrialState) ->
         return keyed(padded, target)
 
     leaves, tree = jax.tree.flatten(like)
-    pairs = zip(rows, jax.tree.leaves(own), leaves, strict=True)
-    return jax.tree.unflatten(tree, [one(*each) for each in pairs])
+    triples = zip(rows, jax.tree.leaves(own), leaves, strict=True)
+    return jax.tree.unflatten(tree, [one(*triple) for triple in triples])

@@ -1,13 +1,13 @@
-"""Successive halving while trials train: who waits at a rung for whom, who goes on and who is stopped.
+"""Successive halving while trials train: which wait at a rung, and which are let through and which are stopped there.
 
-A decision hangs on the trials of one cell alone, and falls once all of them have arrived: so it is the same whatever
-ran beside them, in whichever order, interrupted or not.
+A decision depends on the trials of one cell alone, and is made once all of them have arrived: so it is the same
+whatever ran beside them, in whichever order, interrupted or not.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from scalejax.execute.slot import Finished, Parked
+from scalejax.execute.slot import Finished, Paused, Waiting
 from scalejax.planning.halving import steps_left, verdict
 from scalejax.planning.trial import Trial
 
@@ -33,10 +33,10 @@ class History:
 
 @dataclass
 class Decision:
-    """Who goes on (from where it waits or, stopped by an earlier run, from its beginning), and who stops and why."""
+    """Trials that may train (on from where they wait or, stopped by an earlier run, again), and those that stop."""
 
-    go_on: list[Trial | Parked] = field(default_factory=list)
-    stop: list[tuple[Parked, str]] = field(default_factory=list)
+    proceed: list[Waiting] = field(default_factory=list)
+    stop: list[tuple[Paused, str]] = field(default_factory=list)  # and why
 
 
 @dataclass
@@ -53,30 +53,30 @@ class Cell:
         return [trial for trial in self.trials if trial.settings.learning_rate in self.rates]
 
     def clear(self, step: int) -> bool:
-        """Say whether a trial that is in the race may go on from a step: all rungs up to there are decided."""
+        """Say whether a trial that is in the race may train on from a step: all rungs up to there are decided."""
         rungs = self.trials[0].rungs
         return self.rung == len(rungs) or step < rungs[self.rung]
 
 
-class Tournament:
+class SuccessiveHalving:
     """The halving of a whole sweep.
 
     Args:
         trials: of the sweep, finished ones included.
-        reduction: of the rates in a cell, the best one in `reduction` goes on at each rung.
+        reduction: of the rates in a cell, the best one in `reduction` is let through at each rung.
         histories: of the trials that an earlier run has ended, by id.
     """
 
     def __init__(self, trials: Sequence[Trial], *, reduction: int, histories: Mapping[str, History]):
         self._reduction = reduction
         self._histories = dict(histories)
-        # Stopped by an earlier run; they begin again should the sweep as it stands let them go on.
+        # Stopped by an earlier run; they begin again should the sweep as it is now let them through.
         self._idle = {
             trial.trial_id: trial
             for trial in trials
             if trial.trial_id in histories and histories[trial.trial_id].status == "stopped"
         }
-        self._waiting: dict[str, Parked] = {}
+        self._waiting: dict[str, Paused] = {}
         cells: dict[Trial, list[Trial]] = {}
         for trial in trials:
             cells.setdefault(trial.cell, []).append(trial)
@@ -87,7 +87,7 @@ class Tournament:
         self._cell = {each.trial_id: cell for cell in self._cells.values() for each in cell.trials}
 
     @property
-    def waiting(self) -> list[Parked]:
+    def waiting(self) -> list[Paused]:
         """Trials that wait at a rung for their competitors."""
         return list(self._waiting.values())
 
@@ -105,20 +105,20 @@ class Tournament:
             self._decide(cell, decision)
         return decision
 
-    def arrive(self, parked: Parked) -> Decision:
+    def arrive(self, paused: Paused) -> Decision:
         """Take note of a trial that has come to a rung and waits.
 
         One that an earlier run has begun may be anywhere, beyond rungs that this run is still to decide included.
         """
-        name, slot = parked.trial.trial_id, parked.slot
-        cell = self._cell[parked.trial.trial_id]
-        self._histories[name] = History({each.step: each.validation_loss for each in slot.evaluations})
+        name, rate = paused.trial.trial_id, paused.trial.settings.learning_rate
+        cell = self._cell[name]
+        self._histories[name] = History({each.step: each.validation_loss for each in paused.slot.evaluations})
         # Decided already, where an earlier run had come further.
-        if parked.trial.settings.learning_rate in cell.out:
-            return Decision(stop=[(parked, cell.out[parked.trial.settings.learning_rate])])
-        if cell.clear(slot.step):
-            return Decision(go_on=[parked])
-        self._waiting[name] = parked
+        if rate in cell.out:
+            return Decision(stop=[(paused, cell.out[rate])])
+        if cell.clear(paused.slot.step):
+            return Decision(proceed=[paused])
+        self._waiting[name] = paused
         return self._decide(cell, Decision())
 
     def leave(self, end: Finished) -> Decision:
@@ -128,43 +128,39 @@ class Tournament:
         return self._decide(self._cell[end.trial.trial_id], Decision())
 
     def _decide(self, cell: Cell, decision: Decision) -> Decision:
-        """Go from rung to rung as far as all competitors have come."""
+        """Decide rung after rung, as far as all competitors have come."""
         while cell.rung < len(cell.trials[0].rungs):
             rung = cell.trials[0].rungs[cell.rung]
-            found = {each.trial_id: self._score(each, rung) for each in cell.competitors()}
-            if None in found.values():
-                # A stopped trial whose loss at this rung nobody has measured must be measured now.
-                missing = [each for each in cell.competitors() if found[each.trial_id] is None]
-                decision.go_on.extend(filter(None, (self._wake(each) for each in missing)))
+            scores = {trial: self._score(trial, rung) for trial in cell.competitors()}
+            known = {trial: score for trial, score in scores.items() if score is not None}
+            if len(known) < len(scores):
+                # A stopped trial without a loss at this rung must be measured now.
+                self._wake([trial for trial in scores if trial not in known], decision)
                 return decision
-            self._close(cell, rung, {name: score for name, score in found.items() if score is not None}, decision)
-        # Beyond the last rung whoever is in the race trains to the end.
-        decision.go_on.extend(filter(None, (self._wake(each) for each in cell.competitors())))
+            # Rank the rates: the best are let through with all their seeds, the others stop.
+            losses: dict[float, list[float]] = {}
+            for trial, score in known.items():
+                losses.setdefault(trial.settings.learning_rate, []).append(score)
+            best = verdict(losses, self._reduction)
+            why = f"at step {rung} its learning rate was not among the best {len(best)} of {len(losses)} of its cell"
+            cell.out.update(dict.fromkeys(losses.keys() - set(best), why))
+            cell.rates, cell.rung = best, cell.rung + 1
+            for paused in [self._waiting[trial.trial_id] for trial in known if trial.trial_id in self._waiting]:
+                if paused.trial.settings.learning_rate not in best:
+                    decision.stop.append((self._waiting.pop(paused.trial.trial_id), why))
+                elif cell.clear(paused.slot.step):
+                    decision.proceed.append(self._waiting.pop(paused.trial.trial_id))
+        # Beyond the last rung all that are in the race train to the end.
+        self._wake(cell.competitors(), decision)
         return decision
-
-    def _close(self, cell: Cell, rung: int, found: Mapping[str, float], decision: Decision) -> None:
-        """Rank the rates at a rung that all have reached; let the best go on and stop the others."""
-        losses: dict[float, list[float]] = {}
-        for each in cell.competitors():
-            losses.setdefault(each.settings.learning_rate, []).append(found[each.trial_id])
-        best = verdict(losses, self._reduction)
-        why = f"at step {rung} its learning rate was not among the best {len(best)} of {len(losses)} of its cell"
-        cell.out.update(dict.fromkeys(losses.keys() - set(best), why))
-        here = [self._waiting[each.trial_id] for each in cell.competitors() if each.trial_id in self._waiting]
-        cell.rates, cell.rung = best, cell.rung + 1
-        for parked in here:
-            if parked.trial.settings.learning_rate not in best:
-                decision.stop.append((self._waiting.pop(parked.trial.trial_id), why))
-            elif cell.clear(parked.slot.step):
-                decision.go_on.append(self._waiting.pop(parked.trial.trial_id))
 
     def _score(self, trial: Trial, rung: int) -> float | None:
         history = self._histories.get(trial.trial_id)
         return None if history is None else history.score(rung)
 
-    def _wake(self, trial: Trial) -> Trial | None:
-        """Return a trial that was stopped earlier, once."""
-        woken = self._idle.pop(trial.trial_id, None)
-        if woken is not None:
-            del self._histories[trial.trial_id]
-        return woken
+    def _wake(self, trials: Sequence[Trial], decision: Decision) -> None:
+        """Let those trials begin again, once, that an earlier run has stopped."""
+        for trial in trials:
+            if self._idle.pop(trial.trial_id, None):
+                del self._histories[trial.trial_id]
+                decision.proceed.append(trial)

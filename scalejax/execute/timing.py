@@ -11,8 +11,9 @@ import jax
 import numpy as np
 
 from scalejax.data import DataCard
-from scalejax.execute.devices import Group, device_kind, groups, versions
+from scalejax.execute.devices import device_kind, groups, versions
 from scalejax.execute.pack import Pack
+from scalejax.execute.placement import Placement
 from scalejax.execute.programs import Programs, compiled_programs
 from scalejax.execute.snapshot import bits, keyed
 from scalejax.files import cache_directory
@@ -94,13 +95,12 @@ def _time(bucket: Bucket, card: DataCard) -> Timing:
 
 def ready_pack(bucket: Bucket, card: DataCard) -> Pack:
     """Return a pack on the first group of local devices, with a full set of lanes, that has run once."""
-    group = groups(jax.local_devices())[0].first(bucket.count)
+    placement = Placement(groups(jax.local_devices())[0][: bucket.count], bucket.lanes)
     state, trial = sample_state(bucket, card)
     ready: Future[Programs] = Future()
-    ready.set_result(compiled_programs(bucket.program, bucket.lanes, group, card=card))
-    pack = Pack(bucket, group=group, data=sample_data(card, group), programs=ready)
-    lanes = bucket.lanes * len(group.devices)
-    pack.adopt(jax.tree.map(lambda leaf: keyed(np.stack([bits(leaf)] * lanes), leaf), state), trial)
+    ready.set_result(compiled_programs(bucket.program, placement, card=card))
+    pack = Pack(bucket, placement, data=sample_data(card, placement), programs=ready)
+    pack.adopt(jax.tree.map(lambda leaf: keyed(np.stack([bits(leaf)] * placement.lanes), leaf), state), trial)
     pack.call(1, due=[], ending=[])
     return pack
 
@@ -124,8 +124,8 @@ def sample_state(bucket: Bucket, card: DataCard) -> tuple[TrialState, Trial]:
     return replace(state, settings=trial.settings.scalars(), learner=learner), trial
 
 
-def sample_data(card: DataCard, group: Group) -> DeviceData:
-    """Return a data set of the card's shapes on every device of a group."""
+def sample_data(card: DataCard, placement: Placement) -> DeviceData:
+    """Return a data set of the card's shapes on every device."""
 
     def examples(*count: int) -> tuple[np.ndarray, np.ndarray]:
         return np.full((*count, *card.shape), 0.5, np.float32), np.zeros((*count, *card.target_shape), card.targets)
@@ -135,7 +135,7 @@ def sample_data(card: DataCard, group: Group) -> DeviceData:
         return Blocks(*examples(pieces, size), np.ones((pieces, size), np.float32))
 
     data = DeviceData(Examples(*examples(card.examples)), cut(card.validation_examples), cut(card.test_examples))
-    return jax.device_put(data, group.whole)
+    return jax.device_put(data, placement.replicated)
 
 
 def _path(bucket: Bucket, card: DataCard) -> Path:

@@ -41,7 +41,7 @@ class Architecture:
 
     def module(self, key: jax.Array) -> nnx.Module:
         """Build the module with parameters drawn from `key`."""
-        return own.settled(self.build(**dict(self.arguments), rngs=nnx.Rngs(key)))
+        return own.with_all_state(self.build(**dict(self.arguments), rngs=nnx.Rngs(key)))
 
     def initialise(self, key: jax.Array) -> tuple[nnx.State, nnx.State]:
         """Return the trainable parameters and the rest of the state (sizes, statistics) at the true size."""
@@ -63,7 +63,7 @@ class Architecture:
     @functools.cached_property
     def parameter_names(self) -> tuple[str, ...]:
         """What its parameters are called, in the order of the leaves of their state: "hidden.0.kernel"."""
-        return tuple(name for name, _ in own.named(self.abstract[1]))
+        return tuple(name for name, _ in own.named_leaves(self.abstract[1]))
 
     @functools.cache  # noqa: B019  # as many architectures as a sweep has sizes
     def matrices(self, batch_size: int) -> tuple[bool, ...]:

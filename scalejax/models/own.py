@@ -28,7 +28,7 @@ CONTAINERS = "; put lists of modules or arrays in nnx.List, and dictionaries in 
 VARIABLE = "keep what a call changes in an nnx.Variable"
 
 
-def settled(module: nnx.Module) -> nnx.Module:
+def with_all_state(module: nnx.Module) -> nnx.Module:
     """Return a module that was just built, with arrays that are plain attributes as part of its state.
 
     Flax takes them for data only where they are no tracers, and a module is built while its program is traced.
@@ -59,7 +59,7 @@ def run(
     What it sows is dropped: intermediate values are of one call, and training does not carry them.
     """
     module = _merged(graph, params, rest, training=training)
-    found = _called(module, inputs, training=training)
+    found = _call(module, inputs, training=training)
     _, params, rest = nnx.split(module, nnx.Param, ...)
     return found, params, rest
 
@@ -72,7 +72,7 @@ def _merged(graph: Any, params: nnx.State, rest: nnx.State, *, training: bool) -
     return module
 
 
-def _called(module: Any, inputs: jax.Array, *, training: bool) -> Any:
+def _call(module: Any, inputs: jax.Array, *, training: bool) -> Any:
     found = module(inputs, **_flags(type(module), training=training))
     nnx.pop(module, nnx.Intermediate)
     return found
@@ -93,16 +93,16 @@ def fault(
 
     graphs = []
 
-    def called(params: nnx.State, rest: nnx.State, inputs: jax.Array, *, training: bool) -> Any:
+    def traced(params: nnx.State, rest: nnx.State, inputs: jax.Array, *, training: bool) -> Any:
         module = _merged(graph, params, rest, training=training)
         graphs.append(nnx.graphdef(module))
-        logits = _called(module, inputs, training=training)
+        logits = _call(module, inputs, training=training)
         after, *states = nnx.split(module, nnx.Param, ...)
         graphs.append(after)
         return logits, *states
 
     for training in (False, True):
-        tracing = jax.make_jaxpr(functools.partial(called, training=training), return_shape=True)
+        tracing = jax.make_jaxpr(functools.partial(traced, training=training), return_shape=True)
         program, (found, *after) = tracing(params, rest, inputs)
         wrong = _wrong_outputs(found, inputs, outputs, task=task) or _wrong_parameters(params) or _wrong_calls(program)
         if wrong:
@@ -126,7 +126,7 @@ def _wrong_outputs(found: Any, inputs: jax.ShapeDtypeStruct, outputs: int, *, ta
 
 
 def _wrong_parameters(params: nnx.State) -> str:
-    for name, leaf in named(params):
+    for name, leaf in named_leaves(params):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             remedy = "two real parameters" if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else "an nnx.Variable"
             return f"has the parameter {name} of {leaf.dtype}, which gradients do not train; make it {remedy}"
@@ -135,7 +135,9 @@ def _wrong_parameters(params: nnx.State) -> str:
 
 def _wrong_state(before: Sequence[nnx.State], after: Sequence[nnx.State]) -> str:
     """Say which variable a call in training mode makes, removes or makes of another type; empty if none."""
-    given, found = ({name: leaf for state in states for name, leaf in named(state)} for states in (before, after))
+    given, found = (
+        {name: leaf for state in states for name, leaf in named_leaves(state)} for states in (before, after)
+    )
     for name in sorted(found.keys() - given.keys()):
         remedy = "make it in __init__, or sow it as an nnx.Intermediate if it is of one call"
         return f"makes the variable {name} when it is called; {remedy}"
@@ -155,7 +157,9 @@ def _wrong_changes(params: nnx.State, program: core.ClosedJaxpr) -> str:
         params: before the call; the first operands of the program.
         program: from (parameters, rest, inputs) to (logits, parameters, rest).
     """
-    for (name, _), given, found in zip(named(params), program.jaxpr.invars, program.jaxpr.outvars[1:], strict=False):
+    for (name, _), given, found in zip(
+        named_leaves(params), program.jaxpr.invars, program.jaxpr.outvars[1:], strict=False
+    ):
         if given is not _origin(program.jaxpr, found):
             return f"changes its parameter {name} when it is called; {VARIABLE}, which is no nnx.Param"
     return ""
@@ -244,7 +248,7 @@ def _holds_arrays(value: Any) -> bool:
     return any(isinstance(leaf, jax.Array) for leaf in leaves)
 
 
-def named(state: Any) -> list[tuple[str, Any]]:
+def named_leaves(state: Any) -> list[tuple[str, Any]]:
     """Return the leaves of a state with the names of their variables, for example "hidden.0.kernel"."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     names = (jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value") for path, _ in leaves)

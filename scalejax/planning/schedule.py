@@ -65,13 +65,11 @@ class Schedule:
     Attributes:
         makespan: seconds until the last trial has ended.
         packs: devices that ran the load's program.
-        steps: of the program, on all devices together.
-        stepping: seconds of these steps.
+        stepping: seconds of the program's steps, on all devices together.
     """
 
     makespan: float
     packs: tuple[int, ...]
-    steps: tuple[int, ...]
     stepping: tuple[float, ...]
 
 
@@ -79,15 +77,25 @@ def schedule(loads: Sequence[Load], devices: int) -> Schedule:
     """Calculate what the scheduler does: every device works on a load until its queue and its lanes are empty.
 
     A device then takes the load with the most work waiting for each device on it, and fills every lane that becomes
-    free with the longest trial that waits. Devices in the same state at the same moment are one crew, split only where
-    a queue hands them different trials.
+    free with the longest trial that waits. Packs in the same state at the same moment are counted together, and split
+    only where a queue hands them different trials.
     """
     return _Schedule(loads).run(devices)
 
 
+def work_for_one_more(seconds: float, workers: int) -> float:
+    """Return the share of a load's waiting work that one more worker would get; the next one takes the load with most.
+
+    Args:
+        seconds: of the work that waits, on one device.
+        workers: that are at it.
+    """
+    return seconds / (workers + 1)
+
+
 @dataclass(frozen=True)
-class _Crew:
-    """Devices in the same state.
+class _Packs:
+    """Packs in the same state, one on each of some devices.
 
     `step` is that of their program; `lanes` are (the step at which trials end, index of their horizon, how many).
     """
@@ -106,9 +114,9 @@ class _Schedule:
         self._waiting = [list(load.copies) for load in loads]  # trials of each horizon
         self._left = [load.trial_steps for load in loads]  # steps of the trials that wait
         self._working = [0] * len(loads)  # devices on each
-        self._events: list[tuple[float, int, _Crew]] = []
+        self._events: list[tuple[float, int, _Packs]] = []
         self._order = itertools.count()  # of events at one moment
-        self._packs, self._steps = [0] * len(loads), [0] * len(loads)
+        self._packs = [0] * len(loads)
         self._stepping = [0.0] * len(loads)
 
     def run(self, devices: int) -> Schedule:
@@ -116,46 +124,47 @@ class _Schedule:
         now = 0.0
         self._start(now, devices)
         while self._events:
-            now, _, crew = heapq.heappop(self._events)
-            self._refill(now, crew)
-        return Schedule(now, tuple(self._packs), tuple(self._steps), tuple(self._stepping))
+            now, _, packs = heapq.heappop(self._events)
+            self._refill(now, packs)
+        return Schedule(now, tuple(self._packs), tuple(self._stepping))
 
     def _start(self, now: float, devices: int) -> None:
         """Let devices that have nothing to do take a load each, one after the other; without any left they stop."""
-        crews: Counter[tuple[int, Fill]] = Counter()
+        alike: Counter[tuple[int, Fill]] = Counter()
         for _ in range(devices):
             index = self._take_fullest()
             if index is None:
                 break
             self._working[index] += 1
             ((_, fill),) = self._deal(index, 1, self._loads[index].lanes)
-            crews[index, fill] += 1
-        for (index, fill), count in crews.items():
+            alike[index, fill] += 1
+        for (index, fill), count in alike.items():
             load = self._loads[index]
             self._packs[index] += count
-            self._go_on(now + load.compiling, index, count, step=0, busy=(), fill=fill)
+            self._advance(now + load.compiling, index, count, step=0, busy=(), fill=fill)
 
     def _take_fullest(self) -> int | None:
         """Return the load with the most work waiting for each of its devices and one more; None if nothing waits."""
-        index = max(range(len(self._loads)), key=self._attraction)
+
+        def attraction(index: int) -> float:
+            return work_for_one_more(self._loads[index].rank * self._left[index], self._working[index])
+
+        index = max(range(len(self._loads)), key=attraction)
         return index if self._left[index] else None
 
-    def _attraction(self, index: int) -> float:
-        return self._loads[index].rank * self._left[index] / (self._working[index] + 1)
-
-    def _refill(self, now: float, crew: _Crew) -> None:
-        """End the trials that are due, give their lanes to the next ones, and go on."""
-        end, load = min(crew.lanes)[0], self._loads[crew.load]
-        busy = tuple(lane for lane in crew.lanes if lane[0] != end)
+    def _refill(self, now: float, packs: _Packs) -> None:
+        """End the trials that are due, and give their lanes to the next ones."""
+        end, load = min(packs.lanes)[0], self._loads[packs.load]
+        busy = tuple(lane for lane in packs.lanes if lane[0] != end)
         freed = load.lanes - sum(number for _, _, number in busy)
-        for count, fill in self._deal(crew.load, crew.devices, freed):
+        for count, fill in self._deal(packs.load, packs.devices, freed):
             if busy or fill:
-                self._go_on(now, crew.load, count, step=end, busy=busy, fill=fill)
+                self._advance(now, packs.load, count, step=end, busy=busy, fill=fill)
             else:
-                self._working[crew.load] -= count
+                self._working[packs.load] -= count
                 self._start(now, count)
 
-    def _go_on(
+    def _advance(
         self, now: float, index: int, devices: int, *, step: int, busy: tuple[tuple[int, int, int], ...], fill: Fill
     ) -> None:
         """Let devices work until the first of their trials ends: those in the busy lanes, and those just taken."""
@@ -165,10 +174,9 @@ class _Schedule:
         stepping = steps * load.pace(sum(number for _, _, number in lanes))
         # Evaluations are spread evenly over a trial's steps; where exactly they fall changes little.
         measuring = sum(number * load.measuring[kind] * steps / load.horizons[kind] for _, kind, number in lanes)
-        self._steps[index] += devices * steps
         self._stepping[index] += devices * stepping
-        crew = _Crew(index, devices, step, lanes)
-        heapq.heappush(self._events, (now + stepping + measuring, next(self._order), crew))
+        packs = _Packs(index, devices, step, lanes)
+        heapq.heappush(self._events, (now + stepping + measuring, next(self._order), packs))
 
     def _deal(self, index: int, devices: int, lanes: int) -> list[tuple[int, Fill]]:
         """Take trials from a queue for the free lanes of some devices; return (how many devices, what each takes)."""

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from scalejax.execute.checkpoint import Checkpoints
     from scalejax.execute.observer import Progress
-    from scalejax.execute.slot import Finished, Parked
+    from scalejax.execute.slot import Finished, Paused
     from scalejax.execute.snapshot import Homes
-    from scalejax.execute.successive_halving import Tournament
+    from scalejax.execute.successive_halving import SuccessiveHalving
     from scalejax.planning.plan import Plan
     from scalejax.planning.trial import Trial
 
@@ -216,13 +216,13 @@ def _train(
         def progressed(progress: "Progress") -> None:
             accountant.show(progress, display)
 
-        started([parked.trial for parked in begun.values()])
+        started([paused.trial for paused in begun.values()])
         scheduler = Scheduler(
             plan.packing.buckets,
             {trial.trial_id for trial in fresh},
             data=data,
             observer=Observer(started=begins, finished=finished, progressed=progressed),
-            tournament=_tournament(plan, ended, begun),
+            halving=_successive_halving(plan, ended, begun),
             checkpoints=checkpoints,
             begun=begun,
         )
@@ -239,23 +239,25 @@ def _homes(plan: "Plan", waiting: Sequence["Trial"]) -> "Homes":
 
 def _recalled(plan: "Plan", ended: Mapping[str, Ended]) -> list["Trial"]:
     """Return the stopped trials that the halving as it is now lets go on, as far as that is known beforehand."""
-    from scalejax.execute.slot import Parked
+    from scalejax.execute.slot import Paused
 
-    tournament = _tournament(plan, ended, {})
-    back = tournament.begin().go_on if tournament else []
-    return [each for each in back if not isinstance(each, Parked)]
+    halving = _successive_halving(plan, ended, {})
+    back = halving.begin().proceed if halving else []
+    return [each for each in back if not isinstance(each, Paused)]
 
 
-def _tournament(plan: "Plan", ended: Mapping[str, Ended], begun: Mapping[str, "Parked"]) -> "Tournament | None":
-    from scalejax.execute.successive_halving import History, Tournament
+def _successive_halving(
+    plan: "Plan", ended: Mapping[str, Ended], begun: Mapping[str, "Paused"]
+) -> "SuccessiveHalving | None":
+    from scalejax.execute.successive_halving import History, SuccessiveHalving
 
     halving = plan.sweep.train.halving
     if halving is None:
         return None
     histories = {trial: History(each.losses, each.status) for trial, each in ended.items()}
-    for trial, parked in begun.items():
-        histories[trial] = History({each.step: each.validation_loss for each in parked.slot.evaluations})
-    return Tournament(plan.trials, reduction=halving.reduction, histories=histories)
+    for trial, paused in begun.items():
+        histories[trial] = History({each.step: each.validation_loss for each in paused.slot.evaluations})
+    return SuccessiveHalving(plan.trials, reduction=halving.reduction, histories=histories)
 
 
 def _tell_of_other_programs(directory: Path, plan: "Plan", ended: Mapping[str, Ended]) -> None:

@@ -15,7 +15,7 @@ from scalejax.run.store import Heartbeat, Store
 
 if TYPE_CHECKING:
     from scalejax.execute.observer import Progress
-    from scalejax.execute.slot import Parked
+    from scalejax.execute.slot import Paused
     from scalejax.planning.plan import Plan
     from scalejax.planning.trial import Trial
     from scalejax.report.progress import ProgressDisplay
@@ -32,15 +32,15 @@ class Accountant:
         begun: those of them that go on where an earlier run left them, by id.
     """
 
-    def __init__(self, plan: "Plan", waiting: Sequence["Trial"], *, begun: Mapping[str, "Parked"]):
+    def __init__(self, plan: "Plan", waiting: Sequence["Trial"], *, begun: Mapping[str, "Paused"]):
         from scalejax.train.cost import step_flops
 
         self._lock = threading.Lock()
         self._running: dict[str, int] = {}  # steps of each trial
         self._left = {trial.trial_id: trial.settings.steps for trial in waiting}
         self._expected = set(self._left)
-        for trial_id, parked in begun.items():
-            self._left[trial_id] -= parked.slot.step
+        for trial_id, paused in begun.items():
+            self._left[trial_id] -= paused.slot.step
         self._cost: dict[str, tuple[float, int]] = {}  # work and useful FLOPs of one step
         for bucket in plan.packing.buckets:
             for trial in bucket.trials:

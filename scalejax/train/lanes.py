@@ -41,7 +41,7 @@ class DeviceData:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Order:
+class Commands:
     """What one call shall do, lane by lane.
 
     steps int32 [] for all lanes alike; cursor uint32 [lanes]; busy bool [lanes] (has a trial); due bool [lanes]
@@ -65,21 +65,23 @@ class Outcome:
     test_metric: Leaf
 
 
-def advance(program: LaneProgram, lanes: TrialState, data: DeviceData, order: Order) -> tuple[TrialState, Outcome]:
-    """Take order.steps steps in every lane, evaluate where it is due, and test the best parameters of ending lanes.
+def advance(
+    program: LaneProgram, lanes: TrialState, data: DeviceData, commands: Commands
+) -> tuple[TrialState, Outcome]:
+    """Take commands.steps steps in every lane, evaluate where due, and test the best parameters of ending lanes.
 
     Args:
-        recipe: the constants of the program.
+        program: the constants.
         lanes: states with a leading axis [lanes].
         data: shared by all lanes.
-        order: as described there.
+        commands: as described there.
     """
 
     def run(function: Callable[..., Any], *operands: Any) -> Any:
         return fast_on_cpu(function, *operands) if _convolves(program) else function(*operands)
 
     def train_one(state: TrialState, cursor: Cursor) -> TrialState:
-        return run(lambda *each: train(program, *each, pool=data.pool, steps=order.steps), state, cursor)
+        return run(lambda *each: train(program, *each, pool=data.pool, steps=commands.steps), state, cursor)
 
     def validate_one(state: TrialState) -> tuple[jax.Array, jax.Array]:
         return run(lambda state: validate(program, state, blocks=data.validation), state)
@@ -91,13 +93,13 @@ def advance(program: LaneProgram, lanes: TrialState, data: DeviceData, order: Or
         # One lane at a time keeps its parameters in the cache for all its steps, and an idle lane costs nothing.
         lanes = lax.map(
             lambda each: lax.cond(each[2], train_one, lambda state, _: state, each[0], each[1]),
-            (lanes, order.cursor, order.busy),
+            (lanes, commands.cursor, commands.busy),
         )
     else:
-        lanes = jax.vmap(train_one)(lanes, order.cursor)
-    validated = _where(order.due, lanes, validate_one)
-    lanes, measurement = jax.vmap(record_evaluation)(lanes, order.due, validated)
-    test_loss, test_metric = _where(order.ending, lanes, test_one)
+        lanes = jax.vmap(train_one)(lanes, commands.cursor)
+    validated = _where(commands.due, lanes, validate_one)
+    lanes, measurement = jax.vmap(record_evaluation)(lanes, commands.due, validated)
+    test_loss, test_metric = _where(commands.ending, lanes, test_one)
     return lanes, Outcome(measurement, test_loss, test_metric)
 
 
@@ -120,7 +122,7 @@ def _convolves(program: LaneProgram) -> bool:
 def place(
     recipe: Recipe, lanes: TrialState, slots: jax.Array, settings: Settings, weights: tuple[nnx.State, nnx.State]
 ) -> TrialState:
-    """Write new trials into slots: the program goes on, nothing is compiled again.
+    """Write new trials into slots; nothing is compiled again.
 
     Args:
         recipe: the constants of the program.
@@ -133,13 +135,13 @@ def place(
     return jax.tree.map(lambda all_lanes, new: all_lanes.at[slots].set(new, mode="drop"), lanes, fresh)
 
 
-def extract(lanes: TrialState, slot: jax.Array) -> TrialState:
+def read_lane(lanes: TrialState, slot: jax.Array) -> TrialState:
     """Return the state in one slot, with a leading axis of one."""
     return jax.tree.map(lambda all_lanes: all_lanes[slot][None], lanes)
 
 
-def restore(lanes: TrialState, slot: jax.Array, state: TrialState) -> TrialState:
-    """Write the state of a trial on its way into a slot; beyond the lanes it is written nowhere."""
+def write_lane(lanes: TrialState, slot: jax.Array, state: TrialState) -> TrialState:
+    """Write the state of a trial that has begun into a slot; beyond the lanes it is written nowhere."""
     return jax.tree.map(lambda all_lanes, one: all_lanes.at[slot].set(one, mode="drop"), lanes, state)
 
 

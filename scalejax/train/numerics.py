@@ -13,7 +13,7 @@ import jax
 Numerics = tuple[tuple[str, str | bool | int], ...]  # names and values of the settings that are not at their default
 
 # Setting -> JAX's default, and what makes it hold in a thread.
-SETTINGS: dict[str, tuple[str | bool | int | None, Callable[[Any], contextlib.AbstractContextManager[Any]]]] = {
+JAX_OPTIONS: dict[str, tuple[str | bool | int | None, Callable[[Any], contextlib.AbstractContextManager[Any]]]] = {
     "jax_default_matmul_precision": (None, jax.default_matmul_precision),
     "jax_default_prng_impl": ("threefry2x32", jax.default_prng_impl),
     "jax_enable_x64": (False, jax.enable_x64),
@@ -25,12 +25,12 @@ SETTINGS: dict[str, tuple[str | bool | int | None, Callable[[Any], contextlib.Ab
 
 def current() -> Numerics:
     """Return the settings of the calling thread that are not at their default, by name."""
-    values = {name: getattr(jax.config, name) for name in SETTINGS}
-    return tuple((name, value) for name, value in values.items() if value != SETTINGS[name][0])
+    values = {name: getattr(jax.config, name) for name in JAX_OPTIONS}
+    return tuple((name, value) for name, value in values.items() if value != JAX_OPTIONS[name][0])
 
 
 def hold(numerics: Numerics) -> None:
     """Let settings hold in this thread for as long as it lives; all others are at their default."""
     wanted = dict(numerics)
-    for name, (default, context) in SETTINGS.items():
+    for name, (default, context) in JAX_OPTIONS.items():
         context(wanted.get(name, default)).__enter__()

@@ -14,7 +14,7 @@ from scalejax.builders import qualified_name
 from scalejax.errors import SweepError
 from scalejax.models import Architecture
 from scalejax.models.equations import SILENT, called, closed, constant, digest, settled, text
-from scalejax.models.own import failing, named
+from scalejax.models.own import failing, named_leaves
 from scalejax.train.optimizers import make_optimizer
 from scalejax.train.recipe import LaneProgram, Recipe, Settings
 from scalejax.train.step import Examples, Slope, descend, slope, start
@@ -126,7 +126,7 @@ def _traced(function: Any, *operands: Any) -> Traced:
 
 
 def _paths(tree: Any) -> tuple[str, ...]:
-    return tuple(name for name, _ in named(tree))
+    return tuple(name for name, _ in named_leaves(tree))
 
 
 def skeleton(program: core.ClosedJaxpr) -> int:

@@ -13,8 +13,8 @@ from scalejax import DataSpec, HalvingSpec, ModelGrid, Sweep, TrainSpec, run_swe
 from scalejax.execute.checkpoint import Checkpoints
 from scalejax.execute.pack import Pack
 from scalejax.execute.scheduler import Observer, Scheduler
-from scalejax.execute.slot import Evaluation, Finished, Parked, Slot
-from scalejax.execute.successive_halving import History, Tournament
+from scalejax.execute.slot import Evaluation, Finished, Paused, Slot
+from scalejax.execute.successive_halving import History, SuccessiveHalving
 from scalejax.planning.halving import survivors, verdict
 from scalejax.planning.packing import Bucket
 from scalejax.planning.trial import Counted
@@ -61,7 +61,7 @@ def train(trials, data, *, lanes=3, histories=None, devices=1, halved=True):
         {each.trial_id for each in trials} - histories.keys(),
         data=data,
         observer=Observer(lambda _: None, finished, progressed),
-        tournament=Tournament(trials, reduction=REDUCTION, histories=histories) if halved else None,
+        halving=SuccessiveHalving(trials, reduction=REDUCTION, histories=histories) if halved else None,
     ).run(jax.local_devices()[:devices])
     return ends, steps
 
@@ -180,7 +180,7 @@ def test_the_stopped_come_back_when_the_sweep_lets_more_rates_through(data):
 
 def arrivals(trials, losses, order):
     """Let trials arrive at their rungs in an order; return at which rung each stops."""
-    tournament = Tournament(trials, reduction=REDUCTION, histories={})
+    halving = SuccessiveHalving(trials, reduction=REDUCTION, histories={})
     running = {each.trial_id: Slot(each) for each in trials}
     stops, finished = {}, []
     queue = [each.trial_id for each in trials]
@@ -196,8 +196,8 @@ def arrivals(trials, losses, order):
         loss = losses[slot.trial.settings.learning_rate, slot.trial.seed]
         seen = [*slot.evaluations, Evaluation(step, 0, 0.0, loss, 0.0)]
         running[name] = Slot(slot.trial, step, evaluations=seen)
-        decision = tournament.arrive(Parked(running[name], None))  # type: ignore[arg-type]
-        queue.extend(each.trial.trial_id for each in decision.go_on if isinstance(each, Parked))
+        decision = halving.arrive(Paused(running[name], None))  # type: ignore[arg-type]
+        queue.extend(each.trial.trial_id for each in decision.proceed if isinstance(each, Paused))
         stops.update({each.trial.trial_id: each.slot.step for each, _ in decision.stop})
     return stops, finished, queue
 
@@ -222,18 +222,18 @@ def test_the_order_of_arrival_decides_nothing(drawn, order):
 def test_every_checkpoint_holds_all_trials_that_have_been_at_a_rung(data, tmp_path, monkeypatch, lanes):
     """A trial that goes on from a rung is in a checkpoint even before the first call in its new lane has landed."""
     arrived, ended, saved = set(), set(), []
-    arrive, save = Tournament.arrive, Checkpoints.save
+    arrive, save = SuccessiveHalving.arrive, Checkpoints.save
 
-    def arriving(tournament, parked):
-        arrived.add(parked.trial.trial_id)
-        return arrive(tournament, parked)
+    def arriving(halving, paused):
+        arrived.add(paused.trial.trial_id)
+        return arrive(halving, paused)
 
-    def saving(checkpoints, shelf, snapshot):
-        saved.append(arrived - ended - snapshot.trial_ids)
-        assert len([*snapshot.slots, *snapshot.parked]) == len(snapshot.trial_ids), "a trial is in it twice"
-        save(checkpoints, shelf, snapshot)
+    def saving(checkpoints, pack, snapshot):
+        saved.append(arrived - ended - snapshot.steps.keys())
+        assert len([*snapshot.slots, *snapshot.paused]) == len(snapshot.steps), "a trial is in it twice"
+        save(checkpoints, pack, snapshot)
 
-    monkeypatch.setattr(Tournament, "arrive", arriving)
+    monkeypatch.setattr(SuccessiveHalving, "arrive", arriving)
     monkeypatch.setattr(Checkpoints, "save", saving)
     monkeypatch.setattr(Checkpoints, "due", lambda *_: True)
     trials = competitors((3, 4))
@@ -242,7 +242,7 @@ def test_every_checkpoint_holds_all_trials_that_have_been_at_a_rung(data, tmp_pa
         {each.trial_id for each in trials},
         data=data,
         observer=Observer(lambda _: None, lambda end: ended.add(end.trial.trial_id), lambda _: None),
-        tournament=Tournament(trials, reduction=REDUCTION, histories={}),
+        halving=SuccessiveHalving(trials, reduction=REDUCTION, histories={}),
         checkpoints=Checkpoints(tmp_path / "checkpoints"),
     ).run(jax.local_devices()[:1])
     assert len(ended) == len(trials)

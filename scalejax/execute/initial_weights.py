@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 import jax
+from flax import nnx
 
-from scalejax.execute.pack import Weights
-from scalejax.execute.programs import short_of_memory
+from scalejax.execute.refusal import short_of_memory
 from scalejax.models import Architecture
 from scalejax.planning.trial import Trial
 from scalejax.train.numerics import current, hold
@@ -16,10 +16,11 @@ from scalejax.train.numerics import current, hold
 KEPT_BYTES = 2**28  # of weights that more trials are to share; beyond that they are drawn again
 THREADS = 2  # that draw; more would only take the cores of the training
 
+Weights = tuple[nnx.State, nnx.State]  # parameters, and the rest of the state
 Identity = tuple[Architecture, int]  # what initial weights depend on: the size, and 32 random bits
 
 
-class Nursery:
+class InitialWeights:
     """Draws the initial weights of trials. In memory are those of the next trials, and as many shared ones as fit.
 
     Args:
@@ -58,11 +59,18 @@ class Nursery:
             CancelledError: the run ends.
         """
         orders = {identity: self._order(identity) for identity in map(_identity, trials)}
-        found = {identity: _outcome(order) for identity, order in orders.items()}
+        drawn = {identity: _outcome(order) for identity, order in orders.items()}
+        placed = Counter(map(_identity, trials))
         with self._lock:
-            for identity, outcome in found.items():
-                self._keep_or_drop(identity, outcome, placed=sum(_identity(each) == identity for each in trials))
-        return [found[_identity(trial)] for trial in trials]
+            for identity, weights in drawn.items():
+                if identity in self._kept or isinstance(weights, Exception):
+                    continue  # what a module raises, it raises for all trials of this size and seed
+                size = sum(leaf.nbytes for leaf in jax.tree.leaves(weights))
+                if self._needed[identity] > placed[identity] and sum(self._kept.values()) + size <= KEPT_BYTES:
+                    self._kept[identity] = size
+                else:
+                    self._drop(identity)
+        return [drawn[_identity(trial)] for trial in trials]
 
     def ended(self, trial: Trial) -> None:
         """Take note of a trial that needs no weights any more."""
@@ -82,15 +90,6 @@ class Nursery:
             if identity not in self._drawn:
                 self._drawn[identity] = self._threads.submit(self._draw, *identity)
             return self._drawn[identity]
-
-    def _keep_or_drop(self, identity: Identity, outcome: Weights | Exception, *, placed: int) -> None:
-        if identity in self._kept or isinstance(outcome, Exception):
-            return  # what a module raises, it raises for all trials of this size and seed
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(outcome))
-        if self._needed[identity] > placed and sum(self._kept.values()) + size <= KEPT_BYTES:
-            self._kept[identity] = size
-        else:
-            self._drop(identity)
 
     def _drop(self, identity: Identity) -> None:
         self._drawn.pop(identity, None)

@@ -11,8 +11,8 @@ from engine_helpers import planned, program
 from flax import nnx
 
 from scalejax.errors import RunError
-from scalejax.execute import nursery as nurseries
-from scalejax.execute.nursery import Nursery
+from scalejax.execute import initial_weights as module
+from scalejax.execute.initial_weights import InitialWeights
 from scalejax.execute.scheduler import Observer, Scheduler
 from scalejax.planning.packing import Bucket
 from scalejax.planning.trial import Counted
@@ -42,34 +42,34 @@ class Draws:
         return nnx.State({"kernel": np.zeros(25, np.float32)}), nnx.State({})
 
 
-def drawn_and_most(trials, nursery, *, lanes=8):
+def drawn_and_most(trials, weights, *, lanes=8):
     """Place trials so many at a time, as a pack does; return the most weights that were in memory at once."""
-    nursery.expect(trials)
+    weights.expect(trials)
     most = 0
     for begin in range(0, len(trials), lanes):
         taken = trials[begin : begin + lanes]
-        assert not any(isinstance(each, Exception) for each in nursery.take(taken))
-        nursery.ahead(trials[begin + lanes : begin + 2 * lanes])
-        most = max(most, nursery.count)
+        assert not any(isinstance(each, Exception) for each in weights.take(taken))
+        weights.ahead(trials[begin + lanes : begin + 2 * lanes])
+        most = max(most, weights.count)
         for each in taken:
-            nursery.ended(each)
-    nursery.close()
+            weights.ended(each)
+    weights.close()
     return most
 
 
 def test_weights_that_fit_are_drawn_once_and_all_are_gone_in_the_end():
     draws = Draws()
-    nursery = Nursery(draws)
-    drawn_and_most(trials_of(), nursery)
+    weights = InitialWeights(draws)
+    drawn_and_most(trials_of(), weights)
     assert len(draws.made) == len(set(draws.made)) == len(WIDTHS) * len(SEEDS)
-    assert nursery.count == 0
+    assert weights.count == 0
 
 
 @pytest.mark.parametrize("kept", [0, 10])
 def test_weights_that_do_not_fit_are_drawn_again_and_memory_is_bounded(monkeypatch, kept):
-    monkeypatch.setattr(nurseries, "KEPT_BYTES", 100 * kept + 99)
+    monkeypatch.setattr(module, "KEPT_BYTES", 100 * kept + 99)
     draws = Draws()
-    most = drawn_and_most(trials_of(), Nursery(draws))
+    most = drawn_and_most(trials_of(), InitialWeights(draws))
     assert most <= kept + 8  # and the lanes that come next
     assert len(draws.made) == 2 * len(WIDTHS) * len(SEEDS) - kept * len(WIDTHS)
 
@@ -77,11 +77,11 @@ def test_weights_that_do_not_fit_are_drawn_again_and_memory_is_bounded(monkeypat
 @pytest.mark.parametrize("kept", [0, 1000])
 def test_a_sweep_of_many_seeds_holds_few_weights(data, monkeypatch, kept):
     """50 seeds of 3 sizes are 150 weights; each is some hundred bytes."""
-    monkeypatch.setattr(nurseries, "KEPT_BYTES", kept)
+    monkeypatch.setattr(module, "KEPT_BYTES", kept)
     alive, least = [], min(each.architecture.parameter_count for each in trials_of()) * 4
 
     def started(_):
-        alive.append(scheduler._nursery.count)
+        alive.append(scheduler._weights.count)
 
     trials = trials_of()
     largest = max(trials, key=lambda each: each.architecture.parameter_count)
@@ -95,7 +95,7 @@ def test_a_sweep_of_many_seeds_holds_few_weights(data, monkeypatch, kept):
     assert len(ends) == len(trials)
     assert len(alive) > 50
     assert max(alive) <= kept // least + 2 * 4
-    assert scheduler._nursery.count == 0
+    assert scheduler._weights.count == 0
 
 
 def test_what_a_module_raises_is_returned_and_what_a_device_lacks_is_raised():
@@ -106,8 +106,8 @@ def test_what_a_module_raises_is_returned_and_what_a_device_lacks_is_raised():
             raise ValueError("a mistake")
         return nnx.State({"kernel": np.zeros(3)}), nnx.State({})
 
-    nursery = Nursery(draw)
-    good, bad = nursery.take([first, second])
+    weights = InitialWeights(draw)
+    good, bad = weights.take([first, second])
     assert not isinstance(good, Exception)
     assert isinstance(bad, ValueError)
     assert good[0]["kernel"].shape == (3,)
@@ -116,7 +116,7 @@ def test_what_a_module_raises_is_returned_and_what_a_device_lacks_is_raised():
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        Nursery(refuse).take([first])
+        InitialWeights(refuse).take([first])
 
 
 @pytest.mark.parametrize("which", ["started", "finished", "progressed"])

@@ -1,0 +1,152 @@
+"""Where packs run: the loop that keeps the lanes of a bucket busy, and what it exchanges with the scheduler.
+
+Host data goes in and comes out, so that a worker can be in another process than the scheduler.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import jax
+
+from scalejax.data import DataSet
+from scalejax.execute.devices import Group
+from scalejax.execute.initial_weights import Weights
+from scalejax.execute.pack import CallResult, Pack, PendingCall
+from scalejax.execute.placement import Placement
+from scalejax.execute.programs import Compiler
+from scalejax.execute.refusal import broke_off
+from scalejax.execute.slot import Paused
+from scalejax.execute.snapshot import Snapshot
+from scalejax.planning.packing import Bucket
+from scalejax.planning.trial import Trial
+from scalejax.train.lanes import DeviceData, blocks
+from scalejax.train.numerics import current, hold
+from scalejax.train.step import Examples
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What a worker asks for between two calls.
+
+    Attributes:
+        stopping: says whether the run is told to stop: then no call is launched, and pending ones are reported.
+        take: returns at most as many trials as lanes are free: new ones with their weights, and paused ones.
+        snapshot_due: says whether the result of the next call shall bring a snapshot.
+    """
+
+    stopping: Callable[[], bool]
+    take: Callable[[int], Sequence[tuple[Trial, Weights] | Paused]]
+    snapshot_due: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a worker tells.
+
+    Attributes:
+        launched: the step of each trial after a call that is launched, by id, and how many lanes are free now.
+        landed: what a call has brought.
+        saved: the trials that are in lanes when the worker ends.
+    """
+
+    launched: Callable[[Mapping[str, int], int], None]
+    landed: Callable[[CallResult], None]
+    saved: Callable[[Snapshot], None]
+
+
+class Worker(Protocol):
+    """Devices that train the trials of one bucket at a time."""
+
+    def lanes(self, bucket: Bucket) -> int:
+        """Return how many trials of a bucket are trained at the same time."""
+        ...
+
+    def prepare(self, bucket: Bucket) -> None:
+        """Have a bucket's programs compiled, which will be needed soon; returns at once."""
+        ...
+
+    def run(self, bucket: Bucket, feed: Feed, report: Report) -> None:
+        """Train the trials of a bucket until there are none, or until the run is told to stop.
+
+        Raises:
+            RunError: trouble of the run.
+            CancelledError: the run stops, and what the worker was waiting for will not come.
+            Exception: whatever a device that refuses or a module that fails raises. What has not been reported of the
+                trials that were taken is lost, and it is for the scheduler to decide what becomes of them.
+        """
+        ...
+
+
+class LocalWorker:
+    """A group of devices of this process.
+
+    Args:
+        group: the devices.
+        data: in memory; copied to the devices when the first bucket runs.
+        compiler: of the programs; workers may share it.
+    """
+
+    def __init__(self, group: Group, *, data: DataSet, compiler: Compiler):
+        self.group = group
+        self._data = data
+        self._compiler = compiler
+        self._on_devices: dict[Group, DeviceData] = {}
+        self._numerics = current()
+
+    def _placement(self, bucket: Bucket) -> Placement:
+        # Three trials do not keep eight cores busy.
+        return Placement(self.group[: bucket.count], bucket.lanes)
+
+    def lanes(self, bucket: Bucket) -> int:
+        """Return the number of lanes on all devices that a bucket has work for."""
+        return self._placement(bucket).lanes
+
+    def prepare(self, bucket: Bucket) -> None:
+        """Have a bucket's programs compiled in the background."""
+        self._compiler.programs(bucket.program, self._placement(bucket))
+
+    def run(self, bucket: Bucket, feed: Feed, report: Report) -> None:
+        """Train the trials of a bucket; see `Worker.run`."""
+        hold(self._numerics)  # what is set in the thread that made this worker
+        placement = self._placement(bucket)
+        data = self._device_data(placement)
+        pack = Pack(bucket, placement, data=data, programs=self._compiler.programs(bucket.program, placement))
+        pending: deque[PendingCall] = deque()  # at most two
+        while True:
+            if not feed.stopping():
+                # Refill: every free lane gets a trial, if there is one.
+                pack.fill(feed.take(len(pack.free)))
+                if pack.occupied:
+                    # Launch: so that the devices never wait for the host, a call is launched before the result of the
+                    # one before it is read, unless that result decides what the next one does.
+                    pending.append(pack.launch(copy=feed.snapshot_due()))
+                    report.launched(pending[-1].reached, len(pack.free))
+                    if len(pending) == 1 and not pending[0].decisive:
+                        continue
+            if not pending:
+                break  # no trial is left, or the run stops
+            # Land: the older call, and the one just launched as well if the next one depends on it.
+            report.landed(pack.land(pending.popleft()))
+            while pending and pending[-1].decisive:
+                report.landed(pack.land(pending.popleft()))
+        # Save: what is still in lanes, for no call follows.
+        report.saved(pack.snapshot())
+
+    def _device_data(self, placement: Placement) -> DeviceData:
+        """Return the data set on the devices of a placement, copied once for all their programs."""
+        if placement.devices not in self._on_devices:
+            data = self._data
+            try:
+                self._on_devices[placement.devices] = jax.device_put(
+                    DeviceData(
+                        pool=Examples(data.train.inputs, data.train.targets),
+                        validation=blocks(data.validation.inputs, data.validation.targets),
+                        test=blocks(data.test.inputs, data.test.targets),
+                    ),
+                    placement.replicated,
+                )
+            except Exception as error:  # of no trial: without the data there is nothing to train
+                raise broke_off(error) from error
+        return self._on_devices[placement.devices]
