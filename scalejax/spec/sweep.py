@@ -29,6 +29,7 @@ from scalejax.spec.rules import (
 )
 
 MOST_SEEDS = 10_000  # `seeds = 3000000` is a slip, and would be expanded before anyone could notice
+PROVEN, PROBED = "proven", "probed"  # the grounds on which sizes may share a program
 NOT_KNOBS = ("inputs", "outputs", "classes", "rngs")  # parameters of a builder that the engine fills in
 # Columns of the trial table, in which every knob has a column of its own.
 TRIAL_COLUMNS = (
@@ -254,7 +255,7 @@ class TrainSpec:
         "models": _models,
         "train": _part(TrainSpec),
         "seeds": _seeds,
-        "packing": Rule(str, choices=("proven", "probed")),
+        "packing": Rule(str, choices=(PROVEN, PROBED)),
     },
 )
 @dataclass(frozen=True)
@@ -266,7 +267,7 @@ class Sweep:
     models: tuple[ModelGrid, ...]
     train: TrainSpec
     seeds: tuple[int, ...] = (0,)
-    packing: str = "proven"  # "probed": sizes without a proof share a program if a probe finds no difference
+    packing: str = PROVEN  # PROBED: sizes without a proof share a program if a probe finds no difference
 
     def __post_init__(self) -> None:
         _check_overlap([(grid.family, grid.knobs) for grid in self.models])
