@@ -8,7 +8,7 @@ import pytest
 
 import scalejax as sx
 from scalejax.data import describe
-from scalejax.planning.device_specs import device_kind_named, host_memory
+from scalejax.planning.device_specs import device_spec_named, host_memory
 from scalejax.planning.limits import MOST_TRIALS
 from scalejax.planning.packing import PROVEN, Capacity, Verdict, pack
 from scalejax.planning.plan import check_sweep, make_plan
@@ -82,24 +82,24 @@ def test_a_model_that_no_memory_holds_is_refused_and_never_built(sweep: sx.Sweep
 
 def test_the_memory_is_that_of_the_devices_planned_for():
     sweep = changed("data", test_examples=10**8)  # 16 GB
-    check_sweep(sweep, kind=device_kind_named("h200"))
+    check_sweep(sweep, spec=device_spec_named("h200"))
     with pytest.raises(SpecError, match="the 12 GB that a device may hold"):
-        check_sweep(sweep, kind=device_kind_named("t4"))
+        check_sweep(sweep, spec=device_spec_named("t4"))
 
 
 def test_trials_that_are_only_counted_may_be_many_more():
-    kind = device_kind_named("h200")
+    spec = device_spec_named("h200")
     sweep = replace(SWEEP, seeds=MANY)
-    assert make_plan(sweep, kind=kind).count == 1_200_000
+    assert make_plan(sweep, spec=spec).count == 1_200_000
     with pytest.raises(SpecError, match="trials, more than 1,000,000,000"):
-        check_sweep(replace(sweep, train=replace(SWEEP.train, weight_decay=MANY)), kind=kind)
+        check_sweep(replace(sweep, train=replace(SWEEP.train, weight_decay=MANY)), spec=spec)
 
 
 def test_more_rounds_than_can_be_simulated_are_refused():
-    kind = device_kind_named("h200")
-    plan = make_plan(replace(changed("train", weight_decay=MANY[:800]), seeds=MANY), devices=1, kind=kind)
+    spec = device_spec_named("h200")
+    plan = make_plan(replace(changed("train", weight_decay=MANY[:800]), seeds=MANY), devices=1, spec=spec)
     with pytest.raises(sx.SweepError, match="fewer trials, or for more --devices"):
-        simulate(plan, kind)
+        simulate(plan, spec)
 
 
 def test_the_limits_are_out_of_the_way_of_sweeps_in_earnest():
@@ -116,7 +116,7 @@ def test_absurd_epochs_are_clipped_to_max_steps():
 def test_lanes_are_as_few_as_their_largest_array_asks_for():
     card = describe(SWEEP.data)
     trials = expand(mlp(), card)
-    capacity = Capacity(devices=1, state_bytes=1e9, speed=device_kind_named("h200").speed)
+    capacity = Capacity(devices=1, state_bytes=1e9, speed=device_spec_named("h200").speed)
     needed = step_bytes(trials[0].trial.program)[1]
 
     def lanes(capacity: Capacity) -> int:

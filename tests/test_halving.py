@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scalejax import DataSpec, HalvingSpec, ModelGrid, Sweep, SweepError, TrainSpec
 from scalejax.cli import main
 from scalejax.data import describe
-from scalejax.planning.device_specs import device_kind_named
+from scalejax.planning.device_specs import device_spec_named
 from scalejax.planning.halving import expected_stops, rung_steps, survivors, verdict
 from scalejax.planning.outline import outline
 from scalejax.planning.plan import check_sweep, make_plan
@@ -212,44 +212,44 @@ def test_counted_trials_have_the_totals_of_those_spelled_out(sweep):
 
 
 def test_counted_trials_are_packed_and_simulated_like_those_spelled_out():
-    kind = device_kind_named("local")
-    counted, spelled = make_plan(SWEEP, devices=3, kind=kind), make_plan(SWEEP, devices=3)
+    spec = device_spec_named("local")
+    counted, spelled = make_plan(SWEEP, devices=3, spec=spec), make_plan(SWEEP, devices=3)
     assert (counted.count, counted.useful_flops, counted.waste) == (spelled.count, spelled.useful_flops, spelled.waste)
     for one, other in zip(counted.packing.buckets, spelled.packing.buckets, strict=True):
         assert replace(one, counted=()) == replace(other, counted=())
         assert one.horizons == other.horizons
         assert list(one.horizons) == sorted(one.horizons, reverse=True)
-    assert simulate(counted, kind) == simulate(spelled, kind)
+    assert simulate(counted, spec) == simulate(spelled, spec)
 
 
 def test_halving_is_planned_with_the_work_that_is_left():
-    kind = device_kind_named("h200")
+    spec = device_spec_named("h200")
     whole = replace(SWEEP, train=replace(SWEEP.train, halving=None, epochs=None, min_steps=None, steps=100_000))
     halved = replace(whole, train=replace(whole.train, halving=HalvingSpec((0.1, 0.5))))
-    before, after = (make_plan(sweep, devices=2, kind=kind) for sweep in (whole, halved))
+    before, after = (make_plan(sweep, devices=2, spec=spec) for sweep in (whole, halved))
     # Of four rates two take a tenth of the steps, one half of them, one all.
     assert after.useful_flops == pytest.approx((0.1 + 0.1 + 0.5 + 1) / 4 * before.useful_flops)
-    assert simulate(after, kind).total < simulate(before, kind).total
-    facts = json.loads(json.dumps(outline(after, simulate(after, kind), device="cpu")))
+    assert simulate(after, spec).total < simulate(before, spec).total
+    facts = json.loads(json.dumps(outline(after, simulate(after, spec), device="cpu")))
     assert (facts["trials"], facts["stopped_early"]) == (108, 81)
     assert "if every trial takes all its steps, but for the 81 that halving is to stop early" in "\n".join(
         plan_lines(facts)
     )
-    unhalved = outline(before, simulate(before, kind), device="cpu")
+    unhalved = outline(before, simulate(before, spec), device="cpu")
     assert unhalved["stopped_early"] == 0
     assert "halving" not in "\n".join(plan_lines(unhalved))
 
 
 def test_what_is_stopped_is_not_tested():
-    kind = device_kind_named("local")
+    spec = device_spec_named("local")
     one = replace(SWEEP, models=SWEEP.models[:1], data=replace(DATA, train_examples=(20,)), seeds=(0,))
     one = replace(one, train=replace(one.train, epochs=None, min_steps=None, steps=40, evaluate_every=20))
-    halved = simulate(make_plan(one, devices=1, kind=kind), kind)
+    halved = simulate(make_plan(one, devices=1, spec=spec), spec)
     larger = replace(one, data=replace(one.data, test_examples=60_000))
     whole = replace(larger, train=replace(larger.train, halving=None))
-    tested = simulate(make_plan(larger, devices=1, kind=kind), kind).total - halved.total
-    all_tested = simulate(make_plan(whole, devices=1, kind=kind), kind).total
-    all_tested -= simulate(make_plan(replace(whole, data=one.data), devices=1, kind=kind), kind).total
+    tested = simulate(make_plan(larger, devices=1, spec=spec), spec).total - halved.total
+    all_tested = simulate(make_plan(whole, devices=1, spec=spec), spec).total
+    all_tested -= simulate(make_plan(replace(whole, data=one.data), devices=1, spec=spec), spec).total
     # At step 20 two of four rates stop, and no rung comes after it.
     assert tested == pytest.approx(all_tested * 2 / 4)
 

@@ -13,7 +13,7 @@ from flax import nnx
 from scalejax import DataSpec, ModelGrid, Sweep, SweepError, TrainSpec, load_sweep
 from scalejax.data import describe
 from scalejax.execute import timing
-from scalejax.planning.device_specs import device_kind_named
+from scalejax.planning.device_specs import device_spec_named
 from scalejax.planning.forecast import Forecast, forecast
 from scalejax.planning.outline import outline
 from scalejax.planning.plan import make_plan
@@ -216,9 +216,9 @@ def test_one_of_a_kind_is_not_told_as_several():
         SWEEP, data=replace(DATA, train_examples=(20,)), models=SWEEP.models[:1], seeds=(0,),
         train=replace(TRAIN, learning_rate=(1e-3,), steps=1),
     )  # fmt: skip
-    kind = device_kind_named("h200")
-    plan = make_plan(one, devices=1, kind=kind)
-    text = "\n".join(plan_lines(outline(plan, simulate(plan, kind), device="cpu")))
+    spec = device_spec_named("h200")
+    plan = make_plan(one, devices=1, spec=spec)
+    text = "\n".join(plan_lines(outline(plan, simulate(plan, spec), device="cpu")))
     assert "1 trial on 1 x" in text
     assert "1 lane program," in text
     assert "1 trial in 1 lane (" in text

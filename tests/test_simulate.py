@@ -17,7 +17,7 @@ from scalejax.cli import main
 from scalejax.data import describe
 from scalejax.execute.pack import Pack
 from scalejax.execute.scheduler import Observer, Scheduler
-from scalejax.planning.device_specs import PUBLIC_KINDS, device_kind_named
+from scalejax.planning.device_specs import PUBLIC_SPECS, device_spec_named
 from scalejax.planning.forecast import Timing
 from scalejax.planning.outline import outline
 from scalejax.planning.packing import Bucket, makespan
@@ -186,29 +186,29 @@ def test_a_real_run_on_one_device_takes_the_simulated_steps_in_the_simulated_ord
 def test_counted_trials_are_packed_and_simulated_like_those_spelled_out():
     card = describe(DATA)
     assert sum(each.copies for each in expand_counted(SWEEP, card)) == len(expand(SWEEP, card)) == 54
-    kind = device_kind_named("local")
-    counted, spelled = make_plan(SWEEP, devices=3, kind=kind), make_plan(SWEEP, devices=3)
+    spec = device_spec_named("local")
+    counted, spelled = make_plan(SWEEP, devices=3, spec=spec), make_plan(SWEEP, devices=3)
     assert (counted.count, counted.waste) == (spelled.count, spelled.waste)
     for one, other in zip(counted.packing.buckets, spelled.packing.buckets, strict=True):
         assert replace(one, counted=()) == replace(other, counted=())
         assert one.horizons == other.horizons
-    assert simulate(counted, kind) == simulate(spelled, kind)
+    assert simulate(counted, spec) == simulate(spelled, spec)
 
 
 @pytest.mark.parametrize("devices", [1, 2, 64])
-@pytest.mark.parametrize("name", PUBLIC_KINDS)
+@pytest.mark.parametrize("name", PUBLIC_SPECS)
 def test_the_shares_of_a_simulation_add_up(name, devices):
-    kind = device_kind_named(name)
-    done = simulate(make_plan(SWEEP, devices=devices, kind=kind), kind)
+    spec = device_spec_named(name)
+    done = simulate(make_plan(SWEEP, devices=devices, spec=spec), spec)
     assert sum(done.shares.values()) == pytest.approx(1)
     assert 0 < done.utilisation < 1
     assert done.floor <= done.total * (1 + 1e-12)
     assert done.source == "estimated from public figures"
 
 
-def limits(sweep, devices, kind=None):
-    kind = kind or device_kind_named("h200")
-    return simulate(make_plan(sweep, devices=devices, kind=kind), kind)
+def limits(sweep, devices, spec=None):
+    spec = spec or device_spec_named("h200")
+    return simulate(make_plan(sweep, devices=devices, spec=spec), spec)
 
 
 def test_what_limits_is_named():
@@ -219,7 +219,7 @@ def test_what_limits_is_named():
     assert limits(many, 2).limit == "work"
     assert limits(many, 2).twice == pytest.approx(limits(many, 2).total / 2, rel=0.05)
     assert limits(SWEEP, 1).limit == "compilation"
-    tiny = replace(device_kind_named("h200"), memory=1e6)
+    tiny = replace(device_spec_named("h200"), memory=1e6)
     assert limits(many, 2, tiny).limit == "memory"
 
 
@@ -231,18 +231,18 @@ def test_a_million_trials_on_four_thousand_devices():
         seeds=926,
     )
     done = limits(sweep, 4096)
-    assert make_plan(sweep, devices=4096, kind=device_kind_named("h200")).count == 1_000_080
+    assert make_plan(sweep, devices=4096, spec=device_spec_named("h200")).count == 1_000_080
     assert done.total >= done.floor
     assert sum(done.shares.values()) == pytest.approx(1)
 
 
 def test_what_was_timed_here_sets_the_speed_of_the_local_kind():
-    kind = device_kind_named("local")
-    plan = make_plan(SWEEP, devices=2, kind=kind)
-    guessed = simulate(plan, kind)
+    spec = device_spec_named("local")
+    plan = make_plan(SWEEP, devices=2, spec=spec)
+    guessed = simulate(plan, spec)
     slow = Timing(step=1.0, evaluation=0.0, test=0.0)
     first = plan.packing.buckets[0]
-    timed = simulate(plan, kind, timings=[slow, *[None] * (len(plan.packing.buckets) - 1)])
+    timed = simulate(plan, spec, timings=[slow, *[None] * (len(plan.packing.buckets) - 1)])
     assert timed.source == "from programs timed on this machine"
     assert timed.timed == (True, *[False] * (len(plan.packing.buckets) - 1))
     assert timed.total > guessed.total
@@ -252,9 +252,9 @@ def test_what_was_timed_here_sets_the_speed_of_the_local_kind():
 
 @pytest.mark.parametrize("limit", ["horizon", "compilation", "idle_devices", "memory", "work"])
 def test_every_limit_has_a_sentence(limit):
-    kind = device_kind_named("v5e")
-    plan = make_plan(SWEEP, devices=2, kind=kind)
-    facts = outline(plan, replace(simulate(plan, kind), limit=limit), device="cpu")
+    spec = device_spec_named("v5e")
+    plan = make_plan(SWEEP, devices=2, spec=spec)
+    facts = outline(plan, replace(simulate(plan, spec), limit=limit), device="cpu")
     lines = plan_lines(json.loads(json.dumps(facts)))
     assert "2 x v5e" in lines[0]
     assert "estimated from public figures" in "\n".join(lines)
@@ -263,9 +263,9 @@ def test_every_limit_has_a_sentence(limit):
 
 def test_an_unknown_kind_is_one_sentence_with_the_nearest_name(tmp_path, capsys):
     with pytest.raises(SweepError, match="did you mean h200"):
-        device_kind_named("H20")
+        device_spec_named("H20")
     with pytest.raises(SweepError, match=r"expected one of a100-40, .*local"):
-        device_kind_named("abacus")
+        device_spec_named("abacus")
     assert main(["plan", str(tmp_path / "sweep.toml"), "--device-kind", "h20"]) == 2
     told = capsys.readouterr()
     assert told.err == 'scalejax plan: --device-kind: "h20" is unknown; did you mean h200?\n'

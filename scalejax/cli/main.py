@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from scalejax.analysis.table_fit import TableFits
-    from scalejax.planning.device_specs import DeviceKind
+    from scalejax.planning.device_specs import DeviceSpec
     from scalejax.planning.plan import Plan
 
 TROUBLE, SIGNALLED = 1, 128  # to the last one the number of the signal is added
@@ -90,24 +90,24 @@ def plan(options: argparse.Namespace) -> int:
     from scalejax.execute.devices import device_kind, prepare
     from scalejax.execute.modes import with_modes
     from scalejax.execute.timing import remembered, timings_of
-    from scalejax.planning.device_specs import LOCAL, device_kind_named, local_kind
+    from scalejax.planning.device_specs import LOCAL, device_spec_named, local_spec
     from scalejax.planning.forecast import forecast
     from scalejax.planning.outline import outline
     from scalejax.planning.simulate import simulate
     from scalejax.report.plan import plan_lines
 
-    prepare()  # before the local kind is looked at
-    kind = None if options.device_kind is None else device_kind_named(options.device_kind)
-    made = _plan(options, devices=options.devices, kind=kind)
-    if kind is None or kind.name == LOCAL:
+    prepare()  # before the local devices are looked at
+    spec = None if options.device_kind is None else device_spec_named(options.device_kind)
+    made = _plan(options, devices=options.devices, spec=spec)
+    if spec is None or spec.name == LOCAL:
         made = with_modes(made, {}, measure=False)
-    if kind is None:
+    if spec is None:
         timings = timings_of(made, patience_seconds=TIMING_PATIENCE)
-        simulated = simulate(made, local_kind(), timings=timings) if options.devices else None
+        simulated = simulate(made, local_spec(), timings=timings) if options.devices else None
         facts = outline(made, forecast(made, timings), device=device_kind(), simulation=simulated)
     else:
-        known = [remembered(each, made.card) for each in made.packing.buckets] if kind.name == LOCAL else None
-        facts = outline(made, simulate(made, kind, timings=known), device=device_kind())
+        known = [remembered(each, made.card) for each in made.packing.buckets] if spec.name == LOCAL else None
+        facts = outline(made, simulate(made, spec, timings=known), device=device_kind())
     print(json.dumps(facts, indent=2) if options.json else "\n".join(plan_lines(facts)))
     return 0
 
@@ -250,7 +250,7 @@ def bench(options: argparse.Namespace) -> int:
     return 0
 
 
-def _plan(options: argparse.Namespace, *, devices: int | None = None, kind: "DeviceKind | None" = None) -> "Plan":
+def _plan(options: argparse.Namespace, *, devices: int | None = None, spec: "DeviceSpec | None" = None) -> "Plan":
     """Read the sweep file and plan it."""
     from scalejax.execute.devices import prepare
     from scalejax.execute.probe import prober
@@ -259,9 +259,9 @@ def _plan(options: argparse.Namespace, *, devices: int | None = None, kind: "Dev
 
     prepare()
     overrides = dict(parse_override(text) for text in options.set)
-    check = functools.partial(check_sweep, kind=kind)
+    check = functools.partial(check_sweep, spec=spec)
     sweep = load_sweep(options.sweep, overrides, check=check)
-    return make_plan(sweep, devices=devices, kind=kind, probe=prober(sweep.data))
+    return make_plan(sweep, devices=devices, spec=spec, probe=prober(sweep.data))
 
 
 def _show(done) -> None:

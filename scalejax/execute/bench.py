@@ -15,7 +15,7 @@ from scalejax.execute.modes import MODES, in_mode
 from scalejax.execute.placement import Placement
 from scalejax.execute.timing import ready_pack, sample_data, sample_state
 from scalejax.models import FAMILIES, architecture
-from scalejax.planning.device_specs import local_kind
+from scalejax.planning.device_specs import local_spec
 from scalejax.planning.packing import PROVEN, Bucket, Capacity, Verdict, pack
 from scalejax.planning.trial import Counted, Trial
 from scalejax.train.cost import step_flops
@@ -99,7 +99,7 @@ def _bucket(width: int, batch_size: int) -> Bucket:
     )
     trials = [Counted(replace(trial, seed=seed)) for seed in range(TRIALS)]
     devices = len(groups(jax.local_devices())[0])
-    capacity = Capacity(devices=devices, state_bytes=4e9, speed=local_kind().speed)
+    capacity = Capacity(devices=devices, state_bytes=4e9, speed=local_spec().speed)
     return pack(trials, capacity=capacity, judge=lambda *_: Verdict(PROVEN)).buckets[0]
 
 

@@ -1,4 +1,4 @@
-"""Kinds of devices to plan for: those of this machine, and public figures of some that are elsewhere."""
+"""Devices to plan for: those of this machine, and public figures of some that are elsewhere."""
 
 import math
 import os
@@ -11,17 +11,17 @@ from scalejax.rules import nearest
 from scalejax.train.cost import SPEEDS, DeviceSpeed
 
 # Shares of a vendor's figures that are assumed to be reached: many small products of lanes are not one large product,
-# and no kernel streams at the peak. Assumptions, not measurements; a plan for the local devices does not rest on them.
+# and no kernel streams at the peak. Assumptions, not measurements; a plan for the local devices does not use them.
 PRODUCTS_SHARE, BANDWIDTH_SHARE = 1 / 3, 0.7
 GPU_MEMORY_SHARE = 0.75  # that JAX allots itself unless told otherwise
-HOST_MEMORY_SHARE = 0.75  # the rest is for programs, copies on their way, and everybody else
+HOST_MEMORY_SHARE = 0.75  # the rest is for programs, copies in flight, and other processes
 DEFAULT_MEMORY = 16e9  # bytes of a device that does not say
 LOCAL = "local"
 
 
 @dataclass(frozen=True)
-class DeviceKind:
-    """What a plan has to know of a kind of device.
+class DeviceSpec:
+    """What a plan has to know of a device.
 
     Attributes:
         name: as given to `--device-kind`.
@@ -38,11 +38,11 @@ class DeviceKind:
     source: str
 
 
-def _public(name: str, platform: str, *, products: float, memory: float, bandwidth: float) -> DeviceKind:
-    """Return a kind by its vendor's figures: FLOP/s, bytes, bytes/s."""
+def _public(name: str, platform: str, *, products: float, memory: float, bandwidth: float) -> DeviceSpec:
+    """Return a spec by its vendor's figures: FLOP/s, bytes, bytes/s."""
     speed = replace(SPEEDS[platform], products=PRODUCTS_SHARE * products, bandwidth=BANDWIDTH_SHARE * bandwidth)
     usable = memory * (GPU_MEMORY_SHARE if platform == "gpu" else 1)
-    return DeviceKind(name, platform, usable, speed, "estimated from public figures")
+    return DeviceSpec(name, platform, usable, speed, "estimated from public figures")
 
 
 # Products: the vendor's dense figure for what JAX by default multiplies float32 with: TF32 on GPUs that have it
@@ -59,20 +59,20 @@ _PUBLIC = (
     _public("v5p", "tpu", products=459e12, memory=95e9, bandwidth=2.765e12),
     _public("v6e", "tpu", products=918e12, memory=32e9, bandwidth=1.64e12),
 )
-PUBLIC_KINDS = {kind.name: kind for kind in _PUBLIC}
+PUBLIC_SPECS = {spec.name: spec for spec in _PUBLIC}
 
 
-def device_kind_named(name: str) -> DeviceKind:
-    """Return a kind of device by its name, "local" for the devices of this machine.
+def device_spec_named(name: str) -> DeviceSpec:
+    """Return a device's spec by its name, "local" for the devices of this machine.
 
     Raises:
-        SweepError: there is no such kind; the sentence names the nearest.
+        SweepError: there is no such device; the sentence names the nearest.
     """
     if name.lower() == LOCAL:
-        return local_kind()
-    if name.lower() not in PUBLIC_KINDS:
-        raise SweepError(f'--device-kind: "{name}" is unknown; {nearest(name.lower(), (*PUBLIC_KINDS, LOCAL))}')
-    return PUBLIC_KINDS[name.lower()]
+        return local_spec()
+    if name.lower() not in PUBLIC_SPECS:
+        raise SweepError(f'--device-kind: "{name}" is unknown; {nearest(name.lower(), (*PUBLIC_SPECS, LOCAL))}')
+    return PUBLIC_SPECS[name.lower()]
 
 
 def host_memory() -> float:
@@ -83,8 +83,8 @@ def host_memory() -> float:
         return math.inf
 
 
-def local_kind() -> DeviceKind:
-    """Return the kind of this machine's devices, with the rounded speeds of their platform."""
+def local_spec() -> DeviceSpec:
+    """Return the spec of this machine's devices, with the rounded speeds of their platform."""
     platform = jax.default_backend() if jax.default_backend() in SPEEDS else "gpu"
     memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", DEFAULT_MEMORY)
-    return DeviceKind(LOCAL, platform, memory, SPEEDS[platform], "estimated by the cost model of this platform")
+    return DeviceSpec(LOCAL, platform, memory, SPEEDS[platform], "estimated by the cost model of this platform")

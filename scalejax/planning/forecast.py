@@ -1,13 +1,11 @@
 """The forecast of a sweep's wall time."""
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from scalejax.planning.device_specs import local_kind
-from scalejax.planning.packing import Bucket
+from scalejax.planning.device_specs import local_spec
 from scalejax.planning.plan import Plan
 from scalejax.train.cost import compile_seconds
 
@@ -37,31 +35,31 @@ class Forecast:
 
 
 def forecast(plan: Plan, timings: Sequence[Timing | None]) -> Forecast:
-    """Foretell the wall time of a plan if every trial takes the steps that the plan counts with.
+    """Forecast the wall time of a plan if every trial takes the steps that the plan counts with.
 
     Args:
         plan: the sweep's plan for the devices of this machine.
         timings: of the program of each bucket, None where it was never timed: that is taken from the cost model,
             corrected by what the timed ones have shown.
     """
-    buckets = plan.packing.buckets
-    pairs = zip(timings, buckets, strict=True)
-    ratios = [timing.step / bucket.seconds for timing, bucket in pairs if timing is not None]
-    usual = float(np.median(ratios)) if ratios else 1.0
-    guesses = [Timing(usual * bucket.seconds, usual * bucket.seconds, usual * bucket.seconds) for bucket in buckets]
-    return Forecast(
-        seconds=tuple(
-            _bucket_seconds(bucket, timing or guess, plan, compiled=timing is not None)
-            for bucket, timing, guess in zip(buckets, timings, guesses, strict=True)
-        ),
-        timed=tuple(timing is not None for timing in timings),
-    )
+    buckets, speed = plan.packing.buckets, local_spec().speed
+    estimates = [Timing(bucket.seconds, bucket.seconds, bucket.seconds) for bucket in buckets]
+    seconds = []
+    for bucket, timing, known in zip(buckets, timings, completed(timings, estimates), strict=True):
+        evaluations = sum(math.ceil(counted.steps / counted.trial.evaluate_every) for counted in bucket.counted)
+        tests = sum(counted.expected_stop is None for counted in bucket.counted)
+        compiling = compile_seconds(len(bucket.architectures), speed=speed) * (1 if timing is None else LOADING_SHARE)
+        measuring = evaluations * known.evaluation + tests * known.test
+        seconds.append(compiling + bucket.makespan * known.step + measuring / plan.devices)
+    return Forecast(tuple(seconds), tuple(timing is not None for timing in timings))
 
 
-def _bucket_seconds(bucket: Bucket, timing: Timing, plan: Plan, *, compiled: bool) -> float:
-    evaluations = sum(math.ceil(each.steps / each.trial.evaluate_every) for each in bucket.counted)
-    tests = sum(each.expected_stop is None for each in bucket.counted)
-    speed = local_kind().speed
-    compiling = compile_seconds(len(bucket.architectures), speed=speed) * (LOADING_SHARE if compiled else 1)
-    measuring = evaluations * timing.evaluation + tests * timing.test
-    return compiling + bucket.makespan * timing.step + measuring / plan.devices
+def completed(timings: Sequence[Timing | None], estimates: Sequence[Timing]) -> list[Timing]:
+    """Return all timings, the missing ones as estimated, corrected by the median of what the others have shown."""
+    pairs = list(zip(timings, estimates, strict=True))
+    ratios = [timing.step / estimate.step for timing, estimate in pairs if timing is not None]
+    usual = statistics.median(ratios) if ratios else 1.0
+    return [
+        Timing(usual * estimate.step, usual * estimate.evaluation, usual * estimate.test) if timing is None else timing
+        for timing, estimate in pairs
+    ]

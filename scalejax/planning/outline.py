@@ -23,16 +23,16 @@ def outline(
         simulation: on other devices than those here, to be told as well.
     """
     simulation = forecast if isinstance(forecast, Simulation) else simulation
-    return {
+    facts = {
         "name": plan.sweep.name,
         "trials": plan.count,
-        "stopped_early": sum(each.copies for each in plan.counted if each.expected_stop is not None),
+        "stopped_early": sum(counted.copies for counted in plan.counted if counted.expected_stop is not None),
         "devices": plan.devices,
-        "device_kind": simulation.kind if simulation and simulation.kind != LOCAL else device,
+        "device_kind": simulation.device if simulation and simulation.device != LOCAL else device,
         "lane_programs": len(plan.packing.buckets),
         "programs": [
             {
-                "sizes": bucket_name(bucket),
+                "sizes": _sizes(bucket),
                 "trials": bucket.count,
                 "lanes": bucket.lanes,
                 "mode": bucket.program.mode,
@@ -54,33 +54,28 @@ def outline(
         # Of each device's lanes at most as many as are kept, and one that is being written.
         "checkpoint_bytes": (CHECKPOINTS_KEPT + 1) * plan.devices * plan.state_bytes,
         "forecast_seconds": forecast.total,
-    } | ({"simulation": _simulation(simulation)} if simulation else {})
-
-
-def _simulation(done: Simulation) -> dict[str, Any]:
-    return {
-        "source": done.source,
-        "makespan_seconds": done.total,
-        "utilisation": done.utilisation,
-        "shares": done.shares,
-        "limit": done.limit,
-        "floor_seconds": done.floor,
-        "twice_the_devices_seconds": done.twice,
-        "lanes": done.lanes,
     }
+    if simulation:
+        facts["simulation"] = {
+            "source": simulation.source,
+            "makespan_seconds": simulation.total,
+            "utilisation": simulation.utilisation,
+            "shares": simulation.shares,
+            "limit": simulation.limit,
+            "floor_seconds": simulation.floor,
+            "twice_the_devices_seconds": simulation.twice,
+            "lanes": simulation.lanes,
+        }
+    return facts
 
 
-def bucket_name(bucket: Bucket) -> str:
+def _sizes(bucket: Bucket) -> str:
     """Return a bucket's sizes in words, for example "mlp depth 2 width 8, 32"."""
-    first = bucket.trials[0]
-    sizes = {knob: set() for knob, _ in first.knobs}
-    for trial in bucket.trials:
-        for knob, value in trial.knobs:
-            sizes[knob].add(value)
-    words = (f"{knob} {', '.join(str(value) for value in sorted(each, key=_order))}" for knob, each in sizes.items())
-    return " ".join([first.family, *words])
-
-
-def _order(value: object) -> tuple[str, object]:
-    """Sort numbers as numbers and names as names."""
-    return ("number", value) if isinstance(value, int | float) else ("word", value)
+    values: dict[str, set[Any]] = {}
+    for knob, value in (chosen for trial in bucket.trials for chosen in trial.knobs):
+        values.setdefault(knob, set()).add(value)
+    # Numbers are sorted as numbers, names as names.
+    ranked = {knob: sorted(sizes, key=lambda size: (isinstance(size, str), size)) for knob, sizes in values.items()}
+    return " ".join(
+        [bucket.trials[0].family, *(f"{knob} {', '.join(map(str, sizes))}" for knob, sizes in ranked.items())]
+    )

@@ -5,11 +5,13 @@ import heapq
 import math
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from scalejax.models import Architecture
 from scalejax.planning.trial import Counted, Trial
+from scalejax.spec.sweep import PROBED, PROVEN
 from scalejax.train.cost import DeviceSpeed, lane_bytes, lane_seconds, step_bytes, step_flops
 from scalejax.train.padding import fits_into, structure
 from scalejax.train.recipe import LaneProgram, Recipe
@@ -21,14 +23,12 @@ FEW_LANES = 32  # up to which every number is considered
 ROUNDING = 1e-9  # of a sum of seconds
 EXACT_MAKESPAN = 4000  # trials up to which the schedule is simulated rather than bounded
 
-PROVEN, PROBED = "proven", "probed"  # the grounds on which a size may be padded
-
 
 @dataclass(frozen=True)
 class Verdict:
     """Whether a size may run in the program of a larger one: on which grounds, or why not, in words."""
 
-    grounds: str  # PROVEN, PROBED, or empty
+    grounds: str  # PROVEN, PROBED, or empty: it may not
     reason: str = ""
 
 
@@ -60,7 +60,7 @@ class Bucket:
     @functools.cached_property
     def trials(self) -> tuple[Trial, ...]:
         """Its trials, in this order."""
-        return tuple(each.trial for each in self.counted)
+        return tuple(counted.trial for counted in self.counted)
 
     @property
     def architectures(self) -> list[Architecture]:
@@ -70,7 +70,7 @@ class Bucket:
     @property
     def count(self) -> int:
         """Number of trials."""
-        return sum(each.copies for each in self.counted)
+        return sum(counted.copies for counted in self.counted)
 
     @property
     def horizons(self) -> dict[int, int]:
@@ -106,22 +106,29 @@ def pack(trials: Sequence[Counted], *, capacity: Capacity, judge: Judge) -> Pack
     buckets: list[Bucket] = []
     notes: list[str] = []
     for recipe, family in _families(trials):
-        kinds = _kinds(family, recipe)
-        if len(kinds) > 1:
-            notes.append(_note_on_kinds(kinds, recipe, judge))
-        for kind in kinds:
-            group = {size: _Size(LaneProgram(size, recipe), family[size], capacity) for size in kind}
-            while group:
-                divided, left = [], {}
-                for bucket in _divide(group, capacity):
-                    own, refused, reason = _judged(bucket, judge)
-                    divided.append(own)
-                    left.update({size: group[size] for size in refused})
-                    if reason:
-                        notes.append(_note(refused[0], bucket.program.architecture, reason))
-                # A bucket that has lost sizes is divided anew without them.
-                buckets.extend(_rebuilt(bucket, group, left, capacity) for bucket in divided)
-                group = left
+        # Sizes that compute something else, shapes apart, are never tried together.
+        variants: dict[int, list[Architecture]] = {}
+        for size in sorted(family, key=_parameters):
+            variants.setdefault(skeletons(size, recipe) if len(family) > 1 else 0, []).append(size)
+        if len(variants) > 1:
+            notes.append(_note_on_variants(list(variants.values()), recipe, judge))
+        for variant in variants.values():
+            left = {size: _Size(LaneProgram(size, recipe), family[size], capacity) for size in variant}
+            while left:
+                refused: dict[Architecture, _Size] = {}
+                for run in _divide(left, capacity):
+                    *smaller, largest = run
+                    verdicts = {size: judge(left[size].program, left[largest].program) for size in smaller}
+                    grounds = {verdict.grounds for verdict in verdicts.values()}
+                    weakest = next((ground for ground in (PROBED, PROVEN) if ground in grounds), "")
+                    kept = [left[size] for size in run if size == largest or verdicts[size].grounds]
+                    buckets.append(_bucket(kept, capacity, weakest))
+                    apart = [size for size in smaller if not verdicts[size].grounds]
+                    refused |= {size: left[size] for size in apart}
+                    reasons = [verdicts[size].reason for size in apart if verdicts[size].reason]
+                    if reasons:
+                        notes.append(_note(apart[0], largest, reasons[0]))
+                left = refused
     buckets.sort(key=lambda bucket: -bucket.seconds * bucket.makespan)
     return Packing(tuple(buckets), tuple(dict.fromkeys(notes)))
 
@@ -140,19 +147,10 @@ def _families(trials: Sequence[Counted]) -> list[tuple[Recipe, Sizes]]:
     return list(families.values())
 
 
-def _kinds(sizes: Iterable[Architecture], recipe: Recipe) -> list[list[Architecture]]:
-    """Divide sizes by what they compute, shapes apart; each kind sorted by parameters."""
-    kinds: dict[int, list[Architecture]] = {}
-    ordered = sorted(sizes, key=_parameters)
-    for size in ordered:
-        kinds.setdefault(0 if len(ordered) == 1 else kind_of(size, recipe), []).append(size)
-    return list(kinds.values())
-
-
-def kind_of(architecture: Architecture, recipe: Recipe) -> int:
+def skeletons(architecture: Architecture, recipe: Recipe) -> int:
     """Return a hash of what a size computes in training and in evaluation, shapes apart; it holds in this process."""
     programs = traced_slope(architecture, recipe), traced_evaluation(architecture, recipe.batch_size)
-    return hash(tuple(skeleton(each.program) for each in programs))
+    return hash(tuple(skeleton(traced.program) for traced in programs))
 
 
 def _parameters(architecture: Architecture) -> int:
@@ -163,14 +161,14 @@ def _note(small: Architecture, large: Architecture, reason: str) -> str:
     return f"{small.title} is not packed with {large.title}: {reason}"
 
 
-def _note_on_kinds(kinds: Sequence[Sequence[Architecture]], recipe: Recipe, judge: Judge) -> str:
-    """Say why the first two kinds of a family are apart, and how many there are."""
-    small, large = sorted((max(kind, key=_parameters) for kind in kinds[:2]), key=_parameters)
+def _note_on_variants(variants: Sequence[Sequence[Architecture]], recipe: Recipe, judge: Judge) -> str:
+    """Say why the first two variants of a family are apart, and how many there are."""
+    small, large = sorted((variant[-1] for variant in variants[:2]), key=_parameters)
     reason = "neither fits into the other"
     if fits_into(small, large):
         verdict = judge(LaneProgram(small, recipe), LaneProgram(large, recipe))
         reason = verdict.reason or "they compute something else"
-    further = f"; its sizes run {len(kinds)} different programs" if len(kinds) > 2 else ""
+    further = f"; its sizes run {len(variants)} different programs" if len(variants) > 2 else ""
     return _note(small, large, reason + further)
 
 
@@ -194,102 +192,74 @@ def _horizons(trials: Iterable[Counted]) -> Counter[int]:
     return counts
 
 
-def _divide(group: Mapping[Architecture, _Size], capacity: Capacity) -> list[Bucket]:
+def _divide(group: Mapping[Architecture, _Size], capacity: Capacity) -> list[list[Architecture]]:
     """Cut the sorted sizes into runs of least total cost: best[j] = min over i of best[i] + cost of sizes i..j-1."""
     sizes = list(group)
     best: list[tuple[float, int]] = [(0.0, 0)]  # cost of the sizes so far, and where their last run begins
     for end in range(1, len(sizes) + 1):
         largest = group[sizes[end - 1]]
-        counts: Counter[int] = Counter()
-        chosen = (math.inf, 0)
+        horizons: Counter[int] = Counter()
+        cheapest = (math.inf, 0)
         for begin in reversed(range(end)):
             if not fits_into(sizes[begin], sizes[end - 1]):
                 break
-            counts = counts + group[sizes[begin]].horizons
+            horizons = horizons + group[sizes[begin]].horizons
             before = best[begin][0] + capacity.speed.compile
-            chosen = min(
-                chosen, (before + _filled(counts, largest, capacity, at_most=chosen[0] - before).seconds, begin)
-            )
-        best.append(chosen)
-    buckets, end = [], len(sizes)
+            filling = _filled(horizons, largest, capacity, at_most=cheapest[0] - before)
+            cheapest = min(cheapest, (before + filling.seconds, begin))
+        best.append(cheapest)
+    runs, end = [], len(sizes)
     while end:
         begin = best[end][1]
-        buckets.append(_bucket({size: group[size] for size in sizes[begin:end]}, capacity))
+        runs.append(sizes[begin:end])
         end = begin
-    return buckets[::-1]
+    return runs[::-1]
 
 
-@dataclass(frozen=True, order=True)
-class _Filling:
+class _Filling(NamedTuple):
     """A number of lanes, and what the cost model says of it."""
 
     seconds: float  # of the whole bucket
-    fewer_lanes: int  # the number of lanes, negative: of two equally fast ones the larger is better
-    makespan: int = 0
+    lanes: int
+    makespan: int
 
 
 def _filled(counts: Mapping[int, int], size: _Size, capacity: Capacity, *, at_most: float = math.inf) -> _Filling:
     """Return the best number of lanes for a bucket of these horizons; beyond `at_most` seconds any will do."""
     horizons, copies = zip(*sorted(counts.items(), reverse=True), strict=True)
     trials, steps = sum(copies), sum(map(operator.mul, horizons, copies))
-    most = min(trials, size.most_lanes)
-
-    def bounded() -> Iterator[tuple[float, int, float]]:
-        """Yield what each number of lanes costs at least, and for each step."""
-        for lanes in _lane_counts(trials, most, devices=capacity.devices):
-            seconds = capacity.speed.overhead + lanes * size.lane_seconds
-            yield seconds * max(horizons[0], steps / (lanes * capacity.devices)), lanes, seconds
-
-    best = _Filling(math.inf, 0)
-    for least, lanes, seconds in sorted(bounded()):
+    # What each number of lanes costs at least: no makespan is calculated for one that cannot be the best.
+    bounds = []
+    for lanes in _lane_counts(trials, min(trials, size.most_lanes), devices=capacity.devices):
+        seconds = capacity.speed.overhead + lanes * size.lane_seconds
+        bounds.append((seconds * max(horizons[0], steps / (lanes * capacity.devices)), lanes, seconds))
+    best = _Filling(math.inf, 0, 0)
+    for least, lanes, seconds in sorted(bounds):
         if least > min(best.seconds, at_most) * (1 + ROUNDING):
             break
         longest = makespan(horizons, lanes * capacity.devices, copies=copies)
-        best = min(best, _Filling(seconds * longest, -lanes, longest))
+        # Of two equally fast numbers of lanes the larger is better.
+        best = min(
+            best, _Filling(seconds * longest, lanes, longest), key=lambda filling: (filling.seconds, -filling.lanes)
+        )
     return best
 
 
-def _bucket(sizes: Mapping[Architecture, _Size], capacity: Capacity) -> Bucket:
+def _bucket(sizes: Sequence[_Size], capacity: Capacity, grounds: str) -> Bucket:
     """Form a bucket of sizes, the largest last, with the number of lanes that its horizons pack best into."""
-    largest = sizes[list(sizes)[-1]]
-    trials = [counted for size in sizes.values() for counted in size.trials]
-    filling = _filled(functools.reduce(operator.add, (size.horizons for size in sizes.values())), largest, capacity)
-    lanes = -filling.fewer_lanes
-    seconds = capacity.speed.overhead + lanes * largest.lane_seconds
+    largest = sizes[-1]
+    trials = [counted for size in sizes for counted in size.trials]
+    filling = _filled(_horizons(trials), largest, capacity)
+    seconds = capacity.speed.overhead + filling.lanes * largest.lane_seconds
     return Bucket(
         program=largest.program,
         counted=tuple(sorted(trials, key=lambda counted: -counted.trial.settings.steps)),
-        lanes=lanes,
+        lanes=filling.lanes,
         seconds=seconds,
         makespan=filling.makespan,
         call_steps=max(1, int(min(CALL_SECONDS / seconds, CALL_EXAMPLES / largest.program.recipe.batch_size))),
+        grounds=grounds,
     )
-
-
-def _judged(bucket: Bucket, judge: Judge) -> tuple[Bucket, list[Architecture], str]:
-    """Return a bucket with the grounds of its packing, the sizes that may not be in it, and why the first may not."""
-    grounds, refused, reason = "", [], ""
-    for size in bucket.architectures:
-        if size == bucket.program.architecture:
-            continue
-        verdict = judge(replace(bucket.program, architecture=size), bucket.program)
-        if not verdict.grounds:
-            refused.append(size)
-            reason = reason or verdict.reason
-        elif grounds != PROBED:
-            grounds = verdict.grounds
-    return replace(bucket, grounds=grounds), refused, reason
-
-
-def _rebuilt(
-    bucket: Bucket, group: Mapping[Architecture, _Size], left: Mapping[Architecture, _Size], capacity: Capacity
-) -> Bucket:
-    """Return a bucket without the sizes that have left it."""
-    sizes = [size for size in group if size in set(bucket.architectures)]
-    kept = {size: group[size] for size in sizes if size not in left}
-    if len(kept) == len(sizes):
-        return bucket
-    return replace(_bucket(kept, capacity), grounds=bucket.grounds)
 
 
 def _lane_counts(trials: int, most: int, *, devices: int) -> list[int]:
@@ -330,9 +300,9 @@ def waste(buckets: Sequence[Bucket], *, devices: int) -> tuple[int, int, int]:
     """Return (useful FLOPs of all trials, FLOPs added by padding, FLOPs of lanes that idle at the end)."""
     useful = padding = idle = 0
     for bucket in buckets:
-        own, padded = _bucket_flops(bucket)
-        useful += own
-        padding += padded - own
+        true, padded = _flops(bucket)
+        useful += true
+        padding += padded - true
         busy = sum(steps * count for steps, count in bucket.horizons.items())
         step = step_flops(bucket.program.architecture, bucket.program.recipe)
         idle += step * max(0, bucket.makespan * bucket.lanes * devices - busy)
@@ -341,16 +311,16 @@ def waste(buckets: Sequence[Bucket], *, devices: int) -> tuple[int, int, int]:
 
 def padding_share(bucket: Bucket) -> float:
     """Return the share of a bucket's FLOPs that is spent on the zeros of its smaller sizes."""
-    own, padded = _bucket_flops(bucket)
-    return 1 - own / padded
+    true, padded = _flops(bucket)
+    return 1 - true / padded
 
 
-def _bucket_flops(bucket: Bucket) -> tuple[int, int]:
-    """Return the FLOPs of all trials of a bucket, at their own sizes and padded to the largest."""
-    recipe, own, padded = bucket.program.recipe, 0, 0
+def _flops(bucket: Bucket) -> tuple[int, int]:
+    """Return the FLOPs of all trials of a bucket, at their true sizes and padded to the largest."""
+    recipe, true, padded = bucket.program.recipe, 0, 0
     step = step_flops(bucket.program.architecture, recipe)
     for counted in bucket.counted:
         steps = counted.steps * counted.copies
-        own += step_flops(counted.trial.architecture, recipe) * steps
+        true += step_flops(counted.trial.architecture, recipe) * steps
         padded += step * steps
-    return own, padded
+    return true, padded

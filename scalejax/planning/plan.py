@@ -4,7 +4,7 @@ import contextlib
 import fnmatch
 import functools
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import jax
@@ -12,12 +12,14 @@ import jax
 from scalejax.data import DataCard, describe
 from scalejax.models import FAMILIES
 from scalejax.planning import limits
-from scalejax.planning.device_specs import DeviceKind, local_kind
-from scalejax.planning.packing import PROBED, PROVEN, Capacity, Packing, Verdict, kind_of, pack, waste
+from scalejax.planning.device_specs import DeviceSpec, local_spec
+from scalejax.planning.packing import Capacity, Packing, Verdict, pack, skeletons, waste
 from scalejax.planning.proof.prove import prove
 from scalejax.planning.trial import Counted, Trial, expand, expand_counted, family_name
 from scalejax.rules import SpecError, nearest, shown
 from scalejax.spec import Sweep, check_models
+from scalejax.spec.rules import SpecError, nearest, shown
+from scalejax.spec.sweep import PROBED, PROVEN
 from scalejax.train.cost import SPEEDS, data_bytes, lane_bytes
 from scalejax.train.recipe import LaneProgram
 from scalejax.train.task import Task
@@ -59,7 +61,7 @@ class Plan:
     @functools.cached_property
     def trials(self) -> tuple[Trial, ...]:
         """Its trials, in the order of the sweep file."""
-        return tuple(each.trial for each in self.counted)
+        return tuple(counted.trial for counted in self.counted)
 
     @property
     def task(self) -> Task:
@@ -69,7 +71,7 @@ class Plan:
     @property
     def count(self) -> int:
         """Number of trials."""
-        return sum(each.copies for each in self.counted)
+        return sum(counted.copies for counted in self.counted)
 
     @property
     def waste(self) -> float:
@@ -78,48 +80,45 @@ class Plan:
         return extra / (self.useful_flops + extra)
 
 
-def check_sweep(sweep: Sweep, *, kind: DeviceKind | None = None) -> None:
+def check_sweep(sweep: Sweep, *, spec: DeviceSpec | None = None) -> None:
     """Hold a sweep against the families and the data sources that there are, and against what a machine can do.
 
     Args:
         sweep: the question.
-        kind: of devices that are not here, as for `make_plan`.
+        spec: of devices that are not here, as for `make_plan`.
 
     Raises:
         SweepError: it asks for what they do not have, for absurdly much, or two builders go by one name.
     """
     check_models(sweep, FAMILIES)
     card = describe(sweep.data)
-    limits.check_counts(sweep, card, counted=kind is not None)
-    limits.check_data(card, kind)
+    limits.check_counts(sweep, card, counted=spec is not None)
+    limits.check_data(card, spec)
     names: dict[str, object] = dict(FAMILIES)
     for index, grid in enumerate(sweep.models):
-        if not isinstance(grid.family, str):
-            name = family_name(grid)
-            if names.setdefault(name, grid.family) is not grid.family:
-                says = (
-                    f"another family is called {name} too, and their rows could not be told apart; rename the builder"
-                )
-                raise SpecError(says, table="models", keys=("family",), index=index)
+        name = family_name(grid)
+        if not isinstance(grid.family, str) and names.setdefault(name, grid.family) is not grid.family:
+            why = f"another family is called {name} too, and their rows could not be told apart; rename the builder"
+            raise SpecError(why, table="models", keys=("family",), index=index)
 
 
 def make_plan(
-    sweep: Sweep, *, devices: int | None = None, kind: DeviceKind | None = None, probe: Probe | None = None
+    sweep: Sweep, *, devices: int | None = None, spec: DeviceSpec | None = None, probe: Probe | None = None
 ) -> Plan:
     """Expand a sweep into trials and pack them.
 
     Args:
         sweep: the question.
         devices: how many to plan for; default: those of this machine.
-        kind: of devices that are not here. Such a plan is for simulation: it counts trials and does not spell them out.
+        spec: of devices that are not here. Such a plan is for simulation: it counts trials and does not spell them out.
         probe: tries sizes for which there is no proof, if the sweep asks for that; without one they are not packed.
 
     Raises:
         SweepError: the sweep asks for what its data or its families do not have, or for halving that halves nothing.
     """
-    check_sweep(sweep, kind=kind)
+    check_sweep(sweep, spec=spec)
     with _collecting_later():
-        return _planned(sweep, devices=devices, kind=kind, probe=probe)
+        return _planned(sweep, devices=devices, spec=spec, probe=probe)
 
 
 @contextlib.contextmanager
@@ -134,31 +133,36 @@ def _collecting_later() -> Iterator[None]:
             gc.enable()
 
 
-def _planned(sweep: Sweep, *, devices: int | None, kind: DeviceKind | None, probe: Probe | None) -> Plan:
-    card = describe(sweep.data)
-    trials = expand_counted(sweep, card) if kind else expand(sweep, card)
-    if sweep.train.halving and not any(counted.trial.rungs for counted in trials):
-        says = "no rung comes before the end of any trial; expected smaller rungs, or a smaller train.evaluate_every"
-        raise SpecError(says, table="train", keys=("halving",))
-    _check_decay(sweep, trials)
-    limits.check_models(trials, card, kind)
-    count, device = devices or len(jax.local_devices()), kind or local_kind()
-    capacity = Capacity(
-        devices=count,
-        state_bytes=STATE_SHARE * device.memory,
-        step_bytes=STEP_SHARE * device.memory,
-        speed=SPEEDS[device.platform],  # as a run there would: its packing depends on no finer figures
-    )
+def _planned(sweep: Sweep, *, devices: int | None, spec: DeviceSpec | None, probe: Probe | None) -> Plan:
+    card, train = describe(sweep.data), sweep.train
+    trials = expand_counted(sweep, card) if spec else expand(sweep, card)
+    if train.halving and not any(counted.trial.rungs for counted in trials):
+        why = "no rung comes before the end of any trial; expected smaller rungs, or a smaller train.evaluate_every"
+        raise SpecError(why, table="train", keys=("halving",))
+    sizes = {counted.trial.architecture: None for counted in trials}
+    parameters = dict.fromkeys(name for size in sizes for name in size.parameter_names) if train.weight_decay_on else ()
+    for pattern in train.weight_decay_on or ():
+        if not fnmatch.filter(parameters, pattern):
+            why = f"{shown(pattern)} is the name of no parameter; {nearest(pattern, parameters)}"
+            raise SpecError(why, table="train", keys=("weight_decay_on",))
+    limits.check_models(trials, card, spec)
 
+    devices, spec = devices or len(jax.local_devices()), spec or local_spec()
+    capacity = Capacity(
+        devices=devices,
+        state_bytes=STATE_SHARE * spec.memory,
+        step_bytes=STEP_SHARE * spec.memory,
+        speed=SPEEDS[spec.platform],  # as a run there would: its packing depends on no finer figures
+    )
     judge = functools.partial(_judge, probe if sweep.packing == PROBED else None)
     packing = pack(trials, capacity=capacity, judge=judge)
-    useful, padding, idle = waste(packing.buckets, devices=count)
+    useful, padding, idle = waste(packing.buckets, devices=devices)
     return Plan(
         sweep=sweep,
         card=card,
         counted=tuple(trials),
         packing=packing,
-        devices=count,
+        devices=devices,
         useful_flops=useful,
         padding_flops=padding,
         idle_flops=idle,
@@ -167,26 +171,13 @@ def _planned(sweep: Sweep, *, devices: int | None, kind: DeviceKind | None, prob
     )
 
 
-def _check_decay(sweep: Sweep, trials: Sequence[Counted]) -> None:
-    """Refuse a pattern of parameters that no model of the sweep has."""
-    if sweep.train.weight_decay_on is None:
-        return
-    names = dict.fromkeys(
-        name for size in {each.trial.architecture for each in trials} for name in size.parameter_names
-    )
-    for pattern in sweep.train.weight_decay_on:
-        if not fnmatch.filter(names, pattern):
-            says = f"{shown(pattern)} is the name of no parameter; {nearest(pattern, names)}"
-            raise SpecError(says, table="train", keys=("weight_decay_on",))
-
-
 def _judge(probe: Probe | None, small: LaneProgram, large: LaneProgram) -> Verdict:
-    """Say whether a size may run in the program of a larger one: if that is proven or, by request, if it seems so."""
+    """Say whether a size may run in the program of a larger one: if that is proven or, by request, not refuted."""
     proof = prove(small, large)
     if proof.proven:
         return Verdict(PROVEN)
-    kinds = {kind_of(program.architecture, program.recipe) for program in (small, large)}
-    if probe is None or len(kinds) > 1:  # what is known to compute something else is not tried
+    alike = len({skeletons(program.architecture, program.recipe) for program in (small, large)}) == 1
+    if probe is None or not alike:  # what is known to compute something else is not tried
         return Verdict("", proof.reason)
     refuted = probe(small, large)
     return Verdict("", f"{proof.reason}, and {refuted}") if refuted else Verdict(PROBED)

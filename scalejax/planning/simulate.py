@@ -1,14 +1,13 @@
 """A plan simulated on its devices, here or elsewhere: how long it takes, what is wasted, what limits it."""
 
 import math
-import statistics
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from scalejax.errors import SweepError
-from scalejax.planning.device_specs import DeviceKind
-from scalejax.planning.forecast import Timing
+from scalejax.planning.device_specs import DeviceSpec
+from scalejax.planning.forecast import Timing, completed
 from scalejax.planning.packing import Bucket, fitting_lanes, padding_share
 from scalejax.planning.plan import STATE_SHARE, Plan
 from scalejax.planning.schedule import Load, Schedule, schedule
@@ -21,10 +20,10 @@ LARGE_SHARE = 0.25  # of the devices' time: what takes that much is called the l
 
 @dataclass(frozen=True)
 class Simulation:
-    """How a plan would go on its devices if every trial takes the steps that it is counted with.
+    """How a plan runs on its devices if every trial takes the steps that it is counted with.
 
     Attributes:
-        kind: of device.
+        device: the name of their spec.
         devices: how many.
         source: of the speeds, in words.
         total: seconds of wall time.
@@ -37,7 +36,7 @@ class Simulation:
         lanes: of the program with the most work.
     """
 
-    kind: str
+    device: str
     devices: int
     source: str
     total: float
@@ -55,46 +54,66 @@ class Simulation:
         return self.shares["training"] + self.shares["evaluation"]
 
 
-def simulate(plan: Plan, kind: DeviceKind, *, timings: Sequence[Timing | None] | None = None) -> Simulation:
+def simulate(plan: Plan, spec: DeviceSpec, *, timings: Sequence[Timing | None] | None = None) -> Simulation:
     """Simulate a plan on its number of devices; nothing is compiled or timed.
 
     Args:
         plan: made for these devices; of its trials only the numbers of each horizon matter.
-        kind: of the devices.
+        spec: of the devices.
         timings: of the program of each bucket where it was timed on such a device. The others are corrected by what
             those have shown.
 
     Raises:
         SweepError: it would take minutes to simulate.
     """
-    buckets = plan.packing.buckets
+    card, buckets, speed = plan.card, plan.packing.buckets, spec.speed
     rounds = math.ceil(sum(bucket.count / (bucket.lanes * plan.devices) for bucket in buckets))
     if rounds > MOST_ROUNDS:
-        says = f"each device would train {rounds:,} rounds of trials, more than the {MOST_ROUNDS:,} that are simulated"
-        raise SweepError(f"{says}; ask for fewer trials, or for more --devices")
+        why = f"each device would train {rounds:,} rounds of trials, more than the {MOST_ROUNDS:,} that are simulated"
+        raise SweepError(f"{why}; ask for fewer trials, or for more --devices")
     timings = timings or [None] * len(buckets)
-    loads = _corrected([_load(bucket, plan, kind) for bucket in buckets], timings, plan)
-    done = schedule(loads, plan.devices)
-    shares = _shares(plan, loads, done)
+    estimates = [
+        Timing(
+            step=speed.overhead + bucket.lanes * lane_seconds(bucket.program, speed),
+            evaluation=measuring_seconds(bucket.program, card.validation_examples, speed=speed),
+            test=measuring_seconds(bucket.program, card.test_examples, speed=speed),
+        )
+        for bucket in buckets
+    ]
+    loads = [
+        Load(
+            horizons=tuple(bucket.horizons),
+            copies=tuple(bucket.horizons.values()),
+            measuring=_measuring(bucket, timing),
+            lanes=bucket.lanes,
+            step=timing.step,
+            compiling=compile_seconds(len(bucket.architectures), speed=speed),
+            rank=bucket.seconds / bucket.lanes,
+            skips_idle=bucket.program.mode == "map",
+        )
+        for bucket, timing in zip(buckets, completed(timings, estimates), strict=True)
+    ]
+    result = schedule(loads, plan.devices)
+    shares = _shares(plan, loads, result)
     seconds = [
         packs * load.compiling + stepping + load.all_measuring
-        for load, packs, stepping in zip(loads, done.packs, done.stepping, strict=True)
+        for load, packs, stepping in zip(loads, result.packs, result.stepping, strict=True)
     ]
     heaviest = max(range(len(loads)), key=seconds.__getitem__)
-    fitting = fitting_lanes(buckets[heaviest].program, STATE_SHARE * kind.memory)
+    fitting = fitting_lanes(buckets[heaviest].program, STATE_SHARE * spec.memory)
     floor, lanes = max(load.floor for load in loads), loads[heaviest].lanes
     return Simulation(
-        kind=kind.name,
+        device=spec.name,
         devices=plan.devices,
-        source="from programs timed on this machine" if any(timings) else kind.source,
-        total=done.makespan,
-        seconds=tuple(each / plan.devices for each in seconds),
+        source="from programs timed on this machine" if any(timings) else spec.source,
+        total=result.makespan,
+        seconds=tuple(total / plan.devices for total in seconds),
         timed=tuple(timing is not None for timing in timings),
         shares=shares,
         limit=_limit(
             shares,
-            near_floor=done.makespan <= NEAR_FLOOR * floor,
-            cramped=lanes == fitting < min(kind.speed.lanes, buckets[heaviest].count),
+            near_floor=result.makespan <= NEAR_FLOOR * floor,
+            cramped=lanes == fitting < min(speed.lanes, buckets[heaviest].count),
         ),
         floor=floor,
         twice=schedule(loads, 2 * plan.devices).makespan,
@@ -102,56 +121,20 @@ def simulate(plan: Plan, kind: DeviceKind, *, timings: Sequence[Timing | None] |
     )
 
 
-def _load(bucket: Bucket, plan: Plan, kind: DeviceKind) -> Load:
-    """Return a bucket as the schedule sees it, with the speed of a kind of device."""
-    card, program, counts = plan.card, bucket.program, bucket.horizons
-    evaluation, test = (
-        measuring_seconds(program, examples, speed=kind.speed)
-        for examples in (card.validation_examples, card.test_examples)
-    )
-    return Load(
-        horizons=tuple(counts),
-        copies=tuple(counts.values()),
-        measuring=_measuring(bucket, evaluation, test),
-        lanes=bucket.lanes,
-        step=kind.speed.overhead + bucket.lanes * lane_seconds(program, kind.speed),
-        compiling=compile_seconds(len(bucket.architectures), speed=kind.speed),
-        rank=bucket.seconds / bucket.lanes,
-        skips_idle=program.mode == "map",
-    )
-
-
-def _measuring(bucket: Bucket, evaluation: float, test: float) -> tuple[float, ...]:
-    """Return the seconds of all evaluations and the test of a trial, for each horizon, given those of one."""
-    evaluations: Counter[int] = Counter()
-    tests: Counter[int] = Counter()
+def _measuring(bucket: Bucket, timing: Timing) -> tuple[float, ...]:
+    """Return the mean seconds of all evaluations and the test of a trial, for each horizon."""
+    seconds: defaultdict[int, float] = defaultdict(float)
     for counted in bucket.counted:
-        steps = counted.steps
-        evaluations[steps] += counted.copies * math.ceil(steps / counted.trial.evaluate_every)
-        tests[steps] += counted.copies * (counted.expected_stop is None)  # what halving stops is not tested
-    return tuple(
-        (test * tests[steps] + evaluation * evaluations[steps]) / count for steps, count in bucket.horizons.items()
-    )
+        evaluations = math.ceil(counted.steps / counted.trial.evaluate_every)
+        tests = counted.expected_stop is None  # what halving stops is not tested
+        seconds[counted.steps] += counted.copies * (evaluations * timing.evaluation + tests * timing.test)
+    return tuple(seconds[steps] / count for steps, count in bucket.horizons.items())
 
 
-def _corrected(loads: Sequence[Load], timings: Sequence[Timing | None], plan: Plan) -> list[Load]:
-    """Replace the estimated times of steps and measurements by those that are remembered."""
-    ratios = [timing.step / load.step for load, timing in zip(loads, timings, strict=True) if timing]
-    usual = statistics.median(ratios) if ratios else 1.0
-    corrected = []
-    for load, bucket, timing in zip(loads, plan.packing.buckets, timings, strict=True):
-        if timing:
-            measuring, step = _measuring(bucket, timing.evaluation, timing.test), timing.step
-        else:
-            measuring, step = tuple(usual * seconds for seconds in load.measuring), usual * load.step
-        corrected.append(replace(load, step=step, measuring=measuring))
-    return corrected
-
-
-def _shares(plan: Plan, loads: Sequence[Load], done: Schedule) -> dict[str, float]:
+def _shares(plan: Plan, loads: Sequence[Load], result: Schedule) -> dict[str, float]:
     """Divide the time of all devices by what it is spent on."""
     spent = dict.fromkeys(("training", "evaluation", "padding", "idle_lanes", "idle_devices", "compilation"), 0.0)
-    for load, bucket, packs, stepping in zip(loads, plan.packing.buckets, done.packs, done.stepping, strict=True):
+    for load, bucket, packs, stepping in zip(loads, plan.packing.buckets, result.packs, result.stepping, strict=True):
         occupied = load.trial_steps * load.step / load.lanes
         padding = padding_share(bucket)
         spent["training"] += (1 - padding) * occupied
@@ -159,7 +142,7 @@ def _shares(plan: Plan, loads: Sequence[Load], done: Schedule) -> dict[str, floa
         spent["idle_lanes"] += max(0.0, stepping - occupied)  # below zero by rounding only
         spent["evaluation"] += load.all_measuring
         spent["compilation"] += packs * load.compiling
-    every = plan.devices * done.makespan
+    every = plan.devices * result.makespan
     spent["idle_devices"] = max(0.0, every - sum(spent.values()))
     return {name: seconds / every for name, seconds in spent.items()}
 

@@ -6,16 +6,6 @@ from typing import Any
 from scalejax.report.progress import duration, quantity
 from scalejax.text import number_of
 
-# What the devices' time is spent on -> in words.
-SPENT = {
-    "training": "training",
-    "evaluation": "evaluation",
-    "padding": "padding",
-    "idle_lanes": "idle lanes",
-    "idle_devices": "idle devices",
-    "compilation": "compilation",
-}
-
 
 def plan_lines(facts: Mapping[str, Any]) -> list[str]:
     """Return a plan, given as plain data, in lines of text.
@@ -53,7 +43,7 @@ def plan_lines(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _simulation_lines(done: Mapping[str, Any], devices: int, *, kind: str) -> list[str]:
-    shares = ", ".join(f"{done['shares'][name]:.1%} {words}" for name, words in SPENT.items() if done["shares"][name])
+    shares = ", ".join(f"{share:.1%} {name.replace('_', ' ')}" for name, share in done["shares"].items() if share)
     makespan, floor, twice = (duration(done[f"{name}_seconds"]) for name in ("makespan", "floor", "twice_the_devices"))
     compiling = done["shares"]["compilation"] / (1 - done["shares"]["idle_devices"])
     limits = {

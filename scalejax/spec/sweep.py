@@ -33,6 +33,7 @@ from scalejax.rules import (
 TASKS = "classification", "regression"
 OPTIMIZERS = "adamw", "sgd", "momentum", "lion"
 MOST_SEEDS = 10_000  # `seeds = 3000000` is a slip, and would be expanded before anyone could notice
+PROVEN, PROBED = "proven", "probed"  # the grounds on which sizes may share a program
 NOT_KNOBS = ("inputs", "outputs", "classes", "rngs")  # parameters of a builder that the engine fills in
 # Columns of the trial table, in which every knob has a column of its own.
 TRIAL_COLUMNS = (
@@ -285,7 +286,7 @@ class Sweep:
     train: TrainSpec = field(metadata={"rule": _part(TrainSpec)})
     seeds: tuple[int, ...] = field(default=(0,), metadata={"rule": _seeds})
     # "probed": sizes without a proof share a program if a probe finds no difference
-    packing: str = field(default="proven", metadata=must(str, choices=("proven", "probed")))
+    packing: str = field(default=PROVEN, metadata=must(str, choices=(PROVEN, PROBED)))
     # A name, a task of one's own, or None: what the targets say.
     task: Any = field(default=None, metadata={"rule": _task})
 

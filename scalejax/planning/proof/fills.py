@@ -5,6 +5,7 @@ holds the small one's in its corner; along each axis that is longer, the entries
 """
 
 import enum
+import functools
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ class Unknown(enum.Enum):
 
 Fill = np.generic | Unknown  # a number that all entries of a region are, or how much is known of them
 ZERO = np.float32(0)
-ORDER = list(Unknown)
+CERTAINTY = list(Unknown)  # from much to nothing
 
 
 def is_zero(fill: Fill | None) -> bool:
@@ -42,22 +43,24 @@ def is_finite(fill: Fill | None) -> bool:
 
 def join(one: Fill, other: Fill) -> Fill:
     """Return what is known of entries that are of the one or of the other region."""
-    if one is other or (isinstance(one, np.generic) and isinstance(other, np.generic) and _equal(one, other)):
+    if one is other:
         return one
-    return weakest(one, other)
+    numbers = isinstance(one, np.generic) and isinstance(other, np.generic)
+    both_nan = numbers and one != one and other != other
+    return one if both_nan or (numbers and one == other) else weakest(one, other)
 
 
 def weakest(*fills: Fill) -> Unknown:
     """Return what is known of numbers made of all these without division by any: finite if all are."""
     if len(fills) == 1 and fills[0] is Unknown.POSITIVE:
         return Unknown.POSITIVE
-    worst = ORDER.index(Unknown.FINITE)
+    worst = CERTAINTY.index(Unknown.FINITE)
     for fill in fills:
         if isinstance(fill, Unknown):
-            worst = max(worst, ORDER.index(fill))
+            worst = max(worst, CERTAINTY.index(fill))
         elif not np.isfinite(fill):
             return Unknown.ANY
-    return ORDER[worst]
+    return CERTAINTY[worst]
 
 
 @dataclass(frozen=True)
@@ -105,8 +108,8 @@ class Value:
             return self.whole
         if not self.large:
             return Unknown.SHARED if self.whole is Unknown.FINITE else self.whole
-        found = self.fill[axis]
-        return self.whole if found is None else found
+        fill = self.fill[axis]
+        return self.whole if fill is None else fill
 
 
 def value(
@@ -148,10 +151,6 @@ def joined(one: Value, other: Value) -> Value:
     )
 
 
-def _equal(one: np.generic, other: np.generic) -> bool:
-    return bool(one == other) or (one != one and other != other)
-
-
 # ---- arithmetic, entry by entry ----
 
 Arithmetic = Callable[..., Any]
@@ -188,7 +187,7 @@ EXACT: dict[str, Arithmetic] = {
 }
 # The same number on every device where nothing is rounded. Where something is, a compiler that contracts a product and
 # a sum into one operation, or reorders sums, comes to another last digit.
-UNROUNDED: dict[str, Callable[..., Fraction]] = {
+UNROUNDED: dict[str, Arithmetic] = {
     "add": operator.add,
     "add_any": operator.add,
     "sub": operator.sub,
@@ -259,8 +258,8 @@ def combine(primitive: str, parameters: dict[str, Any], fills: Sequence[Fill], *
             return fills[1 + int(fills[0])]
         return any_of(fills[1:])
     if len(known) == len(fills):
-        found = _evaluated(primitive, parameters, known, integers=integers)
-        return _finiteness(primitive, parameters, known) if found is None else found
+        result = _evaluated(primitive, parameters, known, integers=integers)
+        return _finiteness(primitive, parameters, known) if result is None else result
     if primitive == "mul" and any(map(is_zero, fills)):
         return next(fill for fill in fills if is_zero(fill)) if all(map(is_finite, fills)) else Unknown.ANY
     if primitive == "div" and is_zero(fills[0]):
@@ -294,9 +293,9 @@ def _of_partial(primitive: str, fills: Sequence[Fill]) -> Unknown:
 
 
 def _above_zero(fill: Fill) -> bool:
-    return (
-        fill is Unknown.POSITIVE if isinstance(fill, Unknown) else bool(np.isfinite(fill)) and bool(np.sign(fill) == 1)
-    )
+    if isinstance(fill, Unknown):
+        return fill is Unknown.POSITIVE
+    return bool(np.isfinite(fill) and np.sign(fill) == 1)
 
 
 def _is_positive(primitive: str, fills: Sequence[Fill]) -> bool:
@@ -310,10 +309,7 @@ def _is_positive(primitive: str, fills: Sequence[Fill]) -> bool:
 
 def any_of(fills: Sequence[Fill]) -> Fill:
     """Return what is known of entries that are of any of these regions."""
-    found = fills[0]
-    for fill in fills[1:]:
-        found = join(found, fill)
-    return found
+    return functools.reduce(join, fills)
 
 
 def _evaluated(
@@ -322,9 +318,9 @@ def _evaluated(
     """Return the result for known numbers, None where a device may come to another one."""
     with np.errstate(all="ignore"):
         if primitive == "convert_element_type":
-            found = _scalar(np.asarray(numbers[0]).astype(parameters["new_dtype"]))
+            converted = _scalar(np.asarray(numbers[0]).astype(parameters["new_dtype"]))
             # Beyond an integer's range devices differ, and a compiler may leave out a rounding to fewer bits and back.
-            return found if bool(found == numbers[0]) else None
+            return converted if bool(converted == numbers[0]) else None
         if integers and primitive in ("and", "or", "xor", "not"):
             return None
         if primitive in EXACT:
@@ -346,11 +342,14 @@ def _unrounded(primitive: str, numbers: Sequence[np.generic]) -> np.generic | No
     if not jnp.issubdtype(numbers[0].dtype, jnp.inexact):
         if primitive == "div":
             exact = Fraction(int(exact))  # towards zero
-        limits = jnp.iinfo(numbers[0].dtype) if numbers[0].dtype != np.bool_ else None
-        if limits is None or not limits.min <= exact <= limits.max:
+        if numbers[0].dtype == np.bool_:
             return None
-    found = _scalar(np.asarray(float(exact) if exact.denominator > 1 else int(exact)).astype(numbers[0].dtype))
-    return found if np.isfinite(found) and Fraction(found.item()) == exact else None
+        representable = jnp.iinfo(numbers[0].dtype)
+        if not representable.min <= exact <= representable.max:
+            return None
+    number = float(exact) if exact.denominator > 1 else int(exact)
+    rounded = _scalar(np.asarray(number).astype(numbers[0].dtype))
+    return rounded if np.isfinite(rounded) and Fraction(rounded.item()) == exact else None
 
 
 def _finiteness(primitive: str, parameters: dict[str, Any], numbers: Sequence[np.generic]) -> Unknown:
@@ -360,12 +359,12 @@ def _finiteness(primitive: str, parameters: dict[str, Any], numbers: Sequence[np
     if primitive not in ROUNDED or not jnp.issubdtype(numbers[0].dtype, jnp.inexact):
         return Unknown.POSITION if primitive in BITWISE else Unknown.ANY
     with np.errstate(all="ignore"):
-        found = np.asarray(ROUNDED[primitive](*(np.asarray(number).astype(np.float32) for number in numbers)))
-    if not np.isfinite(found):
+        result = np.asarray(ROUNDED[primitive](*(np.asarray(number).astype(np.float32) for number in numbers)))
+    if not np.isfinite(result):
         return Unknown.ANY
-    if abs(found) > LARGE:
+    if abs(result) > LARGE:
         return Unknown.POSITION
-    return Unknown.POSITIVE if found > 0 else Unknown.FINITE
+    return Unknown.POSITIVE if result > 0 else Unknown.FINITE
 
 
 def _scalar(array: np.ndarray) -> np.generic:

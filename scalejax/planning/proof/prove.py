@@ -26,14 +26,15 @@ from jax.extend import core
 
 from scalejax.models.equations import called, closed, constant, settled, text
 from scalejax.planning.proof.fills import ZERO, Fill, Unknown, Value, join, joined, unknown, value
-from scalejax.planning.proof.indexing import INDEXING_RULES
-from scalejax.planning.proof.rules import RULES, Equation, first_wrong, made, refused, shapes_of
+from scalejax.planning.proof.rules import RULES, Equation, PaddingError, Rule, made, shapes_of
 from scalejax.train.recipe import LaneProgram
 from scalejax.train.traced import Traced, traced_descent, traced_evaluation, traced_slope
 
-ALL_RULES = {**RULES, **INDEXING_RULES}
-OWN = "scalejax/train", "scalejax/planning", "scalejax/execute"
-LIBRARIES = tuple(f"/{name}/" for name in ("jax", "jaxlib", "flax", "optax", *OWN))
+OTHER_PARAMETERS = "has other parameters in the larger size"
+LIBRARIES = tuple(
+    f"/{name}/"
+    for name in ("jax", "jaxlib", "flax", "optax", *(f"scalejax/{room}" for room in ("train", "planning", "execute")))
+)
 
 
 @dataclass(frozen=True)
@@ -54,18 +55,18 @@ def prove(small: LaneProgram, large: LaneProgram) -> Proof:
     Args:
         small, large: programs that differ in their architectures alone; `fits_into` holds of these.
     """
-    recipe, own, other = large.recipe, small.architecture, large.architecture
-    for what, one, two in (
-        ("training", traced_slope(own, recipe), traced_slope(other, recipe)),
-        ("evaluation", traced_evaluation(own, recipe.batch_size), traced_evaluation(other, recipe.batch_size)),
+    recipe, sizes = large.recipe, (small.architecture, large.architecture)
+    for what, pair in (
+        ("training", [traced_slope(size, recipe) for size in sizes]),
+        ("evaluation", [traced_evaluation(size, recipe.batch_size) for size in sizes]),
     ):
-        why = _difference(one, two)
+        why = _difference(*pair)
         if why:
             return Proof(False, f"in {what} {why}")
     if small.decayed != large.decayed:
-        name = own.parameter_names[[*map(operator.ne, small.decayed, large.decayed)].index(True)]
+        name = sizes[0].parameter_names[[*map(operator.ne, small.decayed, large.decayed)].index(True)]
         return Proof(False, f"weight decay acts on {name} in one size only")
-    why = _difference_of_descent(_descent(large, own.abstract[1], other.abstract[1]))
+    why = _difference_of_descent(_descent(large, *(size.abstract[1] for size in sizes)))
     return Proof(not why, why and f"in the optimizer {why}")
 
 
@@ -84,47 +85,41 @@ class _Descent:
 
 
 def _descent(program: LaneProgram, small: nnx.State, large: nnx.State) -> _Descent:
-    constants = program.recipe, program.decayed
     pairs = list(zip(jax.tree.leaves(small), jax.tree.leaves(large), strict=True))
 
     def arrays(padded: int) -> tuple[jax.ShapeDtypeStruct, ...]:
-        return tuple(
-            jax.ShapeDtypeStruct(
-                tuple(2 if have == want else padded for have, want in zip(one.shape, other.shape, strict=True)),
-                one.dtype,
-            )
-            for one, other in pairs
-        )
+        shapes = (zip(leaf.shape, wide.shape, strict=True) for leaf, wide in pairs)
+        shrunk = (tuple(2 if have == want else padded for have, want in shape) for shape in shapes)
+        return tuple(jax.ShapeDtypeStruct(shape, leaf.dtype) for shape, (leaf, _) in zip(shrunk, pairs, strict=True))
 
-    return _Descent(constants, jax.tree.structure(large), arrays(2), arrays(3), program)
+    return _Descent((program.recipe, program.decayed), jax.tree.structure(large), arrays(2), arrays(3), program)
 
 
 @functools.cache
 def _difference_of_descent(descent: _Descent) -> str:
     """Say what padding changes in the optimizer; empty if nothing."""
-    small, large = (jax.tree.unflatten(descent.tree, each) for each in (descent.small, descent.large))
+    small, large = (jax.tree.unflatten(descent.tree, arrays) for arrays in (descent.small, descent.large))
     pairs = zip(traced_descent(descent.program, small), traced_descent(descent.program, large), strict=True)
     return next(filter(None, (_difference(*pair) for pair in pairs)), "")
 
 
 def _difference(small: Traced, large: Traced) -> str:
     """Say what padding changes in a program whose operands are zero in their padding; empty if nothing."""
-    for name, one, other in zip(large.takes, small.program.jaxpr.invars, large.program.jaxpr.invars, strict=True):
-        if one.aval.shape != other.aval.shape and jnp.issubdtype(other.aval.dtype, jax.dtypes.extended):
+    operands = []
+    for name, *variables in zip(large.takes, small.program.jaxpr.invars, large.program.jaxpr.invars, strict=True):
+        shapes = shapes_of(*variables)
+        if shapes[0] != shapes[1] and jnp.issubdtype(variables[1].aval.dtype, jax.dtypes.extended):
             return f"{name} holds random keys, one for each entry of an axis that would be padded"
-    operands = [
-        value(*shapes_of(one, other), lambda _: ZERO)
-        for one, other in zip(small.program.jaxpr.invars, large.program.jaxpr.invars, strict=True)
-    ]
+        operands.append(value(*shapes, lambda _: ZERO))
     try:
-        found = follow(small.program, large.program, operands)
+        results = follow(small.program, large.program, operands)
     except DifferentProgramsError as error:
         return str(error)
-    for name, each in zip(large.gives, found, strict=True):
-        if each.wrong:
-            return each.wrong
-        if not each.zero_padded:
-            return f"{each.origin} puts numbers into the padding of {name} that are not zero"
+    for name, result in zip(large.gives, results, strict=True):
+        if result.wrong:
+            return result.wrong
+        if not result.zero_padded:
+            return f"{result.origin} puts numbers into the padding of {name} that are not zero"
     return ""
 
 
@@ -134,99 +129,99 @@ def follow(small: core.ClosedJaxpr, large: core.ClosedJaxpr, operands: Sequence[
     Raises:
         DifferentProgramsError: their equations are not the same.
     """
-    for what, one, two in (
+    for what, few, many in (
         ("constants", small.consts, large.consts),
         ("operands", small.jaxpr.invars, large.jaxpr.invars),
         ("results", small.jaxpr.outvars, large.jaxpr.outvars),
     ):
-        if len(one) != len(two):
-            raise DifferentProgramsError(f"the two sizes have {len(one)} and {len(two)} {what}")
+        if len(few) != len(many):
+            raise DifferentProgramsError(f"the two sizes have {len(few)} and {len(many)} {what}")
     known: dict[Any, Value] = dict(zip(large.jaxpr.invars, operands, strict=True))
     twin: dict[Any, Any] = dict(zip(small.jaxpr.invars, large.jaxpr.invars, strict=True))  # small to large
     twin.update(zip(small.jaxpr.constvars, large.jaxpr.constvars, strict=True))
-    for variable, one, two in zip(large.jaxpr.constvars, small.consts, large.consts, strict=True):
-        known[variable] = _constant(constant(one), constant(two))
+    for variable, *constants in zip(large.jaxpr.constvars, small.consts, large.consts, strict=True):
+        known[variable] = _constant(*map(constant, constants))
 
-    def read(one: Any, two: Any, reader: Equation | None) -> Value:
-        if isinstance(one, core.Literal) != isinstance(two, core.Literal):
-            says = "reads a constant in one size and a computed value in the other"
-            raise DifferentProgramsError(f"{_reader(reader)} {says}")
-        if isinstance(two, core.Literal):
-            return _constant(constant(one.val), constant(two.val))
+    def read(one: Any, two: Any, equation: Equation | None) -> Value:
+        """Return what is known of an operand of an equation, or (None) of a result of the program."""
+        literals = [isinstance(variable, core.Literal) for variable in (one, two)]
+        if literals[0] != literals[1]:
+            raise DifferentProgramsError(
+                f"{_name(equation)} reads a constant in one size and a computed value in the other"
+            )
+        if literals[0]:
+            literal = _constant(constant(one.val), constant(two.val))
+            told = literal.wrong and equation is not None
+            return replace(literal, wrong=f"{_name(equation)} {literal.wrong}") if told else literal
         if twin[one] is not two:
-            raise DifferentProgramsError(f"{_reader(reader)} reads another value in the larger size")
+            raise DifferentProgramsError(f"{_name(equation)} reads another value in the larger size")
         return known[two]
 
-    def operand(pair: tuple[Any, Any], equation: Equation) -> Value:
-        found = read(*pair, equation)
-        literal = isinstance(pair[1], core.Literal) and found.wrong
-        return replace(found, wrong=f"{_name(equation)} {found.wrong}") if literal else found
-
     for one, two in itertools.zip_longest(small.jaxpr.eqns, large.jaxpr.eqns):
+        # The same primitive, on as many operands, with results that are no smaller.
         if one is None or two is None or one.primitive.name != two.primitive.name:
-            names = ("nothing" if each is None else _name(each) for each in (one, two))
+            names = ("nothing" if equation is None else _name(equation) for equation in (one, two))
             where = " in the smaller and ".join(names)
             raise DifferentProgramsError(f"the two sizes run different programs, {where} in the larger")
-        for what, own, other in (("operands", one.invars, two.invars), ("results", one.outvars, two.outvars)):
-            if len(own) != len(other):
-                raise DifferentProgramsError(f"{_name(two)} has {len(own)} {what}, and {len(other)} in the larger size")
+        for what, few, many in (("operands", one.invars, two.invars), ("results", one.outvars, two.outvars)):
+            if len(few) != len(many):
+                raise DifferentProgramsError(f"{_name(two)} has {len(few)} {what}, and {len(many)} in the larger size")
         for before, after in _shapes(one, two):
             if len(before) != len(after) or any(have > want for have, want in zip(before, after, strict=True)):
                 raise DifferentProgramsError(f"{_name(two)} makes {list(before)}, and {list(after)} in the larger size")
-        operands = [operand(pair, two) for pair in zip(one.invars, two.invars, strict=True)]
-        found = _applied(one, two, operands)
-        for own, variable, each in zip(one.outvars, two.outvars, found, strict=True):
-            known[variable], twin[own] = each, variable
-    results = zip(small.jaxpr.outvars, large.jaxpr.outvars, strict=True)
-    return [read(*pair, None) for pair in results]
-
-
-def _reader(equation: Equation | None) -> str:
-    return "the end of the program" if equation is None else _name(equation)
+        # What padding does to it, given what is known of the operands.
+        operands = [read(*pair, two) for pair in zip(one.invars, two.invars, strict=True)]
+        twin.update(zip(one.outvars, two.outvars, strict=True))
+        known.update(zip(two.outvars, _applied(one, two, operands), strict=True))
+    return [read(*pair, None) for pair in zip(small.jaxpr.outvars, large.jaxpr.outvars, strict=True)]
 
 
 def _applied(small: Equation, large: Equation, operands: Sequence[Value]) -> list[Value]:
     """Return the results of one equation, each with what is wrong with it or where its padding comes from."""
-    name = large.primitive.name
-    inner = called(small), called(large)
+    name, inner = large.primitive.name, (called(small), called(large))
     if inner[0] is not None and inner[1] is not None:
-        return [_located(each, operands, large) for each in follow(inner[0], inner[1], operands)]
-    if name in FLOWS:
-        found = FLOWS[name](small, large, operands)
-    elif not _same_parameters(small, large):
-        found = refused(small, large, operands, "has other parameters in the larger size")
-    elif name in ALL_RULES:
-        try:
-            found = ALL_RULES[name](small, large, operands)
-        except (KeyError, IndexError, TypeError, ValueError):  # a form of the primitive that the rule does not know
-            found = refused(small, large, operands, "has a form that cannot be followed")
-    elif any(each.padded for each in operands) or any(one != other for one, other in _shapes(small, large)):
-        found = refused(small, large, operands, "cannot be followed through padding")
-    else:
-        found = made(small, large, lambda _: Unknown.ANY, wrong=first_wrong(operands))
-    return [_explained(each, operands, large) for each in found]
+        return [_located(result, operands, large) for result in follow(inner[0], inner[1], operands)]
+    wrong = next((operand.wrong for operand in operands if operand.wrong), "")
+    try:
+        if name in FLOWS:
+            results = FLOWS[name](small, large, operands)
+        else:
+            if not _same_parameters(small, large):
+                raise PaddingError(OTHER_PARAMETERS)
+            if name in RULES:
+                results = RULES[name](small, large, operands)
+            elif any(operand.padded for operand in operands) or any(one != two for one, two in _shapes(small, large)):
+                raise PaddingError("cannot be followed through padding")
+            else:
+                results = made(small, large, lambda _: Unknown.ANY, whole=Unknown.FINITE)
+            results = [replace(result, wrong=wrong or result.wrong) for result in results]
+    except (PaddingError, KeyError, IndexError, TypeError, ValueError) as error:
+        unfamiliar = "has a form that cannot be followed"  # a form of the primitive that the rule does not know
+        why = wrong or (str(error) if isinstance(error, PaddingError) else unfamiliar)
+        results = [unknown(*shapes, wrong=why) for shapes in _shapes(small, large)]
+    return [_explained(result, operands, large) for result in results]
 
 
 def _explained(result: Value, operands: Sequence[Value], equation: Equation) -> Value:
     """Name the equation in what is wrong, and as the origin of padding that is not zero."""
-    if any(each.made_up for each in operands):
+    if any(operand.made_up for operand in operands):
         result = replace(result, made_up=True)
     elif isinstance(result.whole, Unknown) and not result.made_up:
         result = replace(result, whole=Unknown.FINITE)  # the corner is what the small program computes
+    origin = next((operand.origin for operand in operands if operand.origin), "")
     if result.wrong:
-        if any(each.wrong == result.wrong for each in operands):
+        if any(operand.wrong == result.wrong for operand in operands):
             return result
-        origin = next((f", which {each.origin} has put there" for each in operands if each.origin), "")
-        return replace(result, wrong=f"{_name(equation)} {result.wrong}{origin}")
+        put = origin and f", which {origin} has put there"
+        return replace(result, wrong=f"{_name(equation)} {result.wrong}{put}")
     if result.origin or result.zero_padded:
         return result
-    origin = next((each.origin for each in operands if each.origin), "")
     return replace(result, origin=origin or _name(equation))
 
 
 def _located(result: Value, operands: Sequence[Value], call: Equation) -> Value:
     """Add the line of the user's code to what is wrong inside a call, where the inside does not know it."""
-    if not result.wrong or ", line " in result.wrong or any(each.wrong == result.wrong for each in operands):
+    if not result.wrong or ", line " in result.wrong or any(operand.wrong == result.wrong for operand in operands):
         return result
     return replace(result, wrong=f"{result.wrong}, called by {_name(call)}")
 
@@ -272,24 +267,21 @@ def _scan(small: Equation, large: Equation, operands: Sequence[Value]) -> list[V
     """
     params = large.params
     bodies = closed(small.params["jaxpr"]), closed(params["jaxpr"])
-    for name in ("reverse", "num_consts", "num_carry"):
-        if small.params[name] != params[name]:
-            return refused(small, large, operands, "has other parameters in the larger size")
+    if any(small.params[name] != params[name] for name in ("reverse", "num_consts", "num_carry")):
+        raise PaddingError(OTHER_PARAMETERS)
     first, second = params["num_consts"], params["num_consts"] + params["num_carry"]
     constants, start, stacked = operands[:first], operands[first:second], operands[second:]
-    carry, results = _settled_carry(bodies, constants, start, [_row(each) for each in stacked])
+    carry, results = _settled_carry(bodies, constants, start, [_row(operand) for operand in stacked])
     rows = results[len(carry) :]
     lengths = small.params["length"], params["length"]
     further: list[Value | None] = [None] * len(rows)
     if lengths[0] != lengths[1]:
-        tokens = [replace(each, alias=object(), made_up=True) for each in carry]
-        after = follow(*bodies, [*constants, *tokens, *(_padding_row(each) for each in stacked)])
+        tokens = [replace(carried, alias=object(), made_up=True) for carried in carry]
+        after = follow(*bodies, [*constants, *tokens, *(_padding_row(operand) for operand in stacked)])
         if any(one.alias is not two.alias for one, two in zip(tokens, after[: len(carry)], strict=True)):
-            return refused(
-                small, large, operands, "takes more steps in the larger size, and they change what it carries"
-            )
+            raise PaddingError("takes more steps in the larger size, and they change what it carries")
         further = list(after[len(carry) :])
-    return [*carry, *(_stacked(row, other, lengths) for row, other in zip(rows, further, strict=True))]
+    return [*carry, *(_stacked(*pair, lengths) for pair in zip(rows, further, strict=True))]
 
 
 def _settled_carry(
@@ -299,18 +291,18 @@ def _settled_carry(
     rows: Sequence[Value],
 ) -> tuple[list[Value], list[Value]]:
     """Return what is known of a carry before and after any step, and of a step's results."""
+
+    def facts(carried: Value) -> tuple[Any, ...]:
+        """Return what may still change while a loop is followed again; NaN equals itself."""
+        return (repr(carried.fill), repr(carried.whole), bool(carried.wrong), id(carried.alias))
+
     carry = list(start)
     while True:
         results = follow(*bodies, [*constants, *carry, *rows])
-        after = [joined(one, two) for one, two in zip(carry, results[: len(carry)], strict=True)]
-        if [_facts(each) for each in after] == [_facts(each) for each in carry]:
+        after = [joined(*pair) for pair in zip(carry, results[: len(carry)], strict=True)]
+        if list(map(facts, after)) == list(map(facts, carry)):
             return after, results
         carry = after
-
-
-def _facts(each: Value) -> tuple[Any, ...]:
-    """Return what may still change while a loop is followed again; NaN equals itself."""
-    return (repr(each.fill), repr(each.whole), bool(each.wrong), id(each.alias))
 
 
 def _row(stacked: Value) -> Value:
@@ -320,8 +312,7 @@ def _row(stacked: Value) -> Value:
 
 def _padding_row(stacked: Value) -> Value:
     """Return what a step sees that only the larger size takes."""
-    row = _row(stacked)
-    fill = stacked.fill[0]
+    row, fill = _row(stacked), stacked.fill[0]
     if fill is None:
         return replace(row, made_up=True)
     return value(row.small, row.large, row.region, whole=fill, origin=row.origin, made_up=True)
@@ -340,28 +331,35 @@ def _stacked(row: Value, further: Value | None, lengths: tuple[int, int]) -> Val
 def _while(small: Equation, large: Equation, operands: Sequence[Value]) -> list[Value]:
     """Follow a loop until what it carries does not change any more; its end must not depend on padding."""
     params = large.params
+    if any(small.params[name] != params[name] for name in ("cond_nconsts", "body_nconsts")):
+        raise PaddingError(OTHER_PARAMETERS)
     first, second = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
-    if (small.params["cond_nconsts"], small.params["body_nconsts"]) != (first, second - first):
-        return refused(small, large, operands, "has other parameters in the larger size")
     bodies = closed(small.params["body_jaxpr"]), closed(params["body_jaxpr"])
     carry, _ = _settled_carry(bodies, operands[first:second], operands[second:], ())
     conditions = closed(small.params["cond_jaxpr"]), closed(params["cond_jaxpr"])
     (ends,) = follow(*conditions, [*operands[:first], *carry])
-    return [replace(each, wrong=each.wrong or ends.wrong, alias=None) for each in carry]
+    return [replace(carried, wrong=carried.wrong or ends.wrong, alias=None) for carried in carry]
 
 
 def _cond(small: Equation, large: Equation, operands: Sequence[Value]) -> list[Value]:
     """Follow all branches."""
     which, *rest = operands
     if len(small.params["branches"]) != len(large.params["branches"]):
-        return refused(small, large, operands, "has other branches in the larger size")
+        raise PaddingError("has other branches in the larger size")
     branches = zip(small.params["branches"], large.params["branches"], strict=True)
-    results = [follow(closed(one), closed(two), rest) for one, two in branches]
-    found = [functools.reduce(joined, each) for each in zip(*results, strict=True)]
-    return [replace(each, wrong=each.wrong or which.wrong) for each in found]
+    by_branch = [follow(closed(one), closed(two), rest) for one, two in branches]
+    results = [functools.reduce(joined, alternatives) for alternatives in zip(*by_branch, strict=True)]
+    return [replace(result, wrong=result.wrong or which.wrong) for result in results]
 
 
-FLOWS = {"scan": _scan, "while": _while, "cond": _cond}
+def _barrier(small: Equation, large: Equation, operands: Sequence[Value]) -> list[Value]:
+    """Pass all operands on."""
+    del small, large
+    return list(operands)
+
+
+# What is wrong with an operand of these is not wrong with all results.
+FLOWS: dict[str, Rule] = {"scan": _scan, "while": _while, "cond": _cond, "optimization_barrier": _barrier}
 
 
 def _same_parameters(small: Equation, large: Equation) -> bool:
@@ -382,12 +380,13 @@ def _equal(one: Any, two: Any) -> bool:
     return bool(one == two)
 
 
-def _name(equation: Equation) -> str:
+def _name(equation: Equation | None) -> str:
     """Return what an equation is called in a sentence: its primitive, and where known the line that it stems from."""
+    if equation is None:
+        return "the end of the program"
     name = equation.params.get("name", equation.primitive.name) if called(equation) else equation.primitive.name
     traceback = getattr(equation.source_info, "traceback", None)
-    frames = traceback.frames if traceback is not None else ()
-    for frame in frames:
+    for frame in traceback.frames if traceback is not None else ():
         path = Path(frame.file_name).as_posix()
         if not any(library in path for library in LIBRARIES):
             return f"`{name}` ({Path(path).name}, line {frame.line_num})"
