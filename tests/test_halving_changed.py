@@ -72,7 +72,7 @@ def carry_out(rules, world, before=None, *, calls=10**6, order=(0,), lanes=3):
             ended[parked.trial.trial_id] = ("stopped", parked.slot.step)
 
     if tournament:
-        do(tournament.begin())
+        do(tournament.opening)
     for name, step in before.begun.items():
         parked = Parked(world.slot(by_id[name], step), None)  # type: ignore[arg-type]
         if tournament:

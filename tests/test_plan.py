@@ -21,7 +21,6 @@ from scalejax.planning.simulate import simulate
 from scalejax.planning.trial import expand, horizon
 from scalejax.report.plan import plan_lines
 from scalejax.run.store import Store
-from scalejax.spec.sweep import TRIAL_COLUMNS
 from scalejax.train.cost import step_flops
 
 DATA = DataSpec("mnist1d", train_examples=(20, 200), examples=500, validation_examples=50, test_examples=60)

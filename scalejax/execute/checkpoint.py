@@ -21,15 +21,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scalejax.errors import RunError
+from scalejax.execute import CHECKPOINT_SECONDS
 from scalejax.execute.programs import short_of_memory
 from scalejax.execute.slot import Parked
 from scalejax.execute.snapshot import Arrays, Homes, Manifest, Snapshot, UnreadableError, pack_up, unpack
 from scalejax.planning.outline import CHECKPOINTS_KEPT
+from scalejax.text import first_line
 
 if TYPE_CHECKING:
     from orbax.checkpoint import v1 as ocp
 
-SECONDS = 60.0  # between two checkpoints of a pack, by default
 SEAL = "sha256"  # the file in a checkpoint that vouches for the others
 SPARE_BYTES = 1_000_000  # for the files around the arrays, and for the ledger
 LONGEST_REASON = 120  # characters
@@ -58,7 +59,7 @@ class Checkpoints:
         seconds: between two checkpoints of a pack.
     """
 
-    def __init__(self, folder: Path, *, seconds: float = SECONDS):
+    def __init__(self, folder: Path, *, seconds: float = CHECKPOINT_SECONDS):
         self._folder = folder
         self._seconds = seconds
         self._lock = threading.Lock()
@@ -280,5 +281,5 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
 
 def _reason(error: BaseException) -> str:
     """Return what an error says, short: Orbax and its storage append how they were configured."""
-    line = next(iter(str(error).splitlines()), "").split(" [")[0] or type(error).__name__
+    line = first_line(error).split(" [")[0]
     return line if len(line) <= LONGEST_REASON else f"... {line[-LONGEST_REASON:]}"

@@ -21,6 +21,7 @@ from scalejax.execute.slot import Evaluation, Finished, Parked, Slot
 from scalejax.execute.snapshot import Snapshot, bits, keyed
 from scalejax.planning.packing import Bucket
 from scalejax.planning.trial import Trial
+from scalejax.status import Status
 from scalejax.train.lanes import DeviceData, Order, Outcome, empty
 from scalejax.train.padding import stack_padded
 from scalejax.train.recipe import Leaf
@@ -309,7 +310,7 @@ class Pack:
         test = (float(outcome.test_loss[number]), float(outcome.test_metric[number]))
         return Finished(
             trial=slot.trial,
-            status="diverged" if diverged else "done",
+            status=Status.DIVERGED if diverged else Status.DONE,
             reason=diverged,
             evaluations=tuple(slot.evaluations),
             best_step=None if diverged else slot.best_step,

@@ -153,7 +153,7 @@ class Scheduler:
         """Queue the trials that an earlier run has begun before all others, unless halving has them wait or stop."""
         with self._lock:
             if self._tournament:
-                self._carry_out(self._tournament.begin())
+                self._carry_out(self._tournament.opening)
             for parked in reversed(list(self._begun.values())):
                 if self._tournament and not parked.slot.lacks:  # else its evaluation comes first
                     self._carry_out(self._tournament.arrive(parked))

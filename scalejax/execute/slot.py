@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from scalejax.planning.trial import Trial
+from scalejax.status import Status
 from scalejax.train.step import TrialState
 
 
@@ -21,11 +22,11 @@ class Evaluation:
 class Finished:
     """A trial that has ended, and all that is known of it; losses are of its best step.
 
-    `status` is "done", "diverged", "stopped" or "failed"; `reason` says why in words if it is not "done".
+    `reason` says why in words if the status is not `DONE`.
     """
 
     trial: Trial
-    status: str
+    status: Status
     reason: str
     evaluations: tuple[Evaluation, ...]
     best_step: int | None
@@ -100,11 +101,11 @@ class Parked:
 
 def failed(trial: Trial, reason: str, *, mode: str) -> Finished:
     """Return the end of a trial that could not be trained."""
-    return Finished(trial, "failed", reason, (), None, None, None, 0.0, mode)
+    return Finished(trial, Status.FAILED, reason, (), None, None, None, 0.0, mode)
 
 
 def stopped(parked: Parked, reason: str, *, mode: str) -> Finished:
     """Return the end of a trial that halving has stopped at a rung."""
     slot = parked.slot
     found = tuple(slot.evaluations)
-    return Finished(slot.trial, "stopped", reason, found, slot.best_step, None, None, slot.seconds, mode)
+    return Finished(slot.trial, Status.STOPPED, reason, found, slot.best_step, None, None, slot.seconds, mode)
