@@ -134,7 +134,7 @@ def test_a_builder_that_fails_or_returns_something_else_is_refused_in_a_sentence
 
     assert "failing(width=4) fails" in refusal(own(failing, width=4))
     assert "no such width" in refusal(own(failing, width=4))
-    assert "expected logits of (2, 10)" in refusal(own(wrong, width=4))
+    assert "expected outputs of (2, 10) for the task classification" in refusal(own(wrong, width=4))
     assert "not_callable(width=4) fails" in refusal(own(not_callable, width=4))
 
 

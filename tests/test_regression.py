@@ -19,7 +19,7 @@ def test_two_hundred_thousand_rows_from_the_picture_to_the_law(tmp_path: Path):
     x, y = generated(210_000)
     sweep = sx.Sweep(
         name="rows",
-        seeds=2,
+        seeds=tuple(range(2)),
         data=sx.DataSpec(
             source=sx.arrays(x, y),
             train_examples=(200, 2_000, 20_000, 200_000),
@@ -27,14 +27,15 @@ def test_two_hundred_thousand_rows_from_the_picture_to_the_law(tmp_path: Path):
             test_examples=6_000,
         ),
         models=(sx.ModelGrid("logistic"), sx.ModelGrid("mlp", width=[16, 64], depth=2)),
-        train=sx.TrainSpec(learning_rate=(3e-3, 1e-2), batch_size=64, steps=1_500, warmup_fraction=0.05),
+        train=sx.TrainSpec(learning_rate=(3e-3, 1e-2), batch_size=(64,), steps=1_500, warmup_fraction=0.05),
     )
     run = sx.run_sweep(sweep, tmp_path, progress=False)
     table = run.results()
     assert set(table["metric"]) == {"RMSE"}
     assert table["test_error"].isna().all()
     np.testing.assert_allclose(table["test_metric"] ** 2, table["test_loss"], rtol=1e-4)
-    curves = run.curves().set_index(["model", "train_examples"])["value"]
+    table = run.curves()
+    curves = dict(zip(zip(table["model"], table["train_examples"], strict=True), table["value"], strict=True))
     assert set(run.curves()["metric"]) == {"test_RMSE"}
     linear = np.linalg.lstsq(np.c_[x, np.ones(len(x))], y, rcond=None)[0]
     residual = np.sqrt(np.mean((np.c_[x, np.ones(len(x))] @ linear - y) ** 2))
@@ -54,12 +55,15 @@ def test_diabetes_is_no_better_than_least_squares(tmp_path: Path):
     x, y = datasets.load_diabetes(return_X_y=True)
     x, y = x / x.std(axis=0), (y - y.mean()) / y.std()
     data = sx.DataSpec(source=sx.arrays(x, y), train_examples=(20, 60, 200), validation_examples=90, test_examples=140)
-    train = sx.TrainSpec(learning_rate=(3e-3, 1e-2), batch_size=20, steps=600)
+    train = sx.TrainSpec(learning_rate=(3e-3, 1e-2), batch_size=(20,), steps=600)
     models = (sx.ModelGrid("logistic"), sx.ModelGrid("mlp", width=[4, 16], depth=1))
     run = sx.run_sweep(
-        sx.Sweep(name="diabetes", seeds=5, data=data, models=models, train=train), tmp_path, progress=False
+        sx.Sweep(name="diabetes", seeds=tuple(range(5)), data=data, models=models, train=train),
+        tmp_path,
+        progress=False,
     )
-    curves = run.curves().set_index(["model", "train_examples"])["value"]
+    table = run.curves()
+    curves = dict(zip(zip(table["model"], table["train_examples"], strict=True), table["value"], strict=True))
     assert 0.6 < curves["logistic", 200] < 0.85  # least squares leaves about 0.72 of one standard deviation
     assert curves["logistic", 200] < curves["logistic", 20]
     assert "RMSE" in " ".join(run.summary())

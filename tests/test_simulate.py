@@ -189,7 +189,7 @@ def test_counted_trials_are_packed_and_simulated_like_those_spelled_out():
     counted, spelled = make_plan(SWEEP, devices=3, kind=kind), make_plan(SWEEP, devices=3)
     assert (counted.count, counted.waste) == (spelled.count, spelled.waste)
     for one, other in zip(counted.packing.buckets, spelled.packing.buckets, strict=True):
-        assert replace(one, trials=()) == replace(other, trials=())
+        assert replace(one, counted=()) == replace(other, counted=())
         assert one.horizons == other.horizons
     assert simulate(counted, kind) == simulate(spelled, kind)
 

@@ -20,8 +20,9 @@ def test_a_family_of_ones_own_is_packed_and_trained(tmp_path):
         name="gated",
         data=sx.DataSpec(source="mnist1d", examples=4000, train_examples=(200, 4000), test_examples=500),
         models=(sx.ModelGrid("logistic"), sx.ModelGrid(Gated, width=[8, 32])),
-        train=sx.TrainSpec(learning_rate=1e-2, batch_size=32, steps=400),
+        train=sx.TrainSpec(learning_rate=(1e-2,), batch_size=(32,), steps=400),
     )
     assert sx.plan(sweep).facts["lane_programs"] == 2  # both widths in one, by proof
-    curves = sx.run_sweep(sweep, tmp_path, progress=False).curves().set_index(["model", "train_examples"])["value"]
+    table = sx.run_sweep(sweep, tmp_path, progress=False).curves()
+    curves = dict(zip(zip(table["model"], table["train_examples"], strict=True), table["value"], strict=True))
     assert curves["Gated width 32", 4000] < curves["logistic", 4000]

@@ -13,8 +13,8 @@ def sweep(optimizer) -> sx.Sweep:
     return sx.Sweep(
         name="signs",
         data=sx.DataSpec(source="mnist1d", examples=2000, train_examples=(200, 2000), test_examples=500),
-        models=sx.ModelGrid("mlp", width=[8, 16], depth=1),
-        train=sx.TrainSpec(learning_rate=(1e-3, 4e-3), batch_size=32, steps=300, optimizer=optimizer),
+        models=(sx.ModelGrid("mlp", width=[8, 16], depth=1),),
+        train=sx.TrainSpec(learning_rate=(1e-3, 4e-3), batch_size=(32,), steps=300, optimizer=optimizer),
     )
 
 

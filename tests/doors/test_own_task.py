@@ -32,9 +32,9 @@ class Ordinal:
 def test_a_task_of_ones_own_is_trained_and_shown(tmp_path):
     x = np.random.default_rng(0).normal(size=(3000, 4))
     data = sx.DataSpec(source=sx.arrays(x, np.digitize(x[:, 0], [-1, 0, 1])), train_examples=(50, 2000))
-    train = sx.TrainSpec(learning_rate=1e-2, batch_size=32, steps=300)
+    train = sx.TrainSpec(learning_rate=(1e-2,), batch_size=(32,), steps=300)
     sweep = sx.Sweep(
-        name="grades", data=data, models=sx.ModelGrid("mlp", width=[4, 16], depth=1), train=train, task=Ordinal()
+        name="grades", data=data, models=(sx.ModelGrid("mlp", width=[4, 16], depth=1),), train=train, task=Ordinal()
     )
     run = sx.run_sweep(sweep, tmp_path, progress=False)
     assert run.curves()["metric"].unique().tolist() == ["test_distance"]
