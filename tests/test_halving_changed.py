@@ -11,11 +11,11 @@ import scalejax as sx
 from scalejax.execute.slot import Evaluation, Finished, Parked, Slot
 from scalejax.execute.successive_halving import History, Tournament
 from scalejax.execute.work import Waiting
+from scalejax.status import FINAL, Status
 
 RATES, SEEDS, STEPS, EVERY = (1e-4, 1e-3, 1e-2, 1e-1), (0, 1), 40, 5
 TRIALS = [planned(learning_rate=rate, seed=seed, steps=STEPS, evaluate_every=EVERY) for rate in RATES for seed in SEEDS]
 IDS = [each.trial_id for each in TRIALS]
-FINAL = ("done", "diverged")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class World:
     """What each trial would measure at each evaluation, and the step at which it ends."""
 
     losses: dict[str, list[float]]
-    ends: dict[str, tuple[int, str]]
+    ends: dict[str, tuple[int, Status]]
 
     def slot(self, trial, step):
         seen = [
@@ -43,9 +43,9 @@ class World:
 
 @dataclass
 class Directory:
-    """What a run leaves: how trials have ended, and how far others are on their way."""
+    """What a run leaves: how trials have ended, and how far others have come."""
 
-    ended: dict[str, tuple[str, int]]
+    ended: dict[str, tuple[Status, int]]
     begun: dict[str, int]
 
 
@@ -54,7 +54,7 @@ def carry_out(rules, world, before=None, *, calls=10**6, order=(0,), lanes=3):
     trials = [replace(each, rungs=rules.rungs) for each in TRIALS]
     by_id = {each.trial_id: each for each in trials}
     before = before or Directory({}, {})
-    kept = FINAL if not rules.rungs else (*FINAL, "stopped")
+    kept = FINAL if not rules.rungs else (*FINAL, Status.STOPPED)
     ended = {name: end for name, end in before.ended.items() if end[0] in kept}
     histories = {
         name: History({each.step: each.validation_loss for each in world.slot(by_id[name], step).evaluations}, status)
@@ -69,7 +69,7 @@ def carry_out(rules, world, before=None, *, calls=10**6, order=(0,), lanes=3):
     def do(decision):
         queue[:0] = decision.go_on
         for parked, _ in decision.stop:
-            ended[parked.trial.trial_id] = ("stopped", parked.slot.step)
+            ended[parked.trial.trial_id] = (Status.STOPPED, parked.slot.step)
 
     if tournament:
         do(tournament.opening)
@@ -101,7 +101,7 @@ def carry_out(rules, world, before=None, *, calls=10**6, order=(0,), lanes=3):
             do(tournament.arrive(Parked(slot, None)))  # type: ignore[arg-type]
     waiting = [each for each in queue if isinstance(each, Parked)] + (tournament.waiting if tournament else [])
     begun = running | {each.trial.trial_id: each.slot.step for each in waiting}
-    assert not (begun.keys() & {name for name, end in ended.items() if end[0] != "stopped"})
+    assert not (begun.keys() & {name for name, end in ended.items() if end[0] != Status.STOPPED})
     return Directory({name: end for name, end in ended.items() if name not in begun}, begun)
 
 
@@ -118,13 +118,13 @@ RULES = st.builds(
 def worlds(draw):
     losses = {name: draw(st.lists(st.integers(1, 9).map(float), min_size=8, max_size=8)) for name in IDS}
     early = st.tuples(st.sampled_from(range(EVERY, STEPS, EVERY)), st.sampled_from(FINAL))
-    return World(losses, {name: draw(st.just((STEPS, "done")) | early) for name in IDS})
+    return World(losses, {name: draw(st.just((STEPS, Status.DONE)) | early) for name in IDS})
 
 
 ORDERS = st.lists(st.integers(0, 7), min_size=1, max_size=12)
 FALLING = World(
     {name: [9.0 - IDS.index(name) // 2 - step / 100 for step in range(8)] for name in IDS},
-    dict.fromkeys(IDS, (STEPS, "done")),
+    dict.fromkeys(IDS, (STEPS, Status.DONE)),
 )
 
 
@@ -152,7 +152,7 @@ def test_after_any_changes_and_interruptions_halving_ends_as_in_a_fresh_director
         else:
             assert status == fresh.ended[name][0]
             assert step >= fresh.ended[name][1]  # of what is stopped more may be known
-            assert status == "stopped" or step == fresh.ended[name][1]
+            assert status == Status.STOPPED or step == fresh.ended[name][1]
 
 
 SWEEP = sx.Sweep(

@@ -13,6 +13,7 @@ import pytest
 
 from scalejax.errors import RunError, SweepError
 from scalejax.run.store import Heartbeat, MeasurementRow, ResultRow, Store, TrialRow
+from scalejax.status import ENDED, Status
 
 LOGISTIC = TrialRow(
     trial_id="a", family="logistic", knobs={}, params=410, train_examples=20, fraction=0.1, seed=0,
@@ -22,7 +23,7 @@ SMALL = replace(LOGISTIC, trial_id="b", family="mlp", knobs={"width": 4, "depth"
 LARGE = replace(SMALL, trial_id="c", knobs={"width": 8, "depth": 1}, params=418)
 SWEEP = [LARGE, LOGISTIC, SMALL]
 DONE = ResultRow(
-    trial_id="b", status="done", reason="", steps_taken=20, train_loss=1.0, validation_loss=1.5, test_loss=1.6,
+    trial_id="b", status=Status.DONE, reason="", steps_taken=20, train_loss=1.0, validation_loss=1.5, test_loss=1.6,
     best_step=10, seconds=0.25, mode="vmap", device="cpu", versions="jax 1",
     program="0123456789abcdef", test_metric=0.5, metric="error",
 )  # fmt: skip
@@ -89,8 +90,8 @@ def test_a_finished_trial_comes_with_its_measurements(store: Store):
     assert store.ended().keys() == {"b"}
 
 
-@pytest.mark.parametrize("status", ["done", "diverged", "stopped", "failed"])
-def test_the_flops_of_a_trial_that_has_ended_are_those_of_the_steps_that_it_took(store: Store, status: str):
+@pytest.mark.parametrize("status", ENDED)
+def test_the_flops_of_a_trial_that_has_ended_are_those_of_the_steps_that_it_took(store: Store, status: Status):
     planned = {"a": 1000, "b": 1000, "c": 1000}
     assert store.results().set_index("trial_id")["flops"].to_dict() == planned
     store.start(["b", "c"])
@@ -124,8 +125,13 @@ def test_a_trial_is_there_whole_or_not_at_all(store: Store, measurements: list[M
 
 
 def test_what_is_not_finite_is_missing(store: Store):
-    bad = replace(DONE, status="diverged", reason="why", train_loss=math.inf, validation_loss=math.nan, test_loss=None)
-    store.finish(replace(bad, best_step=None), [replace(MEASURED[0], train_loss=-math.inf, validation_loss=math.nan)])
+    bad = replace(
+        DONE, status=Status.DIVERGED, reason="why", train_loss=math.inf, validation_loss=math.nan, test_loss=None
+    )
+    store.finish(
+        replace(bad, test_loss=None, best_step=None),
+        [replace(MEASURED[0], train_loss=-math.inf, validation_loss=math.nan)],
+    )
     row = store.results().set_index("trial_id").loc["b"]
     assert row[["train_loss", "validation_loss", "test_loss", "best_step"]].isna().all()
     measured = store.measurements()
@@ -138,7 +144,7 @@ def test_a_new_plan_keeps_what_is_finished_and_repeats_what_was_not(store: Store
     store.finish(DONE, MEASURED)
     before = store.results().set_index("trial_id").loc[["b"]]
     store.start(["a"])
-    store.finish(replace(DONE, trial_id="c", status="failed", reason="out of memory"), [])
+    store.finish(replace(DONE, trial_id="c", status=Status.FAILED, reason="out of memory"), [])
     store.plan([replace(row, fraction=0.05) for row in (SMALL, LARGE, LOGISTIC)])
     table = store.results().set_index("trial_id")
     assert table.index.tolist() == ["b", "c", "a"]
@@ -295,7 +301,7 @@ def test_another_metric_than_an_error_is_none(store: Store):
     store.finish(replace(DONE, test_metric=3.0, metric="RMSE"), MEASURED)
     row = store.results().set_index("trial_id").loc["b"]
     assert (row["test_metric"], row["metric"], math.isnan(row["test_error"])) == (3.0, "RMSE", True)
-    assert store.measurements()["validation_error"].isna().all()
+    assert np.all(store.measurements()["validation_error"].isna())
     assert store.measurements()["validation_metric"].tolist() == [0.75, 0.75]
 
 

@@ -12,8 +12,6 @@ from scalejax.run.store import Store
 from scalejax.text import Shown
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from scalejax.analysis.laws.fit import Fit
     from scalejax.analysis.laws.law import Law
 
@@ -37,8 +35,8 @@ class Fits(Shown):
         """The files of the figure, if it was drawn."""
         return [Path(path) for path in self.facts["figures"]]
 
-    def parts(self) -> list["Table | str"]:
-        """Return the tables and sentences that it is shown as."""
+    def parts(self) -> list[Any]:
+        """Return the tables, of rich, and the sentences that it is shown as."""
         from scalejax.report.fit import fit_tables
 
         figures = [f"figure: {path}" for path in self.facts["figures"]] or ["no figure; --figures DIR draws one"]

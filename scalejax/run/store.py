@@ -402,7 +402,7 @@ class Store:
                 values = pd.Series([sizes.get(name) for sizes in knobs], dtype=object).infer_objects()
                 table.insert(place, name, values)
             table = table.astype(types)
-            error = table["test_metric"].where(table["metric"] == ERROR)
+            error = table["test_metric"].where(table["metric"].isin([ERROR]))
             table.insert(table.columns.tolist().index("test_loss") + 1, "test_error", error)
             return table
 
@@ -422,7 +422,7 @@ class Store:
         )
         with self._reading() as connection:
             table = pd.read_sql_query(query, connection).astype(_dtypes(MEASURED, known=True))
-            error = table["validation_metric"].where(table.pop("metric") == ERROR)
+            error = table["validation_metric"].where(table.pop("metric").isin([ERROR]))
             table.insert(len(names) - 1, "validation_error", error)
             return table
 
