@@ -171,10 +171,8 @@ def fit(options: argparse.Namespace) -> int:
             level=options.level,
             figures=options.figures,
         )
-    except SweepError:
-        raise
-    except ValueError as error:
-        raise SweepError(str(error)) from error
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        raise error if isinstance(error, SweepError) else SweepError(str(error)) from error
     _print(done.facts, *done.parts(), as_json=options.json)
     return TROUBLE if done.facts["refused"] else 0
 

@@ -6,15 +6,35 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from scalejax.errors import SweepError
 from scalejax.run.fits import BOOTSTRAP, LEVEL
 from scalejax.run.run import CHECKPOINT_SECONDS
 
 BAD_INPUT = 2  # the exit code
-MOST_DIGITS = 9  # of a number on the command line
+LARGEST = 999_999_999  # whole number on the command line
 LONGEST_MESSAGE = 400  # characters of what is wrong with the command line
 
 Command = Callable[[argparse.Namespace], int]
+
+
+def _reader(kind: type[int] | type[float], expected: str, allowed: Callable[[float], bool] = lambda _: True):
+    """Return what reads a number that was typed; what it does not allow is one sentence."""
+
+    def read(text: str) -> float:
+        try:
+            if allowed(value := kind(text)):
+                return value
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"expected {expected}, found {text!r}")
+
+    return read
+
+
+number = _reader(float, "a number")
+_whole = _reader(int, "a whole number")
+_positive = _reader(int, f"a whole number from 1 on, at most {LARGEST}", lambda value: 1 <= value <= LARGEST)
+_seconds = _reader(float, "a number of seconds from 0 on", lambda value: value >= 0)
+_share = _reader(float, "a number between 0 and 1", lambda value: 0 < value < 1)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -122,7 +142,7 @@ def _fit_options(command: argparse.ArgumentParser) -> None:
         help="parameters that all curves have in common, such as c: one exponent, fitted to all curves at once",
     )  # fmt: skip
     command.add_argument(
-        "--ceiling", type=_real, metavar="C", help="the upper bound of a target that rises, such as 1 for an accuracy"
+        "--ceiling", type=number, metavar="C", help="the upper bound of a target that rises, such as 1 for an accuracy"
     )
     command.add_argument(
         "--bootstrap", type=_whole, default=BOOTSTRAP, metavar="B",
@@ -149,56 +169,3 @@ OPTIONS = {
     "fit": _fit_options,
     "bench": _bench_options,
 }
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or len(text) > MOST_DIGITS or int(text) < 1:
-        most = 10**MOST_DIGITS - 1
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, at most {most}, found {text!r}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not seconds >= 0:
-        raise argparse.ArgumentTypeError(f"expected a number of seconds from 0 on, found {text!r}")
-    return seconds
-
-
-def number(text: str) -> float:
-    """Return the number that a text spells.
-
-    Raises:
-        SweepError: it spells none.
-    """
-    try:
-        return float(text)
-    except ValueError:
-        raise SweepError(f"expected a number, found {text!r}") from None
-
-
-def _real(text: str) -> float:
-    try:
-        return number(text)
-    except SweepError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a whole number, found {text!r}") from None
-
-
-def _share(text: str) -> float:
-    try:
-        value = number(text)
-    except SweepError:
-        value = -1.0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, found {text!r}")
-    return value

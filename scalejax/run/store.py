@@ -32,6 +32,11 @@ OLDEST_VERSION = 2  # an older ledger than this is not read
 SILENCE = 60.0  # seconds without a heartbeat after which a process counts as gone
 
 
+def _is(*statuses: Status) -> str:
+    """Return the condition in SQL that a trial has one of some statuses."""
+    return f"status IN ({', '.join(map(repr, map(str, statuses)))})"
+
+
 @dataclass(frozen=True)
 class TrialRow:
     """What is known of a trial before it runs; `knobs` are its size knobs by name."""
@@ -55,9 +60,7 @@ class ResultRow:
     """What is known of a trial after it has run. Losses and metric are those of its best step by validation loss."""
 
     trial_id: str
-    status: Status = field(
-        metadata={"sql": f"TEXT NOT NULL DEFAULT '{Status.PENDING}' CHECK (status IN {tuple(map(str, Status))})"}
-    )
+    status: Status = field(metadata={"sql": f"TEXT NOT NULL DEFAULT '{Status.PENDING}' CHECK ({_is(*Status)})"})
     reason: str = field(metadata={"sql": "TEXT NOT NULL DEFAULT ''"})
     train_loss: float | None
     validation_loss: float | None
@@ -85,6 +88,7 @@ class MeasurementRow:
     validation_metric: float | None
 
 
+Columns = Sequence["Field[Any]"]
 PLANNED, MEASURED = fields(TrialRow), fields(MeasurementRow)
 RESULTS = fields(ResultRow)[1:]  # known once a trial has run, so missing before
 ERROR = "error"  # the metric that has a column of its own, as it had before there were others
@@ -92,12 +96,16 @@ ERROR = "error"  # the metric that has a column of its own, as it had before the
 TRIAL_COLUMNS = (*(column.name for column in (*PLANNED, *RESULTS)), "position", "test_error")
 
 
+def _names(columns: Columns, prefix: str = "") -> str:
+    return ", ".join(f"{prefix}{column.name}" for column in columns)
+
+
 def _type(column: "Field[Any]") -> Any:
     """Return the type of a column's values where they are known."""
     return next(iter(get_args(column.type)), column.type)
 
 
-def _sql(columns: Sequence["Field[Any]"], *, known: bool) -> str:
+def _sql(columns: Columns, *, known: bool) -> str:
     """Return columns as SQL declares them; `known`: whether each row has them, unless its type says otherwise."""
     types = {str: "TEXT", int: "INTEGER", float: "REAL"}
     return ", ".join(
@@ -107,7 +115,7 @@ def _sql(columns: Sequence["Field[Any]"], *, known: bool) -> str:
     )
 
 
-def _dtypes(columns: Sequence["Field[Any]"], *, known: bool) -> dict[str, str]:
+def _dtypes(columns: Columns, *, known: bool) -> dict[str, str]:
     """Return the pandas types of the columns of numbers."""
     types = {int: "int64" if known else "Int64", float: "float64"}
     return {column.name: types[kind] for column in columns if (kind := _type(column)) in types}
@@ -130,7 +138,7 @@ UPGRADES = {
     5: f"""
     ALTER TABLE trials RENAME COLUMN test_error TO test_metric;
     ALTER TABLE trials ADD COLUMN metric TEXT;
-    UPDATE trials SET metric = '{ERROR}' WHERE status NOT IN ('{Status.PENDING}', '{Status.RUNNING}');
+    UPDATE trials SET metric = '{ERROR}' WHERE {_is(*ENDED)};
     ALTER TABLE measurements RENAME COLUMN validation_error TO validation_metric;
     """,
 }
@@ -286,31 +294,30 @@ class Store:
 
         What was running when an earlier process ended, or has failed, is pending again.
         """
-        names = [column.name for column in PLANNED]
         with self._writing() as transaction:
             transaction.execute("UPDATE trials SET position = NULL")
+            unfinished = _is(Status.PENDING, Status.RUNNING, Status.FAILED)
             transaction.execute(
-                f"UPDATE trials SET status = '{Status.PENDING}', reason = '', steps_taken = NULL "
-                f"WHERE status IN ('{Status.PENDING}', '{Status.RUNNING}', '{Status.FAILED}')"
+                f"UPDATE trials SET status = '{Status.PENDING}', reason = '', steps_taken = NULL WHERE {unfinished}"
             )
             transaction.executemany(
-                f"INSERT INTO trials (position, {', '.join(names)}) VALUES (?{', ?' * len(names)}) "
+                f"INSERT INTO trials (position, {_names(PLANNED)}) VALUES (?{', ?' * len(PLANNED)}) "
                 # Not part of what a trial is: its place, its share of a pool that the sweep may name differently, and
                 # how FLOPs are counted.
                 "ON CONFLICT (trial_id) DO UPDATE SET position = excluded.position, fraction = excluded.fraction, "
                 "flops = excluded.flops",
-                [(position, *_values(row, names)) for position, row in enumerate(trials)],
+                [(position, *_values(row, PLANNED)) for position, row in enumerate(trials)],
             )
 
     def ended(self, statuses: Sequence[Status] = FINAL) -> dict[str, Ended]:
         """Return the trials of the given statuses by id, each with its validation losses."""
         query = (
             "SELECT trial_id, status, step, m.validation_loss FROM trials LEFT JOIN measurements m USING (trial_id) "
-            f"WHERE status IN (?{', ?' * (len(statuses) - 1)})"
+            f"WHERE {_is(*statuses)}"
         )
         found: dict[str, Ended] = {}
         with self._reading() as connection:
-            for trial_id, status, step, loss in connection.execute(query, tuple(statuses)):
+            for trial_id, status, step, loss in connection.execute(query):
                 losses = found.setdefault(trial_id, Ended(Status(status), {})).losses
                 if step is not None:
                     losses[int(step)] = math.inf if loss is None else float(loss)
@@ -331,16 +338,15 @@ class Store:
 
     def finish(self, result: ResultRow, measurements: Sequence[MeasurementRow]) -> None:
         """Write a trial's result and its measurements, all or nothing."""
-        known, measured = ([column.name for column in columns] for columns in (RESULTS, MEASURED))
-        assignments = ", ".join(f"{name} = ?" for name in known)
         with self._writing() as transaction:
             transaction.execute(
-                f"UPDATE trials SET {assignments} WHERE trial_id = ?", (*_values(result, known), result.trial_id)
+                f"UPDATE trials SET ({_names(RESULTS)}) = (?{', ?' * (len(RESULTS) - 1)}) WHERE trial_id = ?",
+                (*_values(result, RESULTS), result.trial_id),
             )
             transaction.execute("DELETE FROM measurements WHERE trial_id = ?", (result.trial_id,))
             transaction.executemany(
-                f"INSERT INTO measurements ({', '.join(measured)}) VALUES (?{', ?' * (len(measured) - 1)})",
-                [_values(row, measured) for row in measurements],
+                f"INSERT INTO measurements ({_names(MEASURED)}) VALUES (?{', ?' * (len(MEASURED) - 1)})",
+                [_values(row, MEASURED) for row in measurements],
             )
 
     def beat(self, heartbeat: Heartbeat, steps: Mapping[str, int]) -> None:
@@ -376,9 +382,9 @@ class Store:
 
     def left_out(self) -> int:
         """Return the number of finished trials that the sweep as it stands does not ask for."""
-        query = f"SELECT COUNT(*) FROM trials WHERE position IS NULL AND status IN (?{', ?' * (len(FINAL) - 1)})"
+        query = f"SELECT COUNT(*) FROM trials WHERE position IS NULL AND {_is(*FINAL)}"
         with self._reading() as connection:
-            return int(connection.execute(query, FINAL).fetchone()[0])
+            return int(connection.execute(query).fetchone()[0])
 
     def results(self) -> "pd.DataFrame":
         """Return the trial table of the sweep, one row a trial in the order of its file.
@@ -389,8 +395,7 @@ class Store:
         """
         import pandas as pd
 
-        names = [column.name for column in (*PLANNED, *RESULTS)]
-        query = f"SELECT {', '.join(names)} FROM trials WHERE position IS NOT NULL ORDER BY position"
+        query = f"SELECT {_names((*PLANNED, *RESULTS))} FROM trials WHERE position IS NOT NULL ORDER BY position"
         types = _dtypes(PLANNED, known=True) | _dtypes(RESULTS, known=False)
         with self._reading() as connection:
             table = pd.read_sql_query(query, connection)
@@ -414,16 +419,14 @@ class Store:
         """
         import pandas as pd
 
-        names = [column.name for column in MEASURED]
         query = (
-            f"SELECT {', '.join(f'm.{name}' for name in names)}, t.metric "
-            "FROM measurements m JOIN trials t USING (trial_id) "
-            "WHERE t.position IS NOT NULL ORDER BY t.position, m.step"
+            f"SELECT {_names(MEASURED, 'm.')}, metric FROM measurements m JOIN trials USING (trial_id) "
+            "WHERE position IS NOT NULL ORDER BY position, step"
         )
         with self._reading() as connection:
             table = pd.read_sql_query(query, connection).astype(_dtypes(MEASURED, known=True))
             error = table["validation_metric"].where(table.pop("metric").isin([ERROR]))
-            table.insert(len(names) - 1, "validation_error", error)
+            table.insert(len(MEASURED) - 1, "validation_error", error)
             return table
 
 
@@ -446,9 +449,9 @@ def _check(connection: sqlite3.Connection) -> None:
                 raise sqlite3.DatabaseError("a table or a column is missing")
 
 
-def _values(row: TrialRow | ResultRow | MeasurementRow, names: Sequence[str]) -> list[Any]:
+def _values(row: TrialRow | ResultRow | MeasurementRow, columns: Columns) -> list[Any]:
     """Return what SQLite stores of a row. It has no NaN, and infinities must not enter a mean: both are missing."""
-    values = [getattr(row, name) for name in names]
+    values = [getattr(row, column.name) for column in columns]
     return [
         json.dumps(dict(value)) if isinstance(value, Mapping)
         else None if isinstance(value, float) and not math.isfinite(value)
