@@ -1,4 +1,4 @@
-"""Kill a run again and again, and compare what it leaves in the end with a run that nobody touched.
+"""Kill a run again and again, and compare what it leaves in the end with an untouched run.
 
     python tests/chaos.py --kills 50      # the long form, some eight minutes on two cores
 
@@ -24,15 +24,15 @@ from scalejax import Run, SweepError
 QUICKSTART = Path(__file__).parent.parent / "sweeps" / "quickstart.toml"
 REDUCED = ("seeds=1", "train.steps=4800")  # about twenty seconds
 CHECKPOINT_SECONDS = 0.3
-LONGEST_LIFE = 12.0  # seconds; a kill that finds nothing to strike at strikes then
-PATIENCE = 300.0  # seconds after which a run that nobody kills counts as hanging
+LONGEST_LIFE = 12.0  # seconds; a kill that waits for its moment in vain comes then
+PATIENCE = 300.0  # seconds after which a run that is not killed counts as hanging
 LEAVES = {"environment.json", "figures", "results.sqlite", "sweep.toml"}
 TIMINGS = ("seconds",)  # the columns that differ between any two runs
 
 
 @dataclass
 class Toll:
-    """What happened: kills by what they struck, and the runs that came to their end all the same."""
+    """What happened: kills by what they hit, and the runs that ended all the same."""
 
     kills: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("moment", "save", "commit"), 0))
     runs: int = 0
