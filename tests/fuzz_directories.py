@@ -34,13 +34,14 @@ STATEMENTS = (
     *("UPDATE trials SET learning_rate = 'abc'", "UPDATE trials SET params = 'many'"),
     *("UPDATE trials SET validation_loss = NULL", "UPDATE trials SET test_metric = 9e999"),
     *("UPDATE trials SET position = 'x'", "UPDATE trials SET position = 0", "UPDATE trials SET reason = x'ff00'"),
-    *("UPDATE trials SET metric = x'ff00'", "UPDATE trials SET knobs = '{\"status\": 1}'", "UPDATE trials SET trial_id = trial_id || 'x'"),
+    *("UPDATE trials SET knobs = '{\"status\": 1}'", "UPDATE trials SET trial_id = trial_id || 'x'"),
     *("UPDATE trials SET train_examples = 0", "UPDATE trials SET family = ''", "DELETE FROM trials"),
     *("UPDATE trials SET best_step = 1.5", "UPDATE trials SET seconds = 'x'", "UPDATE trials SET status = 'running'"),
     *("UPDATE measurements SET validation_loss = 'x'", "UPDATE measurements SET step = step + 0.5", "VACUUM"),
     *("INSERT INTO heartbeat VALUES (1, 'x', 2, 'y', 'z', NULL)", "UPDATE trials SET steps = x'00'"),
     *("INSERT INTO heartbeat VALUES (1, -1, 'h', 0, 9e99, 1e300)", "UPDATE trials SET train_examples = 'few'"),
     *("INSERT INTO heartbeat VALUES (1, 99999999999999, 'h', -1e300, 1e300, 0)", "CREATE TABLE mine (a)"),
+    *("UPDATE trials SET metric = x'ff00'", "UPDATE trials SET metric = 'RMSE'", "UPDATE trials SET metric = NULL"),
 )  # fmt: skip
 ACTIONS = ("cut", "flip", "empty", "remove", "junk", "folder", "loop", "append", "blank", "swap")
 PLACES = ("ledger", "ledger", "environment.json", "sweep.toml", "checkpoints", "checkpoints", "figures", "new")
