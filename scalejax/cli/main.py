@@ -83,7 +83,7 @@ def _plain_warnings(command: str) -> Iterator[None]:
 
 
 def plan(options: argparse.Namespace) -> int:
-    """Print trials, programs, padding waste, FLOPs, memory and forecast time of a sweep; train nothing."""
+    """Print what a sweep will do: trials, programs, padding waste, FLOPs, memory and a forecast of the time."""
     from scalejax.run import plan as plan_of
 
     def preview(sweep: "Sweep"):
@@ -95,7 +95,7 @@ def plan(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train what has not been trained yet, draw the learning curves, and say which have flattened."""
+    """Train what has not been trained yet, draw the learning curves, and say which of them have flattened."""
     from scalejax.analysis import trends
     from scalejax.report.status import counted
     from scalejax.report.table import curve_table
@@ -118,7 +118,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def status(options: argparse.Namespace) -> int:
-    """Say how far a run is, at any time: done, running at which step, diverged or failed and why, and the time left."""
+    """Say how far a run is, at any time: trials by status, steps of those that run, reasons, and the time left."""
     from scalejax.run import Run
 
     found = Run(options.directory).status()
@@ -127,7 +127,7 @@ def status(options: argparse.Namespace) -> int:
 
 
 def export(options: argparse.Namespace) -> int:
-    """Write the trial table of a run as CSV or Parquet."""
+    """Write the trial table of a run, or its measurements, as CSV or Parquet."""
     from scalejax.run import Run
 
     done = Run(options.directory)
@@ -153,7 +153,7 @@ def export(options: argparse.Namespace) -> int:
 
 
 def fit(options: argparse.Namespace) -> int:
-    """Fit a scaling law to a run or to any table: its parameters, what the data cannot tell, and a figure."""
+    """Fit a scaling law to a run or to any table: parameters, a verdict on what the data cannot tell, a figure."""
     from scalejax.analysis.observations import parse_columns
     from scalejax.run import fit_source
 
