@@ -297,6 +297,16 @@ def test_an_older_ledger_is_read_as_it_is_and_upgraded_when_it_is_written(path: 
     assert table.loc["a", ["status", "test_metric"]].tolist() == ["done", 0.5]
 
 
+def test_an_older_ledger_is_read_while_another_process_writes_it(path: Path):
+    ledger_of(path, 4)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        with connection:
+            connection.execute("UPDATE trials SET steps_taken = 17 WHERE trial_id = 'a'")
+        with Store(path, write=False) as store:
+            assert store.results().set_index("trial_id").loc["a", "steps_taken"] == 17
+
+
 def test_another_metric_than_an_error_is_none(store: Store):
     store.finish(replace(DONE, test_metric=3.0, metric="RMSE"), MEASURED)
     row = store.results().set_index("trial_id").loc["b"]
