@@ -3,6 +3,8 @@
 import signal
 from collections.abc import Sequence
 
+from scalejax.text import number_of
+
 
 class SweepError(ValueError):
     """A mistake in what was asked for: one sentence that says what, where and what to do.
@@ -45,8 +47,9 @@ class Interrupted(KeyboardInterrupt):
         if count := len(self.lost) - len(begun):
             parts["its beginning" if count == 1 else "their beginning"] = count
         (first, count), *others = parts.items()
-        says = f"{count:,} {'trial is' if count == 1 else 'trials are'} not saved since {first}"
-        return " and ".join([says, *(f"{count:,} since {since}" for since, count in others)])
+        verb = "is" if count == 1 else "are"
+        lost = f"{number_of(count, 'trial')} {verb} not saved since {first}"
+        return " and ".join([lost, *(f"{count:,} since {since}" for since, count in others)])
 
 
 class FitError(RuntimeError):

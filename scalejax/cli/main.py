@@ -60,8 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return TROUBLE
     except KeyboardInterrupt as error:
         outcome = f"{error.outcome}, and " if isinstance(error, Interrupted) else ""
-        says = f"interrupted; finished trials are kept, {outcome}the same command resumes from there"
-        print(f"scalejax {options.command}: {says}", file=sys.stderr)
+        message = f"interrupted; finished trials are kept, {outcome}the same command resumes from there"
+        print(f"scalejax {options.command}: {message}", file=sys.stderr)
         return SIGNALLED + (error.signal if isinstance(error, Interrupted) else signal.SIGINT)
 
 
@@ -121,8 +121,8 @@ def status(options: argparse.Namespace) -> int:
     """Say how far a run is, at any time: trials by status, steps of those that run, reasons, and the time left."""
     from scalejax.run import Run
 
-    found = Run(options.directory).status()
-    _print(found.facts, str(found), as_json=options.json)
+    state = Run(options.directory).status()
+    _print(state.facts, str(state), as_json=options.json)
     return 0
 
 
@@ -184,7 +184,7 @@ def bench(options: argparse.Namespace) -> int:
     from scalejax.report.bench import bench_table
 
     prepare()
-    found = measure(
+    measured = measure(
         options.widths,
         batch_size=options.batch_size,
         repetitions=options.repetitions,
@@ -192,11 +192,11 @@ def bench(options: argparse.Namespace) -> int:
     )
     facts = {
         "device_kind": device_kind(),
-        "devices": found.devices,
-        "batch_size": found.batch_size,
-        "peak": found.peak,
+        "devices": measured.devices,
+        "batch_size": measured.batch_size,
+        "peak": measured.peak,
         "widths": [
-            {"width": speed.width, "lanes": speed.lanes, **speed.modes, "loop": speed.loop} for speed in found.speeds
+            {"width": speed.width, "lanes": speed.lanes, **speed.modes, "loop": speed.loop} for speed in measured.speeds
         ],
     }
     _print(facts, bench_table(facts), as_json=options.json)

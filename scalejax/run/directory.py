@@ -48,8 +48,8 @@ def locked(directory: Path) -> Iterator[None]:
         if owner is not None:
             since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(owner.began))
             name = f"process {owner.pid} on {owner.host}, since {since},"
-        says = f"{name} runs in it; wait until it ends, stop it, or give another directory with --out"
-        raise SweepError(f"{directory}: {says}") from None
+        problem = f"{name} runs in it; wait until it ends, stop it, or give another directory with --out"
+        raise SweepError(f"{directory}: {problem}") from None
     except OSError as error:
         raise _unwritable(directory, error) from error
     try:

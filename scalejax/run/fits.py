@@ -99,6 +99,6 @@ def fit_source(
         try:
             paths = save_figure(plot_fits(done.curves, level=level), folder, f"fit_{law.name}")
         except OSError as error:
-            says = f"cannot be written ({error.strerror or error}); give another folder with --figures"
-            raise SweepError(f"{folder}: {says}") from error
+            problem = f"cannot be written ({error.strerror or error}); give another folder with --figures"
+            raise SweepError(f"{folder}: {problem}") from error
     return Fits(done.fits, {**facts, "refused": list(done.refused), "figures": [str(path) for path in paths]})

@@ -111,9 +111,9 @@ class Run(Shown):
         try:
             return list(save_figure(axes.figure, self.directory / FIGURES, FIGURE))
         except OSError as error:
-            says = f"the figure cannot be written ({error.strerror or error})"
+            problem = f"the figure cannot be written ({error.strerror or error})"
             remedy = "see that nothing else has its place, then run the same command again: all results are kept"
-            raise RunError(f"{self.directory / FIGURES}: {says}; {remedy}") from error
+            raise RunError(f"{self.directory / FIGURES}: {problem}; {remedy}") from error
 
     def summary(self) -> list[str]:
         """Say in words which curves have flattened and which still fall, and what halving has stopped.
@@ -204,8 +204,8 @@ def planned(sweep: Sweep, *, devices: int | None = None, kind: "DeviceKind | Non
     for index, grid in enumerate(sweep.models):
         for name in grid.knobs:
             if name in TRIAL_COLUMNS:
-                says = "a column of the results is called so already; rename the parameter of the model"
-                raise SpecError(says, table="models", keys=(name,), index=index)
+                problem = "a column of the results is called so already; rename the parameter of the model"
+                raise SpecError(problem, table="models", keys=(name,), index=index)
     prepare_devices()
     return make_plan(sweep, devices=devices, kind=kind, probe=prober(sweep.data))
 
@@ -304,9 +304,9 @@ def _warn_of_other_programs(
     )
     if count:
         trials = number_of(count, "finished trial")
-        says = f"{trials} came from another program than this version of scalejax, JAX and Flax would run"
+        problem = f"{trials} came from another program than this version of scalejax, JAX and Flax would run"
         remedy = "the results are kept; to train again, give another directory"
-        warnings.warn(f"{directory}: {says}; {remedy}.", stacklevel=3)
+        warnings.warn(f"{directory}: {problem}; {remedy}.", stacklevel=3)
 
 
 def _tournament(plan: "Plan", ended: Mapping[str, Ended], begun: Mapping[str, "Parked"]) -> "Tournament | None":

@@ -212,11 +212,11 @@ class Store:
                 failing.callback(lambda: self._connection.close())
                 self._settle(path)
             except sqlite3.OperationalError as error:
-                says = f"cannot be opened ({error}); see that it can be {'written' if write else 'read'}"
-                raise SweepError(f"{path}: {says}, and that its disk has room") from error
+                problem = f"cannot be opened ({error}); see that it can be {'written' if write else 'read'}"
+                raise SweepError(f"{path}: {problem}, and that its disk has room") from error
             except sqlite3.DatabaseError as error:
-                says = f"not a readable ledger of results ({error}); move it away or give another directory"
-                raise SweepError(f"{path}: {says}") from error
+                problem = f"not a readable ledger of results ({error}); move it away or give another directory"
+                raise SweepError(f"{path}: {problem}") from error
             failing.pop_all()
 
     def _settle(self, path: Path) -> None:
@@ -315,13 +315,13 @@ class Store:
             "SELECT trial_id, status, step, m.validation_loss FROM trials LEFT JOIN measurements m USING (trial_id) "
             f"WHERE {_is(*statuses)}"
         )
-        found: dict[str, Ended] = {}
+        ended: dict[str, Ended] = {}
         with self._reading() as connection:
             for trial_id, status, step, loss in connection.execute(query):
-                losses = found.setdefault(trial_id, Ended(Status(status), {})).losses
+                losses = ended.setdefault(trial_id, Ended(Status(status), {})).losses
                 if step is not None:
                     losses[int(step)] = math.inf if loss is None else float(loss)
-        return found
+        return ended
 
     def programs(self) -> dict[str, str]:
         """Return the digests of the programs that have trained trials, by id; those of schemas before 4 have none."""
@@ -377,8 +377,8 @@ class Store:
         """Return the number of trials of the sweep in each status."""
         query = "SELECT status, COUNT(*) FROM trials WHERE position IS NOT NULL GROUP BY status"
         with self._reading() as connection:
-            found = dict(connection.execute(query).fetchall())
-        return {status.value: found.get(status, 0) for status in Status}
+            counts = dict(connection.execute(query).fetchall())
+        return {status.value: counts.get(status, 0) for status in Status}
 
     def left_out(self) -> int:
         """Return the number of finished trials that the sweep as it stands does not ask for."""
@@ -438,9 +438,9 @@ def _connect(path: Path, *, write: bool) -> sqlite3.Connection:
 
 def _check(connection: sqlite3.Connection) -> None:
     """Raise `sqlite3.DatabaseError` unless the whole file is in order, the index that finds the trials included."""
-    found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-    if found != "ok":
-        raise sqlite3.DatabaseError(str(found).replace("\n", " "))
+    result = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    if result != "ok":
+        raise sqlite3.DatabaseError(str(result).replace("\n", " "))
     if connection.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION:
         query = "SELECT m.name, c.name FROM sqlite_master m JOIN pragma_table_info(m.name) c WHERE m.type = 'table'"
         with contextlib.closing(sqlite3.connect(":memory:")) as whole:
