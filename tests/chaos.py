@@ -135,7 +135,7 @@ def wreak(
     *,
     overrides: Sequence[str] = REDUCED,
     seed: int = 0,
-    told: Callable[[str], object] = print,
+    report: Callable[[str], object] = print,
 ) -> Toll:
     """Kill runs `kills` times and assert that each ends as if nothing had happened."""
     rng, toll = random.Random(seed), Toll()
@@ -151,11 +151,11 @@ def wreak(
             now = finished(directory)
             assert now.items() >= known.items(), "a trial that had ended was lost, or trained again"
             known = now
-            told(f"kill {toll.total} ({aim}): {len(known)} trials have ended")
+            report(f"kill {toll.total} ({aim}): {len(known)} trials have ended")
         complete(directory, overrides)
         compare(directory, untouched)
         toll.runs += 1
-        told(f"run {toll.runs} ended as if nothing had happened")
+        report(f"run {toll.runs} ended as if nothing had happened")
     return toll
 
 

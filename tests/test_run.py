@@ -64,13 +64,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> sx.Run:
 
 def test_the_flops_of_plan_table_and_progress_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Also where trials end early: stopped by halving, without patience, diverged."""
-    told = []
+    parts = []
     advance = ProgressDisplay.advance
-    monkeypatch.setattr(ProgressDisplay, "advance", lambda self, **part: (told.append(part), advance(self, **part)))
+    monkeypatch.setattr(ProgressDisplay, "advance", lambda self, **part: (parts.append(part), advance(self, **part)))
     usual = sx.run_sweep(TINY, tmp_path / "usual", progress=False).results()
-    assert sum(usual["flops"].tolist()) == make_plan(TINY).useful_flops == sum(part["flops"] for part in told)
+    assert sum(usual["flops"].tolist()) == make_plan(TINY).useful_flops == sum(part["flops"] for part in parts)
 
-    told.clear()
+    parts.clear()
     train = replace(TINY.train, learning_rate=(1e-2, 3e-2, 1.0, 1e30), steps=200, patience=1)
     early = replace(
         TINY, train=replace(train, halving=sx.HalvingSpec((0.02,))), models=sx.ModelGrid("mlp", width=4, depth=1)
@@ -81,7 +81,7 @@ def test_the_flops_of_plan_table_and_progress_are_the_same(tmp_path: Path, monke
     trial = make_plan(early).trials[0]
     step = step_flops(trial.architecture, trial.recipe)
     assert found["flops"].tolist() == (step * found["steps_taken"]).tolist()
-    assert sum(found["flops"].tolist()) == sum(part["flops"] for part in told)
+    assert sum(found["flops"].tolist()) == sum(part["flops"] for part in parts)
 
 
 @pytest.fixture
@@ -232,7 +232,7 @@ def test_the_directory_is_named_after_the_sweep(tmp_path: Path, monkeypatch: pyt
     assert len(run.results()) == 2
 
 
-def test_a_directory_whose_first_process_died_at_once_is_taken_up(tmp_path: Path):
+def test_a_directory_whose_first_process_died_at_once_is_used(tmp_path: Path):
     (tmp_path / "results.sqlite").touch()
     assert sx.run_sweep(TINY, tmp_path, progress=False).counts()["done"] == 2
 

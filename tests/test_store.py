@@ -120,7 +120,7 @@ def test_a_trial_is_there_whole_or_not_at_all(store: Store, measurements: list[M
     assert store.counts()["running"] == 1
     assert np.all(store.results()["validation_loss"].isna())
     assert store.measurements().empty
-    store.finish(DONE, MEASURED)  # the writer goes on after the mistake
+    store.finish(DONE, MEASURED)  # the writer continues after the mistake
     assert store.counts()["done"] == 1
 
 
