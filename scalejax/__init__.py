@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from scalejax.errors import FitError, Interrupted, RunError, SweepError
-from scalejax.run import Run, run_sweep
+from scalejax.run import Fits, Run, plan, run_sweep
 from scalejax.spec import DataSpec, HalvingSpec, ModelGrid, Sweep, TrainSpec
 from scalejax.spec.file import load_sweep
 
@@ -25,6 +25,7 @@ __all__ = [
     "DataSpec",
     "Fit",
     "FitError",
+    "Fits",
     "Frontier",
     "HalvingSpec",
     "Interrupted",
@@ -43,6 +44,7 @@ __all__ = [
     "fit_law",
     "load_sweep",
     "misallocation",
+    "plan",
     "run_sweep",
 ]
 # Their modules import JAX, which takes a second: only when they are asked for.

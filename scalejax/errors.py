@@ -1,7 +1,9 @@
-"""The ways in which scalejax stops: the caller's mistake, trouble on the way, and being told to."""
+"""The ways in which scalejax stops: the caller's mistake, trouble while it works, and a signal."""
 
 import signal
 from collections.abc import Sequence
+
+from scalejax.text import number_of
 
 
 class SweepError(ValueError):
@@ -12,9 +14,9 @@ class SweepError(ValueError):
 
 
 class RunError(RuntimeError):
-    """Trouble on the way, such as a full disk: one sentence that says what, where and what to do.
+    """Trouble during a run, such as a full disk: one sentence that says what, where and what to do.
 
-    What has been done is kept, and the same command goes on from there. The command line prints it and exits with
+    What has been done is kept, and the same command resumes from there. The command line prints it and exits with
     code 1.
     """
 
@@ -38,25 +40,20 @@ class Interrupted(KeyboardInterrupt):
         if not self.lost:
             return "what was running is saved"
         begun = [step for step in self.lost if step]
-        parts = {}  # since when, and how many trials
+        parts: dict[str, int] = {}  # where they were last saved -> number of trials
         if begun:
             since = f"step {begun[0]:,}" if begun[0] == begun[-1] else f"steps {begun[0]:,} to {begun[-1]:,}"
             parts[since] = len(begun)
         if count := len(self.lost) - len(begun):
             parts["its beginning" if count == 1 else "their beginning"] = count
         (first, count), *others = parts.items()
-        says = f"{count:,} {'trial is' if count == 1 else 'trials are'} not saved since {first}"
-        return " and ".join([says, *(f"{count:,} since {since}" for since, count in others)])
-
-
-def said(error: BaseException) -> str:
-    """Return what an error says in one line: the first, or the last where a whole traceback was wrapped into it."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1] if "Traceback" in lines[0] else lines[0]
+        verb = "is" if count == 1 else "are"
+        lost = f"{number_of(count, 'trial')} {verb} not saved since {first}"
+        return " and ".join([lost, *(f"{count:,} since {since}" for since, count in others)])
 
 
 class FitError(RuntimeError):
     """A law that cannot be fitted to these data at all: one sentence that says why and what to do.
 
-    Softer trouble (a parameter that the data cannot identify, one at its bound) is told by `Fit.status` instead.
+    Softer trouble (a parameter that the data cannot identify, one at its bound) is in `Fit.status` instead.
     """

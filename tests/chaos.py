@@ -1,4 +1,4 @@
-"""Kill a run again and again, and compare what it leaves in the end with a run that nobody touched.
+"""Kill a run again and again, and compare what it leaves in the end with an untouched run.
 
     python tests/chaos.py --kills 50      # the long form, some eight minutes on two cores
 
@@ -24,15 +24,15 @@ from scalejax import Run, SweepError
 QUICKSTART = Path(__file__).parent.parent / "sweeps" / "quickstart.toml"
 REDUCED = ("seeds=1", "train.steps=4800")  # about twenty seconds
 CHECKPOINT_SECONDS = 0.3
-LONGEST_LIFE = 12.0  # seconds; a kill that finds nothing to strike at strikes then
-PATIENCE = 300.0  # seconds after which a run that nobody kills counts as hanging
+LONGEST_LIFE = 12.0  # seconds; a kill that waits for its moment in vain comes then
+PATIENCE = 300.0  # seconds after which a run that is not killed counts as hanging
 LEAVES = {"environment.json", "figures", "results.sqlite", "sweep.toml"}
 TIMINGS = ("seconds",)  # the columns that differ between any two runs
 
 
 @dataclass
 class Toll:
-    """What happened: kills by what they struck, and the runs that came to their end all the same."""
+    """What happened: kills by what they hit, and the runs that ended all the same."""
 
     kills: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("moment", "save", "commit"), 0))
     runs: int = 0
@@ -135,7 +135,7 @@ def wreak(
     *,
     overrides: Sequence[str] = REDUCED,
     seed: int = 0,
-    told: Callable[[str], object] = print,
+    report: Callable[[str], object] = print,
 ) -> Toll:
     """Kill runs `kills` times and assert that each ends as if nothing had happened."""
     rng, toll = random.Random(seed), Toll()
@@ -151,11 +151,11 @@ def wreak(
             now = finished(directory)
             assert now.items() >= known.items(), "a trial that had ended was lost, or trained again"
             known = now
-            told(f"kill {toll.total} ({aim}): {len(known)} trials have ended")
+            report(f"kill {toll.total} ({aim}): {len(known)} trials have ended")
         complete(directory, overrides)
         compare(directory, untouched)
         toll.runs += 1
-        told(f"run {toll.runs} ended as if nothing had happened")
+        report(f"run {toll.runs} ended as if nothing had happened")
     return toll
 
 

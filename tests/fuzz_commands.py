@@ -54,7 +54,7 @@ class Ran:
 
     @property
     def fault(self) -> str:
-        """What is wrong with how it ended, empty if it ended in order."""
+        """What is wrong with how it ended, empty if it ended cleanly."""
         if self.code not in (0, 1, 2):
             return f"exit code {self.code}"
         noise = [word for word in ("Traceback", "Exception in thread", "Error:") if word in self.err]

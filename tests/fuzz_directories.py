@@ -32,7 +32,7 @@ STATEMENTS = (
     *("DROP TABLE measurements", "DROP TABLE heartbeat", "ALTER TABLE trials RENAME COLUMN reason TO reasons"),
     *("UPDATE trials SET steps_taken = 'x'", "UPDATE trials SET knobs = '{'", "UPDATE trials SET knobs = '[1]'"),
     *("UPDATE trials SET learning_rate = 'abc'", "UPDATE trials SET params = 'many'"),
-    *("UPDATE trials SET validation_loss = NULL", "UPDATE trials SET test_error = 9e999"),
+    *("UPDATE trials SET validation_loss = NULL", "UPDATE trials SET test_metric = 9e999"),
     *("UPDATE trials SET position = 'x'", "UPDATE trials SET position = 0", "UPDATE trials SET reason = x'ff00'"),
     *("UPDATE trials SET knobs = '{\"status\": 1}'", "UPDATE trials SET trial_id = trial_id || 'x'"),
     *("UPDATE trials SET train_examples = 0", "UPDATE trials SET family = ''", "DELETE FROM trials"),
@@ -41,8 +41,9 @@ STATEMENTS = (
     *("INSERT INTO heartbeat VALUES (1, 'x', 2, 'y', 'z', NULL)", "UPDATE trials SET steps = x'00'"),
     *("INSERT INTO heartbeat VALUES (1, -1, 'h', 0, 9e99, 1e300)", "UPDATE trials SET train_examples = 'few'"),
     *("INSERT INTO heartbeat VALUES (1, 99999999999999, 'h', -1e300, 1e300, 0)", "CREATE TABLE mine (a)"),
+    *("UPDATE trials SET metric = x'ff00'", "UPDATE trials SET metric = 'RMSE'", "UPDATE trials SET metric = NULL"),
 )  # fmt: skip
-ACTIONS = ("cut", "flip", "empty", "remove", "junk", "folder", "loop", "pipe", "append", "blank", "swap")
+ACTIONS = ("cut", "flip", "empty", "remove", "junk", "folder", "loop", "append", "blank", "swap")
 PLACES = ("ledger", "ledger", "environment.json", "sweep.toml", "checkpoints", "checkpoints", "figures", "new")
 NEW = (
     *(".lock", ".sweep.toml.partial", ".environment.json.partial", "checkpoints", "checkpoints/x", "checkpoints/1-x"),
@@ -101,7 +102,7 @@ class Mutation:
             case _:
                 _clear(path)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                {"folder": Path.mkdir, "loop": lambda it: it.symlink_to(it), "pipe": os.mkfifo}[self.action](path)
+                {"folder": Path.mkdir, "loop": lambda it: it.symlink_to(it)}[self.action](path)
 
     def _path(self, directory: Path) -> Path | None:
         """Return the file or the folder that is meant."""
@@ -167,7 +168,7 @@ class Directories:
             show(accountant, *rest)
             if next(calls) == stop_after:
                 os.kill(os.getpid(), signal.SIGINT)
-                time.sleep(1.0)  # the main thread is the one that hears it, and this one would soon be through
+                time.sleep(1.0)  # the main thread receives it, and this one would soon have finished
 
         directory = self.folder / name
         with mock.patch.object(Accountant, "show", counting):
@@ -246,5 +247,5 @@ def _lost(
         if counts["done"] != 24 or sum(counts.values()) != 24:
             return f"run: not all trials are done: {counts}"
         if not touched and after.keys() != made.expected.keys():
-            return "run: other trials than in a run that nobody touched"
+            return "run: other trials than in an untouched run"
     return ""

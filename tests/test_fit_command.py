@@ -16,6 +16,7 @@ from scalejax.report.fit import fit_facts, fit_tables
 from scalejax.report.plot_fit import plot_fits
 from scalejax.run import Run
 from scalejax.run.store import ResultRow, Store, TrialRow
+from scalejax.status import Status
 
 PLANTED = {"E": 1.7, "A": 400.0, "B": 900.0, "alpha": 0.34, "beta": 0.31}
 
@@ -59,20 +60,11 @@ def run(tmp_path: Path) -> Path:
         store.plan(trials)
         for trial in trials:
             loss = 2 * trial.train_examples**-0.3 * float(np.exp(0.01 * rng.standard_normal()))
-            known = {"train_loss": loss, "validation_loss": loss, "test_loss": loss, "test_error": loss / 4}
+            known = {"train_loss": loss, "validation_loss": loss, "test_loss": loss, "test_metric": loss / 4}
             end = ResultRow(
-                trial.trial_id,
-                "done",
-                "",
-                50,
-                **known,
-                best_step=50,
-                seconds=1.0,
-                mode="map",
-                device="",
-                versions="",
-                program="",
-            )
+                trial.trial_id, Status.DONE, "", **known, best_step=50, seconds=1.0, steps_taken=50, mode="map",
+                device="", versions="", program="", metric="error",
+            )  # fmt: skip
             store.finish(end, [])
     return directory
 

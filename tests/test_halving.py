@@ -232,7 +232,7 @@ def test_halving_is_planned_with_the_work_that_is_left():
     assert simulate(after, spec).total < simulate(before, spec).total
     facts = json.loads(json.dumps(outline(after, simulate(after, spec), device="cpu")))
     assert (facts["trials"], facts["stopped_early"]) == (108, 81)
-    assert "if every trial takes all its steps, but for the 81 that halving is to stop early" in "\n".join(
+    assert "if every trial takes all its steps, except the 81 that halving is expected to stop early" in "\n".join(
         plan_lines(facts)
     )
     unhalved = outline(before, simulate(before, spec), device="cpu")

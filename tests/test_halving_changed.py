@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 import scalejax as sx
 from scalejax.execute.slot import Evaluation, Finished, Paused, Slot, Waiting
 from scalejax.execute.successive_halving import History, SuccessiveHalving
+from scalejax.status import FINAL, Status
 
 RATES, SEEDS, STEPS, EVERY = (1e-4, 1e-3, 1e-2, 1e-1), (0, 1), 40, 5
 TRIALS = [planned(learning_rate=rate, seed=seed, steps=STEPS, evaluate_every=EVERY) for rate in RATES for seed in SEEDS]
 IDS = [each.trial_id for each in TRIALS]
-FINAL = ("done", "diverged")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class World:
     """What each trial would measure at each evaluation, and the step at which it ends."""
 
     losses: dict[str, list[float]]
-    ends: dict[str, tuple[int, str]]
+    ends: dict[str, tuple[int, Status]]
 
     def slot(self, trial, step):
         seen = [
@@ -42,9 +42,9 @@ class World:
 
 @dataclass
 class Directory:
-    """What a run leaves: how trials have ended, and how far others are on their way."""
+    """What a run leaves: how trials have ended, and how far others have come."""
 
-    ended: dict[str, tuple[str, int]]
+    ended: dict[str, tuple[Status, int]]
     begun: dict[str, int]
 
 
@@ -53,7 +53,7 @@ def carry_out(rules, world, before=None, *, calls=10**6, order=(0,), lanes=3):
     trials = [replace(each, rungs=rules.rungs) for each in TRIALS]
     by_id = {each.trial_id: each for each in trials}
     before = before or Directory({}, {})
-    kept = FINAL if not rules.rungs else (*FINAL, "stopped")
+    kept = FINAL if not rules.rungs else (*FINAL, Status.STOPPED)
     ended = {name: end for name, end in before.ended.items() if end[0] in kept}
     histories = {
         name: History({each.step: each.validation_loss for each in world.slot(by_id[name], step).evaluations}, status)
@@ -68,10 +68,10 @@ def carry_out(rules, world, before=None, *, calls=10**6, order=(0,), lanes=3):
     def do(decision):
         queue[:0] = decision.proceed
         for paused, _ in decision.stop:
-            ended[paused.trial.trial_id] = ("stopped", paused.slot.step)
+            ended[paused.trial.trial_id] = (Status.STOPPED, paused.slot.step)
 
     if halving:
-        do(halving.begin())
+        do(halving.opening)
     for name, step in before.begun.items():
         paused = Paused(world.slot(by_id[name], step), None)  # type: ignore[arg-type]
         if halving:
@@ -100,7 +100,7 @@ def carry_out(rules, world, before=None, *, calls=10**6, order=(0,), lanes=3):
             do(halving.arrive(Paused(slot, None)))  # type: ignore[arg-type]
     waiting = [each for each in queue if isinstance(each, Paused)] + (halving.waiting if halving else [])
     begun = running | {each.trial.trial_id: each.slot.step for each in waiting}
-    assert not (begun.keys() & {name for name, end in ended.items() if end[0] != "stopped"})
+    assert not (begun.keys() & {name for name, end in ended.items() if end[0] != Status.STOPPED})
     return Directory({name: end for name, end in ended.items() if name not in begun}, begun)
 
 
@@ -117,13 +117,13 @@ RULES = st.builds(
 def worlds(draw):
     losses = {name: draw(st.lists(st.integers(1, 9).map(float), min_size=8, max_size=8)) for name in IDS}
     early = st.tuples(st.sampled_from(range(EVERY, STEPS, EVERY)), st.sampled_from(FINAL))
-    return World(losses, {name: draw(st.just((STEPS, "done")) | early) for name in IDS})
+    return World(losses, {name: draw(st.just((STEPS, Status.DONE)) | early) for name in IDS})
 
 
 ORDERS = st.lists(st.integers(0, 7), min_size=1, max_size=12)
 FALLING = World(
     {name: [9.0 - IDS.index(name) // 2 - step / 100 for step in range(8)] for name in IDS},
-    dict.fromkeys(IDS, (STEPS, "done")),
+    dict.fromkeys(IDS, (STEPS, Status.DONE)),
 )
 
 
@@ -151,7 +151,7 @@ def test_after_any_changes_and_interruptions_halving_ends_as_in_a_fresh_director
         else:
             assert status == fresh.ended[name][0]
             assert step >= fresh.ended[name][1]  # of what is stopped more may be known
-            assert status == "stopped" or step == fresh.ended[name][1]
+            assert status == Status.STOPPED or step == fresh.ended[name][1]
 
 
 SWEEP = sx.Sweep(

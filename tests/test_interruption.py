@@ -123,7 +123,7 @@ def running(tmp_path: Path) -> Iterator[tuple[Path, "subprocess.Popen[str]"]]:
             started.kill()
 
 
-def test_a_run_can_be_watched_locks_others_out_and_stops_in_time_when_told(running, tmp_path, capsys):
+def test_a_run_can_be_watched_locks_others_out_and_stops_in_time(running, tmp_path, capsys):
     directory, started = running
     assert main(["status", str(directory)]) == 0
     out = capsys.readouterr().out
@@ -191,7 +191,7 @@ def table(directory: Path) -> pd.DataFrame:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [(1, 4), (4, 1)])
-def test_a_run_goes_on_with_another_number_of_devices(tmp_path, first, then):
+def test_a_run_resumes_with_another_number_of_devices(tmp_path, first, then):
     path, directory = sweep_file(tmp_path, **SHORT), tmp_path / "run"
     stopping = STOPPING.format(calls=3, name="SIGINT")
     code, _ = said(process("run", path, "--out", directory, code=stopping, devices=first))
@@ -206,7 +206,7 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path, first, then):
     np.testing.assert_allclose(found["validation_loss"], expected["validation_loss"], rtol=EXACT_SOLO)
 
 
-def test_a_full_disk_ends_a_run_in_order_and_it_goes_on_when_there_is_room(tmp_path):
+def test_a_full_disk_ends_a_run_cleanly_and_it_resumes_when_there_is_room(tmp_path):
     path, directory = sweep_file(tmp_path, **SHORT), tmp_path / "run"
 
     warm = tmp_path / "warm"  # programs and data are in the cache then, and only the directory is written
@@ -238,7 +238,7 @@ def test_a_full_ledger_is_a_sentence(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_few_kills_leave_what_nobody_would_have_left(tmp_path):
+def test_a_few_kills_leave_what_an_untouched_run_leaves(tmp_path):
     overrides = ("seeds=1", "data.train_examples=[20, 600]", "train.steps=2400", "data.test_examples=2000")
-    toll = wreak(tmp_path, 5, overrides=overrides, seed=1, told=lambda _: None)
+    toll = wreak(tmp_path, 5, overrides=overrides, seed=1, report=lambda _: None)
     assert toll.total == 5

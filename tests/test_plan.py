@@ -20,8 +20,6 @@ from scalejax.planning.plan import make_plan
 from scalejax.planning.simulate import simulate
 from scalejax.planning.trial import expand, horizon
 from scalejax.report.plan import plan_lines
-from scalejax.run.store import Store
-from scalejax.spec.sweep import TRIAL_COLUMNS
 from scalejax.train.cost import step_flops
 
 DATA = DataSpec("mnist1d", train_examples=(20, 200), examples=500, validation_examples=50, test_examples=60)
@@ -145,19 +143,6 @@ def test_two_families_of_one_name_are_refused():
         return Net(width=width, inputs=inputs, rngs=rngs)
 
     assert "another family is called mlp too" in refusal(own(mlp, width=4))
-
-
-def test_a_knob_called_like_a_column_is_refused():
-    def build(*, steps, rngs):
-        return nnx.Linear(40, steps, rngs=rngs)
-
-    with pytest.raises(SweepError, match="a column of the results is called so already"):
-        ModelGrid(build, steps=10)
-
-
-def test_the_reserved_names_are_the_columns_of_the_ledger(tmp_path):
-    with Store(tmp_path / "results.sqlite", write=True) as store:
-        assert set(store.results().columns) | {"position", "knobs"} == set(TRIAL_COLUMNS)
 
 
 def timed_forecast(plan, *, patience_seconds: float) -> Forecast:

@@ -32,7 +32,7 @@ def test_two_hundred_thousand_rows_from_the_picture_to_the_law(tmp_path: Path):
     run = sx.run_sweep(sweep, tmp_path, progress=False)
     table = run.results()
     assert set(table["metric"]) == {"RMSE"}
-    assert table["test_error"].isna().all()
+    assert all(table["test_error"].isna())
     np.testing.assert_allclose(table["test_metric"] ** 2, table["test_loss"], rtol=1e-4)
     table = run.curves()
     curves = dict(zip(zip(table["model"], table["train_examples"], strict=True), table["value"], strict=True))

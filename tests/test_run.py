@@ -1,5 +1,6 @@
 """A run from Python: its tables and files, resuming, enlarging, the user's own modules, what is refused."""
 
+import functools
 import io
 import json
 import os
@@ -17,10 +18,16 @@ import pytest
 from flax import nnx
 
 import scalejax as sx
+from scalejax.cli import main
+from scalejax.execute import modes, timing
 from scalejax.execute.scheduler import Progress, Scheduler
+from scalejax.planning import plan as plan_module
+from scalejax.planning.forecast import Timing
+from scalejax.planning.packing import Bucket
 from scalejax.planning.plan import make_plan
 from scalejax.report.progress import ProgressDisplay
 from scalejax.run.watch import Accountant
+from scalejax.spec.file import sweep_to_toml
 from scalejax.train.cost import step_flops
 
 SWEEP = sx.Sweep(
@@ -57,13 +64,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> sx.Run:
 
 def test_the_flops_of_plan_table_and_progress_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Also where trials end early: stopped by halving, without patience, diverged."""
-    told = []
+    parts = []
     advance = ProgressDisplay.advance
-    monkeypatch.setattr(ProgressDisplay, "advance", lambda self, **part: (told.append(part), advance(self, **part)))
+    monkeypatch.setattr(ProgressDisplay, "advance", lambda self, **part: (parts.append(part), advance(self, **part)))
     usual = sx.run_sweep(TINY, tmp_path / "usual", progress=False).results()
-    assert sum(usual["flops"].tolist()) == make_plan(TINY).useful_flops == sum(part["flops"] for part in told)
+    assert sum(usual["flops"].tolist()) == make_plan(TINY).useful_flops == sum(part["flops"] for part in parts)
 
-    told.clear()
+    parts.clear()
     train = replace(TINY.train, learning_rate=(1e-2, 3e-2, 1.0, 1e30), steps=200, patience=1)
     early = replace(
         TINY, train=replace(train, halving=sx.HalvingSpec((0.02,))), models=sx.ModelGrid("mlp", width=4, depth=1)
@@ -74,7 +81,7 @@ def test_the_flops_of_plan_table_and_progress_are_the_same(tmp_path: Path, monke
     trial = make_plan(early).trials[0]
     step = step_flops(trial.architecture, trial.recipe)
     assert found["flops"].tolist() == (step * found["steps_taken"]).tolist()
-    assert sum(found["flops"].tolist()) == sum(part["flops"] for part in told)
+    assert sum(found["flops"].tolist()) == sum(part["flops"] for part in parts)
 
 
 @pytest.fixture
@@ -186,7 +193,7 @@ def interrupt_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Accountant, "show", shown)
 
 
-def test_a_sweep_that_changes_while_it_is_interrupted_goes_on_as_what_it_is_now(
+def test_a_sweep_that_changes_while_it_is_interrupted_resumes_as_what_it_is_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     steps = replace(SWEEP.train, steps=200, evaluate_every=50)
@@ -225,7 +232,7 @@ def test_the_directory_is_named_after_the_sweep(tmp_path: Path, monkeypatch: pyt
     assert len(run.results()) == 2
 
 
-def test_a_directory_whose_first_process_died_at_once_is_taken_up(tmp_path: Path):
+def test_a_directory_whose_first_process_died_at_once_is_used(tmp_path: Path):
     (tmp_path / "results.sqlite").touch()
     assert sx.run_sweep(TINY, tmp_path, progress=False).counts()["done"] == 2
 
@@ -300,15 +307,6 @@ def test_a_place_that_is_no_run_is_left_alone(tmp_path: Path, make: Callable[[Pa
 
 
 @pytest.mark.usefixtures("no_training")
-@pytest.mark.parametrize("name", ["environment.json", ".environment.json.partial", ".sweep.toml.partial", "sweep.toml"])
-def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(copied: sx.Run, name: str):
-    (copied.directory / name).unlink(missing_ok=True)
-    os.mkfifo(copied.directory / name)
-    assert sx.run_sweep(SWEEP, copied.directory, progress=False).counts()["done"] == 12
-    assert (copied.directory / "environment.json").is_file()
-
-
-@pytest.mark.usefixtures("no_training")
 def test_a_figure_that_cannot_be_written_is_trouble_and_results_are_kept(copied: sx.Run):
     before = copied.results()
     shutil.rmtree(copied.directory / "figures")
@@ -331,9 +329,87 @@ def test_damaged_results_are_met_with_before_anything_is_trained(copied: sx.Run)
 
 
 def test_a_directory_without_results_says_so(tmp_path: Path):
-    for table in (sx.Run(tmp_path).results, sx.Run(tmp_path).measurements, sx.Run(tmp_path).counts):
+    run = sx.Run(tmp_path)
+    for table in (run.results, run.measurements, run.counts, run.status, functools.partial(run.fit, "power")):
         with pytest.raises(sx.SweepError, match="no results here"):
             table()
+    assert "no results here" in repr(run)
+
+
+@pytest.mark.parametrize("name", ["steps", "knobs", "position", "test_error", "metric"])
+def test_a_knob_called_like_a_column_is_refused_before_anything_is_written(tmp_path: Path, name: str):
+    text = f"def build(*, {name}, rngs): raise AssertionError"
+    exec(text, scope := {})
+    sweep = replace(TINY, models=(sx.ModelGrid(scope["build"], {name: 10}),))
+    for call in (sx.plan, functools.partial(sx.run_sweep, out=tmp_path / "run")):
+        with pytest.raises(sx.SweepError, match=rf"index 0 {name}: a column of the results is called so already"):
+            call(sweep)
+    assert not list(tmp_path.iterdir())
+
+
+def test_plan_shows_the_mode_that_run_uses_the_measured_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Lanes in turn are made to look faster; and a run that is resumed keeps its modes, whatever is measured then."""
+    seconds = {"vmap": 2.0, "map": 1.0}
+
+    def timed(bucket: Bucket, _: object) -> Timing:
+        return Timing(*[seconds[bucket.program.mode]] * 3)
+
+    monkeypatch.setattr(modes, "WORTH_SECONDS", 0.0)
+    for module in (modes, timing):
+        monkeypatch.setattr(module, "remembered", lambda *_: None)
+        monkeypatch.setattr(module, "timed", timed)
+
+    def planned_modes() -> set[str]:
+        return {program["mode"] for program in sx.plan(sweep, out=tmp_path).facts["programs"]}
+
+    sweep = replace(SWEEP, models=(sx.ModelGrid("mlp", width=4, depth=1),))
+    assert planned_modes() == {"map"}
+    assert set(sx.run_sweep(sweep, tmp_path, progress=False).results()["mode"]) == {"map"}
+    seconds["vmap"] = 0.5
+    assert planned_modes() == {"map"}
+
+
+def test_a_sweep_is_checked_once_and_planned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    calls = []
+    for name in ("check_models", "expand"):
+        done = getattr(plan_module, name)
+        monkeypatch.setattr(plan_module, name, lambda *rest, name=name, done=done: calls.append(name) or done(*rest))
+    (tmp_path / "sweep.toml").write_text(sweep_to_toml(TINY))
+    for command in (["plan"], ["run", "--out", str(tmp_path / "run")]):
+        calls.clear()
+        assert main([*command, str(tmp_path / "sweep.toml")]) == 0
+        assert calls == ["check_models", "expand"]
+
+
+def test_what_the_command_line_prints_is_what_python_users_have(finished: sx.Run, tmp_path: Path, capsys):
+    (tmp_path / "sweep.toml").write_text(sweep_to_toml(SWEEP))
+
+    def printed(*arguments: object) -> str:
+        capsys.readouterr()
+        assert main([str(one) for one in arguments]) == 0
+        return capsys.readouterr().out.removesuffix("\n")
+
+    shown = sx.plan(SWEEP)
+    for _ in shown.facts["programs"]:  # each time at least one program more is timed, and remembered
+        shown = sx.plan(SWEEP)
+    assert printed("plan", tmp_path / "sweep.toml") == str(shown) == repr(shown)
+    assert json.loads(printed("plan", tmp_path / "sweep.toml", "--json")) == shown.facts
+    status = finished.status()
+    assert printed("status", finished.directory) == str(status) == "12 trials: 12 done"
+    assert json.loads(printed("status", finished.directory, "--json")) == status.facts
+    fits = finished.fit("power", bootstrap=20, figures=tmp_path / "figures")
+    call = ("fit", finished.directory, "--law", "power", "--bootstrap", 20, "--figures", tmp_path / "figures")
+    assert printed(*call) == str(fits)
+    assert json.loads(printed(*call, "--json")) == json.loads(json.dumps(fits.facts))
+    assert [path.name for path in fits.figures] == ["fit_power.png", "fit_power.svg"]
+    assert all(path.is_file() for path in fits.figures)
+    for shows, word in ((shown, "lane program"), (status, "12 done"), (fits, "objective"), (finished, "12 done")):
+        assert word in shows._repr_html_()
+        assert word in repr(shows)
+    assert 'src="data:image/png;base64,' in finished._repr_html_()
+    for name, fit in fits.fits.items():
+        assert f"{fit.params['c']:.5g}" in str(fit), name
+        assert fit.law.formula in fit._repr_html_()
 
 
 def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):

@@ -26,6 +26,7 @@ from scalejax.planning.schedule import Load, schedule
 from scalejax.planning.simulate import simulate
 from scalejax.planning.trial import Counted, expand, expand_counted
 from scalejax.report.plan import plan_lines
+from scalejax.spec.file import sweep_to_toml
 
 DATA = DataSpec("mnist1d", train_examples=(20, 200, 2000), examples=5000, validation_examples=50, test_examples=60)
 SWEEP = Sweep(
@@ -266,6 +267,7 @@ def test_an_unknown_kind_is_one_sentence_with_the_nearest_name(tmp_path, capsys)
         device_spec_named("H20")
     with pytest.raises(SweepError, match=r"expected one of a100-40, .*local"):
         device_spec_named("abacus")
+    (tmp_path / "sweep.toml").write_text(sweep_to_toml(SWEEP))
     assert main(["plan", str(tmp_path / "sweep.toml"), "--device-kind", "h20"]) == 2
     told = capsys.readouterr()
     assert told.err == 'scalejax plan: --device-kind: "h20" is unknown; did you mean h200?\n'

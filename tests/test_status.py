@@ -37,13 +37,13 @@ def table(*statuses: str, taken: int | None = None, reason: str = "") -> pd.Data
     return pd.DataFrame(rows).astype({"steps_taken": "Int64"})
 
 
-def test_a_run_that_is_at_work_tells_its_steps_and_its_time():
+def test_a_running_run_shows_its_steps_and_its_time():
     facts = status_facts(table("running", "pending", "done", taken=1500), Beat(HERE, alive=True))
     assert facts["trials"]["running"] == facts["trials"]["done"] == 1
     assert facts["eta_seconds"] == pytest.approx(30, abs=1)
     lines = status_lines(facts)
     assert lines[0] == "3 trials: 1 pending, 1 running, 1 done"
-    assert lines[1].startswith("process 12 on h, 1 min 30 s at work, ETA 30 s")
+    assert lines[1].startswith("process 12 on h, running for 1 min 30 s, ETA 30 s")
     assert lines[2] == (
         "  t0 running, step 1,500 of 4,000: mlp, 1,234 parameters, 500 examples, learning rate 0.01, seed 1"
     )
@@ -54,16 +54,16 @@ def test_before_anything_is_known_the_time_is_not_invented():
     assert "ETA not known yet" in status_lines(status_facts(table("running"), unknown))[1]
 
 
-def test_a_crashed_run_is_gone_and_an_interrupted_one_can_go_on():
+def test_a_killed_run_is_gone_and_an_interrupted_one_resumes():
     gone = status_lines(status_facts(table("running", taken=7), Beat(replace(HERE, beat=HERE.beat - 100), alive=False)))
-    assert "process 12 on h is gone, last heard of 1 min 40 s ago; the same `scalejax run` goes on" in gone[1]
+    assert "process 12 on h is gone, last heard of 1 min 40 s ago; the same `scalejax run` resumes" in gone[1]
     interrupted = status_lines(status_facts(table("pending", "pending", taken=7), None))
-    assert interrupted[1].startswith("interrupted; the same `scalejax run` goes on")
+    assert interrupted[1].startswith("interrupted; the same `scalejax run` resumes")
     assert " begun, step 7 of 4,000" in interrupted[2]
     assert status_lines(status_facts(table("pending"), None)) == ["1 trial: 1 pending"]
 
 
-def test_reasons_are_told_and_long_lists_are_cut_but_not_as_data():
+def test_reasons_are_shown_and_long_lists_are_cut_but_not_as_data():
     facts = status_facts(table(*["diverged"] * (SHOWN + 5), reason="the loss was not finite at step 3"), None)
     lines = status_lines(facts)
     assert lines[1] == "  t0 diverged: the loss was not finite at step 3"

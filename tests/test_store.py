@@ -1,5 +1,6 @@
 """The ledger: trials whole or not at all, plans that keep what is known, tables in the promised shape."""
 
+import contextlib
 import math
 import os
 import sqlite3
@@ -7,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from scalejax.errors import RunError, SweepError
 from scalejax.run.store import Heartbeat, MeasurementRow, ResultRow, Store, TrialRow
+from scalejax.status import ENDED, Status
 
 LOGISTIC = TrialRow(
     trial_id="a", family="logistic", knobs={}, params=410, train_examples=20, fraction=0.1, seed=0,
@@ -20,18 +23,19 @@ SMALL = replace(LOGISTIC, trial_id="b", family="mlp", knobs={"width": 4, "depth"
 LARGE = replace(SMALL, trial_id="c", knobs={"width": 8, "depth": 1}, params=418)
 SWEEP = [LARGE, LOGISTIC, SMALL]
 DONE = ResultRow(
-    trial_id="b", status="done", reason="", steps_taken=20, train_loss=1.0, validation_loss=1.5, test_loss=1.6,
-    test_error=0.5, best_step=10, seconds=0.25, mode="vmap", device="cpu", versions="jax 1",
-    program="0123456789abcdef",
+    trial_id="b", status=Status.DONE, reason="", steps_taken=20, train_loss=1.0, validation_loss=1.5, test_loss=1.6,
+    best_step=10, seconds=0.25, mode="vmap", device="cpu", versions="jax 1",
+    program="0123456789abcdef", test_metric=0.5, metric="error",
 )  # fmt: skip
 MEASURED = [
-    MeasurementRow("b", step, 16 * step, train_loss=2.0, validation_loss=2.5, validation_error=0.75)
+    MeasurementRow("b", step, 16 * step, train_loss=2.0, validation_loss=2.5, validation_metric=0.75)
     for step in (20, 10)
 ]
 COLUMNS = [
     "trial_id", "family", "width", "depth", "params", "train_examples", "fraction", "seed", "learning_rate",
     "weight_decay", "batch_size", "steps", "flops", "status", "reason", "train_loss", "validation_loss", "test_loss",
     "test_error", "best_step", "seconds", "steps_taken", "mode", "device", "versions", "program",
+    "test_metric", "metric",
 ]  # fmt: skip
 
 
@@ -75,17 +79,19 @@ def test_a_finished_trial_comes_with_its_measurements(store: Store):
     assert store.counts() == {"pending": 1, "running": 2, "done": 0, "diverged": 0, "stopped": 0, "failed": 0}
     store.finish(DONE, MEASURED)
     row = store.results().set_index("trial_id").loc["b"]
-    for name in ("status", "reason", "train_loss", "test_error", "best_step", "seconds", "mode", "device", "versions"):
+    for name in ("status", "reason", "train_loss", "test_metric", "best_step", "seconds", "mode", "device", "metric"):
         assert row[name] == getattr(DONE, name)
+    assert row["test_error"] == 0.5
     table = store.measurements()
-    assert table.columns.tolist() == list(MeasurementRow.__dataclass_fields__)
+    names = "trial_id step examples_seen train_loss validation_loss validation_error validation_metric"
+    assert table.columns.tolist() == names.split()
     assert table["step"].tolist() == [10, 20]
     assert table["examples_seen"].tolist() == [160, 320]
     assert store.ended().keys() == {"b"}
 
 
-@pytest.mark.parametrize("status", ["done", "diverged", "stopped", "failed"])
-def test_the_flops_of_a_trial_that_has_ended_are_those_of_the_steps_that_it_took(store: Store, status: str):
+@pytest.mark.parametrize("status", ENDED)
+def test_the_flops_of_a_trial_that_has_ended_are_those_of_the_steps_that_it_took(store: Store, status: Status):
     planned = {"a": 1000, "b": 1000, "c": 1000}
     assert store.results().set_index("trial_id")["flops"].to_dict() == planned
     store.start(["b", "c"])
@@ -114,13 +120,18 @@ def test_a_trial_is_there_whole_or_not_at_all(store: Store, measurements: list[M
     assert store.counts()["running"] == 1
     assert np.all(store.results()["validation_loss"].isna())
     assert store.measurements().empty
-    store.finish(DONE, MEASURED)  # the writer goes on after the mistake
+    store.finish(DONE, MEASURED)  # the writer continues after the mistake
     assert store.counts()["done"] == 1
 
 
 def test_what_is_not_finite_is_missing(store: Store):
-    bad = replace(DONE, status="diverged", reason="why", train_loss=math.inf, validation_loss=math.nan, test_loss=None)
-    store.finish(replace(bad, best_step=None), [replace(MEASURED[0], train_loss=-math.inf, validation_loss=math.nan)])
+    bad = replace(
+        DONE, status=Status.DIVERGED, reason="why", train_loss=math.inf, validation_loss=math.nan, test_loss=None
+    )
+    store.finish(
+        replace(bad, test_loss=None, best_step=None),
+        [replace(MEASURED[0], train_loss=-math.inf, validation_loss=math.nan)],
+    )
     row = store.results().set_index("trial_id").loc["b"]
     assert row[["train_loss", "validation_loss", "test_loss", "best_step"]].isna().all()
     measured = store.measurements()
@@ -133,7 +144,7 @@ def test_a_new_plan_keeps_what_is_finished_and_repeats_what_was_not(store: Store
     store.finish(DONE, MEASURED)
     before = store.results().set_index("trial_id").loc[["b"]]
     store.start(["a"])
-    store.finish(replace(DONE, trial_id="c", status="failed", reason="out of memory"), [])
+    store.finish(replace(DONE, trial_id="c", status=Status.FAILED, reason="out of memory"), [])
     store.plan([replace(row, fraction=0.05) for row in (SMALL, LARGE, LOGISTIC)])
     table = store.results().set_index("trial_id")
     assert table.index.tolist() == ["b", "c", "a"]
@@ -220,8 +231,8 @@ READ, WRITE = False, True
         (empty_file, READ, "no results here yet"),
         (no_database, READ, "not a readable ledger"),
         (no_database, WRITE, "not a readable ledger"),
-        (newer_version, READ, "schema 99, this one reads 4"),
-        (newer_version, WRITE, "schema 99, this one reads 4"),
+        (newer_version, READ, "schema 99, this one reads 2 to 5"),
+        (newer_version, WRITE, "schema 99, this one reads 2 to 5"),
         (other_program, READ, "another program"),
         (other_program, WRITE, "another program"),
         (folder, READ, "no results here"),
@@ -239,14 +250,69 @@ def test_what_is_no_ledger_is_refused_in_one_line(path: Path, make, write: bool,
     assert (path.read_bytes() if path.is_file() else None) == before
 
 
-@pytest.mark.parametrize("write", [READ, WRITE])
-@pytest.mark.parametrize("suffix", ["", "-wal", "-journal"])
-def test_a_pipe_in_its_place_is_refused_and_not_waited_for(path: Path, write: bool, suffix: str):
-    if suffix:
-        Store(path, write=True).close()
-    os.mkfifo(path.with_name(path.name + suffix))
-    with pytest.raises(SweepError, match="no regular file" if suffix or write else "no results here"):
+@pytest.mark.parametrize(("write", "says"), [(READ, "no results here"), (WRITE, "no regular file")])
+def test_a_pipe_in_its_place_is_refused_and_not_waited_for(path: Path, write: bool, says: str):
+    os.mkfifo(path)
+    with pytest.raises(SweepError, match=says):
         Store(path, write=write)
+
+
+def ledger_of(path: Path, version: int) -> None:
+    """Make a ledger with one finished and one interrupted trial as versions of scalejax with that schema did."""
+    with Store(path, write=True) as store:
+        store.plan(SWEEP)
+        store.finish(DONE, MEASURED)
+        store.start(["a"])
+        store.beat(Heartbeat(1, "h", 0.0, 0.0, None), {"a": 10})
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("ALTER TABLE trials RENAME COLUMN test_metric TO test_error")
+        connection.execute("ALTER TABLE trials DROP COLUMN metric")
+        connection.execute("ALTER TABLE measurements RENAME COLUMN validation_metric TO validation_error")
+        if version < 4:
+            connection.execute("ALTER TABLE trials DROP COLUMN program")
+        if version < 3:
+            connection.execute("DROP TABLE heartbeat")
+        connection.execute(f"PRAGMA user_version = {version}")
+
+
+@pytest.mark.parametrize("version", [2, 3, 4])
+def test_an_older_ledger_is_read_as_it_is_and_upgraded_when_it_is_written(path: Path, version: int):
+    ledger_of(path, version)
+    before = path.read_bytes()
+    with Store(path, write=False) as store:
+        read, measured, heartbeat, counts = store.results(), store.measurements(), store.heartbeat(), store.counts()
+    assert path.read_bytes() == before
+    assert (heartbeat is None) == (version == 2)
+    assert (counts["done"], counts["running"], counts["pending"]) == (1, 1, 1)
+    with Store(path, write=True) as store:
+        pd.testing.assert_frame_equal(store.results(), read, check_exact=True)
+        pd.testing.assert_frame_equal(store.measurements(), measured, check_exact=True)
+        store.plan(SWEEP)
+        store.finish(replace(DONE, trial_id="a"), [])
+        table = store.results().set_index("trial_id")
+    assert read.columns.tolist() == COLUMNS
+    assert table.loc["b", ["test_error", "test_metric", "metric"]].tolist() == [0.5, 0.5, "error"]
+    assert read["metric"].isna().tolist() == [True, True, False]
+    assert measured["validation_error"].tolist() == measured["validation_metric"].tolist() == [0.75, 0.75]
+    assert table.loc["a", ["status", "test_metric"]].tolist() == ["done", 0.5]
+
+
+def test_an_older_ledger_is_read_while_another_process_writes_it(path: Path):
+    ledger_of(path, 4)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        with connection:
+            connection.execute("UPDATE trials SET steps_taken = 17 WHERE trial_id = 'a'")
+        with Store(path, write=False) as store:
+            assert store.results().set_index("trial_id").loc["a", "steps_taken"] == 17
+
+
+def test_another_metric_than_an_error_is_none(store: Store):
+    store.finish(replace(DONE, test_metric=3.0, metric="RMSE"), MEASURED)
+    row = store.results().set_index("trial_id").loc["b"]
+    assert (row["test_metric"], row["metric"], math.isnan(row["test_error"])) == (3.0, "RMSE", True)
+    assert np.all(store.measurements()["validation_error"].isna())
+    assert store.measurements()["validation_metric"].tolist() == [0.75, 0.75]
 
 
 def missing_table(connection: sqlite3.Connection) -> None:

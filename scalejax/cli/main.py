@@ -2,16 +2,15 @@
 
 import argparse
 import contextlib
-import functools
 import io
 import json
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from scalejax.cli.options import BAD_INPUT, number, parser_of
 from scalejax.errors import FitError, Interrupted, RunError, SweepError
@@ -20,13 +19,11 @@ from scalejax.text import number_of
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from scalejax.analysis.table_fit import TableFits
-    from scalejax.planning.device_specs import DeviceSpec
-    from scalejax.planning.plan import Plan
+    from scalejax.spec import Sweep
 
 TROUBLE, SIGNALLED = 1, 128  # to the last one the number of the signal is added
-PLAIN_WIDTH = 120  # characters of a table where there is no terminal
-TIMING_PATIENCE = 0.5  # seconds after which `plan` compiles no further program just to time it
+
+_Made = TypeVar("_Made")
 
 
 def entry() -> NoReturn:
@@ -63,8 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return TROUBLE
     except KeyboardInterrupt as error:
         outcome = f"{error.outcome}, and " if isinstance(error, Interrupted) else ""
-        says = f"interrupted; finished trials are kept, {outcome}the same command goes on from there"
-        print(f"scalejax {options.command}: {says}", file=sys.stderr)
+        message = f"interrupted; finished trials are kept, {outcome}the same command resumes from there"
+        print(f"scalejax {options.command}: {message}", file=sys.stderr)
         return SIGNALLED + (error.signal if isinstance(error, Interrupted) else signal.SIGINT)
 
 
@@ -86,72 +83,60 @@ def _plain_warnings(command: str) -> Iterator[None]:
 
 
 def plan(options: argparse.Namespace) -> int:
-    """Print trials, programs, padding waste, FLOPs, memory and forecast time of a sweep; train nothing."""
-    from scalejax.execute.devices import device_kind, prepare
-    from scalejax.execute.modes import with_modes
-    from scalejax.execute.timing import remembered, timings_of
-    from scalejax.planning.device_specs import LOCAL, device_spec_named, local_spec
-    from scalejax.planning.forecast import forecast
-    from scalejax.planning.outline import outline
-    from scalejax.planning.simulate import simulate
-    from scalejax.report.plan import plan_lines
+    """Print what a sweep will do: trials, programs, padding waste, FLOPs, memory and a forecast of the time."""
+    from scalejax.run import plan as plan_of
 
-    prepare()  # before the local devices are looked at
-    spec = None if options.device_kind is None else device_spec_named(options.device_kind)
-    made = _plan(options, devices=options.devices, spec=spec)
-    if spec is None or spec.name == LOCAL:
-        made = with_modes(made, {}, measure=False)
-    if spec is None:
-        timings = timings_of(made, patience_seconds=TIMING_PATIENCE)
-        simulated = simulate(made, local_spec(), timings=timings) if options.devices else None
-        facts = outline(made, forecast(made, timings), device=device_kind(), simulation=simulated)
-    else:
-        known = [remembered(each, made.card) for each in made.packing.buckets] if spec.name == LOCAL else None
-        facts = outline(made, simulate(made, spec, timings=known), device=device_kind())
-    print(json.dumps(facts, indent=2) if options.json else "\n".join(plan_lines(facts)))
+    def preview(sweep: "Sweep"):
+        return plan_of(sweep, options.devices, device_kind=options.device_kind, out=options.out)
+
+    made = _from_file(options, preview)
+    _print(made.facts, str(made), as_json=options.json)
     return 0
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train what has not been trained yet, draw the learning curves, and say which have flattened."""
+    """Train what has not been trained yet, draw the learning curves, and say which of them have flattened."""
+    from scalejax.analysis import trends
     from scalejax.report.status import counted
-    from scalejax.run import carry_out
+    from scalejax.report.table import curve_table
+    from scalejax.run import carry_out, planned
 
-    made = _plan(options)
+    made = _from_file(options, planned)
     done = carry_out(made, options.out, checkpoint_seconds=options.checkpoint_seconds)
     counts, programs = done.counts(), len(made.packing.buckets)
+    parts: list[Table | str] = [f"{counted(counts)}; {number_of(programs, 'lane program')} for all of them"]
+    if not options.json:
+        try:
+            curves = done.curves()
+            figure = f"figure: {done.directory / 'figures' / 'learning_curves.png'} and .svg"
+            parts += [curve_table(curves, trends(curves)), *done.summary(), figure]
+        except ValueError as error:
+            parts.append(str(error))
     facts = {"directory": str(done.directory), "trials": counts, "lane_programs": programs}
-    if options.json:
-        print(json.dumps(facts, indent=2))
-    else:
-        print(f"{counted(counts)}; {number_of(programs, 'lane program')} for all of them")
-        _show(done)
+    _print(facts, *parts, as_json=options.json)
     return TROUBLE if counts["failed"] else 0
 
 
 def status(options: argparse.Namespace) -> int:
-    """Say how far a run is, at any time: done, running at which step, diverged or failed and why, and the time left."""
-    from scalejax.report.status import status_facts, status_lines
+    """Say how far a run is, at any time: trials by status, steps of those that run, reasons, and the time left."""
     from scalejax.run import Run
 
-    found = Run(options.directory)
-    facts = status_facts(found.results(), found.heartbeat())
-    print(json.dumps(facts, indent=2) if options.json else "\n".join(status_lines(facts)))
+    state = Run(options.directory).status()
+    _print(state.facts, str(state), as_json=options.json)
     return 0
 
 
 def export(options: argparse.Namespace) -> int:
-    """Write the trial table of a run as CSV or Parquet."""
+    """Write the trial table of a run, or its measurements, as CSV or Parquet."""
     from scalejax.run import Run
 
-    found = Run(options.directory)
-    table = found.measurements() if options.measurements else found.results()
+    done = Run(options.directory)
+    table = done.measurements() if options.measurements else done.results()
     output: Path | None = options.output
-    if output is None:
-        table.to_csv(sys.stdout, index=False)
-        return 0
     try:
-        if output.suffix == ".parquet":
+        if output is None:
+            table.to_csv(sys.stdout, index=False)
+        elif output.suffix == ".parquet":
             table.to_parquet(output, index=False)
         elif output.suffix == ".csv":
             table.to_csv(output, index=False)
@@ -160,66 +145,36 @@ def export(options: argparse.Namespace) -> int:
     except ImportError as error:
         raise SweepError('writing Parquet needs pyarrow; install it with pip install "scalejax[parquet]"') from error
     except OSError as error:
-        raise SweepError(
-            f"--output {output}: cannot be written ({error.strerror or error}); give another path"
-        ) from error
+        if output is None:
+            raise
+        reason = error.strerror or error
+        raise SweepError(f"--output {output}: cannot be written ({reason}); give another path") from error
     return 0
 
 
 def fit(options: argparse.Namespace) -> int:
-    """Fit a scaling law to a run or to any table: its parameters, what the data cannot tell, and a figure."""
-    from scalejax.analysis.laws.laws import find_law
-    from scalejax.analysis.observations import from_table, from_trials, parse_columns, read_table
-    from scalejax.analysis.table_fit import fit_table
-    from scalejax.report.fit import fit_facts, fit_tables
-    from scalejax.run import Run
+    """Fit a scaling law to a run or to any table: parameters, a verdict on what the data cannot tell, a figure."""
+    from scalejax.analysis.observations import parse_columns
+    from scalejax.run import fit_source
 
-    source: Path = options.source
-    with _mistakes():
-        law, columns = find_law(options.law), parse_columns(options.columns)
-        fixed = {name: number(value) for name, value in parse_columns(options.fix).items()}
-        if source.is_dir():
-            found = from_trials(law, Run(source).results(), columns=columns)
-        else:
-            found = from_table(law, read_table(source), columns=columns, curve=options.curves)
-        done = fit_table(
-            law, found, shared=options.share, fixed=fixed, ceiling=options.ceiling, bootstrap=options.bootstrap,
+    try:
+        done = fit_source(
+            options.source,
+            options.law,
+            columns=parse_columns(options.columns),
+            curves=options.curves,
+            fixed={name: number(value) for name, value in parse_columns(options.fix).items()},
+            shared=options.share,
+            ceiling=options.ceiling,
+            bootstrap=options.bootstrap,
             seed=options.seed,
-        )  # fmt: skip
-    facts = fit_facts(done.fits, found[0].columns, level=options.level, notes=found[0].notes)
-    facts |= {"refused": list(done.refused), "figures": _fit_figure(done, source, options)}
-    if options.json:
-        print(json.dumps(facts, indent=2))
-    else:
-        figures = [f"figure: {path}" for path in facts["figures"]]
-        _print(*fit_tables(facts), *done.refused, *(figures or ["no figure; --figures DIR draws one"]))
-    return TROUBLE if done.refused else 0
-
-
-def _fit_figure(done: "TableFits", source: Path, options: argparse.Namespace) -> list[str]:
-    """Draw fits into the run's directory, or beside a table where --figures says, and return the paths."""
-    from scalejax.report.plot import save_figure
-    from scalejax.report.plot_fit import plot_fits
-
-    directory = options.figures or (source / "figures" if source.is_dir() else None)
-    if directory is None:
-        return []
-    name = f"fit_{done.curves[0][1].law.name}"
-    try:
-        return [str(path) for path in save_figure(plot_fits(done.curves, level=options.level), directory, name)]
-    except OSError as error:
-        raise SweepError(
-            f"{directory}: cannot be written ({error.strerror or error}); give another --figures"
-        ) from error
-
-
-@contextlib.contextmanager
-def _mistakes() -> Iterator[None]:
-    """Turn what the analysis finds wrong with what it was given into bad input."""
-    try:
-        yield
-    except ValueError as error:
+            level=options.level,
+            figures=options.figures,
+        )
+    except (ValueError, argparse.ArgumentTypeError) as error:
         raise error if isinstance(error, SweepError) else SweepError(str(error)) from error
+    _print(done.facts, *done.parts(), as_json=options.json)
+    return TROUBLE if done.facts["refused"] else 0
 
 
 def bench(options: argparse.Namespace) -> int:
@@ -229,63 +184,37 @@ def bench(options: argparse.Namespace) -> int:
     from scalejax.report.bench import bench_table
 
     prepare()
-    found = measure(
+    measured = measure(
         options.widths,
         batch_size=options.batch_size,
         repetitions=options.repetitions,
         told=lambda line: print(line, file=sys.stderr),
     )
-    widths = [{"width": each.width, "lanes": each.lanes, **each.modes, "loop": each.loop} for each in found.speeds]
     facts = {
         "device_kind": device_kind(),
-        "devices": found.devices,
-        "batch_size": found.batch_size,
-        "peak": found.peak,
-        "widths": widths,
+        "devices": measured.devices,
+        "batch_size": measured.batch_size,
+        "peak": measured.peak,
+        "widths": [
+            {"width": speed.width, "lanes": speed.lanes, **speed.modes, "loop": speed.loop} for speed in measured.speeds
+        ],
     }
-    if options.json:
-        print(json.dumps(facts, indent=2))
-    else:
-        _print(bench_table(facts))
+    _print(facts, bench_table(facts), as_json=options.json)
     return 0
 
 
-def _plan(options: argparse.Namespace, *, devices: int | None = None, spec: "DeviceSpec | None" = None) -> "Plan":
-    """Read the sweep file and plan it."""
-    from scalejax.execute.devices import prepare
-    from scalejax.execute.probe import prober
-    from scalejax.planning.plan import check_sweep, make_plan
+def _from_file(options: argparse.Namespace, make: "Callable[[Sweep], _Made]") -> _Made:
+    """Return what is made of the sweep in a file. It is made while the file is at hand: a mistake gets its line."""
     from scalejax.spec.file import load_sweep, parse_override
 
-    prepare()
-    overrides = dict(parse_override(text) for text in options.set)
-    check = functools.partial(check_sweep, spec=spec)
-    sweep = load_sweep(options.sweep, overrides, check=check)
-    return make_plan(sweep, devices=devices, spec=spec, probe=prober(sweep.data))
+    made: list[_Made] = []
+    load_sweep(options.sweep, dict(map(parse_override, options.set)), check=lambda sweep: made.append(make(sweep)))
+    return made[0]
 
 
-def _show(done) -> None:
-    """Print the table of learning curves, what they say in words, and where the figure is."""
-    from scalejax.analysis import trends
-    from scalejax.report.table import curve_table, halving_lines, summary_lines
+def _print(facts: Mapping[str, Any], *parts: "Table | str", as_json: bool) -> None:
+    """Print facts as JSON, or the tables and sentences that show them."""
+    from scalejax.report.console import rendered
 
-    try:
-        curves = done.curves()
-    except ValueError as error:
-        print(error)
-        return
-    found = trends(curves)
-    _print(curve_table(curves, found), *summary_lines(curves, found), *halving_lines(done.results()))
-    print(f"figure: {done.directory / 'figures' / 'learning_curves.png'} and .svg")
-
-
-def _print(*parts: "Table | str") -> None:
-    """Print tables and sentences. A file or a pipe has no width: tables are whole there, sentences stay on a line."""
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
-    for part in parts:
-        # Printed by ourselves: rich ends the process with an error where the reader of a pipe has enough.
-        with console.capture() as captured:
-            console.print(part, markup=False, highlight=False, soft_wrap=not console.is_terminal)
-        print(captured.get(), end="")
+    # Printed by ourselves: rich ends the process with an error where the reader of a pipe has enough.
+    print(json.dumps(facts, indent=2) if as_json else rendered(*parts, terminal=sys.stdout.isatty()))

@@ -1,26 +1,48 @@
-"""What may be typed on the command line, and the sentence for what may not."""
+"""The options of the commands, and one sentence for each mistake in them."""
 
 import argparse
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from scalejax.errors import SweepError
+from scalejax.run.fits import BOOTSTRAP, LEVEL
+from scalejax.run.run import CHECKPOINT_SECONDS
 
 BAD_INPUT = 2  # the exit code
-MOST_DIGITS = 9  # of a number on the command line
-LONGEST_SAYING = 400  # characters of what is wrong with the command line
+LARGEST = 999_999_999  # whole number on the command line
+LONGEST_MESSAGE = 400  # characters of what is wrong with the command line
 
 Command = Callable[[argparse.Namespace], int]
+
+
+def _reader(kind: type[int] | type[float], expected: str, allowed: Callable[[float], bool] = lambda _: True):
+    """Return what reads a number that was typed; what it does not allow is one sentence."""
+
+    def read(text: str) -> float:
+        try:
+            if allowed(value := kind(text)):
+                return value
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"expected {expected}, found {text!r}")
+
+    return read
+
+
+number = _reader(float, "a number")
+_whole = _reader(int, "a whole number")
+_positive = _reader(int, f"a whole number from 1 on, at most {LARGEST}", lambda value: 1 <= value <= LARGEST)
+_seconds = _reader(float, "a number of seconds from 0 on", lambda value: value >= 0)
+_share = _reader(float, "a number between 0 and 1", lambda value: 0 < value < 1)
 
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, without the usage before it."""
 
     def error(self, message: str) -> NoReturn:
-        said = " ".join(message.split())  # of what was typed, which may hold anything
-        said = said if len(said) <= LONGEST_SAYING else f"{said[: LONGEST_SAYING - 4]} ..."
-        self.exit(BAD_INPUT, f"{self.prog}: {said}; see {self.prog} --help\n")
+        message = textwrap.shorten(message, LONGEST_MESSAGE, placeholder=" ...")  # it quotes what was typed
+        self.exit(BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def parser_of(commands: Sequence[Command]) -> argparse.ArgumentParser:
@@ -41,16 +63,15 @@ def _plan_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--devices", type=_positive, metavar="N", help="simulate the sweep on N devices")
     command.add_argument(
         "--device-kind", metavar="K",
-        help="of these devices, such as h200 or v5e (default: local, those here); then no program is timed",
+        help="the kind of these devices, such as h200 or v5e (default: local, those here); then no program is timed",
     )  # fmt: skip
 
 
 def _run_options(command: argparse.ArgumentParser) -> None:
     _sweep_options(command)
-    command.add_argument("--out", type=Path, metavar="DIR", help="directory of the run (default: runs/<name>)")
     command.add_argument(
-        "--checkpoint-seconds", type=_seconds, default=60.0, metavar="S",
-        help="between two checkpoints of the trials on their way (default: 60)",
+        "--checkpoint-seconds", type=_seconds, default=CHECKPOINT_SECONDS, metavar="S",
+        help="seconds between two checkpoints of the running trials (default: %(default)g)",
     )  # fmt: skip
 
 
@@ -60,28 +81,37 @@ def _sweep_options(command: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE",
         help="replace a key of the sweep file, for example train.steps=100; may be repeated",
     )  # fmt: skip
+    command.add_argument("--out", type=Path, metavar="DIR", help="the directory of the run (default: runs/<name>)")
     _as_json(command)
 
 
 def _status_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("directory", type=Path, metavar="DIR", help="directory of a run")
+    command.add_argument("directory", type=Path, metavar="DIR", help="the directory of a run")
     _as_json(command)
 
 
 def _export_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("directory", type=Path, metavar="DIR", help="directory of a run")
-    command.add_argument("--output", type=Path, metavar="FILE", help="F.csv or F.parquet (default: standard output)")
+    command.add_argument("directory", type=Path, metavar="DIR", help="the directory of a run")
     command.add_argument(
-        "--measurements", action="store_true", help="the measurements along training instead of the trials"
+        "--output", type=Path, metavar="FILE", help="a .csv or .parquet file (default: CSV on standard output)"
+    )
+    command.add_argument(
+        "--measurements", action="store_true", help="write the measurements along training instead of the trials"
     )
 
 
 def _bench_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--widths", type=_positive, nargs="+", default=[8, 32, 128, 512], metavar="W", help="of the networks"
+        "--widths", type=_positive, nargs="+", default=[8, 32, 128, 512], metavar="W",
+        help="the widths of the networks (default: 8 32 128 512)",
+    )  # fmt: skip
+    command.add_argument(
+        "--batch-size", type=_positive, default=128, metavar="B", help="examples in a batch (default: %(default)s)"
     )
-    command.add_argument("--batch-size", type=_positive, default=128, metavar="B", help="examples in a batch")
-    command.add_argument("--repetitions", type=_positive, default=5, metavar="R", help="whose median is shown")
+    command.add_argument(
+        "--repetitions", type=_positive, default=5, metavar="R",
+        help="measurements of each speed, whose median is shown (default: %(default)s)",
+    )  # fmt: skip
     _as_json(command)
 
 
@@ -90,7 +120,9 @@ def _as_json(command: argparse.ArgumentParser) -> None:
 
 
 def _fit_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("source", type=Path, metavar="DIR|F.csv", help="directory of a run, or a CSV or Parquet file")
+    command.add_argument(
+        "source", type=Path, metavar="DIR|F.csv", help="the directory of a run, or a CSV or Parquet file"
+    )
     command.add_argument(
         "--law", required=True,
         help="power, power_floor, m4, bnsl0, bnsl, bnsl2, bnsl3, kaplan, chinchilla or data_constrained",
@@ -99,7 +131,9 @@ def _fit_options(command: argparse.ArgumentParser) -> None:
         "--columns", nargs="+", default=[], metavar="NAME=COLUMN",
         help="the columns of the law's predictors and of the loss, for example params=N tokens=D loss=loss",
     )  # fmt: skip
-    command.add_argument("--curves", metavar="COLUMN", help="fit each value of this column of a table by itself")
+    command.add_argument(
+        "--curves", metavar="COLUMN", help="fit a curve to the rows of each value of this column of a table"
+    )
     command.add_argument(
         "--fix", nargs="+", default=[], metavar="PARAMETER=VALUE", help="parameters that are known, such as e_0=0.9"
     )
@@ -107,15 +141,23 @@ def _fit_options(command: argparse.ArgumentParser) -> None:
         "--share", nargs="+", default=[], metavar="PARAMETER",
         help="parameters that all curves have in common, such as c: one exponent, fitted to all curves at once",
     )  # fmt: skip
-    command.add_argument("--ceiling", type=_real, metavar="C", help="of a target that rises, such as 1 for an accuracy")
     command.add_argument(
-        "--bootstrap", type=_whole, default=1000, metavar="B", help="resamples (default: 1000; 0: normal approximation)"
+        "--ceiling", type=number, metavar="C", help="the upper bound of a target that rises, such as 1 for an accuracy"
     )
-    command.add_argument("--seed", type=_whole, default=0, metavar="S", help="of the resamples")
-    command.add_argument("--level", type=_share, default=0.9, metavar="P", help="of the intervals (default: 0.9)")
     command.add_argument(
-        "--figures", type=Path, metavar="DIR", help="where to draw (default: in the run's directory; a table: nowhere)"
+        "--bootstrap", type=_whole, default=BOOTSTRAP, metavar="B",
+        help="the number of resamples (default: %(default)s; 0: a normal approximation)",
+    )  # fmt: skip
+    command.add_argument(
+        "--seed", type=_whole, default=0, metavar="S", help="the seed of the resamples (default: %(default)s)"
     )
+    command.add_argument(
+        "--level", type=_share, default=LEVEL, metavar="P", help="the level of the intervals (default: %(default)s)"
+    )
+    command.add_argument(
+        "--figures", type=Path, metavar="DIR",
+        help="the folder to draw into (default: that of the run; none for a table)",
+    )  # fmt: skip
     _as_json(command)
 
 
@@ -127,56 +169,3 @@ OPTIONS = {
     "fit": _fit_options,
     "bench": _bench_options,
 }
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or len(text) > MOST_DIGITS or int(text) < 1:
-        most = 10**MOST_DIGITS - 1
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, at most {most}, found {text!r}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not seconds >= 0:
-        raise argparse.ArgumentTypeError(f"expected a number of seconds from 0 on, found {text!r}")
-    return seconds
-
-
-def number(text: str) -> float:
-    """Return a number that was typed.
-
-    Raises:
-        SweepError: it is none.
-    """
-    try:
-        return float(text)
-    except ValueError:
-        raise SweepError(f"expected a number, found {text!r}") from None
-
-
-def _real(text: str) -> float:
-    try:
-        return number(text)
-    except SweepError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a whole number, found {text!r}") from None
-
-
-def _share(text: str) -> float:
-    try:
-        value = number(text)
-    except SweepError:
-        value = -1.0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, found {text!r}")
-    return value

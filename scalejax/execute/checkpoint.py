@@ -27,6 +27,7 @@ from scalejax.execute.refusal import short_of_memory, warn_of_no_checkpoint
 from scalejax.execute.slot import Paused, step_of
 from scalejax.execute.snapshot import Arrays, Homes, Manifest, Snapshot, UnreadableError, pack_up, unpack
 from scalejax.planning.outline import CHECKPOINTS_KEPT
+from scalejax.text import first_line
 
 if TYPE_CHECKING:
     from orbax.checkpoint import v1 as ocp
@@ -277,5 +278,5 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
 
 def _reason(error: BaseException) -> str:
     """Return what an error says, short: Orbax and its storage append how they were configured."""
-    line = next(iter(str(error).splitlines()), "").split(" [")[0] or type(error).__name__
+    line = first_line(error).split(" [")[0]
     return line if len(line) <= LONGEST_REASON else f"... {line[-LONGEST_REASON:]}"

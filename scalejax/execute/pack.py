@@ -19,6 +19,7 @@ from scalejax.execute.slot import Evaluation, Finished, Paused, Slot
 from scalejax.execute.snapshot import Snapshot, bits, keyed
 from scalejax.planning.packing import Bucket
 from scalejax.planning.trial import Trial
+from scalejax.status import Status
 from scalejax.train.lanes import Commands, DeviceData, Outcome, empty
 from scalejax.train.padding import stack_padded
 from scalejax.train.recipe import Leaf
@@ -213,7 +214,9 @@ class Pack:
             if diverged or number in plan.ending:
                 test = None if diverged else (float(outcome.test_loss[number]), float(outcome.test_metric[number]))
                 ended.append(
-                    slot.end("diverged" if diverged else "done", diverged, test, mode=self.bucket.program.mode)
+                    slot.end(
+                        Status.DIVERGED if diverged else Status.DONE, diverged, test, mode=self.bucket.program.mode
+                    )
                 )
                 if self._slots[number] is slot:
                     self._slots[number] = None

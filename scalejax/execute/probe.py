@@ -12,10 +12,10 @@ import numpy as np
 from flax import nnx
 
 from scalejax.data import load
-from scalejax.errors import said
 from scalejax.models.own import named_leaves
 from scalejax.planning.plan import Probe
 from scalejax.spec import DataSpec
+from scalejax.text import first_line
 from scalejax.train.convolutions import fast_on_cpu
 from scalejax.train.lanes import abstract_lane
 from scalejax.train.padding import HASTY, SOLO_TOLERANCE, initial_weights, pad
@@ -55,7 +55,7 @@ def probe(small: LaneProgram, large: LaneProgram, examples: Examples) -> str:
         running = jax.jit(functools.partial(fast_on_cpu, functools.partial(_side_by_side, small, large)))
         found = jax.device_get(running.lower((params, rest), batches).compile(HASTY)((params, rest), batches))
     except Exception as error:  # what only the module itself knows to be wrong
-        return f"padded, the module fails: {said(error)}"
+        return f"padded, the module fails: {first_line(error)}"
     (losses, padded_losses), (logits, padded_logits), outside = found
     for what, one, other in (
         ("the loss", losses, padded_losses),

@@ -31,6 +31,7 @@ from scalejax.execute.worker import Feed, LocalWorker, Report, Worker
 from scalejax.planning.packing import Bucket
 from scalejax.planning.schedule import work_for_one_more
 from scalejax.planning.trial import Trial
+from scalejax.status import Status
 from scalejax.text import number_of
 
 STOP_SECONDS = 8.0  # for calls to end and checkpoints to be written once a run is told to stop
@@ -208,7 +209,7 @@ class Scheduler:
         """Queue the trials that an earlier run has begun before all others, unless halving has them wait or stop."""
         with self._lock:
             if self._halving:
-                self._carry_out(self._halving.begin())
+                self._carry_out(self._halving.opening)
             for paused in reversed(list(self._begun.values())):
                 if self._halving and not paused.slot.lacks:  # else its evaluation comes first
                     self._carry_out(self._halving.arrive(paused))
@@ -409,7 +410,7 @@ class Scheduler:
             self._changed.notify_all()
         for paused, reason in decision.stop:
             mode = self._queue_of[paused.trial.trial_id].bucket.program.mode
-            self._tell(paused.slot.end("stopped", reason, None, mode=mode))
+            self._tell(paused.slot.end(Status.STOPPED, reason, None, mode=mode))
 
     def _tell(self, finished: Finished) -> None:
         """Tell of a trial that has ended, and forget it."""

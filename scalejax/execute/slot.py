@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from scalejax.planning.trial import Trial
+from scalejax.status import Status
 from scalejax.train.step import TrialState
 
 
@@ -21,11 +22,11 @@ class Evaluation:
 class Finished:
     """A trial that has ended, and all that is known of it; losses are of its best step.
 
-    `status` is "done", "diverged", "stopped" or "failed"; `reason` says why in words if it is not "done".
+    `reason` says why in words if the status is not `DONE`.
     """
 
     trial: Trial
-    status: str
+    status: Status
     reason: str
     evaluations: tuple[Evaluation, ...]
     best_step: int | None
@@ -84,7 +85,7 @@ class Slot:
         self.evaluations.append(evaluation)
         self.stale = 0 if best_step == evaluation.step else self.stale + 1
 
-    def end(self, status: str, reason: str, test: tuple[float, float] | None, *, mode: str) -> Finished:
+    def end(self, status: Status, reason: str, test: tuple[float, float] | None, *, mode: str) -> Finished:
         """End a trial that has been evaluated; `test` is its loss and metric on the test examples if it was tested."""
         self.ended = True
         # Of the lowest validation loss so far, unless no number can be relied on.
@@ -123,4 +124,4 @@ def step_of(waiting: Waiting) -> int:
 
 def failed(trial: Trial, reason: str, *, mode: str) -> Finished:
     """Return the end of a trial that could not be trained."""
-    return Finished(trial, "failed", reason, (), None, None, None, 0.0, mode)
+    return Finished(trial, Status.FAILED, reason, (), None, None, None, 0.0, mode)

@@ -4,12 +4,14 @@ A decision depends on the trials of one cell alone, and is made once all of them
 whatever ran beside them, in whichever order, interrupted or not.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from scalejax.execute.slot import Finished, Paused, Waiting
 from scalejax.planning.halving import steps_left, verdict
 from scalejax.planning.trial import Trial
+from scalejax.status import Status
 
 
 @dataclass(frozen=True)
@@ -17,16 +19,16 @@ class History:
     """What is known of a trial: the validation loss by step, and whether it has ended, and how."""
 
     losses: Mapping[int, float]
-    status: str = "running"
+    status: Status = Status.RUNNING
 
     def score(self, rung: int) -> float | None:
         """Return the lowest loss up to a rung, None while the trial has not come that far; infinite if it was lost.
 
         A trial that diverged beyond the rung counts with what it had there: so it did when it came by.
         """
-        if self.status == "failed" or (self.status == "diverged" and rung >= max(self.losses, default=0)):
+        if self.status == Status.FAILED or (self.status == Status.DIVERGED and rung >= max(self.losses, default=0)):
             return float("inf")
-        if rung not in self.losses and self.status != "done":
+        if rung not in self.losses and self.status != Status.DONE:
             return None
         return min((loss for step, loss in self.losses.items() if step <= rung), default=float("inf"))
 
@@ -74,7 +76,7 @@ class SuccessiveHalving:
         self._idle = {
             trial.trial_id: trial
             for trial in trials
-            if trial.trial_id in histories and histories[trial.trial_id].status == "stopped"
+            if trial.trial_id in histories and histories[trial.trial_id].status == Status.STOPPED
         }
         self._waiting: dict[str, Paused] = {}
         cells: dict[Trial, list[Trial]] = {}
@@ -98,8 +100,9 @@ class SuccessiveHalving:
             len(cell.rates), rungs[cell.rung :], trial.settings.steps, step=step, reduction=self._reduction
         )
 
-    def begin(self) -> Decision:
-        """Decide what is known from earlier runs."""
+    @functools.cached_property
+    def opening(self) -> Decision:
+        """What earlier runs alone decide; it comes before anything else is decided, and once."""
         decision = Decision()
         for cell in self._cells.values():
             self._decide(cell, decision)

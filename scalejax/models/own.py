@@ -16,8 +16,9 @@ from flax import nnx
 from jax.core import Tracer
 from jax.extend import core
 
-from scalejax.errors import SweepError, said
+from scalejax.errors import SweepError
 from scalejax.models.equations import called, inner_programs
+from scalejax.text import first_line
 
 # Parameters of __call__ that say what it is called for, and their values in training; else the opposite.
 FLAGS = {
@@ -220,7 +221,7 @@ def failing(what: str) -> Iterator[None]:
     except SweepError as error:
         raise SweepError(f"{what}: {error}") from error
     except Exception as error:
-        first = said(error)
+        first = first_line(error)
         if "assigned to static attribute" in first:  # Flax, which tells in twenty lines what to do
             first = first.split(". ")[0] + CONTAINERS
         raise SweepError(f"{what}: {type(error).__name__}: {first}") from error

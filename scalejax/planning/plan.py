@@ -18,7 +18,6 @@ from scalejax.planning.proof.prove import prove
 from scalejax.planning.trial import Counted, Trial, expand, expand_counted, family_name
 from scalejax.rules import SpecError, nearest, shown
 from scalejax.spec import Sweep, check_models
-from scalejax.spec.rules import SpecError, nearest, shown
 from scalejax.spec.sweep import PROBED, PROVEN
 from scalejax.train.cost import SPEEDS, data_bytes, lane_bytes
 from scalejax.train.recipe import LaneProgram

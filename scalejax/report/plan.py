@@ -1,10 +1,26 @@
 """A plan in the terminal."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from scalejax.report.progress import duration, quantity
-from scalejax.text import number_of
+from scalejax.text import Shown, number_of
+
+
+@dataclass(frozen=True, repr=False)
+class SweepPlan(Shown):
+    """What a sweep will do; it shows itself as `scalejax plan` prints it.
+
+    Attributes:
+        facts: what `scalejax plan --json` prints: FLOPs and bytes are whole numbers, times are seconds, shares are in
+            [0, 1].
+    """
+
+    facts: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return "\n".join(plan_lines(self.facts))
 
 
 def plan_lines(facts: Mapping[str, Any]) -> list[str]:
@@ -13,33 +29,34 @@ def plan_lines(facts: Mapping[str, Any]) -> list[str]:
     Args:
         facts: as printed by `scalejax plan --json`.
     """
+    total = facts["useful_flops"] + facts["padding_flops"] + facts["idle_flops"]
+    stopped = facts["stopped_early"]
+    unless = f", except the {stopped:,} that halving is expected to stop early" if stopped else ""
+    state, data, disk = (quantity(facts[f"{name}_bytes"], "B") for name in ("state", "data", "checkpoint"))
     lines = [
         f"{facts['name']}: {number_of(facts['trials'], 'trial')} on {facts['devices']:,} x {facts['device_kind']}",
         f"programs  {number_of(facts['lane_programs'], 'lane program')}, each shared by all its trials:",
-    ]
-    for program in facts["programs"]:
-        grounds = f" ({program['packing']})" if program["packing"] else ""
-        lines.append(
-            f"  {program['sizes']}: {number_of(program['trials'], 'trial')} in {number_of(program['lanes'], 'lane')} "
-            f"({program['mode']}), {number_of(program['steps'], 'step')}, {program['padding']:.0%} padding{grounds}, "
-            f"about {duration(program['seconds'])}" + ("" if program["timed"] else " (estimated)")
-        )
-    lines.extend(f"  note: {note}" for note in facts["notes"])
-    total = facts["useful_flops"] + facts["padding_flops"] + facts["idle_flops"]
-    stopped = facts["stopped_early"]
-    unless = f", but for the {stopped:,} that halving is to stop early" if stopped else ""
-    state, data, disk = (quantity(facts[f"{name}_bytes"], "B") for name in ("state", "data", "checkpoint"))
-    lines += [
+        *(_program_line(program) for program in facts["programs"]),
+        *(f"  note: {note}" for note in facts["notes"]),
         f"waste     {facts['waste']:.1%} of {quantity(total, 'FLOP')} "
         f"({facts['padding_flops'] / total:.1%} padding, {facts['idle_flops'] / total:.1%} idle lanes)",
         f"FLOPs     {quantity(facts['useful_flops'], 'FLOP')} useful",
-        f"memory    {state} of lane states and {data} of data on each device, activations apart",
-        f"disk      at most {disk} of checkpoints, only while trials are on their way",
+        f"memory    {state} of lane states and {data} of data on each device, without activations",
+        f"disk      at most {disk} of checkpoints, only while trials are running",
         f"forecast  {duration(facts['forecast_seconds'])} if every trial takes all its steps{unless}",
     ]
     if "simulation" in facts:
         lines += _simulation_lines(facts["simulation"], facts["devices"], kind=facts["device_kind"])
     return lines
+
+
+def _program_line(program: Mapping[str, Any]) -> str:
+    grounds = f" ({program['packing']})" if program["packing"] else ""
+    return (
+        f"  {program['sizes']}: {number_of(program['trials'], 'trial')} in {number_of(program['lanes'], 'lane')} "
+        f"({program['mode']}), {number_of(program['steps'], 'step')}, {program['padding']:.0%} padding{grounds}, "
+        f"about {duration(program['seconds'])}" + ("" if program["timed"] else " (estimated)")
+    )
 
 
 def _simulation_lines(done: Mapping[str, Any], devices: int, *, kind: str) -> list[str]:

@@ -1,16 +1,32 @@
 """How far a run is, as plain data and in the terminal."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from scalejax.report.progress import duration
-from scalejax.text import number_of
+from scalejax.status import Status
+from scalejax.text import Shown, number_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SHOWN = 20  # trials of a kind that the terminal lists; the data have all
+
+
+@dataclass(frozen=True, repr=False)
+class RunStatus(Shown):
+    """How far a run is; it shows itself as `scalejax status` prints it.
+
+    Attributes:
+        facts: what `scalejax status --json` prints; times are in seconds.
+    """
+
+    facts: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return "\n".join(status_lines(self.facts))
 
 
 def status_facts(table: "pd.DataFrame", heartbeat: Any) -> dict[str, Any]:
@@ -22,18 +38,17 @@ def status_facts(table: "pd.DataFrame", heartbeat: Any) -> dict[str, Any]:
             pid, host, began, beat, eta_seconds and alive.
     """
     trials = table.to_dict("records")
-    counts = dict.fromkeys(("pending", "running", "done", "diverged", "stopped", "failed"), 0)
-    for each in trials:
-        counts[each["status"]] = counts.get(each["status"], 0) + 1
-    begun = [each for each in trials if each["status"] in ("running", "pending") and _taken(each)]
+    counts = {status.value: 0 for status in Status}
+    for trial in trials:
+        counts[trial["status"]] += 1
     facts: dict[str, Any] = {
         "trials": counts,
-        "running": [_on_its_way(each) for each in trials if each["status"] == "running"],
-        "begun": [_on_its_way(each) for each in begun if each["status"] == "pending"],
+        "running": [_begun(trial) for trial in trials if trial["status"] == Status.RUNNING],
+        "begun": [_begun(trial) for trial in trials if trial["status"] == Status.PENDING and _taken(trial)],
         "reasons": {
-            each["trial_id"]: f"{each['status']}: {each['reason']}"
-            for each in trials
-            if each["status"] in ("diverged", "failed")
+            trial["trial_id"]: f"{trial['status']}: {trial['reason']}"
+            for trial in trials
+            if trial["status"] in (Status.DIVERGED, Status.FAILED)
         },
         "process": None,
         "eta_seconds": None,
@@ -58,18 +73,18 @@ def status_lines(facts: Mapping[str, Any]) -> list[str]:
     process, eta = facts["process"], facts["eta_seconds"]
     if process is not None:
         name = f"process {process['pid']} on {process['host']}"
-        since = f"{duration(process['seconds'])} at work"
         if process["alive"]:
-            lines.append(f"{name}, {since}, ETA {'not known yet' if eta is None else duration(eta)}")
+            left = "not known yet" if eta is None else duration(eta)
+            lines.append(f"{name}, running for {duration(process['seconds'])}, ETA {left}")
         else:
             heard = f"last heard of {duration(process['silent_seconds'])} ago"
-            lines.append(f"{name} is gone, {heard}; the same `scalejax run` goes on from its checkpoints")
+            lines.append(f"{name} is gone, {heard}; the same `scalejax run` resumes from its checkpoints")
     elif facts["begun"]:
-        lines.append("interrupted; the same `scalejax run` goes on from its checkpoints")
-    for name, trials in (("running", facts["running"]), ("begun", facts["begun"])):
+        lines.append("interrupted; the same `scalejax run` resumes from its checkpoints")
+    for name in ("running", "begun"):
         lines += _shown(
-            f"  {each['trial_id']} {name}, step {each['step']:,} of {each['steps']:,}: {each['what']}"
-            for each in trials
+            f"  {trial['trial_id']} {name}, step {trial['step']:,} of {trial['steps']:,}: {trial['what']}"
+            for trial in facts[name]
         )
     lines += _shown(f"  {trial_id} {reason}" for trial_id, reason in facts["reasons"].items())
     return lines
@@ -81,10 +96,10 @@ def counted(counts: Mapping[str, int]) -> str:
     return f"{number_of(sum(counts.values()), 'trial')}: {parts}" if parts else "no trials yet"
 
 
-def _shown(lines) -> list[str]:
-    found = list(lines)
-    rest = [f"  ... and {len(found) - SHOWN} more; --json lists all"] if len(found) > SHOWN else []
-    return [*found[:SHOWN], *rest]
+def _shown(lines: Iterable[str]) -> list[str]:
+    lines = list(lines)
+    rest = [f"  ... and {len(lines) - SHOWN} more; --json lists all"] if len(lines) > SHOWN else []
+    return [*lines[:SHOWN], *rest]
 
 
 def _taken(trial: Mapping[str, Any]) -> int:
@@ -93,7 +108,7 @@ def _taken(trial: Mapping[str, Any]) -> int:
     return taken if isinstance(taken, int) else 0
 
 
-def _on_its_way(trial: Mapping[str, Any]) -> dict[str, Any]:
+def _begun(trial: Mapping[str, Any]) -> dict[str, Any]:
     sizes = f"{number_of(trial['params'], 'parameter')}, {number_of(trial['train_examples'], 'example')}"
     return {
         "trial_id": trial["trial_id"],

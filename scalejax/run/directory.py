@@ -1,4 +1,4 @@
-"""The directory of a run: what lies where, who may write in it, and what it was run on."""
+"""The directory of a run: what lies where, which process may write in it, and what it was run on."""
 
 import contextlib
 import json
@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING
 import filelock
 
 from scalejax.errors import SweepError
-from scalejax.run.store import Heartbeat, Store
+from scalejax.run.store import Store
+from scalejax.spec import Sweep
 from scalejax.spec.file import sweep_to_toml
 
 if TYPE_CHECKING:
     from scalejax.planning.plan import Plan
 
-LEDGER, ENVIRONMENT, SWEEP, CHECKPOINTS, FIGURES = (
-    "results.sqlite",
-    "environment.json",
-    "sweep.toml",
-    "checkpoints",
-    "figures",
-)
+LEDGER, ENVIRONMENT, SWEEP = "results.sqlite", "environment.json", "sweep.toml"
+CHECKPOINTS, FIGURES = "checkpoints", "figures"
 LOCK = ".lock"  # an empty file; the lock on it ends with its process, in whichever way that ends
+
+
+def directory_of(sweep: Sweep, out: str | os.PathLike[str] | None) -> Path:
+    """Return the directory of a sweep's run: `out`, or by default runs/<name>."""
+    return Path("runs") / sweep.name if out is None else Path(out)
 
 
 @contextlib.contextmanager
@@ -40,21 +41,23 @@ def locked(directory: Path) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except filelock.Timeout:
-        owner, who = _owner(directory), "another process"
+        owner = None
+        with contextlib.suppress(SweepError), Store(directory / LEDGER, write=False) as store:  # if there is one yet
+            owner = store.heartbeat()
+        name = "another process"
         if owner is not None:
             since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(owner.began))
-            who = f"process {owner.pid} on {owner.host}, since {since},"
-        says = f"{who} runs in it; wait until it ends, stop it, or give another directory with --out"
-        raise SweepError(f"{directory}: {says}") from None
+            name = f"process {owner.pid} on {owner.host}, since {since},"
+        problem = f"{name} runs in it; wait until it ends, stop it, or give another directory with --out"
+        raise SweepError(f"{directory}: {problem}") from None
     except OSError as error:
         raise _unwritable(directory, error) from error
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            (
-                directory / LOCK
-            ).unlink()  # while it is held: whoever waits for it sees that it is gone, and makes another
+            # While it is held: a process that waits for it sees that it is gone, and makes another.
+            (directory / LOCK).unlink()
         lock.release()
 
 
@@ -73,34 +76,21 @@ def prepare(directory: Path, plan: "Plan") -> None:
 
 def read_environment(directory: Path) -> object:
     """Return what an earlier process wrote down, or None."""
-    if not (directory / ENVIRONMENT).is_file():  # a pipe would be waited for
-        return None
     try:
         return json.loads((directory / ENVIRONMENT).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
 
 
-def _owner(directory: Path) -> Heartbeat | None:
-    """Return who writes the ledger; None if that cannot be known, for instance because there is none yet."""
-    try:
-        with Store(directory / LEDGER, write=False) as store:
-            return store.heartbeat()
-    except SweepError:
-        return None
-
-
 def _write(path: Path, text: str) -> None:
     """Replace a file whole: a reader never sees half of it."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)  # a pipe would be waited for
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
 
 def _unwritable(directory: Path, error: OSError) -> SweepError:
-    reason = error.strerror or error
-    return SweepError(f"{directory}: cannot be written ({reason}); give another directory with --out")
+    return SweepError(f"{directory}: cannot be written ({error.strerror or error}); give another directory with --out")
 
 
 def _environment(plan: "Plan", directory: Path) -> dict[str, object]:

@@ -30,7 +30,7 @@ def trial_row(trial: "Trial", plan: "Plan") -> TrialRow:
     )
 
 
-def result_row(end: "Finished") -> ResultRow:
+def result_row(end: "Finished", plan: "Plan") -> ResultRow:
     """Return what a trial's row says after it has ended."""
     from scalejax.execute.devices import device_kind, versions
     from scalejax.train.traced import program_digest
@@ -44,13 +44,14 @@ def result_row(end: "Finished") -> ResultRow:
         train_loss=best and best.train_loss,
         validation_loss=best and best.validation_loss,
         test_loss=end.test_loss,
-        test_error=end.test_metric,
         best_step=end.best_step,
         seconds=end.seconds,
         mode=end.mode,
         device=device_kind(),
         versions=" ".join(f"{name} {version}" for name, version in versions().items()),
         program=program_digest(trial.architecture, trial.recipe),
+        test_metric=end.test_metric,
+        metric=plan.task.metric,
     )
 
 
@@ -59,11 +60,11 @@ def measurement_rows(end: "Finished") -> list[MeasurementRow]:
     return [
         MeasurementRow(
             trial_id=end.trial.trial_id,
-            step=each.step,
-            examples_seen=each.examples_seen,
-            train_loss=each.train_loss,
-            validation_loss=each.validation_loss,
-            validation_error=each.validation_metric,
+            step=evaluation.step,
+            examples_seen=evaluation.examples_seen,
+            train_loss=evaluation.train_loss,
+            validation_loss=evaluation.validation_loss,
+            validation_metric=evaluation.validation_metric,
         )
-        for each in end.evaluations
+        for evaluation in end.evaluations
     ]

@@ -1,5 +1,6 @@
 """A run: a sweep carried out in a directory. This is where the rooms meet; the command line calls the same."""
 
+import base64
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -8,31 +9,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scalejax.errors import Interrupted, RunError
-from scalejax.run.directory import CHECKPOINTS, FIGURES, LEDGER, locked, prepare, read_environment
+from scalejax.errors import Interrupted, RunError, SweepError
+from scalejax.execute import CHECKPOINT_SECONDS
+from scalejax.rules import SpecError
+from scalejax.run.directory import CHECKPOINTS, FIGURES, LEDGER, directory_of, locked, prepare, read_environment
+from scalejax.run.fits import BOOTSTRAP, LEVEL, Fits, fit_source
 from scalejax.run.rows import measurement_rows, result_row, trial_row
-from scalejax.run.store import FINAL, Ended, Heartbeat, Store
-from scalejax.run.store_file import STOPPED
+from scalejax.run.store import TRIAL_COLUMNS, Ended, Heartbeat, Store
 from scalejax.run.watch import Accountant, Interruption, Pulse
 from scalejax.spec import Sweep
-from scalejax.text import number_of
+from scalejax.status import FINAL, Status
+from scalejax.text import Shown, number_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from scalejax.analysis.laws.law import Law
     from scalejax.execute.checkpoint import Checkpoints
-    from scalejax.execute.observer import Progress
     from scalejax.execute.slot import Finished, Paused
-    from scalejax.execute.snapshot import Homes
     from scalejax.execute.successive_halving import SuccessiveHalving
+    from scalejax.planning.device_specs import DeviceSpec
     from scalejax.planning.plan import Plan
     from scalejax.planning.trial import Trial
+    from scalejax.report.plan import SweepPlan
+    from scalejax.report.status import RunStatus
 
-CHECKPOINT_SECONDS = 60.0  # between two checkpoints of a pack
+FIGURE = "learning_curves"
+TIMING_PATIENCE = 0.5  # seconds after which `plan` compiles no further program just to time it
 
 
-@dataclass(frozen=True)
-class Run:
+@dataclass(frozen=True, repr=False)
+class Run(Shown):
     """The directory of a run and the tables in it."""
 
     directory: Path
@@ -40,13 +47,28 @@ class Run:
     def __post_init__(self) -> None:
         object.__setattr__(self, "directory", Path(self.directory))
 
+    def __str__(self) -> str:
+        from scalejax.report.status import counted
+
+        try:
+            return f"run {self.directory}: {counted(self.counts())}"
+        except SweepError as error:
+            return f"run {error}"
+
+    def _repr_html_(self) -> str:
+        figure = self.directory / FIGURES / f"{FIGURE}.png"
+        if not figure.is_file():
+            return super()._repr_html_()
+        picture = base64.b64encode(figure.read_bytes()).decode()
+        return f'{super()._repr_html_()}<img width="720" src="data:image/png;base64,{picture}">'
+
     def results(self) -> "pd.DataFrame":
         """Return the trial table, one row a trial; its columns are those of `Store.results`."""
         with Store(self.directory / LEDGER, write=False) as store:
             return store.results()
 
     def measurements(self) -> "pd.DataFrame":
-        """Return the measurements along training: trial_id, step, examples_seen, losses and validation error."""
+        """Return the measurements along training: trial_id, step, examples_seen, losses and the validation metric."""
         with Store(self.directory / LEDGER, write=False) as store:
             return store.measurements()
 
@@ -56,9 +78,15 @@ class Run:
             return store.counts()
 
     def heartbeat(self) -> Heartbeat | None:
-        """Return the process that runs here, or ran here when it was killed; None if the last one ended in order."""
+        """Return the process that runs here, or ran here when it was killed; None if the last one ended cleanly."""
         with Store(self.directory / LEDGER, write=False) as store:
             return store.heartbeat()
+
+    def status(self) -> "RunStatus":
+        """Return how far the run is, at any time and from any process: it shows itself, and has `facts`."""
+        from scalejax.report.status import RunStatus, status_facts
+
+        return RunStatus(status_facts(self.results(), self.heartbeat()))
 
     def curves(self) -> "pd.DataFrame":
         """Return the tuned learning curves, one row a model size and number of training examples.
@@ -81,19 +109,105 @@ class Run:
 
         axes = plot_learning_curves(self.curves())
         try:
-            return list(save_figure(axes.figure, self.directory / FIGURES, "learning_curves"))
+            return list(save_figure(axes.figure, self.directory / FIGURES, FIGURE))
         except OSError as error:
-            says = f"the figure cannot be written ({error.strerror or error})"
+            problem = f"the figure cannot be written ({error.strerror or error})"
             remedy = "see that nothing else has its place, then run the same command again: all results are kept"
-            raise RunError(f"{self.directory / FIGURES}: {says}; {remedy}") from error
+            raise RunError(f"{self.directory / FIGURES}: {problem}; {remedy}") from error
 
     def summary(self) -> list[str]:
-        """Say in words which curves have flattened and which still fall, and what halving has stopped."""
+        """Say in words which curves have flattened and which still fall, and what halving has stopped.
+
+        Raises:
+            ValueError: no trial has finished.
+        """
         from scalejax.analysis import trends
         from scalejax.report.table import halving_lines, summary_lines
 
         curves = self.curves()
         return [*summary_lines(curves, trends(curves)), *halving_lines(self.results())]
+
+    def fit(
+        self,
+        law: "str | Law",
+        *,
+        columns: Mapping[str, str] | None = None,
+        fixed: Mapping[str, float] | None = None,
+        shared: Sequence[str] = (),
+        ceiling: float | None = None,
+        bootstrap: int = BOOTSTRAP,
+        seed: int = 0,
+        level: float = LEVEL,
+        figures: str | os.PathLike[str] | None = None,
+    ) -> Fits:
+        """Fit a law to each model's best setting in each cell, and draw the fits; see `fit_source`."""
+        return fit_source(
+            self.directory, law, columns=columns, fixed=fixed, shared=shared, ceiling=ceiling, bootstrap=bootstrap,
+            seed=seed, level=level, figures=figures,
+        )  # fmt: skip
+
+
+def plan(
+    sweep: Sweep,
+    devices: int | None = None,
+    *,
+    device_kind: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+) -> "SweepPlan":
+    """Return what `run_sweep` will do: trials, programs and their modes, FLOPs, memory, and a forecast of the time.
+
+    Trains nothing, but times programs here, as a run does where it chooses their modes; timings are kept for it.
+
+    Args:
+        sweep: the question.
+        devices: how many to simulate the sweep on; by default it is planned for those of this machine.
+        device_kind: which these are, such as "h200" or "v5e", or "local" for those here; then no program is timed.
+        out: the directory of the run, as for `run_sweep`: one that is resumed keeps its modes.
+
+    Raises:
+        SweepError: the sweep asks for what cannot be, or there is no such kind of device.
+    """
+    from scalejax.execute import devices as here
+    from scalejax.execute.modes import kept_modes, with_modes
+    from scalejax.execute.timing import TIMED_BYTES, remembered, timings_of
+    from scalejax.planning.device_specs import LOCAL, device_spec_named, local_spec
+    from scalejax.planning.forecast import forecast
+    from scalejax.planning.outline import outline
+    from scalejax.planning.simulate import simulate
+    from scalejax.report.plan import SweepPlan
+
+    here.prepare()  # before the local kind is looked at
+    spec = None if device_kind is None else device_spec_named(device_kind)
+    made = planned(sweep, devices=devices, spec=spec)
+    if spec is not None and spec.name != LOCAL:
+        return SweepPlan(outline(made, simulate(made, spec), device=here.device_kind()))
+    measure = spec is None and devices is None and made.data_bytes <= TIMED_BYTES
+    made = with_modes(made, kept_modes(read_environment(directory_of(sweep, out))), measure=measure)
+    if spec is not None:
+        timings = [remembered(bucket, made.card) for bucket in made.packing.buckets]
+        return SweepPlan(outline(made, simulate(made, spec, timings=timings), device=here.device_kind()))
+    timings = timings_of(made, patience_seconds=TIMING_PATIENCE)
+    simulation = simulate(made, local_spec(), timings=timings) if devices else None
+    return SweepPlan(outline(made, forecast(made, timings), device=here.device_kind(), simulation=simulation))
+
+
+def planned(sweep: Sweep, *, devices: int | None = None, spec: "DeviceSpec | None" = None) -> "Plan":
+    """Check a sweep and plan it, for the devices of this machine unless others are given.
+
+    Raises:
+        SweepError: the sweep asks for what cannot be.
+    """
+    from scalejax.execute.devices import prepare as prepare_devices
+    from scalejax.execute.probe import prober
+    from scalejax.planning.plan import make_plan
+
+    for index, grid in enumerate(sweep.models):
+        for name in grid.knobs:
+            if name in TRIAL_COLUMNS:
+                problem = "a column of the results is called so already; rename the parameter of the model"
+                raise SpecError(problem, table="models", keys=(name,), index=index)
+    prepare_devices()
+    return make_plan(sweep, devices=devices, spec=spec, probe=prober(sweep.data))
 
 
 def run_sweep(
@@ -108,26 +222,20 @@ def run_sweep(
     Args:
         sweep: the question.
         out: directory of the run, made if needed; runs/<name> by default. A directory that holds a run is resumed or
-            extended: finished trials are never repeated, and those on their way go on at their step.
+            extended: finished trials are never repeated, and running ones resume at their step.
         progress: show progress on standard error.
-        checkpoint_seconds: between two checkpoints of the trials on their way.
+        checkpoint_seconds: between two checkpoints of the running trials.
 
     Raises:
         SweepError: the sweep asks for what cannot be, or another process runs in the directory; before anything is
             trained.
-        RunError: trouble on the way, such as a full disk; what has been done is kept.
+        RunError: trouble during the run, such as a full disk; what has been done is kept.
         Interrupted: SIGINT or SIGTERM was heard; it says what could not be saved, if anything.
 
     Warns:
         UserWarning: results in the directory were computed by another program than would run today.
     """
-    from scalejax.execute.devices import prepare as prepare_devices
-    from scalejax.execute.probe import prober
-    from scalejax.planning.plan import make_plan
-
-    prepare_devices()
-    plan = make_plan(sweep, probe=prober(sweep.data))
-    return carry_out(plan, out, progress=progress, checkpoint_seconds=checkpoint_seconds)
+    return carry_out(planned(sweep), out, progress=progress, checkpoint_seconds=checkpoint_seconds)
 
 
 def carry_out(
@@ -140,41 +248,95 @@ def carry_out(
     """Carry out a plan; see `run_sweep`."""
     from scalejax.execute.checkpoint import Checkpoints
     from scalejax.execute.modes import kept_modes, with_modes
+    from scalejax.planning.trial import Trial
 
-    directory = Path(out) if out is not None else Path("runs") / plan.sweep.name
-    run = Run(directory)
-    with locked(directory):
-        halving = plan.sweep.train.halving
-        ended = _ended_trials(directory, FINAL if halving is None else (*FINAL, STOPPED))
-        waiting = [trial for trial in plan.trials if trial.trial_id not in ended]
-        waiting += _recalled(plan, ended)
-        _tell_of_other_programs(directory, plan, ended)
-        plan = with_modes(plan, kept_modes(read_environment(directory)), measure=bool(waiting))
-        prepare(directory, plan)
-        with Store(directory / LEDGER, write=True) as store:
+    run = Run(directory_of(plan.sweep, out))
+    ledger = run.directory / LEDGER
+    with locked(run.directory):
+        ended: dict[str, Ended] = {}
+        if ledger.exists():
+            with Store(ledger, write=True) as store:  # an earlier process may have ended before it made the tables
+                store.results()  # what is damaged but can be opened is found now, not once everything has been trained
+                ended = store.ended(FINAL if plan.sweep.train.halving is None else (*FINAL, Status.STOPPED))
+                _warn_of_other_programs(run.directory, plan, ended, store.programs())
+        unfinished = [trial for trial in plan.trials if trial.trial_id not in ended]
+        final = all(trial.trial_id in ended and ended[trial.trial_id].status in FINAL for trial in plan.trials)
+        plan = with_modes(plan, kept_modes(read_environment(run.directory)), measure=not final)
+        prepare(run.directory, plan)
+        with Store(ledger, write=True) as store:
             store.plan([trial_row(trial, plan) for trial in plan.trials])
-            checkpoints = Checkpoints(directory / CHECKPOINTS, seconds=checkpoint_seconds)
+            checkpoints = Checkpoints(run.directory / CHECKPOINTS, seconds=checkpoint_seconds)
+            homes = {trial.trial_id: bucket.program for bucket in plan.packing.buckets for trial in bucket.trials}
             try:
-                _train(plan, waiting, ended, store=store, checkpoints=checkpoints, progress=progress)
+                begun = checkpoints.load({trial.trial_id: (trial, homes[trial.trial_id]) for trial in unfinished})
+                halving = _successive_halving(plan, ended, begun)
+                recalled = [trial for trial in halving.opening.proceed if isinstance(trial, Trial)] if halving else []
+                if unfinished or recalled:
+                    _train(
+                        plan, unfinished, begun, recalled=recalled, halving=halving, store=store,
+                        checkpoints=checkpoints, progress=progress,
+                    )  # fmt: skip
+                else:
+                    checkpoints.finish(complete=True)
             finally:
                 store.release()
-        if run.counts()["done"]:
+        if run.counts()[Status.DONE]:
             run.save_figure()
     return run
 
 
+def _warn_of_other_programs(
+    directory: Path, plan: "Plan", ended: Mapping[str, Ended], programs: Mapping[str, str]
+) -> None:
+    """Warn of results that are kept though today's code would compute them by another program.
+
+    Of a builder of the user's own the program is part of the id. A family of scalejax keeps its ids over versions of
+    JAX and Flax, which may trace it to another program; only the tests then say that its numbers are the same.
+    """
+    from scalejax.train.traced import program_digest
+
+    count = sum(
+        programs.get(trial.trial_id) not in (None, program_digest(trial.architecture, trial.recipe))
+        for trial in plan.trials
+        if trial.trial_id in ended
+    )
+    if count:
+        trials = number_of(count, "finished trial")
+        problem = f"{trials} came from another program than this version of scalejax, JAX and Flax would run"
+        remedy = "the results are kept; to train again, give another directory"
+        warnings.warn(f"{directory}: {problem}; {remedy}.", stacklevel=3)
+
+
+def _successive_halving(
+    plan: "Plan", ended: Mapping[str, Ended], begun: Mapping[str, "Paused"]
+) -> "SuccessiveHalving | None":
+    """Return the halving of a sweep, which knows all trials that have ended or begun; None without halving."""
+    from scalejax.execute.successive_halving import History, SuccessiveHalving
+
+    halving = plan.sweep.train.halving
+    if halving is None:
+        return None
+    histories = {trial_id: History(end.losses, end.status) for trial_id, end in ended.items()}
+    for trial_id, paused in begun.items():
+        histories[trial_id] = History({seen.step: seen.validation_loss for seen in paused.slot.evaluations})
+    return SuccessiveHalving(plan.trials, reduction=halving.reduction, histories=histories)
+
+
 def _train(
     plan: "Plan",
-    waiting: Sequence["Trial"],
-    ended: Mapping[str, Ended],
+    unfinished: Sequence["Trial"],
+    begun: Mapping[str, "Paused"],
     *,
+    recalled: Sequence["Trial"],
+    halving: "SuccessiveHalving | None",
     store: Store,
     checkpoints: "Checkpoints",
     progress: bool,
 ) -> None:
-    """Train the waiting trials, those that an earlier run has begun from where it left them.
+    """Train the unfinished trials, from where an earlier run left those that have begun.
 
-    Of those that have `ended` the halving calls back the ones that it would not have stopped, now or in the middle.
+    Those that the halving recalls were stopped by an earlier run and would not be by this one; later it may recall
+    more.
     """
     import jax
 
@@ -183,12 +345,8 @@ def _train(
     from scalejax.execute.scheduler import Scheduler
     from scalejax.report.progress import ProgressDisplay
 
-    fresh = [trial for trial in waiting if trial.trial_id not in ended]
-    begun = checkpoints.load(_homes(plan, fresh))
-    if not waiting:
-        checkpoints.finish(complete=True)
-        return
     data = load(plan.sweep.data)
+    waiting = [*unfinished, *recalled]
     accountant = Accountant(plan, waiting, begun=begun)
     with ExitStack() as exits:
         stream = None if progress else exits.enter_context(Path(os.devnull).open("w"))
@@ -204,90 +362,24 @@ def _train(
 
         def started(trials: Sequence["Trial"]) -> None:
             store.start([trial.trial_id for trial in trials])
-
-        def begins(trials: Sequence["Trial"]) -> None:
-            started(trials)
             accountant.begin(trials, display)
 
         def finished(end: "Finished") -> None:
-            store.finish(result_row(end), measurement_rows(end))
+            store.finish(result_row(end, plan), measurement_rows(end))
             display.end_trial(end.status, spared=accountant.spared(end.trial))
 
-        def progressed(progress: "Progress") -> None:
-            accountant.show(progress, display)
-
-        started([paused.trial for paused in begun.values()])
+        store.start(list(begun))
         scheduler = Scheduler(
             plan.packing.buckets,
-            {trial.trial_id for trial in fresh},
+            {trial.trial_id for trial in unfinished},
             data=data,
-            observer=Observer(started=begins, finished=finished, progressed=progressed),
-            halving=_successive_halving(plan, ended, begun),
+            observer=Observer(
+                started=started, finished=finished, progressed=lambda progress: accountant.show(progress, display)
+            ),
+            halving=halving,
             checkpoints=checkpoints,
             begun=begun,
         )
         interruption = exits.enter_context(Interruption(scheduler.stop))
         if not scheduler.run(jax.local_devices()) and interruption.signal:
             raise Interrupted(interruption.signal, lost=list(scheduler.lost.values()))
-
-
-def _homes(plan: "Plan", waiting: Sequence["Trial"]) -> "Homes":
-    """Return the program in which each waiting trial is to go on, by its id."""
-    recipes = {trial.trial_id: bucket.program for bucket in plan.packing.buckets for trial in bucket.trials}
-    return {trial.trial_id: (trial, recipes[trial.trial_id]) for trial in waiting}
-
-
-def _recalled(plan: "Plan", ended: Mapping[str, Ended]) -> list["Trial"]:
-    """Return the stopped trials that the halving as it is now lets go on, as far as that is known beforehand."""
-    from scalejax.execute.slot import Paused
-
-    halving = _successive_halving(plan, ended, {})
-    back = halving.begin().proceed if halving else []
-    return [each for each in back if not isinstance(each, Paused)]
-
-
-def _successive_halving(
-    plan: "Plan", ended: Mapping[str, Ended], begun: Mapping[str, "Paused"]
-) -> "SuccessiveHalving | None":
-    from scalejax.execute.successive_halving import History, SuccessiveHalving
-
-    halving = plan.sweep.train.halving
-    if halving is None:
-        return None
-    histories = {trial: History(each.losses, each.status) for trial, each in ended.items()}
-    for trial, paused in begun.items():
-        histories[trial] = History({each.step: each.validation_loss for each in paused.slot.evaluations})
-    return SuccessiveHalving(plan.trials, reduction=halving.reduction, histories=histories)
-
-
-def _tell_of_other_programs(directory: Path, plan: "Plan", ended: Mapping[str, Ended]) -> None:
-    """Warn of results that are kept though today's code would compute them by another program.
-
-    Of a builder of the user's own the program is part of the id. A family of scalejax keeps its ids over versions of
-    JAX and Flax, which may trace it to another program; what its numbers are is then said by the tests alone.
-    """
-    from scalejax.train.traced import program_digest
-
-    if not ended:
-        return
-    with Store(directory / LEDGER, write=False) as store:
-        programs = store.programs()
-    other = [
-        trial
-        for trial in plan.trials
-        if trial.trial_id in ended
-        and programs.get(trial.trial_id) not in (None, program_digest(trial.architecture, trial.recipe))
-    ]
-    if other:
-        trials = number_of(len(other), "finished trial")
-        says = f"{trials} came from another program than this version of scalejax, JAX and Flax would run"
-        remedy = "the results are kept; to train again, give another directory"
-        warnings.warn(f"{directory}: {says}; {remedy}.", stacklevel=3)
-
-
-def _ended_trials(directory: Path, statuses: Sequence[str]) -> dict[str, Ended]:
-    if not (directory / LEDGER).exists():
-        return {}
-    with Store(directory / LEDGER, write=True) as store:  # an earlier process may have ended before it made the tables
-        store.results()  # what is damaged but no less a table is met with now, not once everything has been trained
-        return store.ended(statuses)

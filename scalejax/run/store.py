@@ -2,6 +2,9 @@
 
 One process writes it (several threads, one lock); any other may read it at the same time. A finished trial and its
 measurements are written in one transaction: a trial is there whole or not at all.
+
+The fields of `TrialRow`, `ResultRow` and `MeasurementRow` declare the columns of the two tables. A field's type gives
+the column's type in SQLite and in pandas; its metadata add what SQLite must know besides.
 """
 
 import contextlib
@@ -13,29 +16,34 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import Field, astuple, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from scalejax.errors import RunError, SweepError
-from scalejax.run.store_file import SCHEMA_VERSION, STATUSES, STOPPED, check, connect, examine, refuse_pipes, upgrade
+from scalejax.status import ENDED, FINAL, Status
+from scalejax.text import first_line
 
 if TYPE_CHECKING:
     import pandas as pd
 
-READABLE = (2, 3, 4)  # an older one gets what it lacks when it is written to
+SCHEMA_VERSION = 5
+OLDEST_VERSION = 2  # an older ledger than this is not read
 SILENCE = 60.0  # seconds without a heartbeat after which a process counts as gone
-FINAL = ("done", "diverged")  # never trained again; failed trials are
-ENDED = (*FINAL, STOPPED, "failed")
+
+
+def _is(*statuses: Status) -> str:
+    """Return the condition in SQL that a trial has one of some statuses."""
+    return f"status IN ({', '.join(map(repr, map(str, statuses)))})"
 
 
 @dataclass(frozen=True)
 class TrialRow:
     """What is known of a trial before it runs; `knobs` are its size knobs by name."""
 
-    trial_id: str
+    trial_id: str = field(metadata={"sql": "TEXT PRIMARY KEY"})
     family: str
-    knobs: Mapping[str, Any]
+    knobs: Mapping[str, Any] = field(metadata={"sql": "TEXT NOT NULL"})  # JSON; in the table a column each
     params: int
     train_examples: int
     fraction: float
@@ -49,41 +57,98 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class ResultRow:
-    """What is known of a trial after it has run. Losses and error are those of its best step by validation loss."""
+    """What is known of a trial after it has run. Losses and metric are those of its best step by validation loss."""
 
     trial_id: str
-    status: str
-    reason: str
-    steps_taken: int
+    status: Status = field(metadata={"sql": f"TEXT NOT NULL DEFAULT '{Status.PENDING}' CHECK ({_is(*Status)})"})
+    reason: str = field(metadata={"sql": "TEXT NOT NULL DEFAULT ''"})
     train_loss: float | None
     validation_loss: float | None
     test_loss: float | None
-    test_error: float | None
     best_step: int | None
     seconds: float
+    steps_taken: int
     mode: str
     device: str
     versions: str
     program: str  # digest of what the model computes
+    test_metric: float | None
+    metric: str  # its name as it is shown, such as "error"
 
 
 @dataclass(frozen=True)
 class MeasurementRow:
     """One evaluation along a trial's training."""
 
-    trial_id: str
+    trial_id: str = field(metadata={"sql": "TEXT NOT NULL REFERENCES trials"})
     step: int
     examples_seen: int
-    train_loss: float
-    validation_loss: float
-    validation_error: float
+    train_loss: float | None
+    validation_loss: float | None
+    validation_metric: float | None
+
+
+Columns = Sequence["Field[Any]"]
+PLANNED, MEASURED = fields(TrialRow), fields(MeasurementRow)
+RESULTS = fields(ResultRow)[1:]  # known once a trial has run, so missing before
+ERROR = "error"  # the metric that has a column of its own, as it had before there were others
+# Names that a knob may not have: those of the trial table, in which every knob has a column, and of the ledger.
+TRIAL_COLUMNS = (*(column.name for column in (*PLANNED, *RESULTS)), "position", "test_error")
+
+
+def _names(columns: Columns, prefix: str = "") -> str:
+    return ", ".join(f"{prefix}{column.name}" for column in columns)
+
+
+def _type(column: "Field[Any]") -> Any:
+    """Return the type of a column's values where they are known."""
+    return next(iter(get_args(column.type)), column.type)
+
+
+def _sql(columns: Columns, *, known: bool) -> str:
+    """Return columns as SQL declares them; `known`: whether each row has them, unless its type says otherwise."""
+    types = {str: "TEXT", int: "INTEGER", float: "REAL"}
+    return ", ".join(
+        f"{column.name} {column.metadata.get('sql') or types[_type(column)]}"
+        + (" NOT NULL" if known and "sql" not in column.metadata and not get_args(column.type) else "")
+        for column in columns
+    )
+
+
+def _dtypes(columns: Columns, *, known: bool) -> dict[str, str]:
+    """Return the pandas types of the columns of numbers."""
+    types = {int: "int64" if known else "Int64", float: "float64"}
+    return {column.name: types[kind] for column in columns if (kind := _type(column)) in types}
+
+
+# A trial's position is that in the sweep as it stands; NULL if only an earlier form of the sweep asked for it.
+TABLES = f"""
+CREATE TABLE IF NOT EXISTS trials (
+    {_sql(PLANNED[:1], known=True)}, position INTEGER, {_sql(PLANNED[1:], known=True)}, {_sql(RESULTS, known=False)}
+);
+CREATE TABLE IF NOT EXISTS measurements ({_sql(MEASURED, known=True)}, PRIMARY KEY (trial_id, step)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS heartbeat (
+    only INTEGER PRIMARY KEY CHECK (only = 1), pid INTEGER NOT NULL, host TEXT NOT NULL, began REAL NOT NULL,
+    beat REAL NOT NULL, eta_seconds REAL
+);
+"""
+# What brings a ledger of the version before to each version. The heartbeats of version 3 are a table of their own.
+UPGRADES = {
+    4: "ALTER TABLE trials ADD COLUMN program TEXT;",
+    5: f"""
+    ALTER TABLE trials RENAME COLUMN test_error TO test_metric;
+    ALTER TABLE trials ADD COLUMN metric TEXT;
+    UPDATE trials SET metric = '{ERROR}' WHERE {_is(*ENDED)};
+    ALTER TABLE measurements RENAME COLUMN validation_error TO validation_metric;
+    """,
+}
 
 
 @dataclass(frozen=True)
 class Ended:
     """How a trial has ended, and its validation loss by step, infinite where it was not finite."""
 
-    status: str
+    status: Status
     losses: dict[int, float]
 
 
@@ -99,7 +164,7 @@ class Heartbeat:
 
     @property
     def alive(self) -> bool:
-        """Whether it seems to be at work: heard of lately, and there, as far as can be seen from this host."""
+        """Whether it seems to be running: heard of lately and, if it is on this host, still there."""
         if self.host == socket.gethostname():
             try:
                 os.kill(self.pid, 0)
@@ -110,9 +175,6 @@ class Heartbeat:
         return time.time() - self.beat < SILENCE
 
 
-_RESULT_COLUMNS = [field.name for field in fields(ResultRow) if field.name != "trial_id"]
-
-
 class Store:
     """The open ledger of one run directory. Use it as a context manager."""
 
@@ -121,32 +183,40 @@ class Store:
 
         Args:
             path: the SQLite file; made if it is not there and `write` is set.
-            write: whether this process writes; at most one may.
+            write: whether this process writes; at most one may. An older ledger is upgraded then; otherwise it is read
+                from an upgraded copy in memory.
 
         Raises:
-            SweepError: there is no ledger to read, or it is of another version, or no ledger at all.
+            SweepError: there is no ledger to read, or it is of another version, damaged, or no ledger at all.
         """
         if not write and not path.is_file():
             raise SweepError(
                 f"{path}: there are no results here; give the directory of a run, or start one with `scalejax run`"
             )
+        if path.exists() and not path.is_file():
+            raise SweepError(f"{path}: this is no regular file; move it away or give another directory")
         self._path = path
         self._lock = threading.Lock()
         self._writes = write
-        refuse_pipes(path)
         with contextlib.ExitStack() as failing:
             try:
                 if write and path.exists():
-                    examine(path)
-                self._connection = connect(path, write=write)
-                failing.callback(self._connection.close)
+                    # Before it is opened for writing, which would already change a damaged file. If a journal has to
+                    # be rolled back first, this fails, and it is checked once more after that.
+                    with (
+                        contextlib.closing(_connect(path, write=False)) as connection,
+                        contextlib.suppress(sqlite3.OperationalError),
+                    ):
+                        _check(connection)
+                self._connection = _connect(path, write=write)
+                failing.callback(lambda: self._connection.close())
                 self._settle(path)
             except sqlite3.OperationalError as error:
-                says = f"cannot be opened ({error}); see that it can be {'written' if write else 'read'}"
-                raise SweepError(f"{path}: {says}, and that its disk has room") from error
+                problem = f"cannot be opened ({error}); see that it can be {'written' if write else 'read'}"
+                raise SweepError(f"{path}: {problem}, and that its disk has room") from error
             except sqlite3.DatabaseError as error:
-                says = f"not a readable ledger of results ({error}); move it away or give another directory"
-                raise SweepError(f"{path}: {says}") from error
+                problem = f"not a readable ledger of results ({error}); move it away or give another directory"
+                raise SweepError(f"{path}: {problem}") from error
             failing.pop_all()
 
     def _settle(self, path: Path) -> None:
@@ -154,22 +224,26 @@ class Store:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
         new = version == 0 and self._connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None
         if new and not self._writes:
-            raise SweepError(f"{path}: there are no results here yet; `scalejax run` on the same directory goes on")
-        if not new and version not in READABLE:
+            raise SweepError(f"{path}: there are no results here yet; `scalejax run` on the same directory resumes")
+        if not new and not OLDEST_VERSION <= version <= SCHEMA_VERSION:
             raise SweepError(
                 f"{path}: written by another program or version of scalejax (schema {version}, this one reads "
-                f"{SCHEMA_VERSION}); use that version, or another directory"
+                f"{OLDEST_VERSION} to {SCHEMA_VERSION}); use that version, or another directory"
             )
-        if not self._writes:
-            return
-        if not new:
-            check(self._connection)
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        # A killed process loses nothing; only a power cut may take the last transactions, whole ones.
-        self._connection.execute("PRAGMA synchronous = NORMAL")
-        self._connection.execute("PRAGMA foreign_keys = ON")
+        if self._writes:
+            if not new:
+                _check(self._connection)
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            # A killed process loses nothing; only a power cut may take the last transactions, whole ones.
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+            self._connection.execute("PRAGMA foreign_keys = ON")
+        elif version != SCHEMA_VERSION:
+            with contextlib.closing(self._connection) as file:
+                self._connection = sqlite3.connect(":memory:", check_same_thread=False)
+                file.backup(self._connection)
         if version != SCHEMA_VERSION:
-            upgrade(self._connection, version)
+            steps = "" if new else "".join(sql for number, sql in UPGRADES.items() if number > version)
+            self._connection.executescript(f"BEGIN; {TABLES} {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -199,8 +273,7 @@ class Store:
                 yield self._connection
         except Exception as error:  # a flipped byte may turn up as anything: a bad page, a word for a number
             remedy = "restore a copy of it, or move it away and run again"
-            says = f"damaged ({(str(error).splitlines() or [''])[0] or type(error).__name__})"
-            raise SweepError(f"{self._path}: {says}; {remedy}") from error
+            raise SweepError(f"{self._path}: damaged ({first_line(error)}); {remedy}") from error
 
     def __enter__(self) -> "Store":
         return self
@@ -211,7 +284,7 @@ class Store:
     def close(self) -> None:
         """Close the file. A writer leaves one file, which can be copied, and read where nothing can be written."""
         if self._writes:
-            with contextlib.suppress(sqlite3.OperationalError):  # somebody reads: then the journal stays beside it
+            with contextlib.suppress(sqlite3.OperationalError):  # another process reads: the journal stays beside it
                 self._connection.execute("PRAGMA busy_timeout = 0")
                 self._connection.execute("PRAGMA journal_mode = DELETE")
         self._connection.close()
@@ -223,44 +296,35 @@ class Store:
         """
         with self._writing() as transaction:
             transaction.execute("UPDATE trials SET position = NULL")
+            unfinished = _is(Status.PENDING, Status.RUNNING, Status.FAILED)
             transaction.execute(
-                "UPDATE trials SET status = 'pending', reason = '', steps_taken = NULL "
-                "WHERE status IN ('pending', 'running', 'failed')"
+                f"UPDATE trials SET status = '{Status.PENDING}', reason = '', steps_taken = NULL WHERE {unfinished}"
             )
             transaction.executemany(
-                "INSERT INTO trials (position, trial_id, family, knobs, params, train_examples, fraction, seed, "
-                "learning_rate, weight_decay, batch_size, steps, flops) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?) "
+                f"INSERT INTO trials (position, {_names(PLANNED)}) VALUES (?{', ?' * len(PLANNED)}) "
                 # Not part of what a trial is: its place, its share of a pool that the sweep may name differently, and
                 # how FLOPs are counted.
                 "ON CONFLICT (trial_id) DO UPDATE SET position = excluded.position, fraction = excluded.fraction, "
                 "flops = excluded.flops",
-                [
-                    (
-                        position, row.trial_id, row.family, json.dumps(dict(row.knobs)), row.params, row.train_examples,
-                        row.fraction, row.seed, row.learning_rate, row.weight_decay, row.batch_size, row.steps,
-                        row.flops,
-                    )
-                    for position, row in enumerate(trials)
-                ],
-            )  # fmt: skip
+                [(position, *_values(row, PLANNED)) for position, row in enumerate(trials)],
+            )
 
-    def ended(self, statuses: Sequence[str] = FINAL) -> dict[str, Ended]:
+    def ended(self, statuses: Sequence[Status] = FINAL) -> dict[str, Ended]:
         """Return the trials of the given statuses by id, each with its validation losses."""
-        marks = ", ".join("?" * len(statuses))
         query = (
             "SELECT trial_id, status, step, m.validation_loss FROM trials LEFT JOIN measurements m USING (trial_id) "
-            f"WHERE status IN ({marks})"
+            f"WHERE {_is(*statuses)}"
         )
-        found: dict[str, Ended] = {}
+        ended: dict[str, Ended] = {}
         with self._reading() as connection:
-            for trial_id, status, step, loss in connection.execute(query, tuple(statuses)):
-                losses = found.setdefault(trial_id, Ended(status, {})).losses
+            for trial_id, status, step, loss in connection.execute(query):
+                losses = ended.setdefault(trial_id, Ended(Status(status), {})).losses
                 if step is not None:
                     losses[int(step)] = math.inf if loss is None else float(loss)
-        return found
+        return ended
 
     def programs(self) -> dict[str, str]:
-        """Return the digests of the programs that have trained trials, by id; a ledger before schema 4 has none."""
+        """Return the digests of the programs that have trained trials, by id; those of schemas before 4 have none."""
         with self._reading() as connection:
             return dict(connection.execute("SELECT trial_id, program FROM trials WHERE program IS NOT NULL"))
 
@@ -268,35 +332,35 @@ class Store:
         """Mark trials as running."""
         with self._writing() as transaction:
             transaction.executemany(
-                "UPDATE trials SET status = 'running' WHERE trial_id = ?", [(one,) for one in trial_ids]
+                f"UPDATE trials SET status = '{Status.RUNNING}' WHERE trial_id = ?",
+                [(trial_id,) for trial_id in trial_ids],
             )
 
     def finish(self, result: ResultRow, measurements: Sequence[MeasurementRow]) -> None:
         """Write a trial's result and its measurements, all or nothing."""
-        values = [_finite(getattr(result, name)) for name in _RESULT_COLUMNS]
-        assignments = ", ".join(f"{name} = ?" for name in _RESULT_COLUMNS)
         with self._writing() as transaction:
-            transaction.execute(f"UPDATE trials SET {assignments} WHERE trial_id = ?", (*values, result.trial_id))
+            transaction.execute(
+                f"UPDATE trials SET ({_names(RESULTS)}) = (?{', ?' * (len(RESULTS) - 1)}) WHERE trial_id = ?",
+                (*_values(result, RESULTS), result.trial_id),
+            )
             transaction.execute("DELETE FROM measurements WHERE trial_id = ?", (result.trial_id,))
             transaction.executemany(
-                "INSERT INTO measurements VALUES (?,?,?,?,?,?)",
-                [tuple(_finite(getattr(row, each.name)) for each in fields(MeasurementRow)) for row in measurements],
+                f"INSERT INTO measurements ({_names(MEASURED)}) VALUES (?{', ?' * (len(MEASURED) - 1)})",
+                [_values(row, MEASURED) for row in measurements],
             )
 
     def beat(self, heartbeat: Heartbeat, steps: Mapping[str, int]) -> None:
-        """Write down that the writer is at work, and how many steps each running trial has taken, by id."""
+        """Write down that the writer is running, and how many steps each running trial has taken, by id."""
         with self._writing() as transaction:
             transaction.execute("INSERT OR REPLACE INTO heartbeat VALUES (1, ?, ?, ?, ?, ?)", astuple(heartbeat))
             transaction.executemany(
-                "UPDATE trials SET steps_taken = ? WHERE trial_id = ? AND status = 'running'",
+                f"UPDATE trials SET steps_taken = ? WHERE trial_id = ? AND status = '{Status.RUNNING}'",
                 [(taken, trial_id) for trial_id, taken in steps.items()],
             )
 
     def heartbeat(self) -> Heartbeat | None:
-        """Return the process that writes, or wrote when it was killed; None if the last one has ended in order."""
+        """Return the process that writes, or wrote when it was killed; None if the last one ended cleanly."""
         with self._reading() as connection:
-            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'heartbeat'").fetchone():
-                return None  # an older version's
             row = connection.execute("SELECT pid, host, began, beat, eta_seconds FROM heartbeat").fetchone()
             if row is None:
                 return None
@@ -306,62 +370,91 @@ class Store:
     def release(self) -> None:
         """Mark what is still running as pending: the run has ended, in whichever way."""
         with self._writing() as transaction:
-            transaction.execute("UPDATE trials SET status = 'pending' WHERE status = 'running'")
+            transaction.execute(f"UPDATE trials SET status = '{Status.PENDING}' WHERE status = '{Status.RUNNING}'")
             transaction.execute("DELETE FROM heartbeat")
 
     def counts(self) -> dict[str, int]:
         """Return the number of trials of the sweep in each status."""
         query = "SELECT status, COUNT(*) FROM trials WHERE position IS NOT NULL GROUP BY status"
         with self._reading() as connection:
-            found = dict(connection.execute(query).fetchall())
-        return {status: found.get(status, 0) for status in STATUSES}
+            counts = dict(connection.execute(query).fetchall())
+        return {status.value: counts.get(status, 0) for status in Status}
 
     def left_out(self) -> int:
         """Return the number of finished trials that the sweep as it stands does not ask for."""
-        query = f"SELECT COUNT(*) FROM trials WHERE position IS NULL AND status IN ({', '.join('?' * len(FINAL))})"
+        query = f"SELECT COUNT(*) FROM trials WHERE position IS NULL AND {_is(*FINAL)}"
         with self._reading() as connection:
-            return int(connection.execute(query, FINAL).fetchone()[0])
+            return int(connection.execute(query).fetchone()[0])
 
     def results(self) -> "pd.DataFrame":
         """Return the trial table of the sweep, one row a trial in the order of its file.
 
-        Columns: trial_id, family, one a size knob, params, train_examples, fraction, seed, learning_rate,
-        weight_decay, batch_size, steps, flops, status, reason, train_loss, validation_loss, test_loss, test_error,
-        best_step, seconds, then steps_taken, mode, device, versions and program. What is not known is missing (NaN).
+        Its columns are the fields of `TrialRow` and `ResultRow`, with one for each size knob in the place of `knobs`.
+        Behind test_loss stands test_error, the test_metric where that is an error. What is not known is missing (NaN).
         `flops` are those of training: of the steps that a trial took, or is to take if it has not ended.
         """
         import pandas as pd
 
-        query = "SELECT * FROM trials WHERE position IS NOT NULL ORDER BY position"
-        numbers = ("train_loss", "validation_loss", "test_loss", "test_error", "seconds")
-        types = dict.fromkeys(numbers, "float64") | dict.fromkeys(("best_step", "steps_taken"), "Int64")
-        types |= dict.fromkeys(("fraction", "learning_rate", "weight_decay"), "float64")
-        types |= dict.fromkeys(("params", "train_examples", "seed", "batch_size", "steps", "flops"), "int64")
+        query = f"SELECT {_names((*PLANNED, *RESULTS))} FROM trials WHERE position IS NOT NULL ORDER BY position"
+        types = _dtypes(PLANNED, known=True) | _dtypes(RESULTS, known=False)
         with self._reading() as connection:
             table = pd.read_sql_query(query, connection)
             ended = table["status"].isin(ENDED)
             taken = table["steps_taken"].astype("Int64").fillna(0).astype("int64")
             table["flops"] = (table["flops"] // table["steps"] * taken).where(ended, table["flops"])
             knobs = [json.loads(text) for text in table.pop("knobs")]
-            names = list(dict.fromkeys(name for each in knobs for name in each))
-            for place, name in enumerate(names, start=table.columns.tolist().index("params")):
-                values = pd.Series([each.get(name) for each in knobs], dtype=object).infer_objects()
+            for place, name in enumerate(dict.fromkeys(name for sizes in knobs for name in sizes), start=2):
+                values = pd.Series([sizes.get(name) for sizes in knobs], dtype=object).infer_objects()
                 table.insert(place, name, values)
-            return table.drop(columns="position").astype(types)
+            table = table.astype(types)
+            error = table["test_metric"].where(table["metric"].isin([ERROR]))
+            table.insert(table.columns.tolist().index("test_loss") + 1, "test_error", error)
+            return table
 
     def measurements(self) -> "pd.DataFrame":
-        """Return the measurements along training of the sweep's trials, in the order of its file, then by step."""
+        """Return the measurements along training of the sweep's trials, in the order of its file, then by step.
+
+        Its columns are the fields of `MeasurementRow`; before the last stands validation_error, the validation_metric
+        where that is an error.
+        """
         import pandas as pd
 
         query = (
-            "SELECT m.* FROM measurements m JOIN trials t USING (trial_id) "
-            "WHERE t.position IS NOT NULL ORDER BY t.position, m.step"
+            f"SELECT {_names(MEASURED, 'm.')}, metric FROM measurements m JOIN trials USING (trial_id) "
+            "WHERE position IS NOT NULL ORDER BY position, step"
         )
         with self._reading() as connection:
-            table = pd.read_sql_query(query, connection)
-            return table.astype(dict.fromkeys(("train_loss", "validation_loss", "validation_error"), "float64"))
+            table = pd.read_sql_query(query, connection).astype(_dtypes(MEASURED, known=True))
+            error = table["validation_metric"].where(table.pop("metric").isin([ERROR]))
+            table.insert(len(MEASURED) - 1, "validation_error", error)
+            return table
 
 
-def _finite(value: Any) -> Any:
-    """Return None for a number that is not finite: SQLite has no NaN, and infinities must not enter a mean."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _connect(path: Path, *, write: bool) -> sqlite3.Connection:
+    """Open the file, to read it only unless `write` is set."""
+    address = path if write else f"{path.absolute().as_uri()}?mode=ro"
+    return sqlite3.connect(address, uri=not write, check_same_thread=False, timeout=30)
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    """Raise `sqlite3.DatabaseError` unless the whole file is in order, the index that finds the trials included."""
+    result = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    if result != "ok":
+        raise sqlite3.DatabaseError(str(result).replace("\n", " "))
+    if connection.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION:
+        query = "SELECT m.name, c.name FROM sqlite_master m JOIN pragma_table_info(m.name) c WHERE m.type = 'table'"
+        with contextlib.closing(sqlite3.connect(":memory:")) as whole:
+            whole.executescript(TABLES)
+            if not set(whole.execute(query)) <= set(connection.execute(query)):
+                raise sqlite3.DatabaseError("a table or a column is missing")
+
+
+def _values(row: TrialRow | ResultRow | MeasurementRow, columns: Columns) -> list[Any]:
+    """Return what SQLite stores of a row. It has no NaN, and infinities must not enter a mean: both are missing."""
+    values = [getattr(row, column.name) for column in columns]
+    return [
+        json.dumps(dict(value)) if isinstance(value, Mapping)
+        else None if isinstance(value, float) and not math.isfinite(value)
+        else value
+        for value in values
+    ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What goes on beside the training of a run: its account of the work, its heartbeat, and its ear for signals."""
+"""What a run does beside the training: it counts the work, writes heartbeats, and listens for signals."""
 
 import os
 import platform
@@ -24,12 +24,12 @@ BEAT_SECONDS = 2.0  # between two heartbeats
 
 
 class Accountant:
-    """Knows what share of the work each step of each waiting trial is.
+    """Counts the work that is done and the work that is left; each step of each trial is its share.
 
     Args:
         plan: of the sweep.
         waiting: the trials that are to be trained.
-        begun: those of them that go on where an earlier run left them, by id.
+        begun: those of them that resume where an earlier run left them, by id.
     """
 
     def __init__(self, plan: "Plan", waiting: Sequence["Trial"], *, begun: Mapping[str, "Paused"]):
@@ -49,14 +49,14 @@ class Accountant:
         self.total = sum(self._cost[trial][0] * steps for trial, steps in self._left.items())
 
     def begin(self, trials: Sequence["Trial"], display: "ProgressDisplay") -> None:
-        """Count all steps of trials that start, or start again, as left; those that halving calls back are new work."""
+        """Count all steps of trials that start, or start again, as left; those that halving recalls are new work."""
         with self._lock:
             self._left.update({trial.trial_id: trial.settings.steps for trial in trials})
-            called_back = [trial for trial in trials if trial.trial_id not in self._expected]
-            self._expected.update(trial.trial_id for trial in called_back)
-            work = sum(self._cost[trial.trial_id][0] * trial.settings.steps for trial in called_back)
-        if called_back:
-            display.expect(trials=len(called_back), work=work)
+            recalled = [trial for trial in trials if trial.trial_id not in self._expected]
+            self._expected.update(trial.trial_id for trial in recalled)
+            work = sum(self._cost[trial.trial_id][0] * trial.settings.steps for trial in recalled)
+        if recalled:
+            display.expect(trials=len(recalled), work=work)
 
     def show(self, progress: "Progress", display: "ProgressDisplay") -> None:
         """Report a call of a program."""
@@ -81,7 +81,7 @@ class Accountant:
 
     @property
     def steps_taken(self) -> dict[str, int]:
-        """The steps that each trial on its way has taken, by id."""
+        """The steps that each running trial has taken, by id."""
         with self._lock:
             return dict(self._running)
 
@@ -91,15 +91,15 @@ class Pulse:
 
     Args:
         store: open for writing.
-        accountant: knows how far each trial is.
-        display: knows how long it will take.
+        accountant: has the steps of each trial.
+        display: has the time left.
     """
 
     def __init__(self, store: Store, *, accountant: Accountant, display: "ProgressDisplay"):
         self._store, self._accountant, self._display = store, accountant, display
         self._began = time.time()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._go_on, daemon=True)
+        self._thread = threading.Thread(target=self._beat_until_the_end, daemon=True)
 
     def __enter__(self) -> "Pulse":
         self._beat()
@@ -112,9 +112,9 @@ class Pulse:
         with suppress(RunError):
             self._beat()  # so that what was interrupted shows how far it has come
 
-    def _go_on(self) -> None:
+    def _beat_until_the_end(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
-            with suppress(RunError):  # whoever writes a result meets with the same trouble, and says so
+            with suppress(RunError):  # a result that is written meets the same trouble, and raises it
                 self._beat()
 
     def _beat(self) -> None:
@@ -123,7 +123,7 @@ class Pulse:
 
 
 class Interruption:
-    """Hears SIGINT and SIGTERM: the first one stops the run in order, the next one ends the process at once.
+    """Listens for SIGINT and SIGTERM: the first stops the run cleanly, the second ends the process at once.
 
     Use it as a context manager. Only the main thread can hear signals; in any other this does nothing.
 
@@ -156,5 +156,5 @@ class Interruption:
             signal.raise_signal(number)
         self.signal = number
         # Not print: it may be what the signal has interrupted.
-        os.write(2, b"\nscalejax: stopping, saving what is running; once more ends at once, unsaved\n")
+        os.write(2, b"\nscalejax: stopping and saving what is running; a second signal ends it at once, unsaved\n")
         self._stop()

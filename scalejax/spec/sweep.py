@@ -35,12 +35,6 @@ OPTIMIZERS = "adamw", "sgd", "momentum", "lion"
 MOST_SEEDS = 10_000  # `seeds = 3000000` is a slip, and would be expanded before anyone could notice
 PROVEN, PROBED = "proven", "probed"  # the grounds on which sizes may share a program
 NOT_KNOBS = ("inputs", "outputs", "classes", "rngs")  # parameters of a builder that the engine fills in
-# Columns of the trial table, in which every knob has a column of its own.
-TRIAL_COLUMNS = (
-    *("trial_id", "family", "params", "train_examples", "fraction", "seed", "learning_rate", "weight_decay"),
-    *("batch_size", "steps", "flops", "status", "reason", "train_loss", "validation_loss", "test_loss", "test_error"),
-    *("best_step", "seconds", "steps_taken", "mode", "device", "versions", "program", "position", "knobs"),
-)
 
 
 def _name(value: Any) -> str:
@@ -190,8 +184,6 @@ class ModelGrid:
             try:
                 if not isinstance(name, str) or not name.isidentifier() or name in ("family", *NOT_KNOBS):
                     raise SpecError("this cannot be a size knob; expected a parameter of the model")
-                if name in TRIAL_COLUMNS:
-                    raise SpecError("a column of the results is called so already; rename the parameter of the model")
                 if name in grid:
                     raise SpecError("given twice")
                 grid[name] = distinct(map(as_knob, listed(value)))

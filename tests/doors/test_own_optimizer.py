@@ -22,6 +22,6 @@ def test_an_optimizer_of_ones_own_trains_in_one_program(tmp_path):
     plan = sx.plan(sweep(sign_momentum))
     assert plan.facts["lane_programs"] == 1  # proven: signs of zero are zero
     run = sx.run_sweep(sweep(sign_momentum), tmp_path, progress=False)
-    assert run.results()["train_loss"].min() < 1.8  # guessing: 2.3
+    assert min(run.results()["train_loss"]) < 1.8  # guessing: 2.3
     adam = sx.run_sweep(sweep("adamw"), tmp_path / "adamw", progress=False).results()
     assert not set(adam["trial_id"]) & set(run.results()["trial_id"])

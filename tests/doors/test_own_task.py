@@ -38,5 +38,5 @@ def test_a_task_of_ones_own_is_trained_and_shown(tmp_path):
     )
     run = sx.run_sweep(sweep, tmp_path, progress=False)
     assert run.curves()["metric"].unique().tolist() == ["test_distance"]
-    assert run.results()["test_metric"].max() < 0.3  # always the median grade: 0.75
+    assert max(run.results()["test_metric"]) < 0.3  # always the median grade: 0.75
     assert "distance" in " ".join(run.summary())

@@ -15,6 +15,7 @@ from scalejax.analysis.laws.likelihood import Profile, profile_of
 from scalejax.analysis.laws.problem import Problem, make_problem
 from scalejax.analysis.laws.rescaling import rescaled
 from scalejax.errors import FitError
+from scalejax.text import Shown, number_of
 
 Array = Any
 DELTA = 1e-3
@@ -32,8 +33,8 @@ class Prediction:
     high: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
-class Fit:
+@dataclass(frozen=True, eq=False, repr=False)
+class Fit(Shown):
     """A fitted law.
 
     Attributes:
@@ -70,6 +71,16 @@ class Fit:
     _theta: np.ndarray = field(repr=False)
     _spread: Spread = field(repr=False)
     _ceiling: float | None = field(repr=False)
+
+    def __str__(self) -> str:
+        errors, intervals = self.standard_errors, self.intervals(0.9)
+        width = max(map(len, self.params))
+        lines = [
+            f"  {name:{width}}  {value:.5g} ± {errors[name]:.2g}  (90 %: {low:.4g} to {high:.4g})"
+            for (name, value), (low, high) in zip(self.params.items(), intervals.values(), strict=True)
+        ]
+        rows = f"{number_of(self.rows, 'row')}, objective {self.objective:.6g}"
+        return "\n".join([f"{self.law.name}: {self.law.formula}", *lines, f"{self.status} ({rows})"])
 
     @property
     def ok(self) -> bool:
