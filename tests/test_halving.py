@@ -315,7 +315,7 @@ def test_the_summary_says_what_was_stopped_when_and_which_rates_went_on():
     assert halving_lines(rows({(4, 1000): one, (8, 1024): other})) == [
         "Halving stopped 8 of 16 trials early, 6 after 10 to 12 % and 2 after 30 % of the planned steps; "
         "stopped trials enter no curve.",
-        "Learning rate 0.001 went on to the end in 1 of 2 cells, 0.003 in 1 and 0.01 in 1.",
+        "Learning rate 0.001 went on to the end in 1 of 2 competitions, 0.003 in 1 and 0.01 in 1.",
     ]
     assert halving_lines(rows({(8, 1024): other}))[1] == "Learning rates 0.001 and 0.003 went on to the end."
 

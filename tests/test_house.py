@@ -43,7 +43,7 @@ KEEPERS = {
     "sqlite3": {"run/store.py", "run/store_file.py"},
     "tomllib": {"spec/file.py"},
     "pandas": {"analysis", "report", "run"},
-    "scipy": {"analysis"},
+    "scipy": {"analysis", "report/plot.py"},
     "rich": {"report", "cli"},
     "matplotlib": {"report/plot.py", "report/plot_fit.py"},
 }

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from scalejax.analysis.laws.laws import LAWS
-from scalejax.analysis.observations import from_table, from_trials, parse_columns, read_table
+from scalejax.analysis.tables import from_table, from_trials, parse_columns, read_table
 
 SIZES = (100, 1000, 10000)
 
@@ -82,6 +82,15 @@ def test_any_column_of_numbers_can_stand_for_the_loss():
     found = from_trials(LAWS["power"], trials(), columns={"loss": "test_error", "x": "params"})
     assert set(found[0].loss) == {0.5}
     assert set(found[0].predictors["x"]) == {40}
+
+
+def test_the_metric_of_a_regression_is_fitted_under_its_name():
+    rows = trials().assign(test_metric=7.0, metric="RMSE", test_error=np.nan)
+    for column in ("test_metric", "test_RMSE"):
+        found = from_trials(LAWS["power"], rows, columns={"loss": column})
+        assert set(found[0].loss) == {7.0}
+        assert found[0].columns["loss"] == "test_RMSE"
+    assert from_trials(LAWS["power"], rows, columns={})[0].columns["loss"] == "test_loss"
 
 
 def test_a_table_is_taken_as_it_is_and_divided_by_a_column():

@@ -20,7 +20,7 @@ from scalejax.text import number_of
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from scalejax.analysis.table_fit import TableFits
+    from scalejax.analysis.tables import TableFits
     from scalejax.planning.device_specs import DeviceKind
     from scalejax.planning.plan import Plan
 
@@ -169,8 +169,7 @@ def export(options: argparse.Namespace) -> int:
 def fit(options: argparse.Namespace) -> int:
     """Fit a scaling law to a run or to any table: its parameters, what the data cannot tell, and a figure."""
     from scalejax.analysis.laws.laws import find_law
-    from scalejax.analysis.observations import from_table, from_trials, parse_columns, read_table
-    from scalejax.analysis.table_fit import fit_table
+    from scalejax.analysis.tables import fit_table, from_table, from_trials, parse_columns, read_table
     from scalejax.report.fit import fit_facts, fit_tables
     from scalejax.run import Run
 

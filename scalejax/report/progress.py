@@ -7,7 +7,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from scalejax.text import number_of
+from scalejax.text import duration, number_of, quantity
 
 PLAIN_INTERVAL = 10.0  # seconds between lines where there is no terminal
 WARM_UP_SHARE = 0.02  # of the work; before it an estimate of the time left would be a guess
@@ -95,25 +95,6 @@ class ProgressDisplay:
         elif last or time.monotonic() - self._spoke >= PLAIN_INTERVAL:
             self._spoke = time.monotonic()
             self._console.print(self.line(), soft_wrap=True, highlight=False)
-
-
-def duration(seconds: float) -> str:
-    """Return seconds in words, for example "45 s", "12 min 5 s" or "3 h 20 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def quantity(number: float, unit: str) -> str:
-    """Return a number with a decimal prefix, for example "3.2 GFLOP"."""
-    rounded = float(f"{number:.3g}")  # first, so that 999,999 is 1 M and not 1e+03 k
-    for power, prefix in ((21, "Z"), (18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
-        if rounded >= 10**power:
-            return f"{rounded / 10**power:.3g} {prefix}{unit}"
-    return f"{rounded:.3g} {unit}"
 
 
 def flops_per_second(rate: float) -> str:
