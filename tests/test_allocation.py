@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from laws_helpers import REFERENCE, planted_and
 
-from scalejax.analysis.compute.allocation import compute_optimal, fit_envelope, fit_isoflop, misallocation
+from scalejax import compute_optimal, fit_envelope, fit_isoflop, misallocation
 
 HOFFMANN = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
 ASYMMETRIC = HOFFMANN | {"alpha": 0.465, "beta": 0.155}

@@ -10,7 +10,6 @@ disagree when learning rates and warm-up are not tuned: Porian et al. 2024, arXi
 `compute_optimal` takes what any of them returns.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -18,21 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from scalejax.analysis.compute.envelope import fit_envelope
 from scalejax.analysis.compute.frontier import FLOPS_PER_PARAMETER_TOKEN, Bounds, Frontier, bounds, central, path_at
-from scalejax.analysis.compute.isoflop import fit_isoflop
-
-__all__ = [
-    "Allocation",
-    "Bounds",
-    "Frontier",
-    "LawFit",
-    "Misallocation",
-    "compute_optimal",
-    "fit_envelope",
-    "fit_isoflop",
-    "misallocation",
-]
 
 Array = npt.NDArray[np.floating[Any]]
 NAMES = ("E", "A", "B", "alpha", "beta")
@@ -140,8 +125,8 @@ def compute_optimal(fit: LawFit | Frontier, flops: npt.ArrayLike, *, level: floa
         values, resampled, status = _parameters(fit, budgets.ndim)
         best, samples = _optimum(values, budgets), _optimum(resampled, budgets)
     low, high = bounds(samples, level)
-    ends = [Bounds(*(_plain(each) for each in (end.params, end.tokens, end.loss))) for end in (low, high)]
-    params, tokens, loss = (_plain(each[0]) for each in (best.params, best.tokens, best.loss))
+    ends = [Bounds(*(_plain(values) for values in (end.params, end.tokens, end.loss))) for end in (low, high)]
+    params, tokens, loss = (_plain(values[0]) for values in (best.params, best.tokens, best.loss))
     return Allocation(_plain(budgets), params, tokens, loss, *ends, level=level, status=status)
 
 
@@ -218,21 +203,16 @@ def _parameters(fit: LawFit, rank: int) -> tuple[dict[str, Array], dict[str, Arr
         raise ValueError(
             "The fit has parameters of several curves; fit the law to the curve whose compute is asked for."
         )
-    found = _usable({name: np.atleast_1d(np.asarray(fit.params[name], np.float64)) for name in NAMES})
-    samples = fit.samples
-    again = _usable({name: np.asarray(samples[name], np.float64) for name in NAMES}) if samples else found
-    status = fit.status
-    if math.isnan(found["alpha"][0]):
+
+    def usable(named: Mapping[str, npt.ArrayLike]) -> dict[str, Array]:
+        values = {name: np.asarray(named[name], np.float64).reshape(-1, *(1,) * rank) for name in NAMES}
+        good = np.all([values[name] > 0 for name in NAMES[1:]], axis=0)
+        return {name: np.where(good, value, np.nan) for name, value in values.items()}
+
+    values, status = usable(fit.params), fit.status
+    if np.isnan(values["alpha"]).all():
         status = "no optimum: with a term of the law that is zero, the loss falls with params or with tokens alone"
-    shape = (-1, *(1,) * rank)
-    values, resampled = ({name: each.reshape(shape) for name, each in one.items()} for one in (found, again))
-    return values, resampled, status
-
-
-def _usable(values: dict[str, Array]) -> dict[str, Array]:
-    """Return parameters [fits], NaN in fits that have no optimum."""
-    good = np.all([values[name] > 0 for name in NAMES[1:]], axis=0)
-    return {name: np.where(good, each, np.nan) for name, each in values.items()}
+    return values, usable(fit.samples) if fit.samples else values, status
 
 
 def _positive(values: npt.ArrayLike, name: str) -> Array:
