@@ -59,22 +59,16 @@ class Problem:
 
     def public(self, theta: np.ndarray) -> dict[str, np.ndarray]:
         """Return the parameters in the caller's units, each (S,) or (S, curves), of coordinates (S, size)."""
-        units = self.units
-        constants = dict(zip(self.layout.fixed, self.fixed, strict=True))
-        values: dict[str, Array] = {name: np.full(len(theta), value) for name, value in constants.items()}
-        place = 0
-        for each in self.layout.free:
-            count = self.layout.curves if self.layout.own(each.name) else 1
+        layout, place = self.layout, 0
+        constants = dict(zip(layout.fixed, self.fixed, strict=True))
+        values: dict[str, Array] = {name: np.full((len(theta), 1), value) for name, value in constants.items()}
+        for parameter in layout.free:
+            count = layout.curves if layout.own(parameter.name) else 1
             part = theta[:, place : place + count]
-            part = np.exp(part) if each.scale == "log" else part
-            values[each.name] = part if self.layout.own(each.name) else part[:, 0]
+            values[parameter.name] = np.exp(part) if parameter.scale == "log" else part
             place += count
-        if any(self.layout.own(each.name) for each in self.layout.free):
-            wide = {name: value if value.ndim == 2 else value[:, None] for name, value in values.items()}
-            result = in_units(self.layout.law, wide, units)
-            result = {name: value[:, 0] if value.shape[1] == 1 else value for name, value in result.items()}
-        else:
-            result = in_units(self.layout.law, values, units)
+        result = in_units(layout.law, values, self.units)
+        result = {name: value if value.shape[1] > 1 else value[:, 0] for name, value in result.items()}
         return result | {name: np.full(len(theta), value) for name, value in constants.items()}
 
 
