@@ -44,7 +44,7 @@ class Ended:
 def status(end: Ended) -> str:
     """Return "ok", or what is wrong as "kind: reason", several joined by "; "."""
     problem, size = end.problem, end.problem.layout.size
-    points = np.unique(np.vstack([_log_x(problem), problem.rows.curve[: problem.count]]), axis=1).shape[1]
+    points = np.unique(np.vstack([problem.log_x, problem.rows.curve[: problem.count]]), axis=1).shape[1]
     if points < size + SPARE_POINTS:
         has = f"{number_of(points, 'different point')} for {number_of(size, 'parameter')}"
         return f"{FEW}: {has}; at least {size + SPARE_POINTS} are needed"
@@ -58,7 +58,7 @@ def _line(problem: Problem) -> str:
     """Tell runs whose predictors all lie on one line in logarithms, such as tokens = 20 params."""
     names = problem.layout.law.predictors
     needed = [name for name in names if name in ("params", "tokens")] or list(problem.predictors)
-    rows = _log_x(problem)
+    rows = problem.log_x
     rows = rows[[names.index(name) for name in needed]] if len(needed) > 1 else rows
     if len(rows) < 2:
         return ""
@@ -88,7 +88,7 @@ def _misses(end: Ended) -> str:
     unexplained = np.abs(residuals) @ weights / max(spread, 1e-300)
     if unexplained < UNEXPLAINED or np.abs(residuals).max() < 10 * NOISE_FREE:
         return ""
-    score = _alike(np.vstack([_log_x(problem), 1e3 * problem.rows.curve[: problem.count]]), residuals)
+    score = _alike(np.vstack([problem.log_x, 1e3 * problem.rows.curve[: problem.count]]), residuals)
     if score <= SYSTEMATIC:
         return ""
     return (
@@ -178,7 +178,3 @@ def _flat(end: Ended) -> str:
 
 def _name(parameter: Parameter, curve: int, problem: Problem) -> str:
     return parameter.name if curve < 0 else f"{parameter.name}[{problem.labels[curve]}]"
-
-
-def _log_x(problem: Problem) -> np.ndarray:
-    return problem.rows.log_x[:, : problem.count]

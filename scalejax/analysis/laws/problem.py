@@ -52,6 +52,11 @@ class Problem:
         names = (*dict.fromkeys(self.layout.law.predictor_units), "loss")
         return dict(zip(names, self.rows.centres.tolist(), strict=True))
 
+    @property
+    def log_x(self) -> np.ndarray:
+        """The centred logarithms of the predictors, (predictors, count)."""
+        return self.rows.log_x[:, : self.count]
+
     def lane(self, theta: np.ndarray) -> Lane:
         """Return the fit of these data from a start (size,), or from several (S, size)."""
         low, high = self.layout.bounds()

@@ -90,7 +90,7 @@ def _polish(problem: Problem, starts: np.ndarray, steps: int) -> Solution:
 def cold_starts(problem: Problem) -> np.ndarray:
     """Return starting coordinates (S, size), best first."""
     layout, count = problem.layout, problem.count
-    log = dict(zip(layout.law.predictors, problem.rows.log_x[:, :count], strict=True))
+    log = dict(zip(layout.law.predictors, problem.log_x, strict=True))
     pure = {parameter.name for parameter in layout.law.parameters if parameter.units is None}
     known = {name: float(v) for name, v in zip(layout.fixed, problem.fixed, strict=True) if name in pure}
     make = layout.law.starts or functools.partial(composed, layout.law, known, problem.weights[:count])
