@@ -19,7 +19,7 @@ def test_a_law_of_ones_own_is_fitted_like_any_other():
         (
             sx.Parameter("e", "floor", 0, 1e3, scale="linear", units=lambda _: {"loss": 1}),
             sx.Parameter("b", "height over the floor at x = 0", 1e-9, 1e9, units=lambda _: {"loss": 1}),
-            sx.Parameter("d", "x that divides the height by e", 1e-6, 1e6, start=(0.1, 1, 10), units=lambda _: {"x": 1}),
+            sx.Parameter("d", "x of a fall by e", 1e-6, 1e6, start=(0.1, 1, 10), units=lambda _: {"x": 1}),
         ),
         relaxation, linear=("e", "b"),
     )  # fmt: skip
