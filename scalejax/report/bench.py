@@ -26,14 +26,7 @@ def bench_table(facts: Mapping[str, Any]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in facts["widths"]:
         best = max(row["vmap"], row["map"])
-        rates = [flops_per_second(row[name]) for name in ("vmap", "map")]
-        share = f"{best / facts['peak']:.0%}"
-        table.add_row(
-            str(row["width"]),
-            str(row["lanes"]),
-            *rates,
-            share,
-            flops_per_second(row["loop"]),
-            f"{best / row['loop']:.2f}x",
-        )
+        vmap, in_turn, loop = (flops_per_second(row[name]) for name in ("vmap", "map", "loop"))
+        shares = f"{best / facts['peak']:.0%}", loop, f"{best / row['loop']:.2f}x"
+        table.add_row(str(row["width"]), str(row["lanes"]), vmap, in_turn, *shares)
     return table
