@@ -7,8 +7,8 @@ import pytest
 from laws_helpers import TRUTHS, design, plant, worst_error
 from scipy.optimize import brentq
 
-from scalejax.analysis.laws.law import in_units
 from scalejax.analysis.laws.laws import LAWS, bnsl, find_law
+from scalejax.analysis.laws.layout import in_units
 
 
 def test_the_laws_are_those_of_the_contract():

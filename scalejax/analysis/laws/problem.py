@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from scalejax.analysis.laws.law import Law, in_units
-from scalejax.analysis.laws.layout import Layout
+from scalejax.analysis.laws.law import Law
+from scalejax.analysis.laws.layout import Layout, in_units
 from scalejax.analysis.laws.solver import MOST_STEPS, Lane, Rows
 from scalejax.errors import FitError
 from scalejax.text import number_of
@@ -64,17 +64,13 @@ class Problem:
 
     def public(self, theta: np.ndarray) -> dict[str, np.ndarray]:
         """Return the parameters in the caller's units, each (S,) or (S, curves), of coordinates (S, size)."""
-        layout, place = self.layout, 0
-        constants = dict(zip(layout.fixed, self.fixed, strict=True))
-        values: dict[str, Array] = {name: np.full((len(theta), 1), value) for name, value in constants.items()}
-        for parameter in layout.free:
-            count = layout.curves if layout.own(parameter.name) else 1
-            part = theta[:, place : place + count]
-            values[parameter.name] = np.exp(part) if parameter.scale == "log" else part
-            place += count
-        result = in_units(layout.law, values, self.units)
-        result = {name: value if value.shape[1] > 1 else value[:, 0] for name, value in result.items()}
-        return result | {name: np.full(len(theta), value) for name, value in constants.items()}
+        constants = {name: np.full(len(theta), v) for name, v in zip(self.layout.fixed, self.fixed, strict=True)}
+        values = self.layout.parts(theta) | constants
+        if any(value.ndim == 2 for value in values.values()):  # a curve's own
+            values = {name: value if value.ndim == 2 else value[:, None] for name, value in values.items()}
+        result = in_units(self.layout.law, values, self.units)
+        result = {name: value[:, 0] if value.shape[1:] == (1,) else value for name, value in result.items()}
+        return result | constants
 
 
 def make_problem(
