@@ -138,10 +138,10 @@ def test_the_edge_is_that_of_the_grid_that_was_asked_for_with_its_stopped_rates(
     rows = halved_rows()
     assert tuned(rows)[["edge", "learning_rates"]].to_numpy().tolist() == [["", 3]] * 2
     kept = tuned(rows.query("status == 'done'"))
-    assert set(kept["edge"]) == {"highest"}  # without the rows of the stopped rate nobody knows that it was tried
+    assert set(kept["edge"]) == {"highest"}  # without the rows of the stopped rate it seems never to have been tried
 
 
-def test_stopped_trials_are_told_apart_from_those_that_are_missing():
+def test_stopped_trials_are_counted_apart_from_those_that_are_missing():
     rows = pd.concat([halved_rows(), make_rows([{"learning_rate": 1e-1, "seed": 0, "status": "diverged"}])])
     assert set(tuned(rows)["stopped"]) == {2}
     curves = learning_curves(rows)
@@ -181,7 +181,7 @@ def pool_rows(*, pool, sizes=(20, 60, 100), seeds=3):
         (100, (20, 100), 1, ""),
     ],
 )
-def test_seeds_that_share_their_examples_are_told_for_their_spread_lacks_the_data(pool, sizes, seeds, says):
+def test_seeds_that_share_their_examples_are_noted_because_their_spread_lacks_the_data(pool, sizes, seeds, says):
     curves = learning_curves(pool_rows(pool=pool, sizes=sizes, seeds=seeds))
     text = " ".join(notes(curves))
     assert says in text
@@ -469,7 +469,7 @@ def test_order_at_the_smallest_size():
     assert "the two models cannot be told apart" in at_smallest(0.5, 0.51)
     partly = at_smallest(0.5, 0.51, 0.8)
     assert "partly clear" in partly
-    assert "mlp width 2 cannot be told from it" in partly
+    assert "mlp width 2 cannot be told apart from it" in partly
     # Five comparisons ask for more than one does: the same gap is clear alone and not among six models.
     assert "is clear" in at_smallest(0.5, 0.53)
     assert "cannot be told" in at_smallest(0.5, 0.53, 0.53, 0.53, 0.53, 0.53)

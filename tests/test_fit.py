@@ -233,7 +233,7 @@ def test_diverged_rows_are_left_out_and_counted():
         ({"predictors": {"x": np.where(np.arange(40) == 1, np.nan, X)}}, "x of row 1 is nan: predictors must be pos"),
         ({"predictors": {"a": X, "b": X}}, "takes the predictors one predictor, of any name; given: a, b"),
         ({"law": "chinchilla"}, "takes the predictors params, tokens; given: x"),
-        ({"fixed": {"d": 1.0}}, "fixed names 'd', which 'power_floor' has not"),
+        ({"fixed": {"d": 1.0}}, "fixed names 'd', which is no parameter of 'power_floor': its"),
         ({"fixed": {"c": -1.0}}, "fixed sets c to -1"),
         ({"fixed": FLOOR}, "leave at least one"),
         ({"shared": ("c",)}, "shared has no meaning for one curve"),

@@ -99,7 +99,7 @@ def test_a_fit_to_a_run_says_where_seeds_share_their_examples(run, capsys):
     [
         (["--law", "chinchila"], 2, "did you mean 'chinchilla'"),
         (["--law", "chinchilla"], 2, "no column 'params' for params: did you mean params="),
-        (["--law", "chinchilla", "--columns", "params"], 2, "is no NAME=COLUMN"),
+        (["--law", "chinchilla", "--columns", "params"], 2, "is not of the form NAME=COLUMN"),
         (["--law", "power", "--columns", "x=N", "--fix", "c=a"], 2, "expected a number, found 'a'"),
         (["--law", "power", "--columns", "x=N", "--fix", "z=1"], 2, "z"),
         (["--law", "power", "--columns", "x=N", "--bootstrap", "1"], 2, "bootstrap is 1"),
@@ -184,7 +184,7 @@ def test_curves_that_share_an_exponent_are_fitted_at_once_and_drawn(tmp_path, ca
     assert found["rows"] == 32
     assert (tmp_path / "fit_power_floor.png").stat().st_size > 10_000
     assert main(call) == 2
-    assert "One curve shares c with none" in capsys.readouterr().err
+    assert "There is one curve only, with nothing to share c with" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

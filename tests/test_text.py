@@ -6,7 +6,7 @@ from scalejax.text import column_title, duration, listing, number_of, quantity, 
 
 
 @pytest.mark.parametrize(("number", "words"), [(0, "0 lanes"), (1, "1 lane"), (2, "2 lanes"), (12_000, "12,000 lanes")])
-def test_one_thing_is_counted_without_an_s(number: int, words: str):
+def test_a_single_thing_is_counted_without_an_s(number: int, words: str):
     assert number_of(number, "lane") == words
 
 

@@ -38,7 +38,7 @@ class Observations:
         groups: labels [rows] of rows that stay together when resampled, such as the seeds of one cell; None: each row
             by itself.
         columns: the law's name -> the column of the table.
-        notes: what a reader of the fit must know of the rows, one sentence each.
+        notes: what a reader of the fit must know about the rows, one sentence each.
         models: of a run, each model's family, in the order of its learning curves; empty where curves are no models.
     """
 
@@ -123,7 +123,7 @@ def _observations(
         try:
             numbers[name] = series.to_numpy(dtype="float64", na_value=np.nan)
         except (TypeError, ValueError) as error:
-            says = f"The column {column!r} holds something that is no number; {name} needs numbers."
+            says = f"The column {column!r} has values that are not numbers; {name} needs numbers."
             raise ValueError(says) from error
     found = []
     for label in dict.fromkeys(curve.tolist()):
@@ -165,13 +165,13 @@ def parse_columns(pairs: Sequence[str]) -> dict[str, str]:
     """Return {"params": "N"} for ["params=N"].
 
     Raises:
-        ValueError: something else than NAME=COLUMN.
+        ValueError: a pair is not of that form.
     """
     columns = {}
     for pair in pairs:
         name, mark, column = pair.partition("=")
         if not (name and mark and column):
-            raise ValueError(f"{pair!r} is no NAME=COLUMN, such as params=N.")
+            raise ValueError(f"{pair!r} is not of the form NAME=COLUMN, such as params=N.")
         columns[name] = column
     return columns
 
@@ -211,7 +211,9 @@ def fit_table(
         FitError: none can be fitted.
     """
     if shared and len(found) == 1:
-        raise ValueError(f"One curve shares {', '.join(shared)} with none: give several curves (--curves COLUMN).")
+        raise ValueError(
+            f"There is one curve only, with nothing to share {', '.join(shared)} with: give several curves (--curves COLUMN)."
+        )
     rows, labels = list(found), None
     if shared:  # all rows as those of one fit, each with the name of its curve
         labels = np.repeat([seen.curve for seen in found], [len(seen.loss) for seen in found])

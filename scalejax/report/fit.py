@@ -22,7 +22,7 @@ def fit_facts(
         fits: of one law, by the name of the curve; "" where there is one for all rows.
         columns: the law's name -> the column of the table.
         level: of the intervals.
-        notes: what a reader must know of the rows, one sentence each.
+        notes: what a reader must know about the rows, one sentence each.
     """
     law = next(iter(fits.values())).law
     return {

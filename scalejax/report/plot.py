@@ -211,7 +211,7 @@ def _caption(ax: Axes, curves: pd.DataFrame) -> None:
         lines.append(line.replace("edge of its grid", f"edge of its grid ({marks})"))
     off = int((curves["value"].to_numpy(dtype=float) <= 0).sum())
     if off:
-        lines.append(f"Not drawn: {off} with value 0 or less, which a logarithmic axis does not have.")
+        lines.append(f"Not drawn: {off} with value 0 or less, which a logarithmic axis cannot show.")
     width = ax.bbox.width / ax.figure.dpi * 72 / (0.52 * SMALL_SIZE)  # in characters: half an em each, roughly
     text = textwrap.fill(" ".join(lines), max(30, int(1.15 * width)))
     ax.annotate(
@@ -226,7 +226,7 @@ def _label_ends(ax: Axes, ends: Sequence[tuple[str, float, float, str]]) -> None
     furthest = max(x for _, x, _, _ in ordered)
     texts = []
     for model, x, y, colour in ordered:
-        # A line that ends before the others is joined to its name by dots, which nobody takes for data.
+        # A line that ends before the others is joined to its name by dots, which cannot be mistaken for data.
         leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 3}
         leader["linestyle"] = "-" if x == furthest else ":"
         text = ax.annotate(

@@ -1,4 +1,4 @@
-"""Live progress of a run: a bar on a terminal, a plain line now and then elsewhere."""
+"""Live progress of a run: a bar on a terminal, a plain line every few seconds elsewhere."""
 
 import sys
 import time
@@ -17,7 +17,7 @@ class ProgressDisplay:
     """Trials done, steps a second, useful FLOP/s and the time left. Use it as a context manager.
 
     Args:
-        trials: that are to be trained.
+        trials: how many are to be trained.
         work: total cost in any unit that is proportional to time.
         stream: where to write; standard error by default, so that standard output stays clean.
     """

@@ -67,7 +67,7 @@ def summary_lines(curves: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
 
 
 def halving_lines(results: pd.DataFrame) -> list[str]:
-    """Say how many trials halving has stopped, at which rungs, and which learning rates went on; nothing if none.
+    """Say how many trials halving has stopped, at which rungs, and which learning rates ran to the end.
 
     Args:
         results: the trial table, with steps and steps_taken.
@@ -79,7 +79,7 @@ def halving_lines(results: pd.DataFrame) -> list[str]:
     if not competitions:
         return []
     shares: dict[int, list[float]] = {}  # of their steps that trials had taken, by the number of the rung
-    rates: Counter[float] = Counter()  # competitions in which a rate went on
+    rates: Counter[float] = Counter()  # competitions in which a rate ran to the end
     for rows in competitions:
         stopped = [row for row in rows if row["status"] == STOPPED]
         rungs = sorted({row["steps_taken"] for row in stopped})
@@ -95,10 +95,10 @@ def halving_lines(results: pd.DataFrame) -> list[str]:
     ]
     if rates and len(competitions) == 1:
         noun = "Learning rate" if len(rates) == 1 else "Learning rates"
-        lines.append(f"{noun} {listing([f'{rate:g}' for rate in sorted(rates)])} went on to the end.")
+        lines.append(f"{noun} {listing([f'{rate:g}' for rate in sorted(rates)])} ran to the end.")
     elif rates:
         first, *others = sorted(rates)
-        place = f"{first:g} went on to the end in {rates[first]:,} of {len(competitions):,} competitions"
+        place = f"{first:g} ran to the end in {rates[first]:,} of {len(competitions):,} competitions"
         lines.append(f"Learning rate {listing([place, *(f'{rate:g} in {rates[rate]:,}' for rate in others)])}.")
     return lines
 

@@ -118,7 +118,6 @@ def compute_optimal(fit: LawFit | Frontier, flops: npt.ArrayLike, *, level: floa
         ValueError: another law, a budget that is not positive, or a level outside (0, 1).
     """
     budgets = _positive(flops, "flops")
-    _check_level(level)
     if isinstance(fit, Frontier):
         best, samples, status = path_at(fit.path, budgets), path_at(fit.samples, budgets), fit.status
     else:
@@ -150,15 +149,12 @@ def misallocation(fit: LawFit, flops: npt.ArrayLike, *, factor: npt.ArrayLike, l
         ValueError: as `compute_optimal`; a frontier, which has no law off its optima.
     """
     budgets, factors = np.broadcast_arrays(_positive(flops, "flops"), _positive(factor, "factor"))
-    _check_level(level)
     if isinstance(fit, Frontier):
         raise ValueError("A frontier knows the optima only; fit the law chinchilla to tell the cost of other sizes.")
     values, resampled, status = _parameters(fit, budgets.ndim)
-    best = {name: _plain(each[0]) for name, each in _cost(values, budgets, factors).items()}
-    low, high = {}, {}
-    for name, samples in _cost(resampled, budgets, factors).items():
-        one, two = central(samples, level)
-        low[name], high[name] = _plain(one), _plain(two)
+    best = {name: _plain(cost[0]) for name, cost in _cost(values, budgets, factors).items()}
+    ends = {name: central(samples, level) for name, samples in _cost(resampled, budgets, factors).items()}
+    low, high = ({name: _plain(pair[side]) for name, pair in ends.items()} for side in (0, 1))
     return Misallocation(_plain(factors), **best, low=low, high=high, level=level, status=status)
 
 
@@ -184,9 +180,8 @@ def _cost(values: Mapping[str, Array], flops: Array, factor: Array) -> dict[str,
     with np.errstate(divide="ignore"):
         longer = np.where(room > 0, factor * np.maximum(room, 0) ** (-1 / beta), np.inf)
     wasted = np.exp(np.log1p(np.maximum(more, 0)) * (1 / alpha + 1 / beta))
-    nan = np.isnan(best)
-    found = {"loss": best + extra, "extra_loss": extra, "wasted": wasted, "at_this_size": longer}
-    return {name: np.where(nan, np.nan, each) for name, each in found.items()}
+    costs = {"loss": best + extra, "extra_loss": extra, "wasted": wasted, "at_this_size": longer}
+    return {name: np.where(np.isnan(best), np.nan, cost) for name, cost in costs.items()}
 
 
 def _parameters(fit: LawFit, rank: int) -> tuple[dict[str, Array], dict[str, Array], str]:
@@ -220,11 +215,6 @@ def _positive(values: npt.ArrayLike, name: str) -> Array:
     if not (np.isfinite(array) & (array > 0)).all():
         raise ValueError(f"{name} must be positive and finite; it is {values}.")
     return array
-
-
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1; it is {level}.")
 
 
 def _plain(array: Array) -> Any:

@@ -188,7 +188,7 @@ def _read_rows(
     if not finite.any():
         raise ValueError("No row has a finite loss; every run diverged or none is finished.")
     if (losses[finite] <= 0).any():
-        raise ValueError("Every loss must be positive; a loss law in logarithms knows no other.")
+        raise ValueError("Every loss must be positive: the laws are fitted to logarithms.")
     params = columns["params"]
     flops = columns["flops"] if "flops" in columns else FLOPS_PER_PARAMETER_TOKEN * params * columns["tokens"]
     numbers = np.arange(len(losses)) if labels is None else np.unique(np.asarray(labels), return_inverse=True)[1]

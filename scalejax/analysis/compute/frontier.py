@@ -150,7 +150,7 @@ def frontier(
 
     # 2. Standard errors of log N* and of L* [profiles], the shared exponents held fixed. dL/dw = 0 at the minimum, so a
     # change of the coefficients moves it by -(change of the slope)/(curvature). Where there is no minimum any place
-    # will do: that profile does not count.
+    # will do, for that profile does not count.
     best = found.log_params[0] - profiles.centres
     values = basis(shapes.exponents, np.nan_to_num(best)[None, :, None])[0, :, 0]
     slope = np.stack([np.zeros(len(values)), values[:, 3], values[:, 1]], axis=-1)
@@ -282,8 +282,8 @@ def path_at(path: Path, flops: Array) -> Bounds:
     """Return optimal params, tokens and loss [fits, ...] at computes [...]."""
     x = np.log(flops) - path.centre
     level, slope, floor, height, decay = (
-        each.reshape(-1, *(1 for _ in x.shape))
-        for each in (path.log_params, path.exponent, path.floor, path.height, path.decay)
+        parameter.reshape(-1, *(1 for _ in x.shape))
+        for parameter in (path.log_params, path.exponent, path.floor, path.height, path.decay)
     )
     params = np.exp(level + slope * x)
     return Bounds(params, flops / FLOPS_PER_PARAMETER_TOKEN / params, floor + height * np.exp(-decay * x))
@@ -291,14 +291,16 @@ def path_at(path: Path, flops: Array) -> Bounds:
 
 def bounds(samples: Bounds, level: float) -> tuple[Bounds, Bounds]:
     """Return the ends of the central intervals of samples [fits, ...]."""
-    ends = [central(each, level) for each in (samples.params, samples.tokens, samples.loss)]
+    ends = [central(values, level) for values in (samples.params, samples.tokens, samples.loss)]
     return Bounds(*(low for low, _ in ends)), Bounds(*(high for _, high in ends))
 
 
 def central(samples: Array, level: float) -> tuple[Array, Array]:
     """Return the ends of the central interval [...] of samples [fits, ...]; NaN where too many of them are NaN."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1; it is {level}.")
     tail = (1 - level) / 2
-    # A resample without a minimum lies beyond one of the ends, and which one is unknown.
+    # A resample without a minimum lies beyond one of the ends; which one is unknown.
     known = (~np.isnan(samples)).sum(0) > max((1 - tail) * len(samples), 1)
     # "nearest" never subtracts two infinite samples.
     ends = np.nanquantile(np.where(known, samples, 0.0), [tail, 1 - tail], axis=0, method="nearest")

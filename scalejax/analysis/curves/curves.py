@@ -32,7 +32,9 @@ SEEDS_FOR_INTERVAL = 5
 BAND_RANGE = "smallest to largest seed"
 BAND_INTERVAL = "95 % interval of the mean over seeds"
 CONFIDENCE = 0.95
-MOST_IN_COMMON = 0.5  # of the training examples of two seeds, beyond which their spread is said to lack the data's part
+MOST_IN_COMMON = (
+    0.5  # of the training examples of two seeds, beyond which a note says that their spread lacks the data's part
+)
 
 # Ten times the data is a large price. A curve that returns less than a twentieth of its error for it has flattened;
 # the smallest exponents reported for whole curves (language-model loss, c = 0.05 to 0.1) are a fall of 10 to 20 %.
@@ -216,7 +218,7 @@ def order_at_smallest(curves: pd.DataFrame) -> str:
         many = number_of(fewest, "seed")
         return f"{where} {them} cannot be told apart by {many}: {lowest}, but no difference is significant."
     if rivals:
-        return f"{where} the order is partly clear: {lowest}, but {listing(rivals)} cannot be told from it."
+        return f"{where} the order is partly clear: {lowest}, but {listing(rivals)} cannot be told apart from it."
     return f"{where} the best is clear: {lowest}, and every other model is worse beyond the spread of the seeds."
 
 

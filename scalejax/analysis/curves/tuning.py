@@ -143,7 +143,7 @@ def _choose(cell: Mapping[int, Row], counted: set[int]) -> tuple[tuple[int, ...]
     edge = ""
     if places and len(grid) >= 2:
         edge = "lowest" if best[0] == grid[0] else "highest" if best[0] == grid[-1] else ""
-    # A cell in which nothing counts has no chosen setting: all of its rows are told as excluded or not yet run.
+    # A cell in which nothing counts has no chosen setting: all of its rows count as excluded or not yet run.
     here = set(settings[best] if places else cell) - stopped
     pending = sum(cell[place]["status"] in NOT_YET_RUN for place in here)
     return places, {

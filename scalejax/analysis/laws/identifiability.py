@@ -55,7 +55,7 @@ def status(end: Ended) -> str:
 
 
 def _line(problem: Problem) -> str:
-    """Tell runs whose predictors all lie on one line in logarithms, such as tokens = 20 params."""
+    """Say whether all runs lie on one line in logarithms, such as tokens = 20 params."""
     names = problem.layout.law.predictors
     needed = [name for name in names if name in ("params", "tokens")] or list(problem.predictors)
     rows = problem.log_x
@@ -79,7 +79,7 @@ def _line(problem: Problem) -> str:
 
 
 def _misses(end: Ended) -> str:
-    """Tell residuals with a pattern along a predictor that leave a good part of the spread unexplained."""
+    """Say whether residuals follow a pattern along a predictor and leave a good part of the spread unexplained."""
     if not end.found.converged:
         return "the best fit did not converge; the law may have no minimum here"
     problem, residuals = end.problem, end.spread.residuals
@@ -150,7 +150,7 @@ def _badly_conditioned(end: Ended) -> str:
 
 
 def _flat(end: Ended) -> str:
-    """Tell the parameters that can be changed tenfold, or set to zero, at an objective within the noise."""
+    """Name the parameters that can be changed tenfold, or set to zero, at an objective within the noise."""
     problem, theta = end.problem, end.found.theta
     low, high = problem.layout.bounds()
     places, words = [], []

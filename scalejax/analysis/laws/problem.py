@@ -188,9 +188,8 @@ def _check_parameters(law: Law, shared: Sequence[str], fixed: Mapping[str, float
     for role, given in (("fixed", fixed), ("shared", shared)):
         for name in given:
             if name not in law.names:
-                raise ValueError(
-                    f"{role} names {name!r}, which {law.name!r} has not: its parameters are {', '.join(law.names)}."
-                )
+                known = f"its parameters are {', '.join(law.names)}"
+                raise ValueError(f"{role} names {name!r}, which is no parameter of {law.name!r}: {known}.")
     if shared and not several:
         raise ValueError("shared has no meaning for one curve: give curves=, the curve's label of each row.")
     for parameter in law.parameters:

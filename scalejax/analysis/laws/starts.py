@@ -17,13 +17,13 @@ MOST_STARTS = 4096
 
 def grid(values: Sequence[Sequence[float]]) -> np.ndarray:
     """Return all combinations, shape (S, len(values)); at most MOST_STARTS, drawn without replacement, seed 0."""
-    sizes = [len(each) for each in values]
+    sizes = [len(choices) for choices in values]
     total = int(np.prod(sizes))
     chosen = np.arange(total)
     if total > MOST_STARTS:
         chosen = np.sort(np.random.default_rng(0).choice(total, MOST_STARTS, replace=False))
     places = np.unravel_index(chosen, sizes) if sizes else ()
-    columns = [np.asarray(each, np.float64)[place] for each, place in zip(values, places, strict=True)]
+    columns = [np.asarray(choices, np.float64)[place] for choices, place in zip(values, places, strict=True)]
     return np.stack(columns, 1) if columns else np.zeros((1, 0))
 
 
