@@ -331,7 +331,7 @@ def test_an_empty_table_is_refused_in_a_sentence(function):
 
 def test_nothing_finished_and_missing_columns_are_refused_in_sentences():
     for statuses, says in (
-        (("diverged", "pending"), r"No trial is done yet \(found: 1 diverged, 1 pending\), .* run the sweep again"),
+        (("diverged", "pending"), r"No trial counts yet \(found: 1 diverged, 1 pending\), .* run the sweep again"),
         (("diverged", "diverged"), r"Every trial diverged \(found: 2 diverged\), .*: lower the learning rates and run"),
         (("failed", "diverged"), r"found: 1 failed, 1 diverged\), .*; see the column reason"),
     ):

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from scalejax.report import progress
-from scalejax.report.progress import ProgressDisplay, flops_per_second
+from scalejax.report.progress import ProgressDisplay
 
 
 class Clock:
@@ -76,10 +76,6 @@ def test_a_terminal_gets_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch, c
     assert "100%" in shown
     assert "1/1 trial," in shown
     assert stream.getvalue().endswith("\x1b[2K")  # the line is cleared
-
-
-def test_flops_per_second():
-    assert flops_per_second(1.5e12) == "1.5 TFLOP/s"
 
 
 def test_trials_that_are_called_back_count_too(clock: Clock):

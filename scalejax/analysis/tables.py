@@ -211,9 +211,8 @@ def fit_table(
         FitError: none can be fitted.
     """
     if shared and len(found) == 1:
-        raise ValueError(
-            f"There is one curve only, with nothing to share {', '.join(shared)} with: give several curves (--curves COLUMN)."
-        )
+        says = f"There is one curve only, with nothing to share {', '.join(shared)} with"
+        raise ValueError(f"{says}: give several curves (--curves COLUMN).")
     rows, labels = list(found), None
     if shared:  # all rows as those of one fit, each with the name of its curve
         labels = np.repeat([seen.curve for seen in found], [len(seen.loss) for seen in found])

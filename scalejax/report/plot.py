@@ -116,13 +116,15 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def dress(ax: Axes) -> None:
-    """Draw the grid behind the data, and the two axes faintly."""
+def dress(ax: Axes, *, x: str, y: str) -> None:
+    """Draw the grid behind the data and the two axes faintly, and name the axes."""
     ax.grid(True, color=FAINT, linewidth=0.7)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color("#9a9a9a")
     ax.tick_params(which="both", labelsize=LABEL_SIZE, colors="#444444", length=3, color="#9a9a9a")
+    ax.set_xlabel(x, fontsize=10, color=INK)
+    ax.set_ylabel(y, fontsize=10, color=INK)
 
 
 def set_ticks(axis: Axis, ticks: Sequence[float], texts: Sequence[str] | None = None) -> None:
@@ -179,9 +181,7 @@ def _dress(ax: Axes, curves: pd.DataFrame) -> None:
     ticks += sizes[1:][-1:]
     set_ticks(ax.xaxis, ticks, [short_count(tick) for tick in ticks])
     set_ticks(ax.yaxis, round_ticks(bottom, top))
-    dress(ax)
-    ax.set_xlabel("Training examples", fontsize=10, color=INK)
-    ax.set_ylabel(column_title(str(curves["metric"].iloc[0])), fontsize=10, color=INK)
+    dress(ax, x="Training examples", y=column_title(str(curves["metric"].iloc[0])))
 
 
 def _draw_line(ax: Axes, points: Sequence[dict[Any, Any]], style: dict[str, Any]) -> tuple[float, float] | None:

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -26,7 +27,7 @@ from scalejax.report.plot import (
 from scalejax.text import column_title, short_count
 
 if TYPE_CHECKING:
-    from scalejax.analysis.laws.fit import Fit
+    from scalejax.analysis.laws.fit import Fit, Prediction
     from scalejax.analysis.tables import Observations
 
 BEYOND = 10.0  # a law is drawn this many times beyond the largest predictor, dotted
@@ -59,6 +60,7 @@ def plot_fits(pairs: Sequence[Pair], *, level: float = 0.9, title: str | None = 
     figure = new_figure(7.2, 6.0)
     top, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     columns, law = pairs[0][0].columns, pairs[0][1].law
+    pairs = [(_shown(seen), fit) for seen, fit in pairs]
     if len(law.predictors) == 1:
         _one_predictor(top, below, pairs, level=level)
         across = column_title(columns[law.predictors[0]])
@@ -70,16 +72,13 @@ def plot_fits(pairs: Sequence[Pair], *, level: float = 0.9, title: str | None = 
         across = "Predicted by the law"
     top.set_xscale("log")
     top.set_yscale("log")
-    top.set_ylabel(column_title(columns["loss"]), fontsize=10, color=INK)
-    below.set_ylabel("Above the law, %", fontsize=LABEL_SIZE, color=INK)
-    below.set_xlabel(across, fontsize=10, color=INK)
     below.axhline(0, color=NEUTRAL, linewidth=0.8)
     set_ticks(top.yaxis, round_ticks(*top.get_ylim()))
     left, right = top.get_xlim()
     if right < DECADES * left:  # decades alone would leave the axis all but empty
         set_ticks(top.xaxis, round_ticks(left, right))
-    for ax in (top, below):
-        dress(ax)
+    dress(top, x="", y=column_title(columns["loss"]))
+    dress(below, x=across, y="Above the law, %")
     top.set_title(title or _title(pairs), loc="left", fontsize=LABEL_SIZE + 1, color=INK, pad=8)
     if notes := textwrap.fill(" ".join(pairs[0][0].notes), NOTE_WIDTH):
         figure.supxlabel(notes, x=0.01, ha="left", fontsize=SMALL_SIZE, color=SOFT)
@@ -102,16 +101,13 @@ def _one_predictor(top: Axes, below: Axes, pairs: Sequence[Pair], *, level: floa
     (name,) = pairs[0][1].law.predictors
     styles = model_styles(pairs[0][0].models or {seen.curve: "" for seen, _ in pairs})
     for seen, fit in pairs:
-        style = styles[seen.curve]
-        used = _used(seen)
-        x, loss = seen.predictors[name][used], seen.loss[used]
-        own = seen.curve if fit.curves else None
+        style, x, own = styles[seen.curve], seen.predictors[name], seen.curve if fit.curves else None
         for first, last, line in ((x.min(), x.max(), style["linestyle"]), (x.max(), BEYOND * x.max(), DOTS)):
             stretch = np.geomspace(first, last, GRID)
             _line(top, stretch, fit.predict({name: stretch}, level=level, curve=own), style["color"], line=line)
         points = {"color": style["color"], "marker": style["marker"], "linestyle": "none"}
-        top.plot(x, loss, markersize=3.4, label=seen.curve or None, zorder=3, **points)
-        below.plot(x, _percent(loss, fit.predict({name: x}, level=level, curve=own).value), markersize=3, **points)
+        top.plot(x, seen.loss, markersize=3.4, label=seen.curve or None, zorder=3, **points)
+        below.plot(x, _percent(seen, fit.predict({name: x}, level=level, curve=own)), markersize=3, **points)
     if len(pairs) > 1:
         top.legend(fontsize=SMALL_SIZE, frameon=False, labelcolor="#444444")
 
@@ -119,8 +115,7 @@ def _one_predictor(top: Axes, below: Axes, pairs: Sequence[Pair], *, level: floa
 def _two_predictors(top: Axes, below: Axes, pair: Pair, *, level: float) -> None:
     seen, fit = pair
     first, second = fit.law.predictors
-    used = _used(seen)
-    a, b, loss = seen.predictors[first][used], seen.predictors[second][used], seen.loss[used]
+    a, b = seen.predictors[first], seen.predictors[second]
     low, high = np.log(a.min()), np.log(max(a.max(), a.min() * (1 + 1e-9)))
 
     def colour(value: float) -> str:
@@ -131,34 +126,36 @@ def _two_predictors(top: Axes, below: Axes, pair: Pair, *, level: float) -> None
         drawn = fit.predict({first: np.full(GRID, value), second: along}, level=level)
         _line(top, along, drawn, colour(value), label=f"{first} = {short_count(value)}")
     shades = [colour(value) for value in a]
-    top.scatter(b, loss, c=shades, s=10, zorder=3, linewidths=0)
-    below.scatter(b, _percent(loss, fit.predict({first: a, second: b}, level=level).value), c=shades, s=8, linewidths=0)
+    top.scatter(b, seen.loss, c=shades, s=10, zorder=3, linewidths=0)
+    below.scatter(b, _percent(seen, fit.predict(seen.predictors, level=level)), c=shades, s=8, linewidths=0)
     top.legend(fontsize=SMALL_SIZE, frameon=False, labelcolor="#444444")
 
 
 def _predicted(top: Axes, below: Axes, pair: Pair, *, level: float) -> None:
     seen, fit = pair
-    used = _used(seen)
-    loss = seen.loss[used]
-    drawn = fit.predict({name: column[used] for name, column in seen.predictors.items()}, level=level)
-    value = drawn.value
-    ends = [min(loss.min(), value.min()), max(loss.max(), value.max())]
+    drawn = fit.predict(seen.predictors, level=level)
+    both = np.concatenate([seen.loss, drawn.value])
+    ends = [both.min(), both.max()]
     top.plot(ends, ends, color=NEUTRAL, linewidth=1)
-    top.hlines(loss, drawn.low, drawn.high, color=POINTS, alpha=0.35, linewidth=1.2)
-    top.plot(value, loss, "o", color=POINTS, markersize=3.4)
-    below.plot(value, _percent(loss, value), "o", color=POINTS, markersize=3)
+    top.hlines(seen.loss, drawn.low, drawn.high, color=POINTS, alpha=0.35, linewidth=1.2)
+    top.plot(drawn.value, seen.loss, "o", color=POINTS, markersize=3.4)
+    below.plot(drawn.value, _percent(seen, drawn), "o", color=POINTS, markersize=3)
 
 
-def _line(ax: Axes, x: np.ndarray, drawn: Any, colour: str, *, line: Any = "-", label: str | None = None) -> None:
+def _line(
+    ax: Axes, x: np.ndarray, drawn: "Prediction", colour: str, *, line: Any = "-", label: str | None = None
+) -> None:
     ax.fill_between(x, drawn.low, drawn.high, color=colour, alpha=0.14, linewidth=0)
     ax.plot(x, drawn.value, color=colour, linewidth=1.4, linestyle=line, label=label)
 
 
-def _used(seen: "Observations") -> np.ndarray:
-    """Return which rows a fit has used and a logarithmic axis can show."""
-    return np.isfinite(seen.loss) & (seen.loss > 0)
+def _shown(seen: "Observations") -> "Observations":
+    """Return the rows that a fit has used and a logarithmic axis can show."""
+    kept = np.isfinite(seen.loss) & (seen.loss > 0)
+    predictors = {name: column[kept] for name, column in seen.predictors.items()}
+    return replace(seen, predictors=predictors, loss=seen.loss[kept])
 
 
-def _percent(loss: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+def _percent(seen: "Observations", predicted: "Prediction") -> np.ndarray:
     """Return by how many per cent the observed losses lie above the law."""
-    return 100 * np.expm1(np.log(loss) - np.log(predicted))
+    return 100 * np.expm1(np.log(seen.loss) - np.log(predicted.value))

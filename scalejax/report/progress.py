@@ -83,7 +83,7 @@ class ProgressDisplay:
             f"{sum(self._ended.values()):,}/{number_of(self._trials, 'trial')}",
             *bad,
             f"{self._steps / elapsed:,.0f} steps/s",
-            f"{flops_per_second(self._flops / elapsed)}",
+            quantity(self._flops / elapsed, "FLOP/s"),
             f"{duration(elapsed)} elapsed",
             f"ETA {'...' if eta is None else duration(eta)}",
         ]
@@ -95,8 +95,3 @@ class ProgressDisplay:
         elif last or time.monotonic() - self._spoke >= PLAIN_INTERVAL:
             self._spoke = time.monotonic()
             self._console.print(self.line(), soft_wrap=True, highlight=False)
-
-
-def flops_per_second(rate: float) -> str:
-    """Return a rate of useful floating-point operations."""
-    return quantity(rate, "FLOP/s")

@@ -12,39 +12,18 @@ disagree when learning rates and warm-up are not tuned: Porian et al. 2024, arXi
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from scalejax.analysis.compute.frontier import FLOPS_PER_PARAMETER_TOKEN, Bounds, Frontier, bounds, central, path_at
 
+if TYPE_CHECKING:
+    from scalejax.analysis.laws.fit import Fit
+
 Array = npt.NDArray[np.floating[Any]]
 NAMES = ("E", "A", "B", "alpha", "beta")
-
-
-class LawFit(Protocol):
-    """What is needed of a fitted law: `Fit` has it."""
-
-    @property
-    def law(self) -> Any:
-        """The law or its name."""
-        ...
-
-    @property
-    def params(self) -> Mapping[str, float]:
-        """Parameters by name."""
-        ...
-
-    @property
-    def samples(self) -> Mapping[str, npt.ArrayLike]:
-        """Parameters of each resample by name, each [resamples]; empty without any."""
-        ...
-
-    @property
-    def status(self) -> str:
-        """ "ok" or a sentence."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -103,7 +82,7 @@ class Misallocation:
     status: str
 
 
-def compute_optimal(fit: LawFit | Frontier, flops: npt.ArrayLike, *, level: float = 0.9) -> Allocation:
+def compute_optimal(fit: "Fit | Frontier", flops: npt.ArrayLike, *, level: float = 0.9) -> Allocation:
     """Return the number of parameters and tokens of lowest loss at each compute, with C = 6 N D.
 
     For a law (Hoffmann et al. 2022, eq. 4): N* = G (C/6)^(beta/(alpha + beta)), G = (alpha A/(beta B))^(1/(alpha +
@@ -129,7 +108,7 @@ def compute_optimal(fit: LawFit | Frontier, flops: npt.ArrayLike, *, level: floa
     return Allocation(_plain(budgets), params, tokens, loss, *ends, level=level, status=status)
 
 
-def misallocation(fit: LawFit, flops: npt.ArrayLike, *, factor: npt.ArrayLike, level: float = 0.9) -> Misallocation:
+def misallocation(fit: "Fit", flops: npt.ArrayLike, *, factor: npt.ArrayLike, level: float = 0.9) -> Misallocation:
     """Return what it costs to choose a number of parameters that is `factor` times the compute-optimal one.
 
     With R* = L* - E the reducible loss at the optimum, A/N*^alpha = R* beta/(alpha + beta) and B/D*^beta = R*
@@ -184,7 +163,7 @@ def _cost(values: Mapping[str, Array], flops: Array, factor: Array) -> dict[str,
     return {name: np.where(np.isnan(best), np.nan, cost) for name, cost in costs.items()}
 
 
-def _parameters(fit: LawFit, rank: int) -> tuple[dict[str, Array], dict[str, Array], str]:
+def _parameters(fit: "Fit", rank: int) -> tuple[dict[str, Array], dict[str, Array], str]:
     """Return the parameters and those of the resamples, each [fits, 1, ...], and the status.
 
     Parameters that leave no optimum (a term that is absent, or that grows) become NaN: there is nothing to compute.

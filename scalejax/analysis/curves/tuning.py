@@ -118,7 +118,8 @@ def _choose(cell: Mapping[int, Row], counted: set[int]) -> tuple[tuple[int, ...]
     for place, row in cell.items():
         setting = tuple(known(row.get(name)) for name in SETTING_COLUMNS)
         others = [other for other in settings.setdefault(setting, {}).values() if other["seed"] == row["seed"]]
-        if any(_same_trial(row, other) for other in others):
+        name = row.get("trial_id"), row["status"]
+        if isinstance(name[0], str) and name in [(other.get("trial_id"), other["status"]) for other in others]:
             continue  # two sweeps that share a trial, concatenated
         if others:
             differing = [name for name in ("steps", "fraction") if row.get(name) != others[0].get(name)]
@@ -157,10 +158,6 @@ def _choose(cell: Mapping[int, Row], counted: set[int]) -> tuple[tuple[int, ...]
     }
 
 
-def _same_trial(row: Row, other: Row) -> bool:
-    return isinstance(row.get("trial_id"), str) and all(row[name] == other[name] for name in ("trial_id", "status"))
-
-
 def _nothing_counts(rows: pd.DataFrame, metric: str) -> str:
     """Say why no row of the table counts, and what to do."""
     found = Counter(str(status) for status in rows["status"])
@@ -168,7 +165,7 @@ def _nothing_counts(rows: pd.DataFrame, metric: str) -> str:
     if set(found) == {DIVERGED}:
         return f"Every trial diverged (found: {counts}), so there is no curve: lower the learning rates and run again."
     if found.keys() & set(NOT_YET_RUN):
-        return f"No trial is done yet (found: {counts}), so there is no curve: run the sweep again to finish it."
+        return f"No trial counts yet (found: {counts}), so there is no curve: run the sweep again to finish it."
     return (
         f"No trial of the table counts (found: {counts}), so there is no curve: one needs trials with status '{DONE}' "
         f"and a finite validation_loss and {metric}; see the column reason, or lower the learning rates and run again."

@@ -50,7 +50,7 @@ def status(end: Ended) -> str:
         return f"{FEW}: {has}; at least {size + SPARE_POINTS} are needed"
     if line := _line(problem):
         return f"{UNKNOWABLE}: {line}"
-    reasons = {MISSES: _misses(end), BOUND: _bound(end), UNKNOWABLE: _badly_conditioned(end) or _flat(end)}
+    reasons = {MISSES: _misses(end), BOUND: _bound(end), UNKNOWABLE: _unknowable(end)}
     return "; ".join(f"{kind}: {reason}" for kind, reason in reasons.items() if reason) or "ok"
 
 
@@ -139,19 +139,17 @@ def _bound(end: Ended) -> str:
     return ", ".join(reasons) + hint
 
 
-def _badly_conditioned(end: Ended) -> str:
-    if end.spread.conditioning < CONDITIONING:
-        return ""
-    weakest, slots = np.abs(end.spread.weakest), end.problem.layout.slots
-    names = [
-        _name(*slot, end.problem) for slot, weight in zip(slots, weakest, strict=True) if weight > 0.3 * weakest.max()
-    ]
-    return f"the data do not separate {' and '.join(names)} (condition number {end.spread.conditioning:.0e})"
-
-
-def _flat(end: Ended) -> str:
-    """Name the parameters that can be changed tenfold, or set to zero, at an objective within the noise."""
+def _unknowable(end: Ended) -> str:
+    """Name the parameters that the data do not separate, or that can be changed tenfold, or set to zero, at an
+    objective within the noise.
+    """
     problem, theta = end.problem, end.found.theta
+    if end.spread.conditioning >= CONDITIONING:
+        weights = np.abs(end.spread.weakest) / np.abs(end.spread.weakest).max()
+        names = [
+            _name(*slot, problem) for slot, weight in zip(problem.layout.slots, weights, strict=True) if weight > 0.3
+        ]
+        return f"the data do not separate {' and '.join(names)} (condition number {end.spread.conditioning:.0e})"
     low, high = problem.layout.bounds()
     places, words = [], []
     for index, (parameter, curve) in enumerate(problem.layout.slots):
