@@ -8,15 +8,9 @@ from scalejax.spec import DataSpec, HalvingSpec, ModelGrid, Sweep, TrainSpec
 from scalejax.spec.file import load_sweep
 
 if TYPE_CHECKING:
-    from scalejax.analysis.compute.allocation import (
-        Allocation,
-        Frontier,
-        Misallocation,
-        compute_optimal,
-        fit_envelope,
-        fit_isoflop,
-        misallocation,
-    )
+    from scalejax.analysis.compute.allocation import Allocation, Misallocation, compute_optimal, misallocation
+    from scalejax.analysis.compute.approaches import fit_envelope, fit_isoflop
+    from scalejax.analysis.compute.frontier import Frontier
     from scalejax.analysis.laws.fit import Fit, fit_law
     from scalejax.analysis.laws.law import Law, Parameter
 
@@ -49,28 +43,18 @@ __all__ = [
 ]
 # Their modules import JAX, which takes a second: only when they are asked for.
 _LATE = {
-    "Fit": "scalejax.analysis.laws.fit",
-    "Law": "scalejax.analysis.laws.law",
-    "Parameter": "scalejax.analysis.laws.law",
-    "fit_law": "scalejax.analysis.laws.fit",
-    **dict.fromkeys(
-        (
-            "Allocation",
-            "Frontier",
-            "Misallocation",
-            "compute_optimal",
-            "fit_envelope",
-            "fit_isoflop",
-            "misallocation",
-        ),
-        "scalejax.analysis.compute.allocation",
-    ),
+    "analysis.laws.fit": ("Fit", "fit_law"),
+    "analysis.laws.law": ("Law", "Parameter"),
+    "analysis.compute.allocation": ("Allocation", "Misallocation", "compute_optimal", "misallocation"),
+    "analysis.compute.approaches": ("fit_envelope", "fit_isoflop"),
+    "analysis.compute.frontier": ("Frontier",),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
+    for module, names in _LATE.items():
+        if name in names:
+            import importlib
 
-    return getattr(importlib.import_module(_LATE[name]), name)
+            return getattr(importlib.import_module(f"scalejax.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

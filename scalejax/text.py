@@ -1,7 +1,8 @@
-"""Words for numbers and errors, and how an object shows itself by its text."""
+"""Words for numbers, names and errors, and how an object shows itself by its text."""
 
 import abc
 import html
+from collections.abc import Sequence
 from typing import final
 
 
@@ -33,3 +34,46 @@ def first_line(error: BaseException) -> str:
     """Return what an error says in one line: the first, or the last where a whole traceback was wrapped into it."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[-1] if "Traceback" in lines[0] else lines[0]
+
+
+def listing(words: Sequence[str]) -> str:
+    """Return "a", "a and b" or "a, b and c"."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def column_title(column: str) -> str:
+    """Return the name of a column as a heading: "Test error" for test_error, "Test RMSE" for test_RMSE."""
+    words = column.replace("_", " ")
+    return words[:1].upper() + words[1:]
+
+
+def short(number: float, digits: int = 2) -> str:
+    """Return a number to that many digits, trailing zeros included: 0.10, 12, 1.5e-05."""
+    return f"{number:#.{digits}g}".rstrip(".")
+
+
+def short_count(number: float) -> str:
+    """Return 20, 200, 2k, 20k, 1M."""
+    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= unit:
+            return f"{number / unit:.3g}{name}"
+    return f"{number:.3g}"
+
+
+def quantity(number: float, unit: str) -> str:
+    """Return a number with a decimal prefix, for example "3.2 GFLOP"."""
+    rounded = float(f"{number:.3g}")  # first, so that 999,999 is 1 M and not 1e+03 k
+    for power, prefix in ((21, "Z"), (18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if rounded >= 10**power:
+            return f"{rounded / 10**power:.3g} {prefix}{unit}"
+    return f"{rounded:.3g} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in words, for example "45 s", "12 min 5 s" or "3 h 20 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

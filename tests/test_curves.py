@@ -138,10 +138,10 @@ def test_the_edge_is_that_of_the_grid_that_was_asked_for_with_its_stopped_rates(
     rows = halved_rows()
     assert tuned(rows)[["edge", "learning_rates"]].to_numpy().tolist() == [["", 3]] * 2
     kept = tuned(rows.query("status == 'done'"))
-    assert set(kept["edge"]) == {"highest"}  # without the rows of the stopped rate nobody knows that it was tried
+    assert set(kept["edge"]) == {"highest"}  # without the rows of the stopped rate it seems never to have been tried
 
 
-def test_stopped_trials_are_told_apart_from_those_that_are_missing():
+def test_stopped_trials_are_counted_apart_from_those_that_are_missing():
     rows = pd.concat([halved_rows(), make_rows([{"learning_rate": 1e-1, "seed": 0, "status": "diverged"}])])
     assert set(tuned(rows)["stopped"]) == {2}
     curves = learning_curves(rows)
@@ -181,7 +181,7 @@ def pool_rows(*, pool, sizes=(20, 60, 100), seeds=3):
         (100, (20, 100), 1, ""),
     ],
 )
-def test_seeds_that_share_their_examples_are_told_for_their_spread_lacks_the_data(pool, sizes, seeds, says):
+def test_seeds_that_share_their_examples_are_noted_because_their_spread_lacks_the_data(pool, sizes, seeds, says):
     curves = learning_curves(pool_rows(pool=pool, sizes=sizes, seeds=seeds))
     text = " ".join(notes(curves))
     assert says in text
@@ -256,6 +256,63 @@ def test_other_metrics_and_rows_without_a_learning_rate():
     assert "loss 1.5" in trends(curves)["sentence"][0]
 
 
+def regression_rows(*, name="RMSE", scale=30.0, floor=3.0):
+    """Rows of a regression: no test_error, and a headline metric above 1."""
+    rows = power_rows({8: 0.3, 64: 0.5}, scale=scale, floor=floor, noise=0.01).assign(metric=name)
+    return rows.rename(columns={"test_error": "test_metric"}).assign(test_error=math.nan)
+
+
+def test_a_regression_is_shown_by_its_own_metric_from_the_rows_to_the_words():
+    rows = regression_rows()
+    curves = learning_curves(rows)
+    assert set(curves["metric"]) == {"test_RMSE"}
+    assert curves["value"].to_numpy().max() > 30
+    expected = learning_curves(power_rows({8: 0.3, 64: 0.5}, scale=30.0, floor=3.0, noise=0.01))
+    pd.testing.assert_frame_equal(curves.drop(columns="metric"), expected.drop(columns="metric"))
+    assert len(tuned(rows)) == len(rows)
+    result = trends(curves)
+    assert result["verdict"].tolist() == trends(expected)["verdict"].tolist()
+    words = r"at 20,000 examples \(RMSE 6.\d+, from \d+\.\d+ at 6,000\); forecast: 10x .* cut its RMSE by"
+    assert re.search(words, str(result["sentence"][0]))
+    table = curve_table(curves, result)
+    assert table.title == "Test RMSE by number of training examples"
+    text = " ".join([*notes(curves), *summary_lines(curves, result), str(table.caption)])
+    assert "the lowest RMSE" in text
+    assert "error" not in text
+    flat = trends(learning_curves(regression_rows(scale=2.0, floor=5.0)))["sentence"].tolist()[1]
+    assert flat.startswith("mlp width 64 has flattened at 20,000 examples (RMSE 5.0")
+
+
+def test_a_metric_without_a_logarithm_is_said_to_have_none():
+    rows = regression_rows(name="NLL")
+    rows.loc[rows["train_examples"] == 20000, "test_metric"] = -1.5
+    for sentence in trends(learning_curves(rows))["sentence"].tolist():
+        assert "has NLL -1.5 at 20,000 examples, which has no logarithm: no trend can be fitted." in sentence
+
+
+@pytest.mark.parametrize("names", ["error", math.nan, None])
+def test_the_error_of_a_classification_is_its_headline_in_old_tables_and_new(names):
+    rows = power_rows({8: 0.3})
+    new = rows.assign(test_metric=rows["test_error"], metric=names)
+    pd.testing.assert_frame_equal(learning_curves(new), learning_curves(rows))
+    assert set(learning_curves(new)["metric"]) == {"test_error"}
+
+
+def test_a_task_of_ones_own_may_call_its_metric_error():
+    curves = learning_curves(regression_rows(name="error"))
+    assert set(curves["metric"]) == {"test_error"}
+    assert curves["value"].to_numpy().max() > 30
+
+
+def test_rows_of_two_metrics_are_refused_unless_a_column_is_named():
+    rows = pd.concat([regression_rows(), regression_rows(name="MAE").assign(family="cnn")])
+    says = "the metrics RMSE and MAE, which no curve can mix: keep those of one task"
+    for function in (tuned, learning_curves):
+        with pytest.raises(ValueError, match=says):
+            function(rows)
+    assert set(learning_curves(rows, "test_metric")["metric"]) == {"test_metric"}
+
+
 def test_the_same_trial_twice_counts_once_and_two_budgets_are_refused():
     rows = make_rows({"seed": seed} for seed in range(2))
     assert learning_curves(pd.concat([rows, rows]))["seeds"].tolist() == [2]
@@ -273,8 +330,13 @@ def test_an_empty_table_is_refused_in_a_sentence(function):
 
 
 def test_nothing_finished_and_missing_columns_are_refused_in_sentences():
-    with pytest.raises(ValueError, match="found: 1 diverged, 1 pending"):
-        learning_curves(make_rows([{"status": "diverged"}, {"status": "pending", "seed": 1}]))
+    for statuses, says in (
+        (("diverged", "pending"), r"No trial counts yet \(found: 1 diverged, 1 pending\), .* run the sweep again"),
+        (("diverged", "diverged"), r"Every trial diverged \(found: 2 diverged\), .*: lower the learning rates and run"),
+        (("failed", "diverged"), r"found: 1 failed, 1 diverged\), .*; see the column reason"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            learning_curves(make_rows({"status": status, "seed": seed} for seed, status in enumerate(statuses)))
     with pytest.raises(ValueError, match="lacks validation_loss"):
         tuned(make_rows([{}]).drop(columns="validation_loss"))
 
@@ -407,7 +469,7 @@ def test_order_at_the_smallest_size():
     assert "the two models cannot be told apart" in at_smallest(0.5, 0.51)
     partly = at_smallest(0.5, 0.51, 0.8)
     assert "partly clear" in partly
-    assert "mlp width 2 cannot be told from it" in partly
+    assert "mlp width 2 cannot be told apart from it" in partly
     # Five comparisons ask for more than one does: the same gap is clear alone and not among six models.
     assert "is clear" in at_smallest(0.5, 0.53)
     assert "cannot be told" in at_smallest(0.5, 0.53, 0.53, 0.53, 0.53, 0.53)

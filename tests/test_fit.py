@@ -7,10 +7,10 @@ import pytest
 from laws_helpers import TRUTHS, chinchilla, chinchilla_runs, covered, design
 
 import scalejax as sx
-from scalejax.analysis.laws import lift, resampling
+from scalejax.analysis.laws import lift, uncertainty
 from scalejax.analysis.laws.laws import LAWS
 from scalejax.analysis.laws.problem import padded_length
-from scalejax.analysis.laws.rescaling import crossing_noise
+from scalejax.analysis.laws.uncertainty import crossing_noise
 
 RNG = np.random.default_rng(3)
 X = np.geomspace(10, 1e6, 40)
@@ -46,7 +46,7 @@ def test_resamples_start_where_the_fit_ended_and_share_one_program(monkeypatch):
     """What makes thousands of them a matter of seconds; python tests/peers/law_speed.py measures how many."""
     runs = chinchilla_runs("planted")
     shapes, steps = [], []
-    solve_block, solve_lanes = lift._solve_block, resampling.solve_lanes
+    solve_block, solve_lanes = lift._solve_block, uncertainty.solve_lanes
 
     def block(layout, *arguments):
         shapes.append(str(jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), arguments)))
@@ -58,7 +58,7 @@ def test_resamples_start_where_the_fit_ended_and_share_one_program(monkeypatch):
         return solution
 
     monkeypatch.setattr(lift, "_solve_block", block)
-    monkeypatch.setattr(resampling, "solve_lanes", solve)
+    monkeypatch.setattr(uncertainty, "solve_lanes", solve)
     for bootstrap in (2, 1000):
         sx.fit_law("chinchilla", runs.predictors, runs.loss, bootstrap=bootstrap)
     assert [each.shape for each in steps] == [(2,), (1000,)]
@@ -233,7 +233,7 @@ def test_diverged_rows_are_left_out_and_counted():
         ({"predictors": {"x": np.where(np.arange(40) == 1, np.nan, X)}}, "x of row 1 is nan: predictors must be pos"),
         ({"predictors": {"a": X, "b": X}}, "takes the predictors one predictor, of any name; given: a, b"),
         ({"law": "chinchilla"}, "takes the predictors params, tokens; given: x"),
-        ({"fixed": {"d": 1.0}}, "fixed names 'd', which 'power_floor' has not"),
+        ({"fixed": {"d": 1.0}}, "fixed names 'd', which is no parameter of 'power_floor': its"),
         ({"fixed": {"c": -1.0}}, "fixed sets c to -1"),
         ({"fixed": FLOOR}, "leave at least one"),
         ({"shared": ("c",)}, "shared has no meaning for one curve"),

@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from test_curves import power_rows
 
+from scalejax.analysis import learning_curves
 from scalejax.analysis.laws.fit import fit_law
 from scalejax.analysis.laws.laws import LAWS
-from scalejax.analysis.observations import Observations, from_trials
+from scalejax.analysis.tables import Observations, fit_table, from_trials
 from scalejax.cli import main
 from scalejax.report.fit import fit_facts, fit_tables
+from scalejax.report.plot import plot_learning_curves
 from scalejax.report.plot_fit import plot_fits
 from scalejax.run import Run
 from scalejax.run.store import ResultRow, Store, TrialRow
@@ -88,7 +91,7 @@ def test_a_fit_to_a_run_says_where_seeds_share_their_examples(run, capsys):
     [
         (["--law", "chinchila"], 2, "did you mean 'chinchilla'"),
         (["--law", "chinchilla"], 2, "no column 'params' for params: did you mean params="),
-        (["--law", "chinchilla", "--columns", "params"], 2, "is no NAME=COLUMN"),
+        (["--law", "chinchilla", "--columns", "params"], 2, "is not of the form NAME=COLUMN"),
         (["--law", "power", "--columns", "x=N", "--fix", "c=a"], 2, "expected a number, found 'a'"),
         (["--law", "power", "--columns", "x=N", "--fix", "z=1"], 2, "z"),
         (["--law", "power", "--columns", "x=N", "--bootstrap", "1"], 2, "bootstrap is 1"),
@@ -173,7 +176,7 @@ def test_curves_that_share_an_exponent_are_fitted_at_once_and_drawn(tmp_path, ca
     assert found["rows"] == 32
     assert (tmp_path / "fit_power_floor.png").stat().st_size > 10_000
     assert main(call) == 2
-    assert "One curve shares c with none" in capsys.readouterr().err
+    assert "There is one curve only, with nothing to share c with" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -218,6 +221,21 @@ def test_every_kind_of_law_is_drawn_with_points_law_interval_and_residuals(name)
     assert ("not identifiable" in top.get_title("left")) == ("not identifiable" in fit.status)
     assert top.get_ylabel() == "Test loss"
     assert len(top.get_yticks()) >= 3
+
+
+def test_a_model_has_one_colour_in_both_figures():
+    rows = power_rows({8: 0.3, 64: 0.5, 16: 0.4}).query("width != 16 or train_examples < 200")
+    logistic = power_rows({1: 0.1}).assign(family="logistic", width=np.nan, params=410)
+    rows = pd.concat([rows, logistic], ignore_index=True).assign(steps_taken=100)
+    rows["trial_id"] = [str(place) for place in rows.index]
+    curves = {line.get_label(): line.get_color() for line in plot_learning_curves(learning_curves(rows)).lines}
+    found = from_trials(LAWS["power"], rows, columns={"loss": "test_error"})
+    done = fit_table(LAWS["power"], found, bootstrap=0)
+    top, below = plot_fits(done.curves).axes
+    fits = {line.get_label(): line.get_color() for line in top.lines if not str(line.get_label()).startswith("_")}
+    assert set(fits) == {"mlp width 8", "mlp width 16", "mlp width 64", "logistic"}
+    assert fits.items() <= curves.items()
+    assert [line.get_color() for line in below.lines[:-1]] == list(fits.values())
 
 
 def test_nothing_to_draw_is_said():

@@ -306,20 +306,20 @@ def rows(cells) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def test_the_summary_says_what_was_stopped_when_and_which_rates_went_on():
+def test_the_summary_says_what_was_stopped_when_and_which_rates_ran_to_the_end():
     one = {1e-3: ("stopped", 300), 1e-2: ("done", 1000), 3e-3: ("stopped", 100), 3e-2: ("stopped", 100)}
     assert halving_lines(rows({(4, 1000): one})) == [
         "Halving stopped 6 of 8 trials early, 4 after 10 % and 2 after 30 % of the planned steps; "
         "stopped trials enter no curve.",
-        "Learning rate 0.01 went on to the end.",
+        "Learning rate 0.01 ran to the end.",
     ]
     other = {1e-3: ("done", 1024), 1e-2: ("stopped", 128), 3e-3: ("done", 1024), 3e-2: ("diverged", 7)}
     assert halving_lines(rows({(4, 1000): one, (8, 1024): other})) == [
         "Halving stopped 8 of 16 trials early, 6 after 10 to 12 % and 2 after 30 % of the planned steps; "
         "stopped trials enter no curve.",
-        "Learning rate 0.001 went on to the end in 1 of 2 cells, 0.003 in 1 and 0.01 in 1.",
+        "Learning rate 0.001 ran to the end in 1 of 2 competitions, 0.003 in 1 and 0.01 in 1.",
     ]
-    assert halving_lines(rows({(8, 1024): other}))[1] == "Learning rates 0.001 and 0.003 went on to the end."
+    assert halving_lines(rows({(8, 1024): other}))[1] == "Learning rates 0.001 and 0.003 ran to the end."
 
 
 def test_a_summary_without_halving_says_nothing_and_one_before_the_end_only_what_is_known():

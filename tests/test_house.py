@@ -45,7 +45,7 @@ KEEPERS = {
     "sqlite3": {"run/store.py"},
     "tomllib": {"spec/file.py"},
     "pandas": {"analysis", "report", "run"},
-    "scipy": {"analysis"},
+    "scipy": {"analysis", "report/plot.py"},
     "rich": {"report", "cli"},
     "matplotlib": {"report/plot.py", "report/plot_fit.py"},
 }

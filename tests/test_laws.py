@@ -1,4 +1,4 @@
-"""Laws as functions: what they return, how they are found, and that one's own is fitted as well as ours."""
+"""Laws as functions: what they return, and how they are found; doors/test_own_law.py has one of one's own."""
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +7,8 @@ import pytest
 from laws_helpers import TRUTHS, design, plant, worst_error
 from scipy.optimize import brentq
 
-import scalejax as sx
-from scalejax.analysis.laws.law import in_units
 from scalejax.analysis.laws.laws import LAWS, bnsl, find_law
+from scalejax.analysis.laws.layout import in_units
 
 
 def test_the_laws_are_those_of_the_contract():
@@ -100,32 +99,6 @@ def test_planted_parameters_are_found_cold(law):
 def test_truths_are_random():
     generator = np.random.default_rng(0)
     assert plant("bnsl2", generator) != plant("bnsl2", generator)
-
-
-def relaxation(p, log):
-    return p["e"] + p["b"] * jnp.exp(-jnp.exp(log["x"]) / p["d"])
-
-
-def test_a_law_of_ones_own():
-    law = sx.Law(
-        "relaxation",
-        "e + b exp(-x / d)",
-        "ours",
-        ("x",),
-        (
-            sx.Parameter("e", "floor", 0, 1e3, scale="linear", units=lambda _: {"loss": 1}),
-            sx.Parameter("b", "height", 1e-9, 1e9, units=lambda _: {"loss": 1}),
-            sx.Parameter(
-                "d", "x that divides the height by e", 1e-6, 1e6, start=(0.1, 1, 10), units=lambda _: {"x": 1}
-            ),
-        ),
-        relaxation,
-        linear=("e", "b"),
-    )
-    hours = np.linspace(1, 50, 40)
-    fit = sx.fit_law(law, {"hours": hours}, 2 + 5 * np.exp(-hours / 9))
-    assert fit.params == pytest.approx({"e": 2, "b": 5, "d": 9}, rel=1e-9)
-    assert fit.ok
 
 
 def test_an_unknown_law_names_the_nearest():

@@ -130,6 +130,12 @@ def test_zeros_gaps_and_intervals_below_zero():
         plot_learning_curves(curves)
 
 
+def test_another_metric_than_the_error_is_named_on_the_axis_and_may_exceed_one():
+    ax = plot_learning_curves(make_curves(floor=20.0).assign(metric="test_RMSE"))
+    assert ax.get_ylabel() == "Test RMSE"
+    assert ax.get_ylim()[1] > 20
+
+
 @pytest.mark.parametrize("logistic", [True, False])
 def test_one_size_and_one_model(logistic):
     ax = plot_learning_curves(make_curves(1, sizes=np.array([1500]), logistic=logistic))

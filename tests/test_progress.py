@@ -6,7 +6,7 @@ import re
 import pytest
 
 from scalejax.report import progress
-from scalejax.report.progress import ProgressDisplay, duration, flops_per_second, quantity
+from scalejax.report.progress import ProgressDisplay
 
 
 class Clock:
@@ -76,45 +76,6 @@ def test_a_terminal_gets_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch, c
     assert "100%" in shown
     assert "1/1 trial," in shown
     assert stream.getvalue().endswith("\x1b[2K")  # the line is cleared
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0, "0.0 s"),
-        (1.26, "1.3 s"),
-        (9.94, "9.9 s"),
-        (45.4, "45 s"),
-        (59.6, "1 min 0 s"),
-        (725, "12 min 5 s"),
-        (3599.7, "1 h 0 min"),
-        (12_000, "3 h 20 min"),
-        (360_000, "100 h 0 min"),
-    ],
-)
-def test_duration(seconds: float, words: str):
-    assert duration(seconds) == words
-
-
-@pytest.mark.parametrize(
-    ("number", "words"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1 kB"),
-        (3_210_000, "3.21 MB"),
-        (999_400, "999 kB"),
-        (999_999, "1 MB"),
-        (2**40, "1.1 TB"),
-        (5.76e23, "576 ZB"),
-    ],
-)
-def test_quantity(number: float, words: str):
-    assert quantity(number, "B") == words
-
-
-def test_flops_per_second():
-    assert flops_per_second(1.5e12) == "1.5 TFLOP/s"
 
 
 def test_trials_that_are_called_back_count_too(clock: Clock):

@@ -20,6 +20,7 @@ from scalejax.execute.successive_halving import SuccessiveHalving
 from scalejax.execute.worker import Feed, Report
 from scalejax.planning.packing import Bucket
 from scalejax.planning.trial import Counted
+from scalejax.status import Status
 from scalejax.train.lanes import abstract_lane
 
 RATES, STEPS, RUNGS = (1e-4, 1e-3, 1e-2, 1e-1), 40, (10, 20)
@@ -65,7 +66,7 @@ class HostWorker:
                 value = loss(slot.trial, slot.step)
                 slot.note(Evaluation(slot.step, slot.step, value, value, value), best_step=slot.step)
                 if slot.step == slot.trial.settings.steps:
-                    result.ended.append(slot.end("done", "", (value, value), mode="host"))
+                    result.ended.append(slot.end(Status.DONE, "", (value, value), mode="host"))
                     slots.remove(slot)
                 elif slot.step in slot.trial.rungs:
                     result.paused.append(paused(slot, state))

@@ -154,7 +154,7 @@ def export(options: argparse.Namespace) -> int:
 
 def fit(options: argparse.Namespace) -> int:
     """Fit a scaling law to a run or to any table: parameters, a verdict on what the data cannot tell, a figure."""
-    from scalejax.analysis.observations import parse_columns
+    from scalejax.analysis.tables import parse_columns
     from scalejax.run import fit_source
 
     try:

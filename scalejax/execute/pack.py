@@ -213,11 +213,8 @@ class Pack:
                 diverged = _diverged(slot, int(outcome.measurement.diverged_step[number]))
             if diverged or number in plan.ending:
                 test = None if diverged else (float(outcome.test_loss[number]), float(outcome.test_metric[number]))
-                ended.append(
-                    slot.end(
-                        Status.DIVERGED if diverged else Status.DONE, diverged, test, mode=self.bucket.program.mode
-                    )
-                )
+                status = Status.DIVERGED if diverged else Status.DONE
+                ended.append(slot.end(status, diverged, test, mode=self.bucket.program.mode))
                 if self._slots[number] is slot:
                     self._slots[number] = None
             elif number in plan.due and slot.impatient:

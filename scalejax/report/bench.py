@@ -6,7 +6,7 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
-from scalejax.report.progress import flops_per_second
+from scalejax.text import quantity
 
 
 def bench_table(facts: Mapping[str, Any]) -> Table:
@@ -17,7 +17,7 @@ def bench_table(facts: Mapping[str, Any]) -> Table:
     """
     table = Table(
         title=f"Useful FLOP/s on {facts['devices']} x {facts['device_kind']}, batch {facts['batch_size']}; "
-        f"matrix products reach {flops_per_second(facts['peak'])}",
+        f"matrix products reach {quantity(facts['peak'], 'FLOP/s')}",
         title_justify="left",
         box=SIMPLE,
         padding=(0, 1, 0, 0),
@@ -26,14 +26,7 @@ def bench_table(facts: Mapping[str, Any]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in facts["widths"]:
         best = max(row["vmap"], row["map"])
-        rates = [flops_per_second(row[name]) for name in ("vmap", "map")]
-        share = f"{best / facts['peak']:.0%}"
-        table.add_row(
-            str(row["width"]),
-            str(row["lanes"]),
-            *rates,
-            share,
-            flops_per_second(row["loop"]),
-            f"{best / row['loop']:.2f}x",
-        )
+        vmap, in_turn, loop = (quantity(row[name], "FLOP/s") for name in ("vmap", "map", "loop"))
+        shares = f"{best / facts['peak']:.0%}", loop, f"{best / row['loop']:.2f}x"
+        table.add_row(str(row["width"]), str(row["lanes"]), vmap, in_turn, *shares)
     return table

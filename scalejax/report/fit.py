@@ -22,7 +22,7 @@ def fit_facts(
         fits: of one law, by the name of the curve; "" where there is one for all rows.
         columns: the law's name -> the column of the table.
         level: of the intervals.
-        notes: what a reader must know of the rows, one sentence each.
+        notes: what a reader must know about the rows, one sentence each.
     """
     law = next(iter(fits.values())).law
     return {
@@ -56,35 +56,33 @@ def fit_tables(facts: Mapping[str, Any]) -> list[Table | str]:
     """Return fits, given as plain data, as tables and sentences."""
     columns = ", ".join(f"{name} = {column}" for name, column in facts["columns"].items())
     parts: list[Table | str] = [f"{facts['law']}: {facts['formula']} ({facts['paper']})", f"columns: {columns}"]
-    if len(facts["fits"]) > MOST_CURVES_SPELLED:
-        parts.append(_many(facts))
+    fits = facts["fits"]
+    if len(fits) > MOST_CURVES_SPELLED:
+        names = list(fits[0]["params"])
+        table = _table("curve", *names, "rows")
+        for fit in fits:
+            cells = [f"{fit['params'][name]:.4g} ± {fit['standard_errors'][name]:.2g}" for name in names]
+            table.add_row(fit["curve"], *cells, f"{fit['rows']}")
+        parts.append(table)
     else:
-        parts += [_one(each, facts) for each in facts["fits"]]
-    for each in facts["fits"]:
-        parts += _sentences(each)
+        for fit in fits:
+            level = f"{facts['level']:.0%} interval"
+            table = _table("parameter", "value", "standard error", level, "meaning", title=fit["curve"] or None)
+            for name, value in fit["params"].items():
+                low, high = fit["intervals"][name]
+                meaning = facts["meanings"].get(name.partition("[")[0], "")
+                error = f"{fit['standard_errors'][name]:.3g}"
+                table.add_row(name, f"{value:.5g}", error, f"{low:.4g} to {high:.4g}", meaning)
+            parts.append(table)
+    for fit in fits:
+        parts += _sentences(fit)
     return [*parts, *(f"note: {note}" for note in facts["notes"])]
 
 
-def _one(fit: Mapping[str, Any], facts: Mapping[str, Any]) -> Table:
-    table = Table(title=fit["curve"] or None, title_justify="left", box=None, pad_edge=False)
-    for name in ("parameter", "value", "standard error", f"{facts['level']:.0%} interval", "meaning"):
-        table.add_column(name, justify="left" if name in ("parameter", "meaning") else "right")
-    for name, value in fit["params"].items():
-        low, high = fit["intervals"][name]
-        meaning = facts["meanings"].get(name.partition("[")[0], "")
-        error = f"{fit['standard_errors'][name]:.3g}"
-        table.add_row(name, f"{value:.5g}", error, f"{low:.4g} to {high:.4g}", meaning)
-    return table
-
-
-def _many(facts: Mapping[str, Any]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    names = list(facts["fits"][0]["params"])
-    for name in ("curve", *names, "rows"):
-        table.add_column(name, justify="left" if name == "curve" else "right")
-    for fit in facts["fits"]:
-        cells = [f"{fit['params'][name]:.4g} ± {fit['standard_errors'][name]:.2g}" for name in names]
-        table.add_row(fit["curve"], *cells, f"{fit['rows']}")
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("curve", "parameter", "meaning") else "right")
     return table
 
 

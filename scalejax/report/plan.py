@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scalejax.report.progress import duration, quantity
-from scalejax.text import Shown, number_of
+from scalejax.text import Shown, duration, number_of, quantity
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,27 +1,28 @@
-"""Figures from curves. The only file that imports matplotlib; nothing here touches pyplot or other global state."""
+"""The figure of learning curves, and what all figures share. Nothing here touches pyplot or other global state."""
 
 import math
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter, NullLocator
+from scipy.optimize import isotonic_regression
 
 from scalejax.analysis.curves.curves import notes
-from scalejax.analysis.curves.tuning import short_count
+from scalejax.text import column_title, short_count
 
 TRADITIONAL_FAMILIES = ("logistic",)  # the algorithms the sized families are measured against: neutral, dashed
-NEUTRAL, INK, FAINT = "#6b6b6b", "#222222", "#e4e4e4"
+NEUTRAL, INK, SOFT, FAINT = "#6b6b6b", "#222222", "#666666", "#e4e4e4"
 DASHES = ((0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 1)))
 MARKERS = ("o", "s", "D", "P")
 # One perceptual ramp a family, from its smallest model to its largest, always darkening, so that the order survives
@@ -40,7 +41,7 @@ def plot_learning_curves(
     title: str | None = None,
     traditional: Sequence[str] = TRADITIONAL_FAMILIES,
 ) -> Axes:
-    """Draw error against number of training examples, one line a model, on logarithmic axes.
+    """Draw a metric against the number of training examples, one line a model, on logarithmic axes.
 
     Models of a family go from light (small) to dark (large); traditional families are grey and dashed. Bands are those
     of the table (`low` to `high`). Each line is labelled at its right end; the labels are moved apart where lines meet.
@@ -64,18 +65,15 @@ def plot_learning_curves(
     if not (np.isfinite(values) & (values > 0)).any():
         raise ValueError("The curves hold no positive value, so there is nothing to draw on a logarithmic axis.")
     own = ax is None
-    if ax is None:
-        figure = Figure(figsize=(7.2, 4.9), dpi=DPI, layout="constrained")
-        FigureCanvasAgg(figure)
-        ax = figure.add_subplot()
+    ax = new_figure(7.2, 4.9).add_subplot() if ax is None else ax
     _dress(ax, curves)
-    styles = _styles(curves, traditional)
+    styles = model_styles(dict(zip(curves["model"], curves["family"], strict=True)), traditional)
     ends = []
-    for model in dict.fromkeys(curves["model"].tolist()):
+    for model in styles:
         points = [point for point in curves.to_dict("records") if point["model"] == model]
         end = _draw_line(ax, points, styles[model])
         if end is not None:
-            ends.append((str(model), *end, styles[model]["color"]))
+            ends.append((model, *end, styles[model]["color"]))
     if title:
         ax.set_title(title, loc="left", fontsize=11, color=INK, pad=10)
     _caption(ax, curves)
@@ -111,6 +109,56 @@ def save_figure(figure: Figure | SubFigure, directory: str | os.PathLike[str], n
     return paths
 
 
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of that size in inches."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def dress(ax: Axes, *, x: str, y: str) -> None:
+    """Draw the grid behind the data and the two axes faintly, and name the axes."""
+    ax.grid(True, color=FAINT, linewidth=0.7)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color("#9a9a9a")
+    ax.tick_params(which="both", labelsize=LABEL_SIZE, colors="#444444", length=3, color="#9a9a9a")
+    ax.set_xlabel(x, fontsize=10, color=INK)
+    ax.set_ylabel(y, fontsize=10, color=INK)
+
+
+def set_ticks(axis: Axis, ticks: Sequence[float], texts: Sequence[str] | None = None) -> None:
+    """Put ticks at these places and nowhere else; `texts` are the numbers by default."""
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter(FixedFormatter(texts or [f"{tick:g}" for tick in ticks]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
+
+
+def model_styles(
+    families: Mapping[str, str], traditional: Sequence[str] = TRADITIONAL_FAMILIES
+) -> dict[str, dict[str, Any]]:
+    """Return each model's colour, line style and marker, the same in every figure of the same models.
+
+    Args:
+        families: model -> its family, the models of a family from the smallest to the largest.
+        traditional: the families in grey, with dashes.
+    """
+    styles: dict[str, dict[str, Any]] = {}
+    old = [model for model, family in families.items() if family in traditional]
+    sized = dict.fromkeys(family for family in families.values() if family not in traditional)
+    for place, family in enumerate(sized):
+        ramp, start, stop = RAMPS[place % len(RAMPS)]
+        models = [model for model, its in families.items() if its == family]
+        shades = np.linspace(start, stop, len(models)) if len(models) > 1 else [0.7 * stop]
+        for model, shade in zip(models, shades, strict=True):
+            colour = to_hex(mpl.colormaps[ramp](float(shade)))
+            styles[model] = {"color": colour, "linestyle": "-", "marker": MARKERS[place % len(MARKERS)]}
+    for place, model in enumerate(old):
+        styles[model] = {"color": NEUTRAL, "linestyle": DASHES[place % len(DASHES)], "marker": "o"}
+    return {model: styles[model] for model in families}
+
+
 def _dress(ax: Axes, curves: pd.DataFrame) -> None:
     """Set scales, limits, ticks, grid and axis labels."""
     sizes = sorted(set(curves["train_examples"].tolist()))
@@ -124,48 +172,23 @@ def _dress(ax: Axes, curves: pd.DataFrame) -> None:
     heights = heights[np.isfinite(heights) & (heights > 0.5 * values[values > 0].min())]
     bottom, top = heights.min() / 1.12, heights.max() * 1.12
     ax.set_ylim(bottom, top)
-    x_ticks, y_ticks = _size_ticks(sizes), round_ticks(bottom, top)
-    for axis, ticks, texts in (
-        (ax.xaxis, x_ticks, [short_count(tick) for tick in x_ticks]),
-        (ax.yaxis, y_ticks, [f"{tick:g}" for tick in y_ticks]),
-    ):
-        axis.set_major_locator(FixedLocator(ticks))
-        axis.set_major_formatter(FixedFormatter(texts))
-        axis.set_minor_locator(NullLocator())
-        axis.set_minor_formatter(NullFormatter())
-    ax.grid(True, color=FAINT, linewidth=0.7)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.spines[["left", "bottom"]].set_color("#9a9a9a")
-    ax.tick_params(labelsize=LABEL_SIZE, colors="#444444", length=3, color="#9a9a9a")
-    ax.set_xlabel("Training examples", fontsize=10, color=INK)
-    ax.set_ylabel(str(curves["metric"].iloc[0]).replace("_", " ").capitalize(), fontsize=10, color=INK)
-
-
-def _styles(curves: pd.DataFrame, traditional: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return each model's colour, dash and marker."""
-    families: dict[str, list[str]] = {}
-    for family, model in zip(curves["family"], curves["model"], strict=True):
-        models = families.setdefault(str(family), [])
-        if model not in models:
-            models.append(str(model))
-    styles: dict[str, dict[str, Any]] = {}
-    old = [model for family in families if family in traditional for model in families[family]]
-    for place, model in enumerate(old):
-        styles[model] = {"color": NEUTRAL, "linestyle": DASHES[place % len(DASHES)], "marker": "o"}
-    for place, family in enumerate(name for name in families if name not in traditional):
-        ramp, start, stop = RAMPS[place % len(RAMPS)]
-        shades = np.linspace(start, stop, len(families[family])) if len(families[family]) > 1 else [0.7 * stop]
-        for model, shade in zip(families[family], shades, strict=True):
-            colour = to_hex(mpl.colormaps[ramp](float(shade)))
-            styles[model] = {"color": colour, "linestyle": "-", "marker": MARKERS[place % len(MARKERS)]}
-    return styles
+    # Only those sizes have ticks whose labels have room: the first, the last and some between.
+    room = 0.075 * math.log(sizes[-1] / sizes[0])
+    ticks = sizes[:1]
+    for size in sizes[1:-1]:
+        if min(math.log(size / ticks[-1]), math.log(sizes[-1] / size)) >= room:
+            ticks.append(size)
+    ticks += sizes[1:][-1:]
+    set_ticks(ax.xaxis, ticks, [short_count(tick) for tick in ticks])
+    set_ticks(ax.yaxis, round_ticks(bottom, top))
+    dress(ax, x="Training examples", y=column_title(str(curves["metric"].iloc[0])))
 
 
 def _draw_line(ax: Axes, points: Sequence[dict[Any, Any]], style: dict[str, Any]) -> tuple[float, float] | None:
     """Draw one model's band, line and edge marks; return the line's last point, or None if nothing can be drawn."""
     sizes = np.array([point["train_examples"] for point in points], dtype=float)
-    value, low, high = (_positive([point[name] for point in points]) for name in ("value", "low", "high"))
+    heights = np.array([[point[name] for point in points] for name in ("value", "low", "high")], dtype=float)
+    value, low, high = np.where(heights > 0, heights, np.nan)  # a logarithmic axis has no zero
     low = np.where(np.isfinite(value) & ~np.isfinite(low), ax.get_ylim()[0], low)
     ax.fill_between(sizes, low, high, color=style["color"], alpha=0.13, linewidth=0, zorder=2)
     ax.plot(sizes, value, linewidth=1.7, markersize=3.6, zorder=3, label=points[0]["model"], **style)
@@ -188,12 +211,12 @@ def _caption(ax: Axes, curves: pd.DataFrame) -> None:
         lines.append(line.replace("edge of its grid", f"edge of its grid ({marks})"))
     off = int((curves["value"].to_numpy(dtype=float) <= 0).sum())
     if off:
-        lines.append(f"Not drawn: {off} with value 0, which a logarithmic axis does not have.")
+        lines.append(f"Not drawn: {off} with value 0 or less, which a logarithmic axis cannot show.")
     width = ax.bbox.width / ax.figure.dpi * 72 / (0.52 * SMALL_SIZE)  # in characters: half an em each, roughly
     text = textwrap.fill(" ".join(lines), max(30, int(1.15 * width)))
     ax.annotate(
         text, xy=(0, 0), xycoords="axes fraction", xytext=(0, -38), textcoords="offset points",
-        ha="left", va="top", fontsize=SMALL_SIZE, color="#666666", linespacing=1.35, annotation_clip=False,
+        ha="left", va="top", fontsize=SMALL_SIZE, color=SOFT, linespacing=1.35, annotation_clip=False,
     )  # fmt: skip
 
 
@@ -203,7 +226,7 @@ def _label_ends(ax: Axes, ends: Sequence[tuple[str, float, float, str]]) -> None
     furthest = max(x for _, x, _, _ in ordered)
     texts = []
     for model, x, y, colour in ordered:
-        # A line that ends before the others is joined to its name by dots, which nobody takes for data.
+        # A line that ends before the others is joined to its name by dots, which cannot be mistaken for data.
         leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 3}
         leader["linestyle"] = "-" if x == furthest else ":"
         text = ax.annotate(
@@ -226,22 +249,13 @@ def _label_ends(ax: Axes, ends: Sequence[tuple[str, float, float, str]]) -> None
 def spread(wanted: Sequence[float], spacing: float, *, low: float, high: float) -> list[float]:
     """Move ascending positions as little as possible so that neighbours are `spacing` apart, within [low, high].
 
-    Least is meant in the sum of squares. Subtracting i times the spacing turns the problem into isotonic regression,
-    solved by pooling adjacent violators (Barlow et al. 1972); clipping its solution to the bounds keeps it optimal.
-    Positions that do not fit into the bounds share them evenly.
+    Least is meant in the sum of squares. Subtracting i times the spacing turns the problem into isotonic regression;
+    clipping its solution to the bounds keeps it optimal. Positions that do not fit into the bounds share them evenly.
     """
-    if len(wanted) > 1:
-        spacing = min(spacing, (high - low) / (len(wanted) - 1))
-    blocks: list[tuple[float, int]] = []  # mean and number of members
-    for place, position in enumerate(wanted):
-        mean, members = position - place * spacing, 1
-        while blocks and blocks[-1][0] > mean:
-            before, count = blocks.pop()
-            mean, members = (mean * members + before * count) / (members + count), members + count
-        blocks.append((mean, members))
-    flat = [mean for mean, members in blocks for _ in range(members)]
-    limit = high - (len(wanted) - 1) * spacing
-    return [min(max(mean, low), limit) + place * spacing for place, mean in enumerate(flat)]
+    spacing = min(spacing, (high - low) / max(len(wanted) - 1, 1))
+    steps = spacing * np.arange(len(wanted))
+    flat = isotonic_regression(np.asarray(wanted, dtype=float) - steps).x
+    return (np.clip(flat, low, high - steps[-1]) + steps).tolist()
 
 
 def _legible(colour: str) -> str:
@@ -252,24 +266,6 @@ def _legible(colour: str) -> str:
         if 1.05 / (float(linear @ np.array([0.2126, 0.7152, 0.0722])) + 0.05) >= 4.5:
             return to_hex(tuple(rgb.tolist()))
         rgb = 0.96 * rgb
-
-
-def _positive(values: Sequence[float]) -> npt.NDArray[np.float64]:
-    """Return the values with NaN in place of what a logarithmic axis cannot show."""
-    array = np.array(values, dtype=float)
-    return np.where(array > 0, array, np.nan)
-
-
-def _size_ticks(sizes: Sequence[float]) -> list[float]:
-    """Return those sizes, ascending, whose labels have room on the axis: the first, the last and some between."""
-    if len(sizes) == 1:
-        return list(sizes)
-    room = 0.075 * math.log(sizes[-1] / sizes[0])
-    ticks = [sizes[0]]
-    for size in sizes[1:-1]:
-        if math.log(size / ticks[-1]) >= room and math.log(sizes[-1] / size) >= room:
-            ticks.append(size)
-    return [*ticks, sizes[-1]]
 
 
 def round_ticks(bottom: float, top: float) -> list[float]:

@@ -1,4 +1,4 @@
-"""Live progress of a run: a bar on a terminal, a plain line now and then elsewhere."""
+"""Live progress of a run: a bar on a terminal, a plain line every few seconds elsewhere."""
 
 import sys
 import time
@@ -7,7 +7,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from scalejax.text import number_of
+from scalejax.text import duration, number_of, quantity
 
 PLAIN_INTERVAL = 10.0  # seconds between lines where there is no terminal
 WARM_UP_SHARE = 0.02  # of the work; before it an estimate of the time left would be a guess
@@ -17,7 +17,7 @@ class ProgressDisplay:
     """Trials done, steps a second, useful FLOP/s and the time left. Use it as a context manager.
 
     Args:
-        trials: that are to be trained.
+        trials: how many are to be trained.
         work: total cost in any unit that is proportional to time.
         stream: where to write; standard error by default, so that standard output stays clean.
     """
@@ -83,7 +83,7 @@ class ProgressDisplay:
             f"{sum(self._ended.values()):,}/{number_of(self._trials, 'trial')}",
             *bad,
             f"{self._steps / elapsed:,.0f} steps/s",
-            f"{flops_per_second(self._flops / elapsed)}",
+            quantity(self._flops / elapsed, "FLOP/s"),
             f"{duration(elapsed)} elapsed",
             f"ETA {'...' if eta is None else duration(eta)}",
         ]
@@ -95,27 +95,3 @@ class ProgressDisplay:
         elif last or time.monotonic() - self._spoke >= PLAIN_INTERVAL:
             self._spoke = time.monotonic()
             self._console.print(self.line(), soft_wrap=True, highlight=False)
-
-
-def duration(seconds: float) -> str:
-    """Return seconds in words, for example "45 s", "12 min 5 s" or "3 h 20 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def quantity(number: float, unit: str) -> str:
-    """Return a number with a decimal prefix, for example "3.2 GFLOP"."""
-    rounded = float(f"{number:.3g}")  # first, so that 999,999 is 1 M and not 1e+03 k
-    for power, prefix in ((21, "Z"), (18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
-        if rounded >= 10**power:
-            return f"{rounded / 10**power:.3g} {prefix}{unit}"
-    return f"{rounded:.3g} {unit}"
-
-
-def flops_per_second(rate: float) -> str:
-    """Return a rate of useful floating-point operations."""
-    return quantity(rate, "FLOP/s")

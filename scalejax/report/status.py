@@ -5,9 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from scalejax.report.progress import duration
 from scalejax.status import Status
-from scalejax.text import Shown, number_of
+from scalejax.text import Shown, duration, number_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -79,8 +79,7 @@ def fit_source(
         SweepError: there are no results, or the figure cannot be written.
     """
     from scalejax.analysis.laws.laws import find_law
-    from scalejax.analysis.observations import from_table, from_trials, read_table
-    from scalejax.analysis.table_fit import fit_table
+    from scalejax.analysis.tables import fit_table, from_table, from_trials, read_table
     from scalejax.report.fit import fit_facts
     from scalejax.report.plot import save_figure
     from scalejax.report.plot_fit import plot_fits

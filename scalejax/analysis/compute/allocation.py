@@ -10,56 +10,20 @@ disagree when learning rates and warm-up are not tuned: Porian et al. 2024, arXi
 `compute_optimal` takes what any of them returns.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from scalejax.analysis.compute.envelope import fit_envelope
 from scalejax.analysis.compute.frontier import FLOPS_PER_PARAMETER_TOKEN, Bounds, Frontier, bounds, central, path_at
-from scalejax.analysis.compute.isoflop import fit_isoflop
 
-__all__ = [
-    "Allocation",
-    "Bounds",
-    "Frontier",
-    "LawFit",
-    "Misallocation",
-    "compute_optimal",
-    "fit_envelope",
-    "fit_isoflop",
-    "misallocation",
-]
+if TYPE_CHECKING:
+    from scalejax.analysis.laws.fit import Fit
 
 Array = npt.NDArray[np.floating[Any]]
 NAMES = ("E", "A", "B", "alpha", "beta")
-
-
-class LawFit(Protocol):
-    """What is needed of a fitted law: `Fit` has it."""
-
-    @property
-    def law(self) -> Any:
-        """The law or its name."""
-        ...
-
-    @property
-    def params(self) -> Mapping[str, float]:
-        """Parameters by name."""
-        ...
-
-    @property
-    def samples(self) -> Mapping[str, npt.ArrayLike]:
-        """Parameters of each resample by name, each [resamples]; empty without any."""
-        ...
-
-    @property
-    def status(self) -> str:
-        """ "ok" or a sentence."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -118,7 +82,7 @@ class Misallocation:
     status: str
 
 
-def compute_optimal(fit: LawFit | Frontier, flops: npt.ArrayLike, *, level: float = 0.9) -> Allocation:
+def compute_optimal(fit: "Fit | Frontier", flops: npt.ArrayLike, *, level: float = 0.9) -> Allocation:
     """Return the number of parameters and tokens of lowest loss at each compute, with C = 6 N D.
 
     For a law (Hoffmann et al. 2022, eq. 4): N* = G (C/6)^(beta/(alpha + beta)), G = (alpha A/(beta B))^(1/(alpha +
@@ -133,19 +97,18 @@ def compute_optimal(fit: LawFit | Frontier, flops: npt.ArrayLike, *, level: floa
         ValueError: another law, a budget that is not positive, or a level outside (0, 1).
     """
     budgets = _positive(flops, "flops")
-    _check_level(level)
     if isinstance(fit, Frontier):
         best, samples, status = path_at(fit.path, budgets), path_at(fit.samples, budgets), fit.status
     else:
         values, resampled, status = _parameters(fit, budgets.ndim)
         best, samples = _optimum(values, budgets), _optimum(resampled, budgets)
     low, high = bounds(samples, level)
-    ends = [Bounds(*(_plain(each) for each in (end.params, end.tokens, end.loss))) for end in (low, high)]
-    params, tokens, loss = (_plain(each[0]) for each in (best.params, best.tokens, best.loss))
+    ends = [Bounds(*(_plain(values) for values in (end.params, end.tokens, end.loss))) for end in (low, high)]
+    params, tokens, loss = (_plain(values[0]) for values in (best.params, best.tokens, best.loss))
     return Allocation(_plain(budgets), params, tokens, loss, *ends, level=level, status=status)
 
 
-def misallocation(fit: LawFit, flops: npt.ArrayLike, *, factor: npt.ArrayLike, level: float = 0.9) -> Misallocation:
+def misallocation(fit: "Fit", flops: npt.ArrayLike, *, factor: npt.ArrayLike, level: float = 0.9) -> Misallocation:
     """Return what it costs to choose a number of parameters that is `factor` times the compute-optimal one.
 
     With R* = L* - E the reducible loss at the optimum, A/N*^alpha = R* beta/(alpha + beta) and B/D*^beta = R*
@@ -165,15 +128,12 @@ def misallocation(fit: LawFit, flops: npt.ArrayLike, *, factor: npt.ArrayLike, l
         ValueError: as `compute_optimal`; a frontier, which has no law off its optima.
     """
     budgets, factors = np.broadcast_arrays(_positive(flops, "flops"), _positive(factor, "factor"))
-    _check_level(level)
     if isinstance(fit, Frontier):
         raise ValueError("A frontier knows the optima only; fit the law chinchilla to tell the cost of other sizes.")
     values, resampled, status = _parameters(fit, budgets.ndim)
-    best = {name: _plain(each[0]) for name, each in _cost(values, budgets, factors).items()}
-    low, high = {}, {}
-    for name, samples in _cost(resampled, budgets, factors).items():
-        one, two = central(samples, level)
-        low[name], high[name] = _plain(one), _plain(two)
+    best = {name: _plain(cost[0]) for name, cost in _cost(values, budgets, factors).items()}
+    ends = {name: central(samples, level) for name, samples in _cost(resampled, budgets, factors).items()}
+    low, high = ({name: _plain(pair[side]) for name, pair in ends.items()} for side in (0, 1))
     return Misallocation(_plain(factors), **best, low=low, high=high, level=level, status=status)
 
 
@@ -199,12 +159,11 @@ def _cost(values: Mapping[str, Array], flops: Array, factor: Array) -> dict[str,
     with np.errstate(divide="ignore"):
         longer = np.where(room > 0, factor * np.maximum(room, 0) ** (-1 / beta), np.inf)
     wasted = np.exp(np.log1p(np.maximum(more, 0)) * (1 / alpha + 1 / beta))
-    nan = np.isnan(best)
-    found = {"loss": best + extra, "extra_loss": extra, "wasted": wasted, "at_this_size": longer}
-    return {name: np.where(nan, np.nan, each) for name, each in found.items()}
+    costs = {"loss": best + extra, "extra_loss": extra, "wasted": wasted, "at_this_size": longer}
+    return {name: np.where(np.isnan(best), np.nan, cost) for name, cost in costs.items()}
 
 
-def _parameters(fit: LawFit, rank: int) -> tuple[dict[str, Array], dict[str, Array], str]:
+def _parameters(fit: "Fit", rank: int) -> tuple[dict[str, Array], dict[str, Array], str]:
     """Return the parameters and those of the resamples, each [fits, 1, ...], and the status.
 
     Parameters that leave no optimum (a term that is absent, or that grows) become NaN: there is nothing to compute.
@@ -218,21 +177,16 @@ def _parameters(fit: LawFit, rank: int) -> tuple[dict[str, Array], dict[str, Arr
         raise ValueError(
             "The fit has parameters of several curves; fit the law to the curve whose compute is asked for."
         )
-    found = _usable({name: np.atleast_1d(np.asarray(fit.params[name], np.float64)) for name in NAMES})
-    samples = fit.samples
-    again = _usable({name: np.asarray(samples[name], np.float64) for name in NAMES}) if samples else found
-    status = fit.status
-    if math.isnan(found["alpha"][0]):
+
+    def usable(named: Mapping[str, npt.ArrayLike]) -> dict[str, Array]:
+        values = {name: np.asarray(named[name], np.float64).reshape(-1, *(1,) * rank) for name in NAMES}
+        good = np.all([values[name] > 0 for name in NAMES[1:]], axis=0)
+        return {name: np.where(good, value, np.nan) for name, value in values.items()}
+
+    values, status = usable(fit.params), fit.status
+    if np.isnan(values["alpha"]).all():
         status = "no optimum: with a term of the law that is zero, the loss falls with params or with tokens alone"
-    shape = (-1, *(1,) * rank)
-    values, resampled = ({name: each.reshape(shape) for name, each in one.items()} for one in (found, again))
-    return values, resampled, status
-
-
-def _usable(values: dict[str, Array]) -> dict[str, Array]:
-    """Return parameters [fits], NaN in fits that have no optimum."""
-    good = np.all([values[name] > 0 for name in NAMES[1:]], axis=0)
-    return {name: np.where(good, each, np.nan) for name, each in values.items()}
+    return values, usable(fit.samples) if fit.samples else values, status
 
 
 def _positive(values: npt.ArrayLike, name: str) -> Array:
@@ -240,11 +194,6 @@ def _positive(values: npt.ArrayLike, name: str) -> Array:
     if not (np.isfinite(array) & (array > 0)).all():
         raise ValueError(f"{name} must be positive and finite; it is {values}.")
     return array
-
-
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1; it is {level}.")
 
 
 def _plain(array: Array) -> Any:

@@ -1,33 +1,48 @@
-"""The compute-optimal frontier: power laws of compute for the best size and its loss, fitted through optima."""
+"""The compute-optimal frontier: the minima of profiles, whether each is bracketed, and the power laws through them."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import chdtrc
 
-__all__ = [
-    "FLOPS_PER_PARAMETER_TOKEN",
-    "Bounds",
-    "Frontier",
-    "Interval",
-    "Path",
-    "bounds",
-    "central",
-    "fit_path",
-    "interval",
-    "path_at",
-    "widened",
-]
+from scalejax.analysis.compute.profiles import (
+    Minima,
+    Profiles,
+    basis,
+    fit_profiles,
+    minima,
+    noise,
+    resample_profiles,
+)
+from scalejax.text import number_of
 
 Array = npt.NDArray[np.floating[Any]]
+Numbers = npt.NDArray[np.integer[Any]]
 FLOPS_PER_PARAMETER_TOKEN = 6.0
 FEWEST_FOR_LOSS = 4  # optima: floor, height and exponent, and one to spare
 # Exponents of the loss in compute; published ones lie between 0.03 and 0.2.
 SMALLEST_DECAY, LARGEST_DECAY = 0.005, 2.0
 TRIES, ZOOMS = 41, 12
 CHUNK = 200_000  # numbers in the largest temporary array
+FEWEST_SIZES = 3  # a profile's own unknowns: height, curvature and place of its minimum
+CLEAR_RISE = 2.0  # standard errors by which the loss must rise on either side of a minimum
+NO_LAW = "no law fits"
+SCATTERED = 0.01  # p of the scatter of the optima about their power law
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Columns [rows]: params, flops, loss, index of the profile, index of the group."""
+
+    params: Array
+    flops: Array
+    loss: Array
+    profile: Numbers
+    group: Numbers
 
 
 @dataclass(frozen=True)
@@ -109,6 +124,139 @@ class Frontier:
     status: str
 
 
+def frontier(
+    rows: Rows, *, approach: Literal["isoflop", "envelope"], excluded: int, bootstrap: int, level: float, seed: int
+) -> Frontier:
+    """Fit all profiles that have enough sizes, and the laws through their minima."""
+    if bootstrap < 0 or not 0 < level < 1:
+        raise ValueError("bootstrap must not be negative and level must lie between 0 and 1.")
+
+    # 1. The profiles, fitted at once; those of too few sizes are left out.
+    places = [np.flatnonzero(rows.profile == one) for one in range(int(rows.profile.max()) + 1)]
+    flops = np.array([math.exp(np.log(rows.flops[place]).mean()) for place in places])
+    sizes = [len(np.unique(rows.params[place])) for place in places]
+    full = np.flatnonzero(np.array(sizes) >= FEWEST_SIZES)
+    statuses = [
+        f"too few points: {number_of(count, 'size')} at {at:.3g} FLOPs; train at least 4"
+        for count, at in zip(sizes, flops, strict=True)
+    ]
+    profiles = _pack(rows, [places[one] for one in full], flops[full])
+    if int((profiles.weights > 0).sum()) < 3 * len(full) + 3:
+        status = "too few points: the profiles have 3 unknowns each and 2 in common; train at least 4 sizes a profile"
+        return refused(approach, excluded, level, status)
+    shapes, weights = fit_profiles(profiles)
+    found = minima(shapes, profiles.centres)
+    inverse, deviation = noise(profiles, shapes, weights=weights)
+
+    # 2. Standard errors of log N* and of L* [profiles], the shared exponents held fixed. dL/dw = 0 at the minimum, so a
+    # change of the coefficients moves it by -(change of the slope)/(curvature). Where there is no minimum any place
+    # will do, for that profile does not count.
+    best = found.log_params[0] - profiles.centres
+    values = basis(shapes.exponents, np.nan_to_num(best)[None, :, None])[0, :, 0]
+    slope = np.stack([np.zeros(len(values)), values[:, 3], values[:, 1]], axis=-1)
+    place_errors = np.sqrt(np.einsum("pk,pkl,pl->p", slope, inverse, slope)) / found.curvature[0]
+    loss_errors = np.sqrt(np.einsum("pk,pkl,pl->p", values[:, :3], inverse, values[:, :3]))
+    errors = np.nan_to_num(place_errors, nan=1.0) * deviation, loss_errors * deviation
+
+    # 3. A profile counts if its loss clearly rises from its minimum to both ends.
+    for place, one in enumerate(full):
+        ends = profiles.sizes[place][profiles.weights[place] > 0]
+        lacking = []
+        for end, words, inside in (
+            (ends.min(), "smaller", best[place] > ends.min()),
+            (ends.max(), "larger", best[place] < ends.max()),
+        ):
+            span = np.array([best[place] if math.isfinite(best[place]) else 0.0, end])[None]
+            start, stop = basis(shapes.exponents, span)[0, 0, :, :3]
+            error = deviation * math.sqrt((stop - start) @ inverse[place] @ (stop - start))
+            if not inside or (stop - start) @ shapes.coefficients[0, place] <= CLEAR_RISE * error:
+                lacking.append(words)
+        at, side = f"at {profiles.flops[place]:.3g} FLOPs", " or ".join(lacking)
+        rise = f"not bracketed: {at} the loss does not clearly rise towards {side} models; train {side} ones there"
+        statuses[one] = rise if lacking else "ok"
+    good = np.array([statuses[one] == "ok" for one in full])
+
+    # 4. The laws through the minima, of the fit and of each resample.
+    path = fit_path(profiles.flops, found.log_params, found.loss, errors=errors, use=good)
+    again, samples = found, path
+    if bootstrap:
+        refits = resample_profiles(profiles, shapes, weights=weights, resamples=bootstrap, seed=seed)
+        again = minima(refits, profiles.centres)
+        samples = fit_path(profiles.flops, again.log_params, again.loss, errors=errors, use=good)
+
+    # 5. The scatter of the optima about their line: the root of chi^2 per degree of freedom. Slices through the same
+    # training curves share their noise: their scatter is no measure of it.
+    count, scatter, status = int(good.sum()), math.nan, "ok"
+    if approach == "isoflop" and count > 2:
+        x = np.log(profiles.flops) - path.centre
+        residuals = ((found.log_params[0] - path.log_params[0] - path.exponent[0] * x) / errors[0])[good]
+        scatter = math.sqrt(float((residuals**2).sum()) / (count - 2))
+    if count < 2:
+        status = "not identifiable: fewer than two profiles bracket their minimum, see statuses; nothing to extrapolate"
+    elif chdtrc(count - 2, scatter**2 * (count - 2)) < SCATTERED:
+        status = (
+            f"{NO_LAW}: the optima scatter about a power law {scatter:.1f} times as much as the noise of their "
+            "profiles explains; intervals of the law are widened by that, its extrapolation remains in doubt"
+        )
+        samples = replace(  # the deviations of the size from the fit
+            samples,
+            log_params=path.log_params + scatter * (samples.log_params - path.log_params),
+            exponent=path.exponent + scatter * (samples.exponent - path.exponent),
+        )
+
+    def optima(found: Minima) -> Bounds:
+        """Return params, tokens and loss [fits, all profiles] of the minima, NaN in profiles that do not count."""
+        log_params, loss = np.full((2, len(found.loss), len(flops)), np.nan)
+        log_params[:, full[good]], loss[:, full[good]] = found.log_params[:, good], found.loss[:, good]
+        params = np.exp(log_params)
+        return Bounds(params, flops / FLOPS_PER_PARAMETER_TOKEN / params, loss)
+
+    at, (low, high) = optima(found), bounds(optima(again), level)
+    value, (least, most) = float(path.exponent[0]), map(float, central(samples.exponent, level))
+    return Frontier(
+        approach=approach,
+        flops=flops,
+        params=at.params[0],
+        tokens=at.tokens[0],
+        loss=at.loss[0],
+        low=low,
+        high=high,
+        statuses=tuple(statuses),
+        params_exponent=Interval(value, least, most),
+        tokens_exponent=Interval(1 - value, 1 - most, 1 - least),
+        shape=(float(shapes.exponents[0, 0]), float(shapes.exponents[0, 1])),
+        path=path,
+        samples=samples,
+        scatter=scatter,
+        level=level,
+        excluded=excluded,
+        status=status,
+    )
+
+
+def refused(approach: Literal["isoflop", "envelope"], excluded: int, level: float, status: str) -> Frontier:
+    """Return a frontier without optima."""
+    none, unknown = np.empty(0), Interval(math.nan, math.nan, math.nan)
+    path = Path(0.0, *[np.array([math.nan])] * 5)
+    ends = Bounds(none, none, none)
+    return Frontier(
+        approach, none, none, none, none, ends, ends, (), unknown, unknown, (math.nan, math.nan), path, path, math.nan,
+        level, excluded, status,
+    )  # fmt: skip
+
+
+def _pack(rows: Rows, places: Sequence[Numbers], flops: Array) -> Profiles:
+    """Return the rows of each profile, padded, with weights 1 / loss: residuals are relative."""
+    shape = len(places), max(map(len, places), default=0)
+    sizes, loss, weights, groups = np.zeros(shape), np.ones(shape), np.zeros(shape), np.zeros(shape, np.int64)
+    centres = np.array([np.log(rows.params[place]).mean() for place in places])
+    for row, place in enumerate(places):
+        used = slice(len(place))
+        sizes[row, used], loss[row, used] = np.log(rows.params[place]) - centres[row], rows.loss[place]
+        weights[row, used], groups[row, used] = 1 / rows.loss[place], rows.group[place]
+    return Profiles(flops, centres, sizes, loss, weights, groups)
+
+
 def fit_path(flops: Array, log_params: Array, loss: Array, *, errors: tuple[Array, Array], use: npt.ArrayLike) -> Path:
     """Fit the laws of the size and of the loss through optima, by weighted least squares.
 
@@ -123,52 +271,36 @@ def fit_path(flops: Array, log_params: Array, loss: Array, *, errors: tuple[Arra
     centre = float(logs[np.asarray(use)].mean()) if np.any(use) else 0.0
     x = logs - centre
     there = np.isfinite(log_params) & np.isfinite(loss) & np.asarray(use)
-    weights = np.where(there, 1 / errors[0] ** 2, 0.0)
-    few = (there.sum(-1) < 2)[:, None]
-    level, slope = _line(x, np.where(there, log_params, 0.0), weights)
-    level, slope = (np.where(few[:, 0], np.nan, each) for each in (level, slope))
-    floor, height, decay = _falling(x, np.where(there, loss, 0.0), np.where(there, 1 / errors[1] ** 2, 0.0))
-    few = there.sum(-1) < FEWEST_FOR_LOSS
-    floor, height, decay = (np.where(few, np.nan, each) for each in (floor, height, decay))
-    return Path(centre, level, slope, floor, height, decay)
+    line = _line(x, np.where(there, log_params, 0.0), np.where(there, 1 / errors[0] ** 2, 0.0))
+    decline = _falling(x, np.where(there, loss, 0.0), np.where(there, 1 / errors[1] ** 2, 0.0))
+    enough = there.sum(-1) >= 2, there.sum(-1) >= FEWEST_FOR_LOSS
+    line = (np.where(enough[0], parameter, np.nan) for parameter in line)
+    return Path(centre, *line, *(np.where(enough[1], parameter, np.nan) for parameter in decline))
 
 
 def path_at(path: Path, flops: Array) -> Bounds:
     """Return optimal params, tokens and loss [fits, ...] at computes [...]."""
     x = np.log(flops) - path.centre
     level, slope, floor, height, decay = (
-        each.reshape(-1, *(1 for _ in x.shape))
-        for each in (path.log_params, path.exponent, path.floor, path.height, path.decay)
+        parameter.reshape(-1, *(1 for _ in x.shape))
+        for parameter in (path.log_params, path.exponent, path.floor, path.height, path.decay)
     )
     params = np.exp(level + slope * x)
     return Bounds(params, flops / FLOPS_PER_PARAMETER_TOKEN / params, floor + height * np.exp(-decay * x))
 
 
-def widened(path: Path, samples: Path, factor: float) -> Path:
-    """Return the samples with the size's deviations from the fit multiplied by a factor."""
-    return replace(
-        samples,
-        log_params=path.log_params + factor * (samples.log_params - path.log_params),
-        exponent=path.exponent + factor * (samples.exponent - path.exponent),
-    )
-
-
 def bounds(samples: Bounds, level: float) -> tuple[Bounds, Bounds]:
     """Return the ends of the central intervals of samples [fits, ...]."""
-    ends = [central(each, level) for each in (samples.params, samples.tokens, samples.loss)]
+    ends = [central(values, level) for values in (samples.params, samples.tokens, samples.loss)]
     return Bounds(*(low for low, _ in ends)), Bounds(*(high for _, high in ends))
-
-
-def interval(value: float, samples: Array, level: float) -> Interval:
-    """Return an estimate with the central interval of its samples [fits]."""
-    low, high = central(samples, level)
-    return Interval(value, float(low), float(high))
 
 
 def central(samples: Array, level: float) -> tuple[Array, Array]:
     """Return the ends of the central interval [...] of samples [fits, ...]; NaN where too many of them are NaN."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1; it is {level}.")
     tail = (1 - level) / 2
-    # A resample without a minimum lies beyond one of the ends, nobody knows which.
+    # A resample without a minimum lies beyond one of the ends; which one is unknown.
     known = (~np.isnan(samples)).sum(0) > max((1 - tail) * len(samples), 1)
     # "nearest" never subtracts two infinite samples.
     ends = np.nanquantile(np.where(known, samples, 0.0), [tail, 1 - tail], axis=0, method="nearest")
@@ -190,13 +322,11 @@ def _falling(x: Array, y: Array, weights: Array) -> tuple[Array, Array, Array]:
 
     Variable projection over the one exponent: a grid, then finer grids about its best point.
     """
-    each = max(1, CHUNK // (TRIES * len(x)))
-    parts = [_falling_chunk(x, y[at : at + each], weights[at : at + each]) for at in range(0, len(y), each)]
-    floor, height, decay = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return floor, height, decay
-
-
-def _falling_chunk(x: Array, y: Array, weights: Array) -> tuple[Array, Array, Array]:
+    most = max(1, CHUNK // (TRIES * len(x)))
+    if len(y) > most:
+        parts = [_falling(x, y[at : at + most], weights[at : at + most]) for at in range(0, len(y), most)]
+        floor, height, decay = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return floor, height, decay
     low, high = math.log(SMALLEST_DECAY), math.log(LARGEST_DECAY)
     centre, half = np.full(len(y), (low + high) / 2), (high - low) / 2
     y, weights = y[:, None], np.broadcast_to(weights[:, None], (len(y), TRIES, len(x)))

@@ -18,8 +18,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LARGEST_EXPONENT", "SMALLEST_EXPONENT", "Minima", "Profiles", "Shapes", "fit_profiles", "resample_profiles"]
-
 Array = npt.NDArray[np.floating[Any]]
 
 # Reported exponents lie between 0.03 and 0.8. Below 0.01 a profile is a parabola for every practical purpose.
@@ -107,17 +105,23 @@ def fit_profiles(profiles: Profiles) -> tuple[Shapes, Array]:
     squares from the best of 36 pairs of exponents. Robust because the ends of a real profile, hardly trained or nearly
     converged, leave the law first.
     """
-    pairs = np.array([(alpha, beta) for alpha in STARTS for beta in STARTS])
-    losses = profiles.loss[None]
-    starts = np.log(pairs)
-    weights = profiles.weights
-    scores = _project(profiles, weights, starts, np.broadcast_to(losses, (len(pairs), *profiles.loss.shape)))[0]
-    theta = starts[np.argsort(scores)[:3]]
-    theta, scores = _solve(profiles, weights, theta, np.broadcast_to(losses, (len(theta), *profiles.loss.shape)))
+    theta = np.log([(alpha, beta) for alpha in STARTS for beta in STARTS])
+    weights, losses = profiles.weights, profiles.loss[None]
+
+    def repeated(number: int) -> Array:
+        return np.broadcast_to(losses, (number, *profiles.loss.shape))
+
+    scores = _project(profiles, weights, theta, repeated(len(theta)))[0]
+    theta, scores = _solve(profiles, weights, theta[np.argsort(scores)[:3]], repeated(3))
     theta = theta[[int(np.argmin(scores))]]
+    there = profiles.weights > 0
+    rows, unknowns = int(there.sum()), 3 * len(profiles.weights) + 2
     for _ in range(ROBUST_ROUNDS):
-        residuals = _residuals(profiles, theta, losses, weights)[0]
-        new = profiles.weights * np.sqrt(_huber_weights(residuals, profiles.weights))
+        sizes = np.abs(_residuals(profiles, theta, losses, weights)[0]) * profiles.weights
+        # The median residual of a fit with few degrees of freedom is too small: some are nearly zero by force.
+        scale = 1.4826 * float(np.median(sizes[there])) * np.sqrt(rows / max(rows - unknowns, 1))
+        limit = HUBER * max(scale, ROUNDING)
+        new = profiles.weights * np.sqrt(np.where(sizes > limit, limit / np.maximum(sizes, limit), 1.0))
         settled = np.allclose(new, weights, rtol=1e-4)
         weights = new
         theta, _ = _solve(profiles, weights, theta, losses)
@@ -134,17 +138,26 @@ def resample_profiles(profiles: Profiles, shapes: Shapes, *, weights: Array, res
     loses the end of a profile that brackets the minimum, noise may differ from row to row, and rows of a group, such as
     those of one training curve, may be as correlated as they like.
     """
-    generator = np.random.default_rng(seed)
     theta = np.log(shapes.exponents)
+    # The share of each row's loss in its own fitted value [profiles, rows], at most 0.9 to stay finite.
+    solved = columns, inverse, _ = _coefficients(profiles, weights, theta, profiles.loss[None])
+    outside = _outside(profiles, weights, theta, solved)[0]
+    flat = outside.reshape(-1, 2)
+    shared = ((outside @ np.linalg.pinv(flat.T @ flat, rcond=1e-12)) * outside).sum(-1)
+    leverage = np.clip(((columns @ inverse) * columns).sum(-1)[0] + shared, 0, 0.9)
+    # Fixed weights understate the spread of a Huber estimate: its derivative by a row is 1 within the bulk and 0
+    # beyond, less than the row's weight (Huber 1981, section 7.6).
+    there = profiles.weights > 0
+    shares = (weights[there] / profiles.weights[there]) ** 2
+    inflation = float(shares.mean() / max((shares > 1 - 1e-9).mean(), 0.5))
     fitted = (basis(shapes.exponents, profiles.sizes)[..., :3] @ shapes.coefficients[..., None])[0, ..., 0]
-    spread = (profiles.loss - fitted) / (1 - _leverage(profiles, weights, theta)) ** LEVERAGE_POWER
-    spread = spread * _huber_inflation(profiles, weights)
+    spread = (profiles.loss - fitted) / (1 - leverage) ** LEVERAGE_POWER * inflation
     webb = np.array([sign * np.sqrt(size / 2) for sign in (-1, 1) for size in (1, 2, 3)])
-    draws = generator.choice(webb, size=(resamples, int(profiles.groups.max()) + 1))
-    each = max(1, CHUNK // (profiles.loss.size * 8))
+    draws = np.random.default_rng(seed).choice(webb, size=(resamples, int(profiles.groups.max()) + 1))
+    most = max(1, CHUNK // (profiles.loss.size * 8))
     parts = []
-    for first in range(0, resamples, each):
-        signs = draws[first : first + each]
+    for first in range(0, resamples, most):
+        signs = draws[first : first + most]
         losses = fitted + spread * signs[:, profiles.groups]
         found, _ = _solve(profiles, weights, np.repeat(theta, len(signs), axis=0), losses)
         parts.append(_shapes(profiles, weights, found, losses))
@@ -176,10 +189,9 @@ def _project(profiles: Profiles, weights: Array, theta: Array, losses: Array) ->
 
     Kaufman's (1975) derivative of the projected residual: what the columns' own derivatives leave outside their span.
     """
-    columns, inverse, coefficients = _coefficients(profiles, weights, theta, losses)
+    solved = columns, _, coefficients = _coefficients(profiles, weights, theta, losses)
     residual = weights * losses - (columns @ coefficients[..., None])[..., 0]
-    outside = _outside(profiles, weights, theta, (columns, inverse, coefficients))
-    flat = outside.reshape(len(theta), -1, 2)
+    flat = _outside(profiles, weights, theta, solved).reshape(len(theta), -1, 2)
     slope = -(np.swapaxes(flat, -1, -2) @ residual.reshape(len(theta), -1, 1))[..., 0]
     return (residual**2).sum((-1, -2)), slope, np.swapaxes(flat, -1, -2) @ flat
 
@@ -211,7 +223,12 @@ def _solve(profiles: Profiles, weights: Array, theta: Array, losses: Array) -> t
         gram = matrix[busy] * free[:, :, None] * free[:, None, :]
         scale = np.einsum("fii->f", gram)[:, None] + np.finfo(float).tiny
         ridge = np.where(free, damping[busy, None] * np.einsum("fii->fi", gram) / scale, 1.0)
-        step = _step(gram, ridge, slope[busy] * free, scale)
+        # -(gram / scale + diag(ridge))^-1 slope / scale, by Cramer's rule
+        one, two = (gram[:, k, k] / scale[:, 0] + ridge[:, k] for k in (0, 1))
+        cross, down = gram[:, 0, 1] / scale[:, 0], slope[busy] * free / scale
+        determinant = np.maximum(one * two - cross**2, np.finfo(float).eps ** 2)
+        step = np.stack([two * down[:, 0] - cross * down[:, 1], one * down[:, 1] - cross * down[:, 0]], axis=-1)
+        step = -step / determinant[:, None]
         trial = np.clip(theta[busy] + np.clip(step, -1, 1), low, high)
         new, new_slope, new_matrix = _project(profiles, weights, trial, losses[busy])
         better = new < score[busy]
@@ -226,15 +243,6 @@ def _solve(profiles: Profiles, weights: Array, theta: Array, losses: Array) -> t
     return theta, score
 
 
-def _step(gram: Array, ridge: Array, slope: Array, scale: Array) -> Array:
-    """Return -(gram/scale + diag(ridge))^-1 slope/scale for 2 x 2 matrices, by Cramer's rule."""
-    one, two = gram[:, 0, 0] / scale[:, 0] + ridge[:, 0], gram[:, 1, 1] / scale[:, 0] + ridge[:, 1]
-    cross, slope = gram[:, 0, 1] / scale[:, 0], slope / scale
-    determinant = np.maximum(one * two - cross**2, np.finfo(float).eps ** 2)
-    steps = two * slope[:, 0] - cross * slope[:, 1], one * slope[:, 1] - cross * slope[:, 0]
-    return -np.stack(steps, axis=-1) / determinant[:, None]
-
-
 def _shapes(profiles: Profiles, weights: Array, theta: Array, losses: Array) -> Shapes:
     return Shapes(np.exp(theta), _coefficients(profiles, weights, theta, losses)[2])
 
@@ -244,35 +252,3 @@ def _residuals(profiles: Profiles, theta: Array, losses: Array, weights: Array) 
     coefficients = _coefficients(profiles, weights, theta, losses)[2]
     fitted = (basis(np.exp(theta), profiles.sizes)[..., :3] @ coefficients[..., None])[..., 0]
     return losses - fitted
-
-
-def _huber_weights(residuals: Array, weights: Array) -> Array:
-    """Return 1 for residuals within the bulk and less beyond, [profiles, rows]."""
-    there = weights > 0
-    sizes = np.abs(residuals) * weights
-    rows, fitted = int(there.sum()), 3 * len(weights) + 2
-    # The median residual of a fit with few degrees of freedom is too small: some residuals are nearly zero by force.
-    scale = 1.4826 * float(np.median(sizes[there])) * np.sqrt(rows / max(rows - fitted, 1))
-    limit = HUBER * max(scale, ROUNDING)
-    return np.where(sizes > limit, limit / np.maximum(sizes, limit), 1.0)
-
-
-def _huber_inflation(profiles: Profiles, weights: Array) -> float:
-    """Return by how much fixed weights understate the spread of a Huber estimate, at least 1.
-
-    Its derivative by a row is 1 within the bulk and 0 beyond, less than the row's weight (Huber 1981, section 7.6).
-    """
-    there = profiles.weights > 0
-    shares = (weights[there] / profiles.weights[there]) ** 2
-    return float(shares.mean() / max((shares > 1 - 1e-9).mean(), 0.5))
-
-
-def _leverage(profiles: Profiles, weights: Array, theta: Array) -> Array:
-    """Return the share of each row's loss in its own fitted value, [profiles, rows], at most 0.9 to stay finite."""
-    solved = _coefficients(profiles, weights, theta, profiles.loss[None])
-    columns, inverse, _ = solved
-    outside = _outside(profiles, weights, theta, solved)[0]
-    own = ((columns @ inverse) * columns).sum(-1)[0]
-    flat = outside.reshape(-1, 2)
-    shared = ((outside @ np.linalg.pinv(flat.T @ flat, rcond=1e-12)) * outside).sum(-1)
-    return np.clip(own + shared, 0, 0.9)

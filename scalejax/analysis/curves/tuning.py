@@ -5,28 +5,53 @@ and batch size for it.
 """
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from scalejax.text import listing
+
+Row = dict[Hashable, Any]
+
 SETTING_COLUMNS = ("learning_rate", "weight_decay", "batch_size")
 CHOICE_COLUMNS = ("learning_rates", "edge", "diverged", "pending", "stopped", "excluded_elsewhere")
-NOT_YET_RUN = ("pending", "running")
-STOPPED = "stopped"  # early, by halving
-MOST_IN_COMMON = 0.5  # of the training examples of two seeds, beyond which their spread is said to lack the data's part
+# The words of the column `status` that this room knows; whatever else it says, a trial that is not done does not count.
+DONE, DIVERGED, STOPPED, NOT_YET_RUN = "done", "diverged", "stopped", ("pending", "running")
+ERROR = "test_error"
+
+
+def headline(rows: pd.DataFrame) -> tuple[str, str]:
+    """Return the column of the headline metric on the test set, and what that metric is called, such as "test_RMSE".
+
+    It is test_error where the tasks are classification, or where the table does not say (one from elsewhere); otherwise
+    test_metric, called "test_" and the name in the column `metric`.
+
+    Raises:
+        ValueError: the rows have more than one metric.
+    """
+    if not {"test_metric", "metric"} <= set(rows.columns):
+        return ERROR, ERROR
+    names = [str(name) for name in rows["metric"].dropna().unique()]
+    if len(names) > 1:
+        raise ValueError(f"The rows have the metrics {listing(names)}, which no curve can mix: keep those of one task.")
+    called = f"test_{names[0]}" if names else ERROR
+    of_classification = called == ERROR and ERROR in rows.columns and _finite(rows[ERROR]).any()
+    return (ERROR if of_classification else "test_metric"), called
 
 
 def tuned(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the counted rows of the best setting of each cell: one row per (cell, seed).
 
-    A row counts if its status is "done" and its validation_loss and test_error are finite; one that was stopped early
-    never does, however low its loss was, for it has taken fewer steps than the others. In each cell (family, size
-    knobs, train_examples) the settings are ordered by: fewest of the cell's seeds without a counted row (so that a
-    setting cannot win because its bad seeds diverged), lowest mean validation_loss, smallest learning rate, smallest
-    weight decay, smallest batch size. The first is chosen. Test measurements never take part in the choice.
+    A row counts if its status is "done" and its validation_loss and headline metric are finite (see `headline`); one
+    that was stopped early never does, however low its loss was, for it has taken fewer steps than the others. In each
+    cell (family, size knobs, train_examples) the settings are ordered by: fewest of the cell's seeds without a counted
+    row (so that a setting cannot win because its bad seeds diverged), lowest mean validation_loss, smallest learning
+    rate, smallest weight decay, smallest batch size. The first is chosen. Test measurements never take part in the
+    choice.
 
     Args:
         rows: the trial table, one row a trial, unchanged by this function. Size knobs are the columns between
@@ -42,10 +67,10 @@ def tuned(rows: pd.DataFrame) -> pd.DataFrame:
         NaN and 0 seeds.
 
     Raises:
-        ValueError: no rows, a column is missing, no row counts, or two rows are the same trial in all but `steps`.
+        ValueError: no rows, a column is missing, two metrics, no row counts, or two rows are the same trial in all but
+            `steps`.
     """
-    chosen = [(place, cell) for cell in cells_of(rows, "test_error") for place in cell.places]
-    chosen.sort(key=lambda pair: pair[0])
+    chosen = sorted(((place, cell) for cell in cells_of(rows) for place in cell.places), key=lambda pair: pair[0])
     result = rows.take([place for place, _ in chosen]).reset_index(drop=True)
     return result.assign(**{name: [cell.choice[name] for _, cell in chosen] for name in CHOICE_COLUMNS})
 
@@ -54,10 +79,10 @@ def tuned(rows: pd.DataFrame) -> pd.DataFrame:
 class Cell:
     """One model size on one number of training examples, and its chosen setting."""
 
-    record: dict[Hashable, Any]  # family, size knobs, params, train_examples
+    record: Row  # family, size knobs, params, train_examples
     knobs: tuple[str, ...]  # names of the size-knob columns
     places: tuple[int, ...]  # positions in the table of the rows that count, at the chosen setting
-    choice: dict[str, Any]  # CHOICE_COLUMNS
+    choice: dict[str, Any]  # CHOICE_COLUMNS and learning_rate
 
     @property
     def model(self) -> tuple[Hashable, ...]:
@@ -65,66 +90,63 @@ class Cell:
         return model_key(self.record, self.knobs)
 
 
-def cells_of(rows: pd.DataFrame, metric: str) -> list[Cell]:
-    """Return the cells of the table in the order of their first rows, each with its choice."""
+def cells_of(rows: pd.DataFrame, metric: str | None = None) -> list[Cell]:
+    """Return the cells of the table in the order of their first rows, each with its choice.
+
+    Args:
+        rows: as for `tuned`, which says how the choice is made.
+        metric: the column that must be finite in a row that counts; None: the headline metric.
+    """
     knobs = knob_columns(rows)
+    metric = metric or headline(rows)[0]
     require(rows, ["train_examples", "seed", "learning_rate", "status", "validation_loss", metric])
-    cells: dict[tuple[Any, ...], dict[int, dict[Hashable, Any]]] = {}
-    seen = set()
-    for place, row in enumerate(rows.to_dict("records")):
-        key = (*model_key(row, knobs), row["train_examples"])
-        same = (row.get("trial_id"), row["status"], row["seed"], key, _setting(row))
-        if isinstance(same[0], str) and same in seen:
-            continue  # two sweeps that share a trial, concatenated
-        seen.add(same)
-        cells.setdefault(key, {})[place] = row
-    counted = {
-        place
-        for cell in cells.values()
-        for place, row in cell.items()
-        if row["status"] == "done" and _finite(row["validation_loss"]) and _finite(row[metric])
-    }
+    done = (rows["status"] == DONE).to_numpy() & _finite(rows["validation_loss"]) & _finite(rows[metric])
+    counted = set(np.flatnonzero(done).tolist())
     if not counted:
-        statuses = [str(status) for status in rows["status"]]
-        found = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
-        raise ValueError(
-            f"No trial of the table counts (found: {found}): a curve needs trials with status 'done' and a finite "
-            f"validation_loss and {metric}; finish the sweep first, or lower its learning rates."
-        )
+        raise ValueError(_nothing_counts(rows, metric))
     keep = ("family", *knobs, "params", "train_examples")
-    result = []
-    for cell in cells.values():
-        places, choice = _choose(cell, counted)
+    cells = []
+    for cell in alike(rows, ["train_examples"]):
         first = next(iter(cell.values()))
-        result.append(Cell({name: first[name] for name in keep}, tuple(knobs), places, choice))
-    return result
+        cells.append(Cell({name: first[name] for name in keep}, tuple(knobs), *_choose(cell, counted)))
+    return cells
 
 
-def _choose(cell: dict[int, dict[Hashable, Any]], counted: set[int]) -> tuple[tuple[int, ...], dict[str, Any]]:
+def _choose(cell: Mapping[int, Row], counted: set[int]) -> tuple[tuple[int, ...], dict[str, Any]]:
     """Return the places of the counted rows at the best setting of one cell, and the record of the choice."""
-    settings: dict[tuple[Any, ...], list[int]] = {}
+    settings: dict[tuple[Any, ...], dict[int, Row]] = {}
     for place, row in cell.items():
-        settings.setdefault(_setting(row), []).append(place)
-    for places in settings.values():
-        _refuse_repeats([cell[place] for place in places])
+        setting = tuple(known(row.get(name)) for name in SETTING_COLUMNS)
+        others = [other for other in settings.setdefault(setting, {}).values() if other["seed"] == row["seed"]]
+        name = row.get("trial_id"), row["status"]
+        if isinstance(name[0], str) and name in [(other.get("trial_id"), other["status"]) for other in others]:
+            continue  # two sweeps that share a trial, concatenated
+        if others:
+            differing = [name for name in ("steps", "fraction") if row.get(name) != others[0].get(name)]
+            why = f"they differ in {listing(differing)}" if differing else "they look like two runs of one trial"
+            raise ValueError(
+                f"Two rows have the same model, hyperparameters and seed ({row['family']}, {row['train_examples']} "
+                f"examples, learning rate {row['learning_rate']}, seed {row['seed']}); {why}: keep one of them."
+            )
+        settings[setting][place] = row
+    cell = {place: row for rows in settings.values() for place, row in rows.items()}
     seeds = {row["seed"] for row in cell.values()}
 
     def rank(setting: tuple[Any, ...]) -> tuple[float, ...]:
-        losses = [cell[place]["validation_loss"] for place in settings[setting] if place in counted]
+        losses = [row["validation_loss"] for place, row in settings[setting].items() if place in counted]
         mean = math.fsum(losses) / len(losses) if losses else math.inf
         return (len(seeds) - len(losses), mean, *(math.inf if value is None else value for value in setting))
 
     best = min(settings, key=rank)
     places = tuple(place for place in settings[best] if place in counted)
-    waiting = [place for place, row in cell.items() if row["status"] in NOT_YET_RUN]
     stopped = {place for place, row in cell.items() if row["status"] == STOPPED}
     grid = sorted({setting[0] for setting in settings if setting[0] is not None})
     edge = ""
     if places and len(grid) >= 2:
         edge = "lowest" if best[0] == grid[0] else "highest" if best[0] == grid[-1] else ""
-    # A cell in which nothing counts has no chosen setting: all of its rows are told as excluded or not yet run.
+    # A cell in which nothing counts has no chosen setting: all of its rows count as excluded or not yet run.
     here = set(settings[best] if places else cell) - stopped
-    pending = len(here.intersection(waiting))
+    pending = sum(cell[place]["status"] in NOT_YET_RUN for place in here)
     return places, {
         "learning_rate": best[0] if places and best[0] is not None else math.nan,
         "learning_rates": len(grid),
@@ -136,44 +158,27 @@ def _choose(cell: dict[int, dict[Hashable, Any]], counted: set[int]) -> tuple[tu
     }
 
 
-def _setting(row: dict[Hashable, Any]) -> tuple[Any, ...]:
-    return tuple(known(row.get(name)) for name in SETTING_COLUMNS)
+def _nothing_counts(rows: pd.DataFrame, metric: str) -> str:
+    """Say why no row of the table counts, and what to do."""
+    found = Counter(str(status) for status in rows["status"])
+    counts = ", ".join(f"{number} {status}" for status, number in found.items())
+    if set(found) == {DIVERGED}:
+        return f"Every trial diverged (found: {counts}), so there is no curve: lower the learning rates and run again."
+    if found.keys() & set(NOT_YET_RUN):
+        return f"No trial counts yet (found: {counts}), so there is no curve: run the sweep again to finish it."
+    return (
+        f"No trial of the table counts (found: {counts}), so there is no curve: one needs trials with status '{DONE}' "
+        f"and a finite validation_loss and {metric}; see the column reason, or lower the learning rates and run again."
+    )
 
 
-def _refuse_repeats(rows: Sequence[dict[Hashable, Any]]) -> None:
-    """Refuse two rows with the same cell, setting and seed: a mean over them would mix two experiments."""
-    by_seed: dict[Any, dict[Hashable, Any]] = {}
-    for row in rows:
-        other = by_seed.setdefault(row["seed"], row)
-        if other is not row:
-            differing = [name for name in ("steps", "fraction") if row.get(name) != other.get(name)]
-            why = f"they differ in {listing(differing)}" if differing else "they look like two runs of one trial"
-            raise ValueError(
-                f"Two rows have the same model, hyperparameters and seed ({row['family']}, {row['train_examples']} "
-                f"examples, learning rate {row['learning_rate']}, seed {row['seed']}); {why}: keep one of them."
-            )
-
-
-def pool_notes(points: Iterable[tuple[int, float, int]]) -> list[str]:
-    """Say where seeds draw so much of one pool that their spread leaves out what the choice of examples adds to it.
-
-    Two seeds that draw a fraction f of the pool each have that fraction of their examples in common; with the whole
-    pool, all. What the choice of examples contributes to an error is then the same for all seeds.
-
-    Args:
-        points: training examples, their fraction of the pool (NaN: not known) and number of seeds, in any order.
-    """
-    shares = {size: share for size, share, seeds in sorted(points) if seeds > 1 and share > MOST_IN_COMMON}
-    whole = [f"{size:,} examples" for size, share in shares.items() if share >= 1]
-    part = [f"{100 * share:.0f} % of their {size:,} examples" for size, share in shares.items() if share < 1]
-    notes = []
-    if part:
-        lacks = "their spread there leaves out part of what the choice of examples adds"
-        notes.append(f"Any two seeds have {listing(part)} in common: {lacks}.")
-    if whole:
-        lacks = "their spread there leaves out what the choice of examples adds"
-        notes.append(f"All seeds train on the same {listing(whole)}, the whole pool: {lacks}.")
-    return notes
+def alike(rows: pd.DataFrame, columns: Sequence[str]) -> list[dict[int, Row]]:
+    """Return the rows of each model that agree in the columns, by their positions, in the order of their first rows."""
+    knobs, groups = knob_columns(rows), {}
+    for place, row in enumerate(rows.to_dict("records")):
+        key = (*model_key(row, knobs), *(known(row.get(name)) for name in columns))
+        groups.setdefault(key, {})[place] = row
+    return list(groups.values())
 
 
 def knob_columns(rows: pd.DataFrame) -> list[str]:
@@ -209,23 +214,5 @@ def known(value: Any) -> Any:
     return None if value is None or value is pd.NA or value != value else value
 
 
-def _finite(value: Any) -> bool:
-    return known(value) is not None and math.isfinite(value)
-
-
-def short(number: float, digits: int = 2) -> str:
-    """Return a number to that many digits, trailing zeros included: 0.10, 12, 1.5e-05."""
-    return f"{number:#.{digits}g}".rstrip(".")
-
-
-def short_count(number: float) -> str:
-    """Return 20, 200, 2k, 20k, 1M."""
-    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= unit:
-            return f"{number / unit:.3g}{name}"
-    return f"{number:.3g}"
-
-
-def listing(words: Sequence[str]) -> str:
-    """Return "a", "a and b" or "a, b and c"."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+def _finite(column: Any) -> np.ndarray:
+    return np.isfinite(column.to_numpy(dtype=float, na_value=math.nan))

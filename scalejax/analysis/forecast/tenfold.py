@@ -17,8 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LEVEL", "Forecast", "forecast_fall", "in_window"]
-
 Floats = npt.NDArray[np.float64]
 
 LEVEL = 0.90  # of the interval
@@ -62,12 +60,7 @@ class _End:
     freedom: float  # degrees of freedom of the posterior spread
 
 
-@dataclass(frozen=True)
-class _Laws:
-    """Laws of a grid: what they forecast, and their weights after seeing the points."""
-
-    falls: Floats  # (laws,)
-    logs: Floats  # (laws,), not normalised
+Laws = tuple[Floats, Floats]  # of a grid, (laws,) each: the falls that they forecast, and log weights given the points
 
 
 def in_window(sizes: npt.ArrayLike) -> npt.NDArray[np.bool_]:
@@ -104,13 +97,20 @@ def forecast_fall(
     if not all(np.isfinite(value) and value > 0 for value in np.ravel(values)):
         raise ValueError(f"Expected finite errors above zero, found {list(np.ravel(values))}; leave the others out.")
     keep = in_window(sizes)
-    columns = (np.asarray(column, dtype=float)[keep] for column in (sizes, values, standard_errors, seeds))
-    end = _end(*columns)
-    parts = [_flat(end)]
+    ends, means, errors, k = (np.asarray(column, float)[keep] for column in (sizes, values, standard_errors, seeds))
+    distance = np.log10(ends[-1] / ends)[:, None]
+    misfits = np.array([misfit for misfit, _ in MISFITS])
+    end = _End(
+        sizes=ends / ends[-1],
+        logs=np.log(means),
+        weights=1 / (1 / k[:, None] + (distance**2 * misfits) ** 2),
+        squares=float(((k - 1) * k * np.nan_to_num(errors) ** 2 / means**2).sum()) + SPREAD_FREEDOM * SPREAD**2,
+        freedom=float((k - 1).sum()) + SPREAD_FREEDOM + len(ends) - 1,
+    )
+    laws = [_weighed(end, np.ones((1, len(ends) + 1)), np.array([FLAT]))]
     for start, prior in STARTS:
-        parts += [_power(end, start, prior), _with_floor(end, start, prior)]
-    falls = np.concatenate([part.falls for part in parts])
-    logs = np.concatenate([part.logs for part in parts])
+        laws += [_power(end, start, prior), _with_floor(end, start, prior)]
+    falls, logs = (np.concatenate(parts) for parts in zip(*laws, strict=True))
     order = np.argsort(falls, kind="stable")
     falls, weights = falls[order], np.exp(logs[order] - logs.max())
     reached = np.cumsum(weights) / weights.sum()
@@ -119,28 +119,11 @@ def forecast_fall(
     return Forecast(fall, low, high, float(weights[falls < flat_fall].sum() / weights.sum()))
 
 
-def _end(sizes: Floats, values: Floats, errors: Floats, seeds: Floats) -> _End:
-    distance = np.log10(sizes[-1] / sizes)
-    misfits = np.array([misfit for misfit, _ in MISFITS])
-    spread = float(((seeds - 1) * seeds * np.nan_to_num(errors) ** 2 / values**2).sum())
-    return _End(
-        sizes=sizes / sizes[-1],
-        logs=np.log(values),
-        weights=1 / (1 / seeds[:, None] + (distance[:, None] ** 2 * misfits) ** 2),
-        squares=spread + SPREAD_FREEDOM * SPREAD**2,
-        freedom=float((seeds - 1).sum()) + SPREAD_FREEDOM + len(sizes) - 1,
-    )
-
-
-def _flat(end: _End) -> _Laws:
-    return _weighed(end, np.ones((1, len(end.sizes) + 1)), np.array([FLAT]))
-
-
-def _power(end: _End, start: float, prior: float) -> _Laws:
+def _power(end: _End, start: float, prior: float) -> Laws:
     """Weigh the exponents of the power law."""
     whole = np.log([EXPONENTS])
 
-    def weigh(ends: Floats) -> _Laws:
+    def weigh(ends: Floats) -> Laws:
         share = np.ptp(ends) / np.ptp(whole)
         curves = _drops(end, start, _middles(ends, LINE)[0])
         return _weighed(end, curves, np.full(LINE, prior * POWER * share / LINE))
@@ -148,12 +131,12 @@ def _power(end: _End, start: float, prior: float) -> _Laws:
     return _refined(weigh, whole, LINE)
 
 
-def _with_floor(end: _End, start: float, prior: float) -> _Laws:
+def _with_floor(end: _End, start: float, prior: float) -> Laws:
     """Weigh the floor's share s for each exponent of a grid. With s = sin^2 a, Jeffreys' prior is uniform in a."""
     drops = _drops(end, start, _middles(np.log([EXPONENTS]), ROWS)[0])[:, None, :]
     whole = np.tile([0.0, np.pi / 2], (ROWS, 1))
 
-    def weigh(ends: Floats) -> _Laws:
+    def weigh(ends: Floats) -> Laws:
         shares = np.sin(_middles(ends, COLUMNS))[:, :, None] ** 2
         curves = (shares + (1 - shares) * drops).reshape(ROWS * COLUMNS, -1)
         priors = prior * FLOOR / ROWS * np.ptp(ends, axis=1) / np.ptp(whole, axis=1) / COLUMNS
@@ -162,24 +145,20 @@ def _with_floor(end: _End, start: float, prior: float) -> _Laws:
     return _refined(weigh, whole, COLUMNS)
 
 
-def _refined(weigh: Callable[[Floats], _Laws], whole: Floats, number: int) -> _Laws:
+def _refined(weigh: Callable[[Floats], Laws], whole: Floats, number: int) -> Laws:
     """Weigh cells of the whole ranges, and then as many of the part of each range that has weight."""
-    coarse = weigh(whole).logs.reshape(len(whole), number)
-    return weigh(_around(_middles(whole, number), coarse, whole))
+    middles = _middles(whole, number)
+    logs = weigh(whole)[1].reshape(middles.shape)
+    held = logs > logs.max(axis=1, keepdims=True) + np.log(NEGLIGIBLE)
+    first, last = held.argmax(axis=1), number - 1 - held[:, ::-1].argmax(axis=1)
+    rows, spare = np.arange(len(middles)), 1.5 * (middles[:, 1] - middles[:, 0])  # a cell on either side
+    low, high = middles[rows, first] - spare, middles[rows, last] + spare
+    return weigh(np.stack([np.maximum(low, whole[:, 0]), np.minimum(high, whole[:, 1])], axis=1))
 
 
 def _middles(ends: Floats, number: int) -> Floats:
     """Return the middles (ranges, number) of equal cells between the ends (ranges, 2)."""
     return ends[:, :1] + np.ptp(ends, axis=1)[:, None] * (np.arange(number) + 0.5) / number
-
-
-def _around(middles: Floats, logs: Floats, whole: Floats) -> Floats:
-    """Return for each range the ends of what has weight in it, with a cell to spare on either side."""
-    held = logs > logs.max(axis=1, keepdims=True) + np.log(NEGLIGIBLE)
-    first, last = held.argmax(axis=1), held.shape[1] - 1 - held[:, ::-1].argmax(axis=1)
-    rows, spare = np.arange(len(middles)), 1.5 * (middles[:, 1] - middles[:, 0])
-    low, high = middles[rows, first] - spare, middles[rows, last] + spare
-    return np.stack([np.maximum(low, whole[:, 0]), np.minimum(high, whole[:, 1])], axis=1)
 
 
 def _drops(end: _End, start: float, logs: Floats) -> Floats:
@@ -188,7 +167,7 @@ def _drops(end: _End, start: float, logs: Floats) -> Floats:
     return ((roots + start) / (1 + start)) ** (-2 * np.exp(logs)[:, None])
 
 
-def _weighed(end: _End, curves: Floats, priors: Floats) -> _Laws:
+def _weighed(end: _End, curves: Floats, priors: Floats) -> Laws:
     """Weigh laws of prior probabilities (laws,), given by their errors (laws, points + 1) relative to the last point's.
 
     Amplitude and spread are integrated out: with weights w, residuals r and v degrees of freedom the likelihood is
@@ -200,4 +179,4 @@ def _weighed(end: _End, curves: Floats, priors: Floats) -> _Laws:
     chances = np.log([probability for _, probability in MISFITS])
     scale = chances + 0.5 * (np.log(end.weights).sum(axis=0) - np.log(total))
     logs = scale - 0.5 * end.freedom * np.log(end.squares + misses)
-    return _Laws(1 - curves[:, -1], functools.reduce(np.logaddexp, logs.T) + np.log(priors))
+    return 1 - curves[:, -1], functools.reduce(np.logaddexp, logs.T) + np.log(priors)

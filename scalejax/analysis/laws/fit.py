@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from scalejax.analysis.laws import identifiability, resampling, search
-from scalejax.analysis.laws.covariance import Spread, draws, spread_of
-from scalejax.analysis.laws.identifiability import Ended
+from scalejax.analysis.laws.identifiability import Ended, status
 from scalejax.analysis.laws.law import Law
 from scalejax.analysis.laws.laws import find_law
 from scalejax.analysis.laws.likelihood import Profile, profile_of
 from scalejax.analysis.laws.problem import Problem, make_problem
-from scalejax.analysis.laws.rescaling import rescaled
+from scalejax.analysis.laws.search import search
+from scalejax.analysis.laws.uncertainty import KINDS, Resample, Spread, draws, resampled, rescaled, spread_of
 from scalejax.errors import FitError
 from scalejax.text import Shown, number_of
 
@@ -48,7 +47,7 @@ class Fit(Shown):
         duplicates: rows that repeat another exactly; they count in the objective, and resamples keep them together.
         replicates: parameters by name, each (B,): of the resamples, or, without a bootstrap, of draws from the normal
             approximation (a sandwich covariance). Standard errors are theirs, as in the literature.
-        samples: the replicates drawn together so far that intervals cover what they say (see `rescaling`); the same
+        samples: the replicates drawn together so far that intervals cover what they say (see `rescaled`); the same
             of residuals and without a bootstrap. Intervals of parameters, predictions and allocations are theirs.
         failed_resamples: resamples whose fit did not converge; they are not among the replicates.
         agreeing_starts: share of the cold starts that ended in this minimum, to a millionth of the objective.
@@ -120,13 +119,25 @@ class Fit(Shown):
         Raises:
             ValueError: wrong predictors, curve or level.
         """
-        tails = _tails(level)
-        columns = _new_columns(self._problem, predictors)
-        shape = np.broadcast_shapes(*(each.shape for each in columns.values()))
-        flat = {name: np.broadcast_to(each, shape).ravel() for name, each in columns.items()}
+        tails, names = _tails(level), self._problem.predictors
+        if set(predictors) != set(names):
+            raise ValueError(f"The fit's predictors are {', '.join(names)}; given: {', '.join(map(str, predictors))}.")
+        columns = {}
+        for name, own in zip(names, self.law.predictors, strict=True):
+            columns[own] = np.asarray(predictors[name], np.float64)
+            if not (np.isfinite(columns[own]) & (columns[own] > 0)).all():
+                raise ValueError(f"{name} must be positive and finite to predict from.")
+        shape = np.broadcast_shapes(*(column.shape for column in columns.values()))
+        flat = {name: np.broadcast_to(column, shape).ravel() for name, column in columns.items()}
         value = self.law(self._of_curve(self.params, curve), flat)
-        wide = {name: each[:, None] for name, each in self._of_curve(self.samples, curve).items()}
-        low, high = _bounded_quantiles(self.law, wide, flat, tails)
+        samples = {name: sample[:, None] for name, sample in self._of_curve(self.samples, curve).items()}
+        # A block of points at a time, so that memory stays bounded.
+        size = max(1, MOST_VALUES // max(1, len(next(iter(samples.values())))))
+        ends = np.zeros((2, len(value)))
+        for first in range(0, len(value), size):
+            part = {name: column[None, first : first + size] for name, column in flat.items()}
+            ends[:, first : first + size] = np.quantile(self.law(samples, part), tails, axis=0)
+        low, high = ends
         if self._ceiling is not None:
             value, low, high = self._ceiling - value, self._ceiling - high, self._ceiling - low
         return Prediction(value.reshape(shape), low.reshape(shape), high.reshape(shape))
@@ -158,7 +169,7 @@ def fit_law(
     *,
     bootstrap: int = 0,
     seed: int = 0,
-    resample: resampling.Resample = "rows",
+    resample: Resample = "rows",
     groups: Array | None = None,
     weights: Array | None = None,
     fixed: Mapping[str, float] | None = None,
@@ -179,7 +190,7 @@ def fit_law(
         loss: shape (rows,), positive.
         bootstrap: number of resamples; 0 takes the normal approximation, which costs nothing.
         seed: of the resamples.
-        resample: "rows", "residuals" or "groups" (see `resampled`).
+        resample: "rows", "residuals" or "groups" (see `uncertainty.resampled`).
         groups: label of each row for resample="groups": rows that stay together, such as the seeds of one cell.
         weights: of the rows; zero leaves a row out.
         fixed: known parameters in the caller's units, such as {"e_0": 0.9} for chance on ten classes.
@@ -194,76 +205,14 @@ def fit_law(
         FitError: the law cannot be fitted to these rows at all.
     """
     law = find_law(law)
-    _check_options(bootstrap, seed, resample, groups, delta, starts)
-    loss = loss if ceiling is None else _below(ceiling, loss)
-    problem = make_problem(
-        law,
-        predictors,
-        loss=loss,
-        weights=weights,
-        groups=groups,
-        curves=curves,
-        shared=shared,
-        fixed=fixed,
-        delta=delta,
-    )
-    found = search.search(problem, starts or search.polished(law))
-    return _completed(problem, found, bootstrap=bootstrap, seed=seed, resample=resample, ceiling=ceiling)
-
-
-def _completed(
-    problem: Problem,
-    found: search.Found,
-    *,
-    bootstrap: int,
-    seed: int,
-    resample: resampling.Resample,
-    ceiling: float | None,
-) -> Fit:
-    """Return the fit at the minimum found, with its replicates and its status."""
-    spread = spread_of(problem, found.theta)
-    resamples = None
-    if bootstrap:
-        residuals = np.pad(spread.residuals, (0, len(problem.log_loss) - problem.count))
-        ends = resampling.resampled(problem, found.theta, residuals, bootstrap=bootstrap, seed=seed, resample=resample)
-        resamples = ends.theta[ends.converged]
-        if len(resamples) < 2:
-            raise FitError(f"Of {bootstrap} resamples {len(resamples)} could be fitted: fix parameters, or add runs.")
-    thetas = draws(problem, found.theta, spread.covariance, DRAWS) if resamples is None else resamples
-    own_spread = resamples is None or resample == "residuals"
-    together = thetas if own_spread else rescaled(problem, found.theta, spread, thetas)
-    end = Ended(problem, found.theta, found.objective, found.converged, spread, resamples)
-    return Fit(
-        law=problem.layout.law,
-        params={name: float(value[0]) for name, value in _named(problem, found.theta[None]).items()},
-        objective=found.objective,
-        status=identifiability.status(end),
-        rows=problem.count,
-        excluded=problem.excluded,
-        duplicates=problem.duplicates,
-        replicates=_named(problem, thetas),
-        samples=_named(problem, together),
-        failed_resamples=bootstrap - len(thetas) if bootstrap else 0,
-        agreeing_starts=found.agreeing,
-        residuals=spread.residuals,
-        _problem=problem,
-        _theta=found.theta,
-        _spread=spread,
-        _ceiling=ceiling,
-    )
-
-
-def _check_options(
-    bootstrap: int, seed: int, resample: str, groups: Array | None, delta: float, starts: int | None
-) -> None:
     if bootstrap < 0 or bootstrap == 1 or bootstrap > MOST_RESAMPLES:
         raise ValueError(
             f"bootstrap is {bootstrap}: give 0, or a number of resamples from 2 to {MOST_RESAMPLES}, such as 1000."
         )
     if seed < 0:
         raise ValueError(f"seed is {seed}: it must not be negative.")
-    if resample not in resampling.KINDS:
-        raise ValueError(f"There is no resample {resample!r}: take one of {', '.join(map(repr, resampling.KINDS))}.")
+    if resample not in KINDS:
+        raise ValueError(f"There is no resample {resample!r}: take one of {', '.join(map(repr, KINDS))}.")
     if resample == "groups" and groups is None:
         raise ValueError("resample='groups' needs groups=, the label of each row's group, such as its cell.")
     if groups is not None and resample != "groups":
@@ -272,17 +221,46 @@ def _check_options(
         raise ValueError(f"delta is {delta}: it must be positive; 1e-3 is nearly absolute values, inf least squares.")
     if starts is not None and starts < 1:
         raise ValueError(f"starts is {starts}: at least one starting point is needed.")
-
-
-def _below(ceiling: float, target: Array) -> np.ndarray:
-    """Return how far the target lies below its ceiling."""
-    if not np.isfinite(ceiling):
-        raise ValueError(f"ceiling is {ceiling}: it must be a finite number, such as 1 for an accuracy.")
-    gap = ceiling - np.asarray(target, np.float64)
-    if (gap <= 0).any():
-        row = int(np.argmax(gap <= 0))
-        raise ValueError(f"loss of row {row} is not below the ceiling {ceiling:g}: leave the row out, or raise it.")
-    return gap
+    if ceiling is not None:
+        if not np.isfinite(ceiling):
+            raise ValueError(f"ceiling is {ceiling}: it must be a finite number, such as 1 for an accuracy.")
+        loss = ceiling - np.asarray(loss, np.float64)
+        if (loss <= 0).any():
+            row = int(np.argmax(loss <= 0))
+            raise ValueError(f"loss of row {row} is not below the ceiling {ceiling:g}: leave the row out, or raise it.")
+    problem = make_problem(
+        law, predictors, loss=loss, weights=weights, groups=groups, curves=curves, shared=shared, fixed=fixed,
+        delta=delta,
+    )  # fmt: skip
+    found = search(problem, starts)
+    spread = spread_of(problem, found.theta)
+    resamples, failed = None, 0
+    if bootstrap:
+        ends = resampled(problem, found.theta, spread.residuals, bootstrap=bootstrap, seed=seed, resample=resample)
+        resamples = ends.theta[ends.converged]
+        failed = bootstrap - len(resamples)
+        if len(resamples) < 2:
+            raise FitError(f"Of {bootstrap} resamples {len(resamples)} could be fitted: fix parameters, or add runs.")
+    thetas = draws(problem, found.theta, spread.covariance, DRAWS) if resamples is None else resamples
+    crossings = resamples is not None and resample != "residuals"
+    return Fit(
+        law=law,
+        params={name: float(value[0]) for name, value in _named(problem, found.theta[None]).items()},
+        objective=found.objective,
+        status=status(Ended(problem, found, spread, resamples)),
+        rows=problem.count,
+        excluded=problem.excluded,
+        duplicates=problem.duplicates,
+        replicates=_named(problem, thetas),
+        samples=_named(problem, rescaled(problem, found.theta, spread, thetas) if crossings else thetas),
+        failed_resamples=failed,
+        agreeing_starts=found.agreeing,
+        residuals=spread.residuals,
+        _problem=problem,
+        _theta=found.theta,
+        _spread=spread,
+        _ceiling=ceiling,
+    )
 
 
 def _named(problem: Problem, thetas: np.ndarray) -> dict[str, np.ndarray]:
@@ -301,33 +279,3 @@ def _tails(level: float) -> tuple[float, float]:
     if not 0 < level < 1:
         raise ValueError(f"level is {level}: it must be between 0 and 1, such as 0.9.")
     return (1 - level) / 2, (1 + level) / 2
-
-
-def _new_columns(problem: Problem, predictors: Mapping[str, Array]) -> dict[str, np.ndarray]:
-    """Return the caller's new predictors under the law's names."""
-    if set(predictors) != set(problem.predictors):
-        raise ValueError(
-            f"The fit's predictors are {', '.join(problem.predictors)}; given: {', '.join(map(str, predictors))}."
-        )
-    columns = {}
-    for name, own in zip(problem.predictors, problem.layout.law.predictors, strict=True):
-        column = np.asarray(predictors[name], np.float64)
-        if not (np.isfinite(column) & (column > 0)).all():
-            raise ValueError(f"{name} must be positive and finite to predict from.")
-        columns[own] = column
-    return columns
-
-
-def _bounded_quantiles(
-    law: Law, replicates: Mapping[str, np.ndarray], flat: Mapping[str, np.ndarray], tails: tuple[float, float]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return quantiles over the replicates at each point, a block of points at a time so that memory stays bounded."""
-    points = len(next(iter(flat.values())))
-    number = len(next(iter(replicates.values())))
-    size = max(1, MOST_VALUES // max(1, number))
-    parts = []
-    for first in range(0, points, size):
-        some = {name: each[None, first : first + size] for name, each in flat.items()}
-        parts.append(np.quantile(law(replicates, some), tails, axis=0))
-    low, high = np.concatenate(parts, axis=1) if parts else np.zeros((2, 0))
-    return low, high

@@ -6,14 +6,15 @@ separate; a parameter that can be changed tenfold, or set to zero, while the ref
 profile), or that is as uncertain among the resamples.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from scalejax.analysis.laws.covariance import NOISE_FREE, Spread
+from scalejax.analysis.laws.law import Parameter
 from scalejax.analysis.laws.likelihood import pinned
 from scalejax.analysis.laws.problem import Problem
+from scalejax.analysis.laws.search import Found
+from scalejax.analysis.laws.uncertainty import NOISE_FREE, Spread
 from scalejax.text import number_of
 
 FEW, MISSES, BOUND, UNKNOWABLE = KINDS = "too few points", "no law fits", "at a bound", "not identifiable"
@@ -29,47 +30,36 @@ SHUFFLES, MOST_PLACES = 400, 2000
 
 @dataclass(frozen=True, eq=False)
 class Ended:
-    """A search that has ended: the problem, the coordinates found, the objective and the spread there.
+    """A search that has ended: the problem, the end found and the spread there.
 
     `resamples` are the coordinates (B, size) of bootstrap fits; None without a bootstrap.
     """
 
     problem: Problem
-    theta: np.ndarray
-    objective: float
-    converged: bool
+    found: Found
     spread: Spread
     resamples: np.ndarray | None
 
 
 def status(end: Ended) -> str:
     """Return "ok", or what is wrong as "kind: reason", several joined by "; "."""
-    few, line = _few(end), _line(end)
-    if few or line:
-        return f"{FEW}: {few}" if few else f"{UNKNOWABLE}: {line}"
-    found = []
-    for kind, check in CHECKS:
-        reason = check(end)
-        if reason and not any(each.startswith(kind) for each in found):
-            found.append(f"{kind}: {reason}")
-    return "; ".join(found) or "ok"
+    problem, size = end.problem, end.problem.layout.size
+    points = np.unique(np.vstack([problem.log_x, problem.rows.curve[: problem.count]]), axis=1).shape[1]
+    if points < size + SPARE_POINTS:
+        has = f"{number_of(points, 'different point')} for {number_of(size, 'parameter')}"
+        return f"{FEW}: {has}; at least {size + SPARE_POINTS} are needed"
+    if line := _line(problem):
+        return f"{UNKNOWABLE}: {line}"
+    reasons = {MISSES: _misses(end), BOUND: _bound(end), UNKNOWABLE: _unknowable(end)}
+    return "; ".join(f"{kind}: {reason}" for kind, reason in reasons.items() if reason) or "ok"
 
 
-def _few(end: Ended) -> str:
-    problem, size = end.problem, len(end.theta)
-    points = np.unique(np.vstack([_log_x(problem), problem.rows.curve[: problem.count]]), axis=1).shape[1]
-    if points >= size + SPARE_POINTS:
-        return ""
-    found = f"{number_of(points, 'different point')} for {number_of(size, 'parameter')}"
-    return f"{found}; at least {size + SPARE_POINTS} are needed"
-
-
-def _line(end: Ended) -> str:
-    """Tell runs whose predictors all lie on one line in logarithms, such as tokens = 20 params."""
-    problem = end.problem
-    names, log_x = problem.predictors, _log_x(problem)
-    needed = [name for name in problem.layout.law.predictors if name in ("params", "tokens")] or list(names)
-    rows = log_x[[problem.layout.law.predictors.index(name) for name in needed]] if len(needed) > 1 else log_x
+def _line(problem: Problem) -> str:
+    """Say whether all runs lie on one line in logarithms, such as tokens = 20 params."""
+    names = problem.layout.law.predictors
+    needed = [name for name in names if name in ("params", "tokens")] or list(problem.predictors)
+    rows = problem.log_x
+    rows = rows[[names.index(name) for name in needed]] if len(needed) > 1 else rows
     if len(rows) < 2:
         return ""
     centred = rows - rows.mean(1, keepdims=True)
@@ -89,8 +79,8 @@ def _line(end: Ended) -> str:
 
 
 def _misses(end: Ended) -> str:
-    """Tell residuals with a pattern along a predictor that leave a good part of the spread unexplained."""
-    if not end.converged:
+    """Say whether residuals follow a pattern along a predictor and leave a good part of the spread unexplained."""
+    if not end.found.converged:
         return "the best fit did not converge; the law may have no minimum here"
     problem, residuals = end.problem, end.spread.residuals
     log_loss, weights = problem.log_loss[: problem.count], problem.weights[: problem.count]
@@ -98,7 +88,7 @@ def _misses(end: Ended) -> str:
     unexplained = np.abs(residuals) @ weights / max(spread, 1e-300)
     if unexplained < UNEXPLAINED or np.abs(residuals).max() < 10 * NOISE_FREE:
         return ""
-    score = _alike(np.vstack([_log_x(problem), 1e3 * problem.rows.curve[: problem.count]]), residuals)
+    score = _alike(np.vstack([problem.log_x, 1e3 * problem.rows.curve[: problem.count]]), residuals)
     if score <= SYSTEMATIC:
         return ""
     return (
@@ -135,12 +125,12 @@ def _bound(end: Ended) -> str:
     problem = end.problem
     low, high = problem.layout.bounds()
     reasons = []
-    for (parameter, curve), value, least, most in zip(problem.layout.slots, end.theta, low, high, strict=True):
+    for (parameter, curve), value, least, most in zip(problem.layout.slots, end.found.theta, low, high, strict=True):
         near = 1e-9 * max(1.0, min(abs(least), abs(most)))
         side = "lower" if value <= least + near else "upper" if value >= most - near else ""
         if side:
             zero = parameter.scale == "linear" and side == "lower" and least == 0
-            name = _name(parameter.name, curve, problem)
+            name = _name(parameter, curve, problem)
             reasons.append(f"{name} = 0" if zero else f"{name} is at its {side} bound")
     if not reasons:
         return ""
@@ -149,19 +139,21 @@ def _bound(end: Ended) -> str:
     return ", ".join(reasons) + hint
 
 
-def _badly_conditioned(end: Ended) -> str:
-    if end.spread.conditioning < CONDITIONING:
-        return ""
-    return f"the data do not separate {_parts(end)} (condition number {end.spread.conditioning:.0e})"
-
-
-def _flat(end: Ended) -> str:
-    """Tell the parameters that can be changed tenfold, or set to zero, at an objective within the noise."""
-    problem, theta = end.problem, end.theta
+def _unknowable(end: Ended) -> str:
+    """Name the parameters that the data do not separate, or that can be changed tenfold, or set to zero, at an
+    objective within the noise.
+    """
+    problem, theta = end.problem, end.found.theta
+    if end.spread.conditioning >= CONDITIONING:
+        weights = np.abs(end.spread.weakest) / np.abs(end.spread.weakest).max()
+        names = [
+            _name(*slot, problem) for slot, weight in zip(problem.layout.slots, weights, strict=True) if weight > 0.3
+        ]
+        return f"the data do not separate {' and '.join(names)} (condition number {end.spread.conditioning:.0e})"
     low, high = problem.layout.bounds()
     places, words = [], []
     for index, (parameter, curve) in enumerate(problem.layout.slots):
-        name = _name(parameter.name, curve, problem)
+        name = _name(parameter, curve, problem)
         if parameter.scale == "log":
             for sign, change in ((1, "ten times larger"), (-1, "ten times smaller")):
                 places.append((index, float(np.clip(theta[index] + sign * UNKNOWN, low[index], high[index]))))
@@ -172,7 +164,7 @@ def _flat(end: Ended) -> str:
     if not places:
         return ""
     objectives = pinned(problem, theta, end.spread, places)
-    within = 2 * (objectives - end.objective) < SURE * end.spread.unit
+    within = 2 * (objectives - end.found.objective) < SURE * end.spread.unit
     if end.resamples is not None:
         lowest, highest = np.quantile(end.resamples, (0.05, 0.95), axis=0)
         for place, (index, value) in enumerate(places):
@@ -182,24 +174,5 @@ def _flat(end: Ended) -> str:
     return ", ".join(found) + " within the noise" if found else ""
 
 
-def _parts(end: Ended) -> str:
-    weakest = np.abs(end.spread.weakest)
-    slots = end.problem.layout.slots
-    chosen = [i for i in np.argsort(-weakest) if weakest[i] > 0.3 * weakest.max()]
-    return " and ".join(_name(slots[i][0].name, slots[i][1], end.problem) for i in sorted(chosen))
-
-
-def _name(name: str, curve: int, problem: Problem) -> str:
-    return name if curve < 0 else f"{name}[{problem.labels[curve]}]"
-
-
-def _log_x(problem: Problem) -> np.ndarray:
-    return problem.rows.log_x[:, : problem.count]
-
-
-CHECKS: tuple[tuple[str, Callable[[Ended], str]], ...] = (
-    (MISSES, _misses),
-    (BOUND, _bound),
-    (UNKNOWABLE, _badly_conditioned),
-    (UNKNOWABLE, _flat),
-)
+def _name(parameter: Parameter, curve: int, problem: Problem) -> str:
+    return parameter.name if curve < 0 else f"{parameter.name}[{problem.labels[curve]}]"

@@ -10,7 +10,6 @@ import numpy as np
 Array = Any  # numpy.ndarray or jax.Array, which type checkers take for a variable
 Values = Mapping[str, Array]
 Units = Callable[[Values], Mapping[str, Array]]
-FARTHEST = 400.0  # in ln: a fit without sense can have a unit beyond float64; it stays finite
 
 
 @dataclass(frozen=True)
@@ -98,26 +97,12 @@ class Law:
 
     def __call__(self, parameters: Mapping[str, float | np.ndarray], predictors: Values) -> np.ndarray:
         """Return the loss at the predictors, float64; all arguments broadcast against each other."""
-        named = list(parameters.values()) + list(predictors.values())
-        rank = max(np.ndim(each) for each in named)
+        rank = max(np.ndim(value) for value in (*parameters.values(), *predictors.values()))
 
-        def lift(each: Array) -> np.ndarray:
-            array = np.asarray(each, np.float64)
+        def lift(value: Array) -> np.ndarray:
+            array = np.asarray(value, np.float64)
             return array.reshape((1,) * (rank - array.ndim) + array.shape) if array.ndim else array
 
         with jax.enable_x64(True):
-            logs = {name: np.log(lift(each)) for name, each in predictors.items()}
-            return np.asarray(self.value({name: lift(each) for name, each in parameters.items()}, logs), np.float64)
-
-
-def powers(parameter: Parameter, values: Values, centres: Values) -> Array:
-    """Return the logarithm of the unit of a parameter: what a value in centred units is multiplied by, as exp."""
-    if parameter.units is None:
-        return 0.0
-    return sum(power * centres[unit] for unit, power in parameter.units(values).items())
-
-
-def in_units(law: Law, values: Values, centres: Values) -> dict[str, Array]:
-    """Return the parameters in the caller's units, given those in centred units and the log centres of the units."""
-    powers_of = {each.name: np.clip(powers(each, values, centres), -FARTHEST, FARTHEST) for each in law.parameters}
-    return {name: values[name] * np.exp(power) for name, power in powers_of.items()}
+            logs = {name: np.log(lift(column)) for name, column in predictors.items()}
+            return np.asarray(self.value({name: lift(value) for name, value in parameters.items()}, logs), np.float64)

@@ -1,26 +1,31 @@
-"""The laws by name: pure functions of parameters and the logarithms of the predictors, and the table of them.
+"""The laws by name, each a pure function of parameters and logarithms of predictors, and the table of them.
 
 Every function takes `p`, the parameters by name, and `log`, the natural logarithms of the predictors by name; both as
 scalars or as arrays that broadcast. It returns the loss in the unit of its parameters. For plain numbers call a law:
 `LAWS["power"]({"b": 2.0, "c": 0.5}, {"x": x})`.
 
-Bounds are in the centred units of `Parameter`. All laws fall towards a floor with growing x; an accuracy that rises
-towards 1 is fitted with `fit_law(..., ceiling=1.0)`.
+Some have starts of their own, which take the logarithms and the log loss, both centred, and return parameters of shape
+(S,) each, best first. Bounds are in the centred units of `Parameter`. All laws fall towards a floor with growing x; an
+accuracy that rises towards 1 is fitted with `fit_law(..., ceiling=1.0)`.
 """
 
 import difflib
 import functools
+import itertools
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from scalejax.analysis.laws import starts
 from scalejax.analysis.laws.law import Law, Parameter, Values
+from scalejax.analysis.laws.starts import grid, project, regress
 
 Array = Any
+Logs = Mapping[str, np.ndarray]
+Starts = dict[str, np.ndarray]
 EXPONENT_GRID = (0.03, 0.1, 0.2, 0.35, 0.55, 0.9, 1.5)
 TINY, HUGE = 1e-9, 1e9
 STEEPEST = 20.0
@@ -67,6 +72,25 @@ def _saturation(alpha: Array, target: Array) -> Array:
     return improve(improve(v, alpha, target), alpha, target)
 
 
+def m4_starts(log: Logs, log_loss: np.ndarray) -> Starts:
+    """Return starts of `m4`: given floor and chance, log(L - e_inf) is linear in alpha, log beta and c."""
+    x, loss = log["x"], np.exp(log_loss)
+    lowest, highest = loss.min(), loss.max()
+    chances = highest + (highest - lowest) * np.array([0.003, 0.02, 0.1, 0.5, 2.0])
+    combinations = grid([np.array([0.0, 0.5, 0.8, 0.95, 0.99]) * lowest, chances, (0.0, 0.1, 0.3, 1.0, 3.0)])
+    floor, chance, alpha = combinations.T
+    above, below = loss - floor[:, None], chance[:, None] - loss
+    # alpha comes from the grid where the regression would make it negative; hence both.
+    columns = np.stack([np.ones_like(above), -x * np.ones_like(above), np.log(below)], axis=2)
+    weights = (above / loss) ** 2
+    free, _ = regress(columns, np.log(above), weights)
+    alpha = np.where(alpha > 0, alpha, np.clip(free[:, 2], 0.02, 50.0))
+    coefficients, order = regress(columns[..., :2], np.log(above) - alpha[:, None] * np.log(below), weights)
+    beta, c = np.exp(np.clip(coefficients[:, 0], -60, 60)), np.clip(coefficients[:, 1], 1e-3, 20.0)
+    result = {"e_inf": floor, "e_0": chance, "alpha": alpha, "beta": beta, "c": c}
+    return {name: value[order] for name, value in result.items()}
+
+
 def broken_power(breaks: int, p: Values, log: Values) -> Array:
     """Return a + b x^-c0 prod_i (1 + (x/d_i)^(1/f_i))^(-c_i f_i), i = 1..breaks: a smoothly broken power law.
 
@@ -80,10 +104,49 @@ def broken_power(breaks: int, p: Values, log: Values) -> Array:
     return p["a"] + jnp.exp(exponent)
 
 
+def broken_power_starts(breaks: int, log: Logs, log_loss: np.ndarray) -> Starts:
+    """Return starts of `broken_power`: given floor, places and widths, the logarithm of L - a is linear in the rest."""
+    x, loss = log["x"], np.exp(log_loss)
+    places = np.quantile(x, np.linspace(0, 1, (2, 14, 12, 10)[breaks])[1:-1])
+    sets = list(itertools.combinations(range(len(places)), breaks))
+    widths = (0.1, 0.35, 1.0) if breaks else (1.0,)
+    floors = (0.0, 0.5, 0.9, 0.99)
+    combinations = grid([floors, range(len(sets)), widths])
+    floor = combinations[:, 0] * loss.min()
+    place = places[np.array(sets, int).reshape(len(sets), breaks)[combinations[:, 1].astype(int)]]
+    width = combinations[:, 2]
+    above = loss - floor[:, None]
+    bend = np.logaddexp(0, (x[None, :, None] - place[:, None, :]) / width[:, None, None]) * width[:, None, None]
+    ones = np.ones_like(above)[..., None]
+    columns = np.concatenate([ones, -x[None, :, None] * ones, -bend], axis=2)
+    coefficients, order = regress(columns, np.log(above), (above / loss) ** 2)
+    result = {"a": floor, "b": np.exp(np.clip(coefficients[:, 0], -20, 20)), "c0": coefficients[:, 1]}
+    for i in range(breaks):
+        result |= {f"c{i + 1}": coefficients[:, 2 + i], f"d{i + 1}": np.exp(place[:, i]), f"f{i + 1}": width}
+    return {name: value[order] for name, value in result.items()}
+
+
 def kaplan(p: Values, log: Values) -> Array:
     """Return ((N_c / params)^(alpha_N / alpha_D) + D_c / tokens)^alpha_D (Kaplan et al. 2020, arXiv:2001.08361)."""
     model = (p["alpha_N"] / p["alpha_D"]) * (jnp.log(p["N_c"]) - log["params"])
     return jnp.exp(p["alpha_D"] * jnp.logaddexp(model, jnp.log(p["D_c"]) - log["tokens"]))
+
+
+def kaplan_starts(log: Logs, log_loss: np.ndarray) -> Starts:
+    """Return starts of `kaplan`: L^(1 / alpha_D) is linear in N_c^(alpha_N / alpha_D) and D_c."""
+    exponents = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+    combinations = grid([exponents, exponents])
+    alpha_n, alpha_d = combinations.T
+    ratio = (alpha_n / alpha_d)[:, None]
+    target = log_loss / alpha_d[:, None]
+    columns = np.exp(np.stack([-ratio * log["params"] - target, -log["tokens"] - target], axis=2))
+    coefficients, _ = project(columns, np.ones(len(log_loss)))
+    model, tokens = np.log(coefficients).T
+    model = model / ratio[:, 0]
+    fitted = alpha_d[:, None] * np.logaddexp(ratio * (model[:, None] - log["params"]), tokens[:, None] - log["tokens"])
+    order = np.argsort(np.abs(fitted - log_loss).sum(1), kind="stable")
+    result = {"N_c": np.exp(model), "D_c": np.exp(tokens), "alpha_N": alpha_n, "alpha_D": alpha_d}
+    return {name: value[order] for name, value in result.items()}
 
 
 def chinchilla(p: Values, log: Values) -> Array:
@@ -109,10 +172,35 @@ def data_constrained(p: Values, log: Values) -> Array:
     return chinchilla(p, {"params": params, "tokens": tokens})
 
 
-def effective(log_unique: Array, log_size: Array, half_life: Array) -> Array:
-    """Return the logarithm of U + U R (1 - exp(-(size/U - 1) / R))."""
-    excess = jnp.expm1(jnp.clip(log_size - log_unique, 0.0, 300.0))
-    return log_unique + jnp.log1p(-half_life * jnp.expm1(-excess / half_life))
+def effective(log_unique: Array, log_size: Array, half_life: Array, xp: Any = jnp) -> Array:
+    """Return the logarithm of U + U R (1 - exp(-(size/U - 1) / R)), computed by `xp`, jax.numpy or numpy."""
+    excess = xp.expm1(xp.clip(log_size - log_unique, 0.0, 300.0))
+    return log_unique + xp.log1p(-half_life * xp.expm1(-excess / half_life))
+
+
+def data_constrained_starts(log: Logs, log_loss: np.ndarray) -> Starts:
+    """Return starts of `data_constrained`: given exponents and R_D*, all parameters taken as useful, it is linear.
+
+    The heights found tell how many parameters are useful; with those it is solved once more, as further starts.
+    """
+    exponents = (0.1, 0.25, 0.5, 0.9)
+    combinations = grid([exponents, exponents, (2.0, 10.0, 50.0), (1.0, 10.0)])
+    alpha, beta, tokens_life, params_life = (column[:, None] for column in combinations.T)
+    unique, params = log["unique_tokens"], log["params"] + np.zeros_like(alpha)
+    tokens = effective(unique, log["tokens"], tokens_life, np)
+    weights = np.ones(len(log_loss))
+
+    def terms(params: np.ndarray) -> np.ndarray:
+        return np.exp(np.stack([np.zeros_like(tokens), -alpha * params, -beta * tokens], axis=2) - log_loss[:, None])
+
+    coefficients, _ = project(terms(params), weights)
+    heights = np.log(alpha[:, 0] * coefficients[:, 1]) - np.log(beta[:, 0] * coefficients[:, 2])
+    needed = np.minimum((heights[:, None] + beta * unique) / alpha, params)
+    both = np.concatenate([terms(params), terms(effective(needed, params, params_life, np))])
+    coefficients, order = project(both, weights)
+    result = dict(zip(("E", "A", "B"), coefficients.T, strict=True))
+    result |= dict(zip(("alpha", "beta", "R_D*", "R_N*"), np.tile(combinations, (2, 1)).T, strict=True))
+    return {name: value[order] for name, value in result.items()}
 
 
 def _floor(name: str, meaning: str) -> Parameter:
@@ -151,7 +239,7 @@ def bnsl(breaks: int) -> Law:
         ("x",),
         tuple(parameters),
         functools.partial(broken_power, breaks),
-        starts=functools.partial(starts.broken_power_starts, breaks),
+        starts=functools.partial(broken_power_starts, breaks),
     )
 
 
@@ -186,7 +274,7 @@ M4 = Law(
         _exponent("c", "exponent far from chance"),
     ),
     m4,
-    starts=starts.m4_starts,
+    starts=m4_starts,
 )
 KAPLAN = Law(
     "kaplan",
@@ -200,7 +288,7 @@ KAPLAN = Law(
         Parameter("alpha_D", "exponent of tokens", 1e-3, STEEPEST),
     ),
     kaplan,
-    starts=starts.kaplan_starts,
+    starts=kaplan_starts,
 )
 _CHINCHILLA_PARAMETERS = (
     _floor("E", "irreducible loss"),
@@ -229,7 +317,7 @@ DATA_CONSTRAINED = Law(
         Parameter("R_N*", "the same for excess parameters, in multiples of the optimal number", 1e-3, 1e6),
     ),
     data_constrained,
-    starts=starts.data_constrained_starts,
+    starts=data_constrained_starts,
     units=("params", "tokens", "tokens"),
 )
 LAWS: Mapping[str, Law] = MappingProxyType(

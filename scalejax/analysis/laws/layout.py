@@ -7,9 +7,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from scalejax.analysis.laws.law import Law, Parameter, powers
+from scalejax.analysis.laws.law import Law, Parameter, Values
 
 Array = Any
+FARTHEST = 400.0  # in ln: a fit without sense can have a unit beyond float64; it stays finite
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Layout:
     @property
     def free(self) -> tuple[Parameter, ...]:
         """The parameters that are searched for."""
-        return tuple(each for each in self.law.parameters if each.name not in self.fixed)
+        return tuple(parameter for parameter in self.law.parameters if parameter.name not in self.fixed)
 
     def own(self, name: str) -> bool:
         """Whether each curve has a value of its own."""
@@ -40,10 +41,7 @@ class Layout:
     @property
     def slots(self) -> tuple[tuple[Parameter, int], ...]:
         """The parameter and the curve of each coordinate; curve -1 where it is shared."""
-        result = []
-        for each in self.free:
-            result += [(each, curve) for curve in range(self.curves)] if self.own(each.name) else [(each, -1)]
-        return tuple(result)
+        return tuple((p, curve) for p in self.free for curve in (range(self.curves) if self.own(p.name) else (-1,)))
 
     @property
     def size(self) -> int:
@@ -52,35 +50,52 @@ class Layout:
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the lowest and highest coordinates, each of shape (size,)."""
-        pairs = [(each.coordinate(each.low), each.coordinate(each.high)) for each, _ in self.slots]
+        pairs = [(p.coordinate(p.low), p.coordinate(p.high)) for p, _ in self.slots]
         return np.array([low for low, _ in pairs], float), np.array([high for _, high in pairs], float)
 
     def coordinates(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return coordinates (S, size) of parameters in centred units, each (S,), or (S, curves) for a curve's own."""
         columns = []
-        for each, curve in self.slots:
-            value = np.asarray(values[each.name], float)
-            columns.append(each.coordinate(value[:, curve] if value.ndim == 2 else value))
+        for parameter, curve in self.slots:
+            value = np.asarray(values[parameter.name], float)
+            columns.append(parameter.coordinate(value[:, curve] if value.ndim == 2 else value))
         return np.stack(columns, axis=1)
 
-    def values(self, theta: Array, centres: Array, fixed: Array) -> dict[str, Array]:
-        """Return the parameters in centred units: scalars, or (curves,) for a curve's own. JAX, unbatched."""
-        units = dict(zip((*dict.fromkeys(self.law.predictor_units), "loss"), centres, strict=True))
-        result, place = {}, 0
-        for each in self.free:
-            count = self.curves if self.own(each.name) else 1
-            part = theta[place] if count == 1 else theta[place : place + count]
-            result[each.name] = jnp.exp(part) if each.scale == "log" else part
+    def parts(self, theta: Array) -> dict[str, Array]:
+        """Return the free parameters in centred units, each (...), or (..., curves) for a curve's own.
+
+        Of coordinates (..., size), in JAX or in NumPy.
+        """
+        exp, values, place = np.exp if isinstance(theta, np.ndarray) else jnp.exp, {}, 0
+        for parameter in self.free:
+            count = self.curves if self.own(parameter.name) else 1
+            part = theta[..., place] if count == 1 else theta[..., place : place + count]
+            values[parameter.name] = exp(part) if parameter.scale == "log" else part
             place += count
-        constants = [(each, self.fixed.index(each.name)) for each in self.law.parameters if each.name in self.fixed]
-        # The unit of a fixed parameter can hang on an exponent, so pure numbers come first.
-        for each, index in sorted(constants, key=lambda pair: pair[0].units is not None):
-            result[each.name] = fixed[index] * jnp.exp(-powers(each, result, units))
-        return result
+        return values
 
     def log_value(self, theta: Array, log_x: Array, curve: Array, centres: Array, fixed: Array) -> Array:
-        """Return the logarithm of the centred loss that the law predicts, shape (n,)."""
-        values = self.values(theta, centres, fixed)
+        """Return the logarithm of the centred loss that the law predicts, shape (n,). JAX, unbatched."""
+        units = dict(zip((*dict.fromkeys(self.law.predictor_units), "loss"), centres, strict=True))
+        values = self.parts(theta)
+        constants = [parameter for parameter in self.law.parameters if parameter.name in self.fixed]
+        # The unit of a fixed parameter can depend on an exponent, so pure numbers come first.
+        for parameter in sorted(constants, key=lambda parameter: parameter.units is not None):
+            value = fixed[self.fixed.index(parameter.name)]
+            values[parameter.name] = value * jnp.exp(-_powers(parameter, values, units))
         rows = {name: value[curve] if jnp.ndim(value) else value for name, value in values.items()}
         logs = dict(zip(self.law.predictors, log_x, strict=True))
         return jnp.log(self.law.value(rows, logs))
+
+
+def in_units(law: Law, values: Values, centres: Values) -> dict[str, Array]:
+    """Return the parameters in the caller's units, given those in centred units and the log centres of the units."""
+    powers = {p.name: np.clip(_powers(p, values, centres), -FARTHEST, FARTHEST) for p in law.parameters}
+    return {name: values[name] * np.exp(power) for name, power in powers.items()}
+
+
+def _powers(parameter: Parameter, values: Values, centres: Values) -> Array:
+    """Return the logarithm of the unit of a parameter: what a value in centred units is multiplied by, as exp."""
+    if parameter.units is None:
+        return 0.0
+    return sum(power * centres[unit] for unit, power in parameter.units(values).items())

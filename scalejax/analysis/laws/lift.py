@@ -7,7 +7,7 @@ the next one. Blocks are independent, so each core works on its own.
 
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -26,9 +26,11 @@ RANKS = Lane(theta=1, low=1, high=1, fixed=1, weights=1, log_loss=1, limit=0)  #
 Lanes = Callable[[slice], Lane]  # the lanes of a range, as NumPy arrays with or without a leading axis
 
 
-def cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def sliced(lane: Lane) -> Lanes:
+    """Return the lanes of a range of many fits, given as one whose fields may have a leading axis."""
+    return lambda part: Lane(
+        *(field[part] if np.ndim(field) > rank else field for field, rank in zip(lane, RANKS, strict=True))
+    )
 
 
 @functools.partial(jax.jit, static_argnames="layout")
@@ -51,7 +53,8 @@ def _solve_block(layout: Layout, rows: Rows, lanes: Lane, count: Array) -> Solut
         results = jax.tree.map(lambda old, new: old.at[index].set(new, mode="drop"), results, news)
         done = state.done
         index = jnp.where(done, jnp.minimum(upcoming + jnp.cumsum(done) - 1, BLOCK), index)
-        state = jax.tree.map(lambda new, old: jnp.where(_like(done, old), new, old), start(take(index)), state)
+        renew = jax.vmap(lambda done, new, old: jax.tree.map(functools.partial(jnp.where, done), new, old))
+        state = renew(done, start(take(index)), state)
         return index, upcoming + jnp.sum(done), state, results
 
     index = jnp.arange(SLOTS)
@@ -60,10 +63,6 @@ def _solve_block(layout: Layout, rows: Rows, lanes: Lane, count: Array) -> Solut
     blank = jax.tree.map(lambda field: jnp.zeros((BLOCK, *field.shape[1:]), field.dtype), shapes)
     carry = index, jnp.array(SLOTS), first, blank
     return jax.lax.while_loop(lambda carry: jnp.any(carry[0] < count), body, carry)[3]
-
-
-def _like(flags: Array, field: Array) -> Array:
-    return flags.reshape(flags.shape + (1,) * (field.ndim - 1))
 
 
 def solve_lanes(layout: Layout, rows: Rows, count: int, lanes: Lanes) -> Solution:
@@ -76,8 +75,7 @@ def solve_lanes(layout: Layout, rows: Rows, count: int, lanes: Lanes) -> Solutio
         lanes: makes the lanes of a range when their turn comes; fields without a leading axis are shared by all.
     """
     if not count:
-        size, kinds = layout.size, (np.float64, np.float64, np.int32, bool)
-        return Solution(*(np.zeros((0, size) if i == 0 else 0, kind) for i, kind in enumerate(kinds)))
+        return Solution(np.zeros((0, layout.size)), np.zeros(0), np.zeros(0, np.int32), np.zeros(0, bool))
     keep_programs()
     home = jax.devices("cpu")[0]
 
@@ -95,15 +93,17 @@ def solve_lanes(layout: Layout, rows: Rows, count: int, lanes: Lanes) -> Solutio
             result = _solve_block(layout, *arguments)
             return jax.tree.map(lambda field: np.asarray(field)[:number], result)
 
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *_spread(solve, range(0, count, BLOCK)))
+    parts = [solve(0)]  # alone, so that its program is compiled once
+    if count > BLOCK:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        with ThreadPoolExecutor(cores) as pool:
+            parts += pool.map(solve, range(BLOCK, count, BLOCK))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *parts)
 
 
 @functools.partial(jax.jit, static_argnames="layout")
 def _residuals(layout: Layout, rows: Rows, lanes: Lane) -> Array:
-    def each(theta: Array) -> Array:
-        return log_residuals(layout, theta, rows, lanes.fixed, lanes.log_loss)
-
-    return jax.vmap(each)(lanes.theta)
+    return jax.vmap(lambda theta: log_residuals(layout, theta, rows, lanes.fixed, lanes.log_loss))(lanes.theta)
 
 
 def residuals_at(layout: Layout, rows: Rows, lane: Lane) -> np.ndarray:
@@ -111,11 +111,3 @@ def residuals_at(layout: Layout, rows: Rows, lane: Lane) -> np.ndarray:
     with jax.enable_x64(True):
         arguments = jax.device_put((rows, lane), jax.devices("cpu")[0])
         return np.asarray(_residuals(layout, *arguments))
-
-
-def _spread(work: Callable[[int], Solution], items: range) -> Iterator[Solution]:
-    """Yield the results in order; the first is computed alone, so that its program is compiled once."""
-    yield work(items[0])
-    if len(items) > 1:
-        with ThreadPoolExecutor(max(1, cores())) as pool:
-            yield from pool.map(work, items[1:])

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from scalejax.analysis.laws.covariance import Spread, draws
-from scalejax.analysis.laws.lift import solve_lanes
+from scalejax.analysis.laws.lift import sliced, solve_lanes
 from scalejax.analysis.laws.problem import Problem
+from scalejax.analysis.laws.uncertainty import Spread, draws
 
 POINTS = 33
 PINNED_STEPS = 100
@@ -63,12 +63,7 @@ def pinned(problem: Problem, theta: np.ndarray, spread: Spread, places: Sequence
             highs.append(above)
     lane = problem.lane(np.array(starts))
     lane = lane._replace(low=np.array(lows), high=np.array(highs), limit=np.int32(PINNED_STEPS))
-    ends = solve_lanes(
-        problem.layout,
-        problem.rows,
-        len(starts),
-        lambda part: lane._replace(theta=lane.theta[part], low=lane.low[part], high=lane.high[part]),
-    )
+    ends = solve_lanes(problem.layout, problem.rows, len(starts), sliced(lane))
     objectives = np.where(np.isfinite(ends.objective), ends.objective, np.inf)
     return objectives.reshape(-1, 2).min(1)
 
@@ -84,54 +79,40 @@ def profile_of(
 ) -> Profile:
     """Return the profile of a parameter in the caller's units; see `Fit.profile`."""
     layout = problem.layout
-    free = [each.name for each in layout.free if not layout.own(each.name)]
+    free = [parameter.name for parameter in layout.free if not layout.own(parameter.name)]
     if name not in free:
         raise ValueError(f"There is no profile of {name!r}: the parameters with one free value are {', '.join(free)}.")
-    parameter = next(each for each in layout.law.parameters if each.name == name)
-    # The parameter moves over to the fixed ones, for its unit can hang on exponents that are still free.
-    index = [each.name for each, _ in layout.slots].index(name)
-    fixed = tuple(each for each in layout.law.names if each in layout.fixed or each == name)
-    known = dict(zip(layout.fixed, problem.fixed, strict=True))
-    place = fixed.index(name)
-    held = replace(problem, layout=replace(layout, fixed=fixed, shared=tuple(n for n in layout.shared if n != name)))
-    grid = np.asarray(values, float) if values is not None else _around(problem, theta, spread, name, parameter.scale)
-    constants = np.array([[value if n == name else known[n] for n in fixed] for value in grid])
-    if parameter.scale == "log" and (constants[:, place] <= 0).any():
+    parameter = next(parameter for parameter in layout.free if parameter.name == name)
+    if values is None:  # within about four standard errors of the fit
+        sample = problem.public(draws(problem, theta, spread.covariance, 2000))[name]
+        best, steps = float(problem.public(theta[None])[name][0]), np.linspace(-4, 4, POINTS)
+        if parameter.scale == "log":
+            grid = best * np.exp(steps * min(float(np.std(np.log(sample))), 3.0))
+        else:
+            grid = np.maximum(best + steps * float(np.std(sample)), 0.0 if best >= 0 else -np.inf)
+    else:
+        grid = np.asarray(values, float)
+    if parameter.scale == "log" and (grid <= 0).any():
         raise ValueError(f"A profile of {name} needs positive values.")
-    objectives = _walk(replace(held, fixed=constants[0]), np.delete(theta, index), constants)
-    statistic = 2 * np.maximum(objectives - objective, 0) / spread.unit
-    return Profile(name, grid, objectives, statistic)
 
+    # The parameter moves over to the fixed ones, for its unit can depend on exponents that are still free.
+    fixed = tuple(other for other in layout.law.names if other in layout.fixed or other == name)
+    known = dict(zip(layout.fixed, problem.fixed, strict=True))
+    constants = np.array([[value if other == name else known[other] for other in fixed] for value in grid])
+    shared = tuple(other for other in layout.shared if other != name)
+    held = replace(problem, layout=replace(layout, fixed=fixed, shared=shared), fixed=constants[0])
 
-def _walk(held: Problem, theta: np.ndarray, constants: np.ndarray) -> np.ndarray:
-    """Return the objectives of all values, each searched from the fit and from the ends at its neighbours."""
-    count = len(constants)
-    thetas = np.repeat(theta[None], count, axis=0)
-    lane = held.lane(thetas)
-    objectives = np.full(count, np.inf)
+    # Each value is searched from the fit, then from the ends at its neighbours.
+    count, size = len(grid), len(theta) - 1
+    start = np.delete(theta, [parameter.name for parameter, _ in layout.slots].index(name))
+    thetas, objectives = np.repeat(start[None], count, axis=0), np.full(count, np.inf)
     for _ in range(3):
         tries = np.stack([thetas, np.roll(thetas, 1, axis=0), np.roll(thetas, -1, axis=0)], axis=1)
-        flat, many = tries.reshape(3 * count, -1), np.repeat(constants, 3, axis=0)
-        ends = solve_lanes(
-            held.layout,
-            held.rows,
-            3 * count,
-            lambda part: lane._replace(theta=flat[part], fixed=many[part]),  # noqa: B023
-        )
+        lane = held.lane(tries.reshape(-1, size))._replace(fixed=np.repeat(constants, 3, axis=0))
+        ends = solve_lanes(held.layout, held.rows, 3 * count, sliced(lane))
         found = np.where(np.isfinite(ends.objective), ends.objective, np.inf).reshape(count, 3)
-        choice = found.argmin(1)
         better = found.min(1) < objectives
-        thetas = np.where(better[:, None], ends.theta.reshape(count, 3, -1)[np.arange(count), choice], thetas)
+        best_of = ends.theta.reshape(count, 3, size)[np.arange(count), found.argmin(1)]
+        thetas = np.where(better[:, None], best_of, thetas)
         objectives = np.minimum(objectives, found.min(1))
-    return objectives
-
-
-def _around(problem: Problem, theta: np.ndarray, spread: Spread, name: str, scale: str) -> np.ndarray:
-    """Return values within about four standard errors of the fit, in the caller's units."""
-    sample = problem.public(draws(problem, theta, spread.covariance, 2000))[name]
-    best = float(problem.public(theta[None])[name][0])
-    steps = np.linspace(-4, 4, POINTS)
-    if scale == "log":
-        error = min(float(np.std(np.log(sample))), 3.0)
-        return best * np.exp(steps * error)
-    return np.maximum(best + steps * float(np.std(sample)), 0.0) if best >= 0 else best + steps * float(np.std(sample))
+    return Profile(name, grid, objectives, 2 * np.maximum(objectives - objective, 0) / spread.unit)

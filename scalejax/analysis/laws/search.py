@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from scalejax.analysis.laws.law import Law
-from scalejax.analysis.laws.lift import solve_lanes
+from scalejax.analysis.laws.lift import sliced, solve_lanes
 from scalejax.analysis.laws.problem import Problem
 from scalejax.analysis.laws.solver import MOST_STEPS, Solution
 from scalejax.analysis.laws.starts import grid, project
@@ -16,7 +16,7 @@ from scalejax.errors import FitError
 from scalejax.text import number_of
 
 POLISHED = 32
-FIRST_STEPS, FINISHED = 60, 16  # all starts take so many steps; the so many best then go on to their end
+FIRST_STEPS, FINISHED = 60, 16  # all starts take so many steps; the so many best then continue to their end
 SAME = 1e-6  # relative difference of objectives below which two ends are one minimum
 
 
@@ -37,19 +37,14 @@ class Found:
     agreeing: float
 
 
-def polished(law: Law) -> int:
-    """Return how many starting points are worth polishing: more for a law of many parameters."""
-    return POLISHED * max(1, (len(law.parameters) - 1) // 3)
-
-
-def search(problem: Problem, count: int) -> Found:
-    """Return the best of `count` polished starts.
+def search(problem: Problem, count: int | None) -> Found:
+    """Return the best of `count` polished starts; None: 32, and more for a law of many parameters.
 
     Raises:
         FitError: fewer rows than coordinates, no start where the law is finite, or no start that moves.
     """
     law, size = problem.layout.law, problem.layout.size
-    rows = problem.count - problem.duplicates
+    rows, count = problem.count - problem.duplicates, count or POLISHED * max(1, (len(law.parameters) - 1) // 3)
     if rows < size:
         raise FitError(
             f"{law.name!r} has {number_of(size, 'parameter')} to fit and only {number_of(rows, 'different row')}: "
@@ -59,7 +54,10 @@ def search(problem: Problem, count: int) -> Found:
     starts = starts[np.isfinite(starts).all(1)]
     if not len(starts):
         raise FitError(f"No starting point of {law.name!r} is finite: check its `start` values and bounds.")
-    starts = starts[chosen(len(starts), count)]
+    if len(starts) > count:  # three in four are the best, the others come from all
+        top = np.arange(-(-3 * count // 4))
+        rest = np.linspace(len(top), len(starts) - 1, count - len(top)).astype(int)
+        starts = starts[np.unique(np.concatenate([top, rest]))]
     lane = problem.lane(starts)
     ends = _polish(problem, starts, FIRST_STEPS)
     if len(starts) > 1 and (ends.theta == np.clip(starts, lane.low, lane.high)).all():
@@ -73,8 +71,8 @@ def search(problem: Problem, count: int) -> Found:
             f"{law.name!r} is finite at none of {number_of(len(starts), 'starting point')}: check its bounds."
         )
     unfinished = [i for i in order[:FINISHED] if not ends.converged[i]]
-    for index, end in zip(unfinished, _rows(_polish(problem, ends.theta[unfinished], MOST_STEPS)), strict=True):
-        ends.theta[index], ends.objective[index], ends.converged[index] = end.theta, end.objective, end.converged
+    for whole, part in zip(ends, _polish(problem, ends.theta[unfinished], MOST_STEPS), strict=True):
+        whole[unfinished] = part
     best = int(np.argmin(ends.objective))
     least = float(ends.objective[best])
     agreeing = float(np.mean(ends.objective <= least * (1 + SAME) + 1e-24 * problem.weights.sum()))
@@ -84,37 +82,24 @@ def search(problem: Problem, count: int) -> Found:
 def _polish(problem: Problem, starts: np.ndarray, steps: int) -> Solution:
     """Return where the starts lead within that many steps; objectives that are not finite become infinite."""
     lane = problem.lane(starts)._replace(limit=np.int32(steps))
-    ends = solve_lanes(problem.layout, problem.rows, len(starts), lambda part: lane._replace(theta=starts[part]))
-    objective = np.where(np.isfinite(ends.objective), ends.objective, np.inf)
-    return ends._replace(theta=ends.theta.copy(), objective=objective, converged=ends.converged.copy())
-
-
-def _rows(ends: Solution) -> list[Solution]:
-    return [Solution(*row) for row in zip(*ends, strict=True)]
-
-
-def chosen(total: int, count: int) -> np.ndarray:
-    """Return which of the starts, best first, are polished: three in four from the best, the others from all."""
-    if total <= count:
-        return np.arange(total)
-    top = np.arange(-(-3 * count // 4))
-    rest = np.linspace(len(top), total - 1, count - len(top)).astype(int)
-    return np.unique(np.concatenate([top, rest]))
+    ends = solve_lanes(problem.layout, problem.rows, len(starts), sliced(lane))
+    ends = ends._replace(objective=np.where(np.isfinite(ends.objective), ends.objective, np.inf))
+    return Solution(*(np.array(field) for field in ends))
 
 
 def cold_starts(problem: Problem) -> np.ndarray:
     """Return starting coordinates (S, size), best first."""
     layout, count = problem.layout, problem.count
-    log = dict(zip(layout.law.predictors, problem.rows.log_x[:, :count], strict=True))
-    pure = {each.name for each in layout.law.parameters if each.units is None}
+    log = dict(zip(layout.law.predictors, problem.log_x, strict=True))
+    pure = {parameter.name for parameter in layout.law.parameters if parameter.units is None}
     known = {name: float(v) for name, v in zip(layout.fixed, problem.fixed, strict=True) if name in pure}
     make = layout.law.starts or functools.partial(composed, layout.law, known, problem.weights[:count])
     curve, loss = problem.rows.curve[:count], problem.log_loss[:count]
-    each = [make({n: v[curve == i] for n, v in log.items()}, loss[curve == i]) for i in range(layout.curves)]
-    number = min(len(next(iter(one.values()))) for one in each)
+    starts = [make({n: v[curve == i] for n, v in log.items()}, loss[curve == i]) for i in range(layout.curves)]
+    number = min(len(next(iter(of_curve.values()))) for of_curve in starts)
     values = {}
     for name in layout.law.names:
-        stacked = np.stack([one[name][:number] for one in each], axis=1)
+        stacked = np.stack([of_curve[name][:number] for of_curve in starts], axis=1)
         values[name] = stacked if layout.own(name) else np.median(stacked, axis=1)
     with np.errstate(invalid="ignore"):
         return layout.coordinates(values)
@@ -124,9 +109,9 @@ def composed(
     law: Law, known: Mapping[str, float], weights: np.ndarray, log: Mapping[str, np.ndarray], log_loss: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Return starts from the grid of `Parameter.start`, the linear parameters solved for (variable projection)."""
-    nonlinear = [each for each in law.parameters if each.name not in law.linear]
-    points = grid([(known[each.name],) if each.name in known else each.start for each in nonlinear])
-    values = {each.name: points[:, i, None] for i, each in enumerate(nonlinear)}
+    nonlinear = [parameter for parameter in law.parameters if parameter.name not in law.linear]
+    points = grid([(known[p.name],) if p.name in known else p.start for p in nonlinear])
+    values = {parameter.name: points[:, i, None] for i, parameter in enumerate(nonlinear)}
     columns = []
     with jax.enable_x64(True):
         logs = {name: np.asarray(column)[None] for name, column in log.items()}

@@ -65,7 +65,7 @@ class _Local(NamedTuple):
 
 
 class State(NamedTuple):
-    """A fit on its way."""
+    """A fit that is running."""
 
     theta: Array  # (p,)
     local: _Local

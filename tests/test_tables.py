@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from scalejax.analysis.laws.laws import LAWS
-from scalejax.analysis.observations import from_table, from_trials, parse_columns, read_table
+from scalejax.analysis.tables import from_table, from_trials, parse_columns, read_table
 
 SIZES = (100, 1000, 10000)
 
@@ -61,7 +61,7 @@ def test_models_of_one_size_that_differ_in_another_knob_are_fitted_apart(pair):
 
 
 @pytest.mark.parametrize("law", ["power", "chinchilla"])
-def test_a_fit_is_told_where_all_seeds_train_on_the_same_examples(law):
+def test_a_fit_says_where_all_seeds_train_on_the_same_examples(law):
     table = trials()
     assert from_trials(LAWS[law], table, columns={})[0].notes == ()
     table["fraction"] = table["train_examples"] / max(SIZES)
@@ -72,7 +72,7 @@ def test_a_fit_is_told_where_all_seeds_train_on_the_same_examples(law):
     assert from_trials(LAWS[law], alone, columns={})[0].notes == ()
 
 
-def test_repeated_examples_are_told_from_new_ones():
+def test_repeated_examples_are_distinguished_from_new_ones():
     (found,) = from_trials(LAWS["data_constrained"], trials(), columns={})
     assert set(found.predictors["tokens"]) == {800}
     assert set(found.predictors["unique_tokens"]) == {100, 800}
@@ -82,6 +82,15 @@ def test_any_column_of_numbers_can_stand_for_the_loss():
     found = from_trials(LAWS["power"], trials(), columns={"loss": "test_error", "x": "params"})
     assert set(found[0].loss) == {0.5}
     assert set(found[0].predictors["x"]) == {40}
+
+
+def test_the_metric_of_a_regression_is_fitted_under_its_name():
+    rows = trials().assign(test_metric=7.0, metric="RMSE", test_error=np.nan)
+    for column in ("test_metric", "test_RMSE"):
+        found = from_trials(LAWS["power"], rows, columns={"loss": column})
+        assert set(found[0].loss) == {7.0}
+        assert found[0].columns["loss"] == "test_RMSE"
+    assert from_trials(LAWS["power"], rows, columns={})[0].columns["loss"] == "test_loss"
 
 
 def test_a_table_is_taken_as_it_is_and_divided_by_a_column():
@@ -101,7 +110,7 @@ def test_a_table_is_taken_as_it_is_and_divided_by_a_column():
     [
         ({"params": "M", "tokens": "D", "loss": "L"}, None, "no column 'M' for params: did you mean params="),
         ({"params": "N", "tokens": "D", "loss": "L", "x": "D"}, None, "has no x: its columns are params, tokens and"),
-        ({"params": "N", "tokens": "D", "loss": "run"}, None, "'run' holds something that is no number"),
+        ({"params": "N", "tokens": "D", "loss": "run"}, None, "'run' has values that are not numbers"),
         ({"params": "N", "tokens": "D", "loss": "L"}, "rnu", "no column 'rnu' for curves: did you mean curves=run"),
         ({"params": "N", "loss": "L"}, None, "no column 'tokens' for tokens"),
     ],
@@ -112,9 +121,9 @@ def test_a_mistake_in_the_columns_is_a_sentence_with_the_nearest_name(columns, c
         from_table(LAWS["chinchilla"], table, columns=columns, curve=curve)
 
 
-def test_pairs_are_parsed_and_others_refused():
+def test_pairs_are_parsed_and_other_words_refused():
     assert parse_columns(["params=N", "loss=a=b"]) == {"params": "N", "loss": "a=b"}
-    with pytest.raises(ValueError, match="'params' is no NAME=COLUMN"):
+    with pytest.raises(ValueError, match="'params' is not of the form NAME=COLUMN"):
         parse_columns(["params"])
 
 
