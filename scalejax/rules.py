@@ -93,6 +93,11 @@ class Rule:
     ascending: bool = False
 
     @property
+    def beside(self) -> dict[str, Check]:
+        """The metadata of the field that it rules: `field(metadata=Rule(int, at_least=1).beside)`; see `strict`."""
+        return {"rule": self}
+
+    @property
     def expected(self) -> str:
         """Describe the values allowed, for instance "a number > 0"."""
         if self.choices:
@@ -187,11 +192,6 @@ def as_knob(value: Any) -> Knob:
         limits = f"a whole number up to {LARGEST}, a finite number, a non-empty text or a boolean"
         raise SpecError(f"expected {limits}, or a list of such values, found {shown(value)}")
     return number
-
-
-def must(kind: type[int] | type[float] | type[str], **bounds: Any) -> dict[str, Check]:
-    """Return the rule of a field as its metadata: `field(metadata=must(int, at_least=1))`; see `Rule`."""
-    return {"rule": Rule(kind, **bounds)}
 
 
 def strict(table: str, *, extra: str | None = None) -> Callable[[type[_Class]], type[_Class]]:

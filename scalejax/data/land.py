@@ -18,7 +18,7 @@ from scalejax.data.source import Facts, Split, drawn
 from scalejax.data.storage import recall
 from scalejax.errors import SweepError
 from scalejax.files import cache_directory
-from scalejax.rules import SpecError, must, strict
+from scalejax.rules import Rule, SpecError, strict
 
 VERSION = 1  # raise it whenever the numbers change: fingerprints contain it
 CLASSES = 2  # 0 ocean, 1 land; lakes mostly count as land
@@ -43,8 +43,8 @@ class Land:
 
     name = "land"
 
-    fourier_features: int | None = field(default=None, metadata=must(int, at_least=0))  # None or 0 is none
-    fourier_scale: float | None = field(default=None, metadata=must(float, above=0))  # cycles per radian
+    fourier_features: int | None = field(default=None, metadata=Rule(int, at_least=0).beside)  # None or 0 is none
+    fourier_scale: float | None = field(default=None, metadata=Rule(float, above=0).beside)  # cycles per radian
 
     def __post_init__(self) -> None:
         features = self.fourier_features or 0

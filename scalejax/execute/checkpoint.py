@@ -26,6 +26,7 @@ from scalejax.execute import CHECKPOINT_SECONDS
 from scalejax.execute.refusal import short_of_memory, warn_of_no_checkpoint
 from scalejax.execute.slot import Paused, step_of
 from scalejax.execute.snapshot import Arrays, Homes, Manifest, Snapshot, UnreadableError, pack_up, unpack
+from scalejax.files import write_atomically
 from scalejax.planning.outline import CHECKPOINTS_KEPT
 from scalejax.text import first_line
 
@@ -228,9 +229,7 @@ def _latest(folder: Path, homes: Homes) -> list[Paused] | None:
 
 def seal(path: Path) -> None:
     """Write a digest of all files of a checkpoint beside them; without it the checkpoint counts as half written."""
-    partial = path / f"{SEAL}.partial"
-    partial.write_text(_digest(path))
-    partial.replace(path / SEAL)
+    write_atomically(path / SEAL, _digest(path))
 
 
 def _digest(path: Path) -> str:

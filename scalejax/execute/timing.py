@@ -16,7 +16,7 @@ from scalejax.execute.pack import Pack
 from scalejax.execute.placement import Placement
 from scalejax.execute.programs import Programs, compiled_programs
 from scalejax.execute.snapshot import bits, keyed
-from scalejax.files import cache_directory
+from scalejax.files import cache_directory, write_atomically
 from scalejax.planning.forecast import Timing
 from scalejax.planning.packing import Bucket
 from scalejax.planning.plan import Plan
@@ -68,10 +68,7 @@ def timed(bucket: Bucket, card: DataCard) -> Timing | None:
         timing = _time(bucket, card)
     except (MemoryError, NotImplementedError, jax.errors.JaxRuntimeError):
         return None
-    path = _path(bucket, card)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(timing)))
-    partial.replace(path)
+    write_atomically(_path(bucket, card), json.dumps(asdict(timing)))
     return timing
 
 

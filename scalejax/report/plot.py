@@ -19,6 +19,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter, NullL
 from scipy.optimize import isotonic_regression
 
 from scalejax.analysis.curves.curves import notes
+from scalejax.files import replacing
 from scalejax.text import column_title, short_count
 
 TRADITIONAL_FAMILIES = ("logistic",)  # the algorithms the sized families are measured against: neutral, dashed
@@ -100,12 +101,10 @@ def save_figure(figure: Figure | SubFigure, directory: str | os.PathLike[str], n
     paths = folder / f"{name}.png", folder / f"{name}.svg"
     with mpl.rc_context({"svg.hashsalt": "scalejax", "svg.fonttype": "path"}):
         for path, metadata in zip(paths, ({"Software": None}, {"Date": None}), strict=True):
-            scratch = folder / f".{name}.partial{path.suffix}"  # if killed, the next one takes its place
-            try:
-                figure.canvas.figure.savefig(scratch, dpi=DPI, facecolor="white", metadata=metadata, bbox_inches=None)
-                scratch.replace(path)
-            finally:
-                scratch.unlink(missing_ok=True)
+            with replacing(path) as partial:
+                figure.canvas.figure.savefig(
+                    partial, dpi=DPI, facecolor="white", metadata=metadata, bbox_inches=None, format=path.suffix[1:]
+                )
     return paths
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import filelock
 
 from scalejax.errors import SweepError
+from scalejax.files import write_atomically
 from scalejax.run.store import Store
 from scalejax.spec import Sweep
 from scalejax.spec.file import sweep_to_toml
@@ -68,8 +69,8 @@ def prepare(directory: Path, plan: "Plan") -> None:
         SweepError: the directory cannot be written.
     """
     try:
-        _write(directory / SWEEP, sweep_to_toml(plan.sweep))
-        _write(directory / ENVIRONMENT, json.dumps(_environment(plan, directory), indent=2) + "\n")
+        write_atomically(directory / SWEEP, sweep_to_toml(plan.sweep))
+        write_atomically(directory / ENVIRONMENT, json.dumps(_environment(plan, directory), indent=2) + "\n")
     except OSError as error:
         raise _unwritable(directory, error) from error
 
@@ -80,13 +81,6 @@ def read_environment(directory: Path) -> object:
         return json.loads((directory / ENVIRONMENT).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file whole: a reader never sees half of it."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _unwritable(directory: Path, error: OSError) -> SweepError:

@@ -23,7 +23,6 @@ from scalejax.rules import (
     distinct,
     identity,
     listed,
-    must,
     nearest,
     plain,
     shown,
@@ -119,13 +118,19 @@ class DataSpec:
     """
 
     source: str | Source = field(metadata={"rule": _source})
-    train_examples: tuple[int, ...] | None = field(default=None, metadata=must(int, at_least=1, grid=True))
-    fractions: tuple[float, ...] | None = field(default=None, metadata=must(float, above=0, at_most=1, grid=True))
+    train_examples: tuple[int, ...] | None = field(default=None, metadata=Rule(int, at_least=1, grid=True).beside)
+    fractions: tuple[float, ...] | None = field(
+        default=None, metadata=Rule(float, above=0, at_most=1, grid=True).beside
+    )
     # Size of the training pool; default: the largest of train_examples, or all there is.
-    examples: int | None = field(default=None, metadata=must(int, at_least=1))
-    validation_examples: int | None = field(default=None, metadata=must(int, at_least=1))  # default: the source's own
-    test_examples: int | None = field(default=None, metadata=must(int, at_least=1))
-    seed: int = field(default=0, metadata=must(int, at_least=0))  # of generated data and of the split, not of trials
+    examples: int | None = field(default=None, metadata=Rule(int, at_least=1).beside)
+    validation_examples: int | None = field(
+        default=None, metadata=Rule(int, at_least=1).beside
+    )  # default: the source's own
+    test_examples: int | None = field(default=None, metadata=Rule(int, at_least=1).beside)
+    seed: int = field(
+        default=0, metadata=Rule(int, at_least=0).beside
+    )  # of generated data and of the split, not of trials
     options: Mapping[str, Any] = field(default_factory=dict, metadata={"rule": _options})
 
     def __post_init__(self) -> None:
@@ -223,8 +228,8 @@ class HalvingSpec:
     """
 
     # shares of a trial's steps, in (0, 1), ascending; rounded up to the next evaluation
-    rungs: tuple[float, ...] = field(metadata=must(float, above=0, below=1, grid=True, ascending=True))
-    reduction: int = field(default=2, metadata=must(int, at_least=2))
+    rungs: tuple[float, ...] = field(metadata=Rule(float, above=0, below=1, grid=True, ascending=True).beside)
+    reduction: int = field(default=2, metadata=Rule(int, at_least=2).beside)
 
 
 @strict("train")
@@ -232,26 +237,28 @@ class HalvingSpec:
 class TrainSpec:
     """How every trial is trained. Lists are grids. Raises `SweepError` for anything that is not as described here."""
 
-    learning_rate: tuple[float, ...] = field(metadata=must(float, above=0, grid=True))
-    batch_size: tuple[int, ...] = field(metadata=must(int, at_least=1, grid=True))
+    learning_rate: tuple[float, ...] = field(metadata=Rule(float, above=0, grid=True).beside)
+    batch_size: tuple[int, ...] = field(metadata=Rule(int, at_least=1, grid=True).beside)
     # adamw, sgd, momentum, lion
     optimizer: str | Callable[[], Any] = field(default="adamw", metadata={"rule": _optimizer})
-    weight_decay: tuple[float, ...] = field(default=(0.0,), metadata=must(float, at_least=0, grid=True))
-    schedule: str = field(default="cosine", metadata=must(str, choices=("cosine", "constant")))  # cosine, constant
+    weight_decay: tuple[float, ...] = field(default=(0.0,), metadata=Rule(float, at_least=0, grid=True).beside)
+    schedule: str = field(
+        default="cosine", metadata=Rule(str, choices=("cosine", "constant")).beside
+    )  # cosine, constant
     # share of the horizon, in [0, 1)
-    warmup_fraction: float = field(default=0.0, metadata=must(float, at_least=0, below=1))
-    clip_norm: float | None = field(default=None, metadata=must(float, above=0))
-    steps: int | None = field(default=None, metadata=must(int, at_least=1))  # exactly one of steps and epochs
+    warmup_fraction: float = field(default=0.0, metadata=Rule(float, at_least=0, below=1).beside)
+    clip_norm: float | None = field(default=None, metadata=Rule(float, above=0).beside)
+    steps: int | None = field(default=None, metadata=Rule(int, at_least=1).beside)  # exactly one of steps and epochs
     # of the trial's own fraction, then clipped to [min_steps, max_steps]
-    epochs: float | None = field(default=None, metadata=must(float, above=0))
-    min_steps: int | None = field(default=None, metadata=must(int, at_least=1))
-    max_steps: int | None = field(default=None, metadata=must(int, at_least=1))
+    epochs: float | None = field(default=None, metadata=Rule(float, above=0).beside)
+    min_steps: int | None = field(default=None, metadata=Rule(int, at_least=1).beside)
+    max_steps: int | None = field(default=None, metadata=Rule(int, at_least=1).beside)
     # steps; default: about a twentieth of the horizon
-    evaluate_every: int | None = field(default=None, metadata=must(int, at_least=1))
-    patience: int | None = field(default=None, metadata=must(int, at_least=1))  # evaluations without improvement
+    evaluate_every: int | None = field(default=None, metadata=Rule(int, at_least=1).beside)
+    patience: int | None = field(default=None, metadata=Rule(int, at_least=1).beside)  # evaluations without improvement
     halving: HalvingSpec | None = field(default=None, metadata={"rule": _part(HalvingSpec)})
     # patterns of names such as "*.kernel"; default: all matrices
-    weight_decay_on: tuple[str, ...] | None = field(default=None, metadata=must(str, grid=True))
+    weight_decay_on: tuple[str, ...] | None = field(default=None, metadata=Rule(str, grid=True).beside)
 
     def __post_init__(self) -> None:
         _one_of(self, "train", "steps", "epochs")
@@ -278,7 +285,7 @@ class Sweep:
     train: TrainSpec = field(metadata={"rule": _part(TrainSpec)})
     seeds: tuple[int, ...] = field(default=(0,), metadata={"rule": _seeds})
     # "probed": sizes without a proof share a program if a probe finds no difference
-    packing: str = field(default=PROVEN, metadata=must(str, choices=(PROVEN, PROBED)))
+    packing: str = field(default=PROVEN, metadata=Rule(str, choices=(PROVEN, PROBED)).beside)
     # A name, a task of one's own, or None: what the targets say.
     task: Any = field(default=None, metadata={"rule": _task})
 
