@@ -239,7 +239,7 @@ class TrainSpec:
 
     learning_rate: tuple[float, ...] = field(metadata=Rule(float, above=0, grid=True).beside)
     batch_size: tuple[int, ...] = field(metadata=Rule(int, at_least=1, grid=True).beside)
-    # adamw, sgd, momentum, lion
+    # A name, or a function to an optax transformation without its learning rate.
     optimizer: str | Callable[[], Any] = field(default="adamw", metadata={"rule": _optimizer})
     weight_decay: tuple[float, ...] = field(default=(0.0,), metadata=Rule(float, at_least=0, grid=True).beside)
     schedule: str = field(
