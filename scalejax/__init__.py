@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from scalejax.data import Facts, Source, Split, arrays
 from scalejax.errors import FitError, Interrupted, RunError, SweepError
 from scalejax.run import Fits, Run, plan, run_sweep
 from scalejax.spec import DataSpec, HalvingSpec, ModelGrid, Sweep, TrainSpec
@@ -13,10 +14,13 @@ if TYPE_CHECKING:
     from scalejax.analysis.compute.frontier import Frontier
     from scalejax.analysis.laws.fit import Fit, fit_law
     from scalejax.analysis.laws.law import Law, Parameter
+    from scalejax.train.task import Classification, Regression, Task
 
 __all__ = [
     "Allocation",
+    "Classification",
     "DataSpec",
+    "Facts",
     "Fit",
     "FitError",
     "Fits",
@@ -27,11 +31,16 @@ __all__ = [
     "Misallocation",
     "ModelGrid",
     "Parameter",
+    "Regression",
     "Run",
     "RunError",
+    "Source",
+    "Split",
     "Sweep",
     "SweepError",
+    "Task",
     "TrainSpec",
+    "arrays",
     "compute_optimal",
     "fit_envelope",
     "fit_isoflop",
@@ -45,10 +54,15 @@ __all__ = [
 _LATE = {
     "analysis.laws.fit": ("Fit", "fit_law"),
     "analysis.laws.law": ("Law", "Parameter"),
+    "train.task": ("Classification", "Regression", "Task"),
     "analysis.compute.allocation": ("Allocation", "Misallocation", "compute_optimal", "misallocation"),
     "analysis.compute.approaches": ("fit_envelope", "fit_isoflop"),
     "analysis.compute.frontier": ("Frontier",),
 }
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scalejax.data import SOURCES, Facts, Split, arrays, describe, land, load
+from scalejax.data import SOURCES, describe, land, load
 from scalejax.errors import SweepError
 from scalejax.spec import DataSpec
 
@@ -49,51 +49,6 @@ def test_refusals_say_what_where_and_what_to_do(spec: Callable[[], DataSpec], pa
         assert all(part in message for part in parts), message
         assert "\n" not in message
     assert not cache.exists()
-
-
-ROWS = np.arange(12.0).reshape(6, 2)
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "part"),
-    [
-        (ROWS, [0, 1, 0, 1, 0], "found (6, 2) for (5,)"),
-        (ROWS[:, 0], np.arange(6.0), "an example a row"),
-        (ROWS, ROWS, "one target an example"),
-        (np.where(ROWS > 8, np.nan, ROWS), np.arange(6.0), "3 of the inputs are NaN or infinite"),
-        (ROWS, [0, 1, 2, 3, 4, np.inf], "1 of the targets are NaN or infinite"),
-        (ROWS, ["a"] * 6, "expected targets that are numbers"),
-        (ROWS.astype(object), np.arange(6), "expected inputs that are numbers"),
-        (ROWS, [0, 1, -1, 1, 0, 1], "expected classes from 0 on, found -1"),
-        (ROWS, [0, 1, 3, 1, 0, 1], "class 2 of 0 to 3 has no example"),
-        (ROWS[:2], [0, 1], "at least three examples"),
-        (np.empty((6, 0)), [0, 1, 0, 1, 0, 1], "at least three examples with inputs"),
-    ],
-)
-def test_arrays_that_cannot_be_learned_from_are_refused(x, y, part: str):
-    with pytest.raises(SweepError) as refusal:
-        arrays(x, y)
-    assert part in str(refusal.value)
-    assert "[data] source" in str(refusal.value)
-
-
-def test_a_source_that_makes_something_else_than_it_says_is_refused():
-    class Liar:
-        def facts(self) -> Facts:
-            return Facts(shape=(2,), classes=2)
-
-        def splits(self, seed: int, sizes):
-            del seed
-            return {
-                name: Split(np.zeros((size, 3), np.float32), np.zeros(size, np.int32)) for name, size in sizes.items()
-            }
-
-    with pytest.raises(SweepError, match=r'train inputs of "Liar" are float32\[5, 3\], not float32\[5, 2\]'):
-        load(DataSpec(Liar(), train_examples=(5,)))
-    with pytest.raises(SweepError, match="methods facts and splits"):
-        DataSpec(3, train_examples=(5,))  # pyright: ignore[reportArgumentType]
-    with pytest.raises(SweepError, match="fourier: unknown key"):
-        DataSpec(Liar(), train_examples=(5,), options={"fourier": 3})
 
 
 @pytest.mark.parametrize(

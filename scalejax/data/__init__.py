@@ -1,9 +1,10 @@
 """Data sets: described for the planner, generated or read once, and kept in the cache."""
 
 from scalejax.data.digits import Digits
+from scalejax.data.in_memory import InMemory, arrays
 from scalejax.data.land import Land
 from scalejax.data.mnist1d import MNIST1D
-from scalejax.data.source import DataCard, DataSet, Facts, Source, Split, arrays, cut, describe, drawn, load
+from scalejax.data.source import DataCard, DataSet, Facts, Source, Split, cut, describe, drawn, load, source_name
 
 # The one table that the sweep file needs: name -> source, whose fields are its options.
 SOURCES = {"mnist1d": MNIST1D, "land": Land, "digits": Digits}
@@ -13,6 +14,7 @@ __all__ = [
     "DataCard",
     "DataSet",
     "Facts",
+    "InMemory",
     "Source",
     "Split",
     "arrays",
@@ -20,4 +22,5 @@ __all__ = [
     "describe",
     "drawn",
     "load",
+    "source_name",
 ]

@@ -35,6 +35,7 @@ class Digits:
             validation_examples=300,
             test_examples=300,
             content={"version": VERSION},
+            kept=True,
         )
 
     def splits(self, seed: int, sizes: Mapping[str, int]) -> dict[str, Split]:

@@ -69,7 +69,7 @@ class Land:
         features = self.fourier_features or 0
         content = {"version": VERSION, "mask": mask_checksum(), "fourier_features": features}
         scale = {"fourier_scale": self._scale} if features else {}
-        return Facts(shape=(columns(features),), classes=CLASSES, content=content | scale)
+        return Facts(shape=(columns(features),), classes=CLASSES, content=content | scale, kept=True)
 
     def splits(self, seed: int, sizes: Mapping[str, int]) -> dict[str, Split]:
         """Return splits from streams of their own."""

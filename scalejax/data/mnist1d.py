@@ -58,7 +58,7 @@ class MNIST1D:
 
     def facts(self) -> Facts:
         """Describe the data."""
-        return Facts(shape=(LENGTH,), classes=CLASSES, content={"version": VERSION})
+        return Facts(shape=(LENGTH,), classes=CLASSES, content={"version": VERSION}, kept=True)
 
     def splits(self, seed: int, sizes: Mapping[str, int]) -> dict[str, Split]:
         """Return splits from streams of their own."""

@@ -1,9 +1,8 @@
 """What a data set is, described without loading it; its splits; and the part of it that a sweep asks for."""
 
-import functools
 import hashlib
 import json
-import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -11,8 +10,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from scalejax.data.storage import recall
+from scalejax.errors import SweepError
 from scalejax.files import cache_directory
-from scalejax.rules import SpecError
+from scalejax.rules import SpecError, shown
 
 SPLITS = ("train", "validation", "test")  # the position is the number of the split's random stream: append only
 
@@ -23,23 +23,27 @@ class Facts:
 
     Attributes:
         shape: of one example's inputs, which are float32.
-        classes: number of classes, if the targets are whole numbers from 0 on; None for other targets.
-        targets, target_shape: type and shape of one example's target.
-        examples: how many there are, None for as many as one asks for.
+        classes: number of classes, if the targets are int32 from 0 on; None: they are float32.
+        examples: how many there are in all, None for as many as one asks for.
         validation_examples, test_examples: where the sweep does not say.
-        content: what else determines the numbers, as plain data; hashed into the fingerprint.
-        kept: whether the arrays are kept in the cache on disk.
+        content: plain data that differ wherever the numbers do, for the fingerprint: a version, options, a checksum.
+        target_shape: of one example's target.
+        kept: whether the splits are kept on disk between runs, found again by the fingerprint.
     """
 
     shape: tuple[int, ...]
     classes: int | None
-    targets: str = "int32"
-    target_shape: tuple[int, ...] = ()
     examples: int | None = None
     validation_examples: int = 2_000
     test_examples: int = 10_000
     content: Mapping[str, Any] = field(default_factory=dict)
-    kept: bool = True
+    target_shape: tuple[int, ...] = ()
+    kept: bool = False
+
+    @property
+    def targets(self) -> str:
+        """Type of the targets."""
+        return "float32" if self.classes is None else "int32"
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,9 @@ def describe(spec: Request) -> DataCard:
         SweepError: the source's package is missing, an option is wrong, or sizes do not fit the source or each other.
     """
     source, facts = spec.origin, spec.origin.facts()
+    if not isinstance(facts, Facts) or not isinstance(facts.shape, tuple):
+        message = f"facts() of {source_name(source)} must return Facts(shape=(...), ...), found {shown(facts)}"
+        raise SpecError(message, table="data", keys=("source",))
     validation = facts.validation_examples if spec.validation_examples is None else spec.validation_examples
     test = facts.test_examples if spec.test_examples is None else spec.test_examples
     pool = _pool(spec, facts, validation=validation, test=test)
@@ -158,7 +165,11 @@ def describe(spec: Request) -> DataCard:
         raise SpecError(message, table="data", keys=("fractions",))
     sizes = {"train": pool, "validation": validation, "test": test}
     content = {"source": source_name(source), "sizes": sizes, "seed": spec.seed, "options": dict(facts.content)}
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    try:
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    except (TypeError, ValueError) as error:
+        message = f"the content in facts() of {source_name(source)} must be JSON, texts and numbers: {error}"
+        raise SpecError(message, table="data", keys=("source",)) from None
     return DataCard(
         source=source_name(source),
         shape=facts.shape,
@@ -209,99 +220,28 @@ def load(spec: Request) -> DataSet:
 
     def arrays() -> dict[str, np.ndarray]:
         made = source.splits(spec.seed, sizes)
-        found = {f"{name}_{part}": getattr(made[name], part) for name in SPLITS for part in ("inputs", "targets")}
         for name, size in sizes.items():
-            for part, shape, kind in (("inputs", card.shape, "float32"), ("targets", card.target_shape, card.targets)):
-                array = found[f"{name}_{part}"]
-                if array.shape != (size, *shape) or array.dtype != kind:
-                    is_not = f"are {array.dtype}{list(array.shape)}, not {kind}{[size, *shape]}"
-                    raise SpecError(f'the {name} {part} of "{card.source}" {is_not}', table="data", keys=("source",))
-                if not np.isfinite(array).all():
-                    message = f'the {name} {part} of "{card.source}" are not all finite; leave such examples out'
-                    raise SpecError(message, table="data", keys=("source",))
-        return found
+            _check_split(made.get(name), name, size, card)
+        return {f"{name}_{part}": getattr(made[name], part) for name in SPLITS for part in ("inputs", "targets")}
 
-    kept = source.facts().kept
-    path = cache_directory("data") / f"{card.source}-{card.fingerprint[:32]}.safetensors"
-    parts = recall(path, arrays) if kept else arrays()
+    file = re.sub(r"[^\w-]", "-", f"{card.source}-{card.fingerprint[:32]}")
+    path = cache_directory("data") / f"{file}.safetensors"
+    parts = recall(path, arrays) if source.facts().kept else arrays()
     splits = {name: Split(parts[f"{name}_inputs"], parts[f"{name}_targets"]) for name in SPLITS}
     return DataSet(card=card, train=splits["train"], validation=splits["validation"], test=splits["test"])
 
 
-@dataclass(frozen=True, eq=False)
-class Arrays:
-    """Examples in memory, in an order drawn from the data's seed."""
-
-    inputs: np.ndarray  # float32 [n, ...]
-    targets: np.ndarray  # int32 or float32 [n]
-    name: str = "arrays"
-
-    def facts(self) -> Facts:
-        """Describe the arrays: a sixth of them, at least one, for validation and for test each."""
-        count, held_out = len(self.targets), max(1, len(self.targets) // 6)
-        whole = self.targets.dtype == np.int32
-        return Facts(
-            shape=self.inputs.shape[1:],
-            classes=int(self.targets.max()) + 1 if whole else None,
-            targets=str(self.targets.dtype),
-            examples=count,
-            validation_examples=held_out,
-            test_examples=held_out,
-            content={"content": self._digest},
-            kept=False,
-        )
-
-    def splits(self, seed: int, sizes: Mapping[str, int]) -> dict[str, Split]:
-        """Return disjoint parts."""
-        order = np.random.default_rng(seed).permutation(len(self.targets))
-        return cut(self.inputs[order], self.targets[order], sizes)
-
-    @functools.cached_property
-    def _digest(self) -> str:
-        digest = hashlib.sha256()
-        for array in (self.inputs, self.targets):
-            digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-        return digest.hexdigest()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Arrays) and self._digest == other._digest
-
-    def __hash__(self) -> int:
-        return hash(self._digest)
-
-
-def arrays(x: Any, y: Any) -> Arrays:
-    """Return a data set of arrays in memory, as `DataSpec(source=arrays(x, y), ...)` takes it.
-
-    Args:
-        x: inputs [n, ...] of any numbers; NumPy arrays, pandas tables, lists.
-        y: targets [n]: whole numbers from 0 on are classes, other numbers are what a regression predicts.
-
-    Raises:
-        SpecError: they are of other shapes or types, not finite, or hold a class below zero.
-    """
-
-    def fault(message: str) -> SpecError:
-        return SpecError(message, table="data", keys=("source",))
-
-    inputs, targets = np.asarray(x), np.asarray(y)
-    for name, array in (("inputs", inputs), ("targets", targets)):
-        if array.dtype.kind not in "biuf":
-            raise fault(f"expected {name} that are numbers, found {array.dtype}; encode them as numbers first")
+def _check_split(split: Split | None, name: str, size: int, card: DataCard) -> None:
+    """Refuse a split that is not what the source has promised."""
+    promised = {"inputs": ((size, *card.shape), "float32"), "targets": ((size, *card.target_shape), card.targets)}
+    for part, (shape, kind) in promised.items():
+        array = np.asarray(getattr(split, part, None))
+        what = f"the source {card.source}: {part} of {name}"
+        if (array.shape, array.dtype.name) != (shape, kind):
+            found = f"{array.dtype} {list(array.shape)}"
+            raise SweepError(f"{what}: expected {kind} {list(shape)}, as facts() says, found {found}")
         if not np.isfinite(array).all():
-            count = int((~np.isfinite(array)).sum())
-            raise fault(f"{count:,} of the {name} are NaN or infinite; leave these examples out, or fill them in")
-    if targets.ndim != 1:
-        raise fault(f"expected one target an example, an array [n], found the shape {targets.shape}")
-    if inputs.ndim < 2 or len(inputs) != len(targets):
-        shapes = f"{inputs.shape} for {targets.shape}"
-        raise fault(f"expected inputs [n, ...] for targets [n], an example a row, found {shapes}")
-    if len(targets) < 3 or not math.prod(inputs.shape):
-        raise fault(f"expected at least three examples with inputs, found inputs of shape {inputs.shape}")
-    kind = np.float32 if targets.dtype.kind == "f" else np.int32
-    if kind == np.int32 and targets.min() < 0:
-        raise fault(f"expected classes from 0 on, found {targets.min()}; give floats where these are no classes")
-    if kind == np.int32 and (missing := sorted(set(range(int(targets.max()) + 1)) - set(targets.tolist()))):
-        raise fault(f"class {missing[0]} of 0 to {targets.max()} has no example; number the classes without a gap")
-    return Arrays(inputs.astype(np.float32), targets.astype(kind))
+            raise SweepError(f"{what}: expected finite numbers; leave out the examples that are not")
+        if part == "targets" and card.classes and not (array.min() >= 0 and array.max() < card.classes):
+            found = f"{array.min()} to {array.max()}"
+            raise SweepError(f"{what}: expected classes from 0 to {card.classes - 1}, found {found}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from scalejax.builders import name_of, parameters
-from scalejax.data import SOURCES, Source
+from scalejax.data import SOURCES, InMemory, Source, source_name
 from scalejax.rules import (
     Check,
     Knob,
@@ -151,6 +151,11 @@ class DataSpec:
     def _resolved(self) -> Source:
         names = [each.name for each in fields(self) if each.name != "options"]
         if not isinstance(self.source, str):
+            known = {**SOURCES, InMemory.name: InMemory}
+            name = source_name(self.source)
+            if not isinstance(self.source, known.get(name, object)):
+                message = f"{shown(name)} is the name of a source of scalejax; give your own another name"
+                raise SpecError(message, table="data", keys=("source",))
             for name in self.options:
                 raise SpecError(f"unknown key; {nearest(name, names)}", table="data", keys=(name,))
             return self.source
