@@ -32,7 +32,7 @@ class Weight:
         return _union(self.axes)
 
 
-Found = Weight | None  # None is an activation: whatever the data or a product have gone into
+Origin = Weight | None  # None is an activation: whatever the data or a product have gone into
 
 
 def matrices(program: core.ClosedJaxpr, params: int) -> tuple[bool, ...]:
@@ -42,7 +42,7 @@ def matrices(program: core.ClosedJaxpr, params: int) -> tuple[bool, ...]:
         program: of the model's forward pass; its first operands are the parameters.
         params: how many these are.
     """
-    operands: list[Found] = []
+    operands: list[Origin] = []
     for number, variable in enumerate(program.jaxpr.invars):
         rank = len(getattr(variable.aval, "shape", ()))
         operands.append(Weight((frozenset({number}),) * rank) if number < params else None)
@@ -57,13 +57,13 @@ class _Reader:
 
     matrices: set[int]
 
-    def read(self, program: core.ClosedJaxpr, operands: Sequence[Found]) -> list[Found]:
+    def read(self, program: core.ClosedJaxpr, operands: Sequence[Origin]) -> list[Origin]:
         """Return what the results of a program are."""
-        known: dict[Any, Found] = dict(zip(program.jaxpr.invars, operands, strict=True))
+        known: dict[Any, Origin] = dict(zip(program.jaxpr.invars, operands, strict=True))
         for variable in program.jaxpr.constvars:
             known[variable] = _constant(variable)
 
-        def value(operand: Any) -> Found:
+        def value(operand: Any) -> Origin:
             return _constant(operand) if isinstance(operand, core.Literal) else known[operand]
 
         for equation in program.jaxpr.eqns:
@@ -71,7 +71,7 @@ class _Reader:
             known.update(zip(equation.outvars, results, strict=True))
         return [value(each) for each in program.jaxpr.outvars]
 
-    def _results(self, equation: Any, operands: Sequence[Found]) -> Sequence[Found]:
+    def _results(self, equation: Any, operands: Sequence[Origin]) -> Sequence[Origin]:
         name, params = equation.primitive.name, equation.params
         inner = called(equation)
         if inner is not None:
@@ -111,7 +111,7 @@ class _Reader:
             _moved(equation, [each for each in operands if each is not None], variable) for variable in equation.outvars
         ]
 
-    def _scan(self, params: Mapping[str, Any], operands: Sequence[Found]) -> list[Found]:
+    def _scan(self, params: Mapping[str, Any], operands: Sequence[Origin]) -> list[Origin]:
         """Read a step of a scan, which sees a row of each stacked operand; what goes round is an activation."""
         first, second = params["num_consts"], params["num_consts"] + params["num_carry"]
         rows = [each and Weight(each.axes[1:]) for each in operands[second:]]
@@ -121,7 +121,7 @@ class _Reader:
         return [*carry, *(each and Weight((NONE, *each.axes)) for each in found[len(carry) :])]
 
     def _contract(
-        self, operands: Sequence[Found], axes: Sequence[Sequence[int]], batched: Sequence[Sequence[int]] = ((), ())
+        self, operands: Sequence[Origin], axes: Sequence[Sequence[int]], batched: Sequence[Sequence[int]] = ((), ())
     ) -> None:
         for operand, contracted, batch in zip(operands, axes, batched, strict=True):
             if operand is None:
@@ -132,8 +132,8 @@ class _Reader:
 
 
 def _counters(
-    body: core.ClosedJaxpr, constants: Sequence[Found], carry: Sequence[Found], rows: Sequence[Found]
-) -> list[Found]:
+    body: core.ClosedJaxpr, constants: Sequence[Origin], carry: Sequence[Origin], rows: Sequence[Origin]
+) -> list[Origin]:
     """Return what a loop carries: what depends on no parameter and no data, as a counter does; else activations."""
     carried = [each if each is not None and not each.all else None for each in carry]
     while True:
@@ -152,7 +152,7 @@ def _union(sets: Any) -> Numbers:
     return functools.reduce(operator.or_, sets, NONE)
 
 
-def _either(results: Sequence[Found], which: Found) -> Found:
+def _either(results: Sequence[Origin], which: Origin) -> Origin:
     """Return what a branch gives, if all give the same and no data choose between them."""
     first = results[0]
     return first if which is not None and all(each == first for each in results) else None

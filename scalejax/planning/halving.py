@@ -1,8 +1,8 @@
 """Successive halving of the learning rates within a cell, as pure functions of numbers.
 
-Bad learning rates show early. All rates of a cell start; at a rung, a share of the steps, only the best go on: with
+Bad learning rates show early. All rates of a cell start; at a rung, a share of the steps, only the best continue: with
 reduction 2 the better half (Jamieson & Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter
-optimization", arXiv:1502.07943). A rate is judged over all its seeds, and they go on or stop together.
+optimization", arXiv:1502.07943). A rate is judged over all its seeds, which continue or stop together.
 """
 
 import math
@@ -11,7 +11,7 @@ from fractions import Fraction
 
 
 def survivors(count: int, reduction: int) -> int:
-    """Return how many of `count` learning rates go on beyond a rung: one in `reduction`, rounded up."""
+    """Return how many of `count` learning rates continue beyond a rung: one in `reduction`, rounded up."""
     return -(-count // reduction)
 
 
@@ -27,11 +27,12 @@ def rung_steps(shares: Sequence[float], steps: int, *, evaluate_every: int) -> t
     """
     # A share counts as it is written: 0.07 of 100 steps are 7, though in binary they are a little more.
     exact = (Fraction(repr(share)) * steps / evaluate_every for share in shares)
-    return tuple(dict.fromkeys(step for each in exact if (step := math.ceil(each) * evaluate_every) < steps))
+    ends = (math.ceil(evaluations) * evaluate_every for evaluations in exact)
+    return tuple(dict.fromkeys(step for step in ends if step < steps))
 
 
 def expected_stops(count: int, rungs: Sequence[int], *, reduction: int) -> list[int | None]:
-    """Return the rung at which a plan counts each of `count` learning rates as stopped, None for one that goes on.
+    """Return the rung at which a plan counts each of `count` learning rates as stopped, None for one that continues.
 
     How many stop at a rung is known beforehand, which ones is not: the first of the sweep file stand for the best.
     """
@@ -50,8 +51,8 @@ def steps_left(count: int, rungs: Sequence[int], steps: int, *, step: int, reduc
     Args:
         count: rates that are in the race.
         rungs: that are still to come, ascending.
-        steps: of a trial that goes on to its end.
-        step: that they have come to.
+        steps: of a trial that continues to its end.
+        step: that they have reached.
         reduction: at least 2.
     """
     total, left = 0.0, count
@@ -62,7 +63,7 @@ def steps_left(count: int, rungs: Sequence[int], steps: int, *, step: int, reduc
 
 
 def verdict(losses: Mapping[float, Sequence[float]], reduction: int) -> tuple[float, ...]:
-    """Return the learning rates that go on beyond a rung, the best first.
+    """Return the learning rates that continue beyond a rung, the best first.
 
     Rates are ranked by the mean over seeds of the lowest validation loss so far. One that has lost seeds comes after
     all that have not, the fewer lost the better, as where a tuned rate is chosen; ties go to the smaller rate.
@@ -75,7 +76,7 @@ def verdict(losses: Mapping[float, Sequence[float]], reduction: int) -> tuple[fl
 
     def rank(rate: float) -> tuple[int, float, float]:
         kept = [loss for loss in losses[rate] if math.isfinite(loss)]
-        # fsum: the mean must not hang on the order in which the seeds arrived.
+        # fsum: the mean must not depend on the order in which the seeds arrived.
         return len(losses[rate]) - len(kept), math.fsum(kept) / len(kept) if kept else math.inf, rate
 
     return tuple(sorted(losses, key=rank)[: survivors(len(losses), reduction)])

@@ -119,11 +119,11 @@ class Counted:
 def expand(sweep: Sweep, card: DataCard) -> list[Counted]:
     """Return the trials of a sweep in the order of its file: models, examples, hyperparameters, seeds."""
     rungs_of = functools.cache(functools.partial(_rungs, sweep.train))
-    counted = []
+    expanded = []
     for trial in _trials(sweep, card):
         rungs, stops = rungs_of(trial.settings.steps, trial.evaluate_every)
-        counted.append(Counted(replace(trial, rungs=rungs), expected_stop=stops.get(trial.settings.learning_rate)))
-    return counted
+        expanded.append(Counted(replace(trial, rungs=rungs), expected_stop=stops.get(trial.settings.learning_rate)))
+    return expanded
 
 
 def expand_counted(sweep: Sweep, card: DataCard) -> list[Counted]:
@@ -135,7 +135,7 @@ def expand_counted(sweep: Sweep, card: DataCard) -> list[Counted]:
     train = sweep.train
     copies = len(sweep.seeds) * len(train.weight_decay)
     first = replace(train, learning_rate=train.learning_rate[:1], weight_decay=train.weight_decay[:1], halving=None)
-    counted = []
+    expanded = []
     for trial in _trials(replace(sweep, seeds=sweep.seeds[:1], train=first), card):
         rungs, stops = _rungs(train, trial.settings.steps, trial.evaluate_every)
         rates: dict[int | None, list[float]] = {}
@@ -143,8 +143,8 @@ def expand_counted(sweep: Sweep, card: DataCard) -> list[Counted]:
             rates.setdefault(stops.get(rate), []).append(rate)
         for stop, alike in rates.items():
             settings = replace(trial.settings, learning_rate=alike[0])
-            counted.append(Counted(replace(trial, settings=settings, rungs=rungs), copies * len(alike), stop))
-    return counted
+            expanded.append(Counted(replace(trial, settings=settings, rungs=rungs), copies * len(alike), stop))
+    return expanded
 
 
 def _rungs(train: TrainSpec, steps: int, evaluate_every: int) -> tuple[tuple[int, ...], dict[float, int | None]]:
@@ -184,76 +184,66 @@ def family_name(grid: ModelGrid) -> str:
     return grid.family if isinstance(grid.family, str) else name_of(grid.family)
 
 
-def recipe_of(sweep: Sweep, card: DataCard) -> Recipe:
-    """Return what the programs of a sweep are compiled for, with the first of its batch sizes."""
-    train = sweep.train
-    return Recipe(
+def _trials(sweep: Sweep, card: DataCard) -> Iterator[Trial]:
+    """Yield every trial of a sweep, without its rungs."""
+    train, numerics, occasion = sweep.train, current(), object()
+    task = task_of(sweep.task, card)
+    try:
+        outputs = task.outputs(card)
+    except ValueError as error:
+        raise SweepError(f"the task {task.name} {error}; give other data, or another task") from error
+    recipe = Recipe(
         optimizer=train.optimizer,
         schedule=train.schedule,
         clip_norm=train.clip_norm,
         batch_size=train.batch_size[0],
         weight_decay_on=train.weight_decay_on,
-        task=task_of(sweep.task, card),
+        task=task,
         target=(card.targets, card.target_shape),
     )
-
-
-def _trials(sweep: Sweep, card: DataCard) -> Iterator[Trial]:
-    """Yield every trial of a sweep, without its rungs."""
-    train, numerics, occasion = sweep.train, current(), object()
-    recipe = recipe_of(sweep, card)
-    try:
-        outputs = recipe.task.outputs(card)
-    except ValueError as error:
-        raise SweepError(f"the task {recipe.task.name} {error}; give other data, or another task") from error
     own = own_digests(recipe, outputs)
+    subset_keys = {seed: random_bits(card.fingerprint, seed, "subset") for seed in sweep.seeds}
+    shuffle_keys = {seed: random_bits(card.fingerprint, seed, "shuffle") for seed in sweep.seeds}
     for grid in sweep.models:
-        for knobs, built, source in _sizes(grid, card, recipe, outputs=outputs, occasion=occasion):
+        for knobs, size, source in _sizes(grid, card, recipe, outputs=outputs, occasion=occasion):
             for train_examples, batch_size in itertools.product(training_sizes(sweep.data, card), train.batch_size):
                 steps, interval = horizon(train, train_examples, batch_size)
-                sized = replace(recipe, batch_size=batch_size)
-                trial = Trial(
-                    architecture=built,
-                    family=family_name(grid),
-                    knobs=knobs,
-                    builder=None if source is None else f"{source} {program_digest(built, sized)}",
-                    data=card.fingerprint,
-                    recipe=sized,
-                    settings=Settings(
-                        learning_rate=0.0,
-                        weight_decay=0.0,
-                        steps=steps,
-                        warmup_steps=math.ceil(train.warmup_fraction * steps),
-                        train_examples=train_examples,
-                        subset_key=0,
-                        shuffle_key=0,
-                    ),
-                    seed=0,
-                    evaluate_every=interval,
-                    patience=train.patience,
-                    numerics=numerics,
-                    own=own,
-                )
+                batched = replace(recipe, batch_size=batch_size)
+                builder = None if source is None else f"{source} {program_digest(size, batched)}"
                 for rate, decay, seed in itertools.product(train.learning_rate, train.weight_decay, sweep.seeds):
-                    yield _seeded(replace(trial, seed=seed), float(rate), float(decay))
-
-
-def _seeded(trial: Trial, learning_rate: float, weight_decay: float) -> Trial:
-    """Return a trial with its hyperparameters, and the random bits of its seed."""
-    settings = replace(
-        trial.settings,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        subset_key=trial.key("subset"),
-        shuffle_key=trial.key("shuffle"),
-    )
-    return replace(trial, settings=settings)
+                    yield Trial(
+                        architecture=size,
+                        family=family_name(grid),
+                        knobs=knobs,
+                        builder=builder,
+                        data=card.fingerprint,
+                        recipe=batched,
+                        settings=Settings(
+                            learning_rate=float(rate),
+                            weight_decay=float(decay),
+                            steps=steps,
+                            warmup_steps=math.ceil(train.warmup_fraction * steps),
+                            train_examples=train_examples,
+                            subset_key=subset_keys[seed],
+                            shuffle_key=shuffle_keys[seed],
+                        ),
+                        seed=seed,
+                        evaluate_every=interval,
+                        patience=train.patience,
+                        numerics=numerics,
+                        own=own,
+                    )
 
 
 def _sizes(
     grid: ModelGrid, card: DataCard, recipe: Recipe, *, outputs: int, occasion: object
 ) -> Iterator[tuple[Knobs, Architecture, str | None]]:
-    """Yield knobs, architecture and the digest of the user's own source for every size of one grid."""
+    """Yield knobs, architecture and the digest of the user's own source for every size of one grid.
+
+    Raises:
+        SweepError: a module of the user's own cannot be trained, or is another one each time it is built or called:
+            its trials would never be found again.
+    """
     if isinstance(grid.family, str):
         build, source, occasion = FAMILIES[grid.family], None, None
     else:
@@ -261,19 +251,18 @@ def _sizes(
     unseen = source is not None
     # Products in the order of the file, knobs stored by name: the identity must not depend on the order of the keys.
     for values in itertools.product(*grid.knobs.values()):
-        chosen = dict(zip(grid.knobs, values, strict=True))
-        built = architecture(build, chosen, shape=card.shape, outputs=outputs, occasion=occasion)
+        knobs = dict(zip(grid.knobs, values, strict=True))
+        size = architecture(build, knobs, shape=card.shape, outputs=outputs, occasion=occasion)
         if source is not None:  # the families are tested
-            built.check(outputs=outputs, task=recipe.task.name)
+            size.check(outputs=outputs, task=recipe.task.name)
         if unseen:  # one size speaks for its builder: it would take as long as planning another one
-            _check_repeats(built, replace(recipe, batch_size=2))
             unseen = False
-        yield tuple(sorted(chosen.items())), built, source
-
-
-def _check_repeats(built: Architecture, recipe: Recipe) -> None:
-    """Refuse a module that is another one each time it is built or called: its trials would never be found again."""
-    first, second = (program_digest(size, recipe) for size in (built, replace(built, occasion=object())))
-    if first != second:
-        says = "computes something else each time it is built or called, for instance from NumPy's random numbers"
-        raise SweepError(f"the model {built.title} {says}; draw from `rngs`, or from a generator with a fixed seed")
+            few = replace(recipe, batch_size=2)
+            if program_digest(size, few) != program_digest(replace(size, occasion=object()), few):
+                why = (
+                    "computes something else each time it is built or called, for instance from NumPy's random numbers"
+                )
+                raise SweepError(
+                    f"the model {size.title} {why}; draw from `rngs`, or from a generator with a fixed seed"
+                )
+        yield tuple(sorted(knobs.items())), size, source

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from jax.extend import core
 from scalejax.data import DataCard
 from scalejax.models import Architecture
 from scalejax.models.equations import inner_programs
-from scalejax.train.convolutions import CONVOLUTION
+from scalejax.train.convolutions import CONVOLUTION, contains
 from scalejax.train.lanes import abstract_lane
 from scalejax.train.recipe import LaneProgram, Recipe
 from scalejax.train.step import BLOCK_STEPS
@@ -73,17 +74,19 @@ def step_bytes(program: LaneProgram) -> tuple[int, int]:
 
     The compiler decides what else is in memory at the same time; less than this it cannot be.
     """
-    arrays = _step_costs(program.architecture, program.recipe).array
-    return lane_bytes(program), max(
-        arrays, 4 * BLOCK_STEPS * program.recipe.batch_size
-    )  # the rows of a block of batches
+    rows = 4 * BLOCK_STEPS * program.recipe.batch_size  # those of a block of batches
+    return lane_bytes(program), max(_step_costs(program.architecture, program.recipe).array, rows)
 
 
 @dataclass(frozen=True)
 class _StepCosts:
-    """FLOPs of a step: useful ones, and all, those computed again included; and bytes.
+    """What a step costs.
 
-    `array` are those of its largest array, `convolved` of all that its convolutions take and make.
+    Attributes:
+        useful: FLOPs, each product once.
+        performed: FLOPs, with those computed again.
+        array: bytes of its largest array.
+        convolved: bytes of all that its convolutions take and make.
     """
 
     useful: int
@@ -95,17 +98,10 @@ class _StepCosts:
 @functools.cache
 def _step_costs(architecture: Architecture, recipe: Recipe) -> _StepCosts:
     traced = traced_slope(architecture, recipe).program.jaxpr
-    performed = _product_flops(traced)
-    useful = _product_flops(_without_recomputation(architecture, recipe.batch_size)) if _forgets(traced) else performed
-    return _StepCosts(useful, performed, largest_array(traced), _convolved_bytes(traced))
-
-
-def _forgets(program: core.Jaxpr) -> bool:
-    """Whether a program has parts whose results are forgotten, to be computed again in a backward pass."""
-    return any(
-        equation.primitive.name in CHECKPOINTS or any(map(_forgets, inner_programs(equation.params)))
-        for equation in program.eqns
-    )
+    useful = performed = _total(traced, _flops)
+    if contains(traced, CHECKPOINTS):
+        useful = _total(_without_recomputation(architecture, recipe.batch_size), _flops)
+    return _StepCosts(useful, performed, largest_array(traced), _total(traced, _convolved_bytes))
 
 
 def _without_recomputation(architecture: Architecture, batch_size: int) -> core.Jaxpr:
@@ -116,8 +112,8 @@ def _without_recomputation(architecture: Architecture, batch_size: int) -> core.
     kept = core.jaxpr_as_fun(core.ClosedJaxpr(_keeping(traced.jaxpr), traced.consts))
     leaves, count = jax.tree.leaves(operands), len(jax.tree.leaves(params))
 
-    def outputs_sum(own: list[jax.Array], others: list[jax.Array]) -> jax.Array:
-        return kept(*own, *others)[0].sum()
+    def outputs_sum(weights: list[jax.Array], others: list[jax.Array]) -> jax.Array:
+        return kept(*weights, *others)[0].sum()
 
     return jax.make_jaxpr(jax.value_and_grad(outputs_sum))(leaves[:count], leaves[count:]).jaxpr
 
@@ -143,32 +139,38 @@ def _keeping(program: core.Jaxpr) -> core.Jaxpr:
 
 def largest_array(program: core.Jaxpr) -> int:
     """Return the bytes of the largest array that a program, or a program inside it, takes or makes."""
-    made = (each for equation in program.eqns for each in equation.outvars)
+    made = (variable for equation in program.eqns for variable in equation.outvars)
     inside = (inner for equation in program.eqns for inner in inner_programs(equation.params))
-    arrays: list[Any] = [each.aval for each in (*program.invars, *made)]
-    sizes = (math.prod(each.shape) * each.dtype.itemsize for each in arrays)
+    sizes = (_bytes(variable.aval) for variable in (*program.invars, *made))
     return max((*sizes, *map(largest_array, inside)), default=0)
 
 
-def _product_flops(program: core.Jaxpr) -> int:
-    """Add up the products of a program and of the programs inside it, a scan's body as often as it runs."""
+def _total(program: core.Jaxpr, cost: Callable[[Any], int]) -> int:
+    """Add up the costs of the equations of a program and of the programs inside it.
+
+    A scan's body counts as often as it runs, and of the branches of a `cond` the costliest.
+    """
     total = 0
     for equation in program.eqns:
-        name = equation.primitive.name
-        if name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            left = _shape(equation.invars[0])
-            total += 2 * math.prod(_shape(equation.outvars[0])) * math.prod(left[axis] for axis in contracted)
-        elif name == CONVOLUTION:
-            total += _convolution_flops(equation)
-        inside = [_product_flops(inner) for inner in inner_programs(equation.params)]
-        total += _repeats(equation) * (max(inside) if name == "cond" else sum(inside))
+        name, params = equation.primitive.name, equation.params
+        inside = [_total(inner, cost) for inner in inner_programs(params)]
+        repeats = params.get("length", 1) if name == "scan" else 1
+        total += cost(equation) + repeats * (max(inside) if name == "cond" else sum(inside))
     return total
+
+
+def _flops(equation: Any) -> int:
+    """Return the FLOPs of one equation: of a matrix product or a convolution, 0 of any other."""
+    if equation.primitive.name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        left = equation.invars[0].aval.shape
+        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+    return _convolution_flops(equation) if equation.primitive.name == CONVOLUTION else 0
 
 
 def _convolution_flops(equation: Any) -> int:
     """Return the FLOPs of a convolution, without those on zeros between the points of its input or of its kernel."""
-    image, kernel, out = map(_shape, (*equation.invars[:2], equation.outvars[0]))
+    image, kernel, out = (variable.aval.shape for variable in (*equation.invars[:2], equation.outvars[0]))
     numbers = equation.params["dimension_numbers"]
     features = kernel[numbers.rhs_spec[1]]
     total = 2 * out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * features
@@ -183,23 +185,10 @@ def _convolution_flops(equation: Any) -> int:
     return total
 
 
-def _convolved_bytes(program: core.Jaxpr) -> int:
-    """Add up what the convolutions of a program and of those inside it take and make, as often as they run."""
-    total = 0
-    for equation in program.eqns:
-        if equation.primitive.name == CONVOLUTION:
-            arrays: list[Any] = [each.aval for each in (*equation.invars, *equation.outvars)]
-            total += sum(math.prod(each.shape) * each.dtype.itemsize for each in arrays)
-        total += _repeats(equation) * sum(_convolved_bytes(inner) for inner in inner_programs(equation.params))
-    return total
-
-
-def _repeats(equation: Any) -> int:
-    return equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-
-
-def _shape(variable: Any) -> tuple[int, ...]:
-    return variable.aval.shape
+def _convolved_bytes(equation: Any) -> int:
+    """Return the bytes that a convolution takes and makes, 0 of any other equation."""
+    convolves = equation.primitive.name == CONVOLUTION
+    return _bytes([variable.aval for variable in (*equation.invars, *equation.outvars)]) if convolves else 0
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 Zero is a fixed point of gradient training: a unit whose arrays are all zero puts out zero, receives a zero gradient,
 and every optimizer here maps zero to zero. So models of different sizes share one program, without masks. Which sizes
-may is proven (`proof.py`) or, where the user asks for it, tried (`probe.py`).
+may is proven (`scalejax.planning.proof`) or, where the user asks for it, tried (`scalejax.execute.probe`).
 """
 
 import contextlib
@@ -26,15 +26,10 @@ Tree = TypeVar("Tree")  # of arrays: a state, a learner
 SOLO_TOLERANCE = 1e-5  # relative; packed against solo over at most ten steps
 
 
-def weights(architecture: Architecture) -> tuple[nnx.State, nnx.State]:
-    """Return the abstract parameters and rest of an architecture."""
-    return architecture.abstract[1:]
-
-
 @functools.cache
 def structure(architecture: Architecture) -> tuple[object, ...]:
     """Return what must be equal for two sizes to share a program: the tree, and each leaf's type and rank."""
-    leaves, tree = jax.tree.flatten(weights(architecture))
+    leaves, tree = jax.tree.flatten(architecture.abstract[1:])
     return (tree, *((str(leaf.dtype), len(leaf.shape)) for leaf in leaves))
 
 
@@ -48,7 +43,7 @@ def fits_into(small: Architecture, large: Architecture) -> bool:
 @functools.cache
 def _axes(architecture: Architecture) -> tuple[int, ...]:
     """Return the sizes of all axes of all arrays."""
-    return tuple(size for leaf in jax.tree.leaves(weights(architecture)) for size in leaf.shape)
+    return tuple(size for leaf in jax.tree.leaves(architecture.abstract[1:]) for size in leaf.shape)
 
 
 def initial_weights(architecture: Architecture, key: int) -> tuple[nnx.State, nnx.State]:
@@ -76,7 +71,7 @@ def _initialiser(architecture: Architecture, numerics: Numerics) -> Callable[[np
 
 
 def _beside_the_training() -> contextlib.AbstractContextManager[object]:
-    """Return a context in which programs are compiled for the CPU; of one that trains itself for the usual device."""
+    """Return a context in which programs are compiled for the CPU; for the usual device if that is the CPU itself."""
     if jax.default_backend() == "cpu":
         return contextlib.nullcontext()
     try:

@@ -13,8 +13,7 @@ from scalejax.models import Architecture
 from scalejax.train.optimizers import Optimizer
 from scalejax.train.task import CLASSIFICATION, Task
 
-Leaf = Any  # an array of the type and shape in the comment: JAX's in a program, NumPy's on the way there
-
+Leaf = Any  # an array of the type and shape in the comment: JAX's in a program, NumPy's on the host
 
 # What a setting is in a program; and whether the id of a trial hashes it, or it follows from what the id hashes.
 FLOAT, INT, UINT = ({"type": kind} for kind in (np.float32, np.int32, np.uint32))
@@ -37,12 +36,13 @@ class Settings:
 
     def scalars(self) -> "Settings":
         """Return the numbers in the types of a program."""
-        return Settings(**{each.name: each.metadata["type"](getattr(self, each.name)) for each in fields(self)})
+        return Settings(**{number.name: number.metadata["type"](getattr(self, number.name)) for number in fields(self)})
 
     @staticmethod
     def abstract(*shape: int) -> "Settings":
         """Return settings as shapes."""
-        return Settings(**{each.name: jax.ShapeDtypeStruct(shape, each.metadata["type"]) for each in fields(Settings)})
+        types = {number.name: number.metadata["type"] for number in fields(Settings)}
+        return Settings(**{name: jax.ShapeDtypeStruct(shape, dtype) for name, dtype in types.items()})
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ class LaneProgram:
         if self.recipe.weight_decay_on is None:
             return self.architecture.matrices(self.recipe.batch_size)
         names = self.architecture.parameter_names
-        return tuple(any(fnmatch.fnmatchcase(name, each) for each in self.recipe.weight_decay_on) for name in names)
+        patterns = self.recipe.weight_decay_on
+        return tuple(any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns) for name in names)
 
     @property
     def identity(self) -> str:
@@ -91,12 +92,12 @@ def content(part: Any) -> dict[str, Any]:
     Left out are those that follow from others, and those that came later and have their default: finished trials of
     earlier versions keep their ids.
     """
-    values = {each: getattr(part, each.name) for each in fields(part) if each.metadata.get("hashed", True)}
-    return {each.name: _plain(value) for each, value in values.items() if value != each.default}
 
+    def plain(value: Any) -> Any:
+        """Return a value as JSON can hold it; a task or an optimizer by its name."""
+        if value is None or isinstance(value, str | int | float | tuple):
+            return value
+        return getattr(value, "name", None) or qualified_name(value)
 
-def _plain(value: Any) -> Any:
-    """Return a value as JSON can hold it; a task or an optimizer by its name."""
-    if value is None or isinstance(value, str | int | float | tuple):
-        return value
-    return getattr(value, "name", None) or qualified_name(value)
+    values = ((entry, getattr(part, entry.name)) for entry in fields(part) if entry.metadata.get("hashed", True))
+    return {entry.name: plain(value) for entry, value in values if value != entry.default}

@@ -1,7 +1,7 @@
 """What a model is trained to do: the targets that it takes, its loss, and the metric that is shown."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +13,19 @@ from scalejax.data import DataCard
 class Task(Protocol):
     """A loss and a headline metric; the engine asks it for whatever depends on what a model is trained to do.
 
-    A user's own task is any object with these attributes; it must be hashable, as a frozen dataclass is.
-
-    Attributes:
-        name: in sentences and in ids, such as "regression".
-        metric: the name of the headline metric as it is shown, such as "RMSE"; lower is better.
+    A user's own task is any object with these attributes; it must be hashable, as a frozen dataclass is. Its name and
+    metric may be plain fields.
     """
 
-    name: ClassVar[str]
-    metric: ClassVar[str]
+    @property
+    def name(self) -> str:
+        """What it is called in sentences and in ids, such as "regression"."""
+        ...
+
+    @property
+    def metric(self) -> str:
+        """The name of the headline metric as it is shown, such as "RMSE"; lower is better."""
+        ...
 
     def outputs(self, card: DataCard) -> int:
         """Return how many numbers a model returns for an example of these data.
@@ -51,8 +55,8 @@ class Task(Protocol):
 class Classification:
     """One of several classes: cross-entropy in nats, and the share of wrong answers."""
 
-    name: ClassVar[str] = "classification"
-    metric: ClassVar[str] = "error"
+    name: str = "classification"
+    metric: str = "error"
 
     def outputs(self, card: DataCard) -> int:
         """Return the number of classes."""
@@ -77,8 +81,8 @@ class Classification:
 class Regression:
     """One number: squared error, and its root over all examples, in the units of the target."""
 
-    name: ClassVar[str] = "regression"
-    metric: ClassVar[str] = "RMSE"
+    name: str = "regression"
+    metric: str = "RMSE"
 
     def outputs(self, card: DataCard) -> int:
         """Return 1."""
@@ -104,8 +108,8 @@ CLASSIFICATION = Classification()
 TASKS: dict[str, Task] = {"classification": CLASSIFICATION, "regression": Regression()}
 
 
-def task_of(choice: Any, card: DataCard) -> Task:
-    """Return the task of a sweep: the one of that name, the user's own, or by default what the targets say."""
+def task_of(choice: str | Task | None, card: DataCard) -> Task:
+    """Return the task of a sweep: the user's own, the one of that name, or (None) the one that the targets call for."""
     if choice is None:
         choice = "regression" if card.classes is None else "classification"
     return TASKS[choice] if isinstance(choice, str) else choice
