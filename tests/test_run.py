@@ -275,10 +275,9 @@ def test_networks_learn_and_fractions_are_shares_of_the_pool(tmp_path: Path):
     [
         ({"models": (sx.ModelGrid("mpl"),)}, "did you mean mlp"),
         ({"models": (sx.ModelGrid("mlp", width=4),)}, "depth"),
-        ({"data": sx.DataSpec("mnist2d", train_examples=(10,))}, "mnist1d"),
         ({"data": sx.DataSpec("digits", train_examples=(100_000,))}, "train_examples"),
     ],
-    ids=["family", "knob", "source", "too many examples"],
+    ids=["family", "knob", "too many examples"],
 )
 def test_a_bad_sweep_writes_nothing(tmp_path: Path, changes: dict, says: str):
     with pytest.raises(sx.SweepError, match=says):
@@ -425,3 +424,12 @@ def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_run_is_read_by_the_name_of_its_directory(tmp_path):
     done = sx.run_sweep(SWEEP, tmp_path / "run", progress=False)
     assert sx.Run(str(tmp_path / "run")).results().equals(done.results())  # pyright: ignore[reportArgumentType]
+
+
+def test_errors_of_zero_everywhere_end_a_run_without_a_figure_and_with_a_sentence(tmp_path):
+    x = np.repeat([[-1.0], [1.0]], 60, axis=0)
+    data = sx.DataSpec(source=sx.arrays(x, np.repeat([0, 1], 60)), train_examples=(40, 80))
+    train = sx.TrainSpec(learning_rate=(0.1,), batch_size=(8,), steps=40)
+    with pytest.warns(UserWarning, match="no figure is drawn: The curves hold no positive value"):
+        run = sx.run_sweep(sx.Sweep("easy", data, (sx.ModelGrid("logistic"),), train), tmp_path, progress=False)
+    assert set(run.results()["test_error"]) == {0.0}

@@ -281,7 +281,10 @@ def carry_out(
             finally:
                 store.release()
         if run.counts()[Status.DONE]:
-            run.save_figure()
+            try:
+                run.save_figure()
+            except ValueError as error:  # such as errors of zero everywhere, which a logarithmic axis does not have
+                warnings.warn(f"{run.directory}: no figure is drawn: {error}", stacklevel=2)
     return run
 
 
