@@ -59,10 +59,10 @@ def replacing(path: Path) -> Iterator[Path]:
         Path(name).unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file whole with a text."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file whole."""
     with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def _umask() -> int:

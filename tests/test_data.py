@@ -130,6 +130,43 @@ def test_fingerprint_follows_the_fourier_options():
     assert describe(default).fingerprint == describe(specs[1]).fingerprint
 
 
+# Trials' ids hash them: if one of these changes, every finished run is orphaned.
+FINGERPRINTS = [
+    (MNIST, "78b2081d17664c19887920c9e7b79f0821b4774cac40a20b084d4cf31aeb8a11"),
+    (replace(MNIST, seed=3), "6bf7025c0d4d9878ea9ea5eab9162bb8cd91792ebdca385ec62090894fec5fa4"),
+    (
+        DataSpec("mnist1d", fractions=(0.5,), examples=1000),
+        "960b36edf15a38bb04afb9e20fa887718b17f0cdeff88aa2fa05900c52712d28",
+    ),
+    (LAND, "8c74d0494377bfc79e749d7f05ebe65bba2aa606c90595e79f2213a94e015c62"),
+    (replace(LAND, fourier_features=48), "23dbf9294c8186eb9622f779f55572d8240eed4b531b4d31245837c95d9620ec"),
+    (
+        replace(LAND, fourier_features=8, fourier_scale=0.7),
+        "b6de9ee97194389d6acceb09431a061221993d8b2be55a1b3edddeb5d6d3512f",
+    ),
+    (
+        replace(LAND, fourier_features=8, fourier_scale=1),
+        "a47423152d2879dc0dd4b061fab835513086099ac92b1c1338993e0eb7bd6783",
+    ),
+    (DIGITS, "a6a0110c3ac530a067565736465de88c1cd9525d975945859b43330d3dbbbd4b"),
+    (replace(DIGITS, examples=100, seed=2), "9da30ec2448f2e4c65add994fd95f7ab2d27245cff364bcfc5169da480f2b071"),
+]
+
+
+@needs_mask
+@needs_digits
+@pytest.mark.parametrize(("spec", "fingerprint"), FINGERPRINTS)
+def test_fingerprints_stay_what_they_were(spec: DataSpec, fingerprint: str):
+    assert describe(spec).fingerprint == fingerprint
+
+
+@needs_mask
+def test_an_object_of_a_source_is_the_named_one_with_its_options():
+    named = replace(LAND, fourier_features=8, fourier_scale=0.7)
+    assert describe(replace(LAND, source=land.Land(8, 0.7))) == describe(named)
+    assert describe(replace(MNIST, source=mnist1d.MNIST1D())) == describe(MNIST)
+
+
 @pytest.mark.parametrize(
     "spec",
     [
