@@ -332,7 +332,7 @@ def test_a_mistake_in_the_file_is_one_line_and_nothing_is_written(cli, here: Pat
 def test_more_examples_than_the_data_set_has(cli, here: Path):
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     overrides = ["--set", "data.source=digits", "--set", "data.examples=", "--set", "data.train_examples=5000"]
-    assert_refused(cli("run", "sweep.toml", *overrides), "--set data.train_examples", "5000", "1647 digits")
+    assert_refused(cli("run", "sweep.toml", *overrides), "--set data.train_examples", "5000", "1647 examples")
     assert only_the_sweep_file(here)
 
 

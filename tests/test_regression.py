@@ -46,8 +46,11 @@ def test_two_hundred_thousand_rows_from_the_picture_to_the_law(tmp_path: Path):
     assert "error" not in words
     picture = (tmp_path / "figures" / "learning_curves.svg").read_text(encoding="utf-8")
     assert len(picture) > 10_000
-    fits = run.fit("power_floor", bootstrap=20)
-    assert "RMSE" in str(fits.facts["columns"]) or "test_metric" in str(fits.facts["columns"])
+    fits = run.fit("power_floor", columns={"loss": "test_metric"}, bootstrap=20)
+    assert fits.facts["columns"]["loss"] == "test_RMSE"
+    floor = {curve: fit.params["e"] for curve, fit in fits.fits.items()}
+    assert floor["logistic"] > 5 * 0.1  # what a linear model cannot explain, not the noise
+    assert Path(fits.facts["figures"][0]).is_file()
 
 
 def test_diabetes_is_no_better_than_least_squares(tmp_path: Path):
