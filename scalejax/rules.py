@@ -1,6 +1,6 @@
 """The rules that values of a sweep are held to, and the sentences that say what is wrong with one.
 
-Nothing here knows what a sweep is: it is the ground on which `data` and `spec` declare their fields.
+The ground on which `data` and `spec` declare their fields.
 """
 
 import difflib
@@ -221,6 +221,9 @@ def strict(table: str, *, extra: str | None = None) -> Callable[[type[_Class]], 
             given = {**dict(zip(known, values, strict=False)), **named}
             if extra is not None:
                 more = {name: given.pop(name) for name in [*given] if name not in known}
+                twice = more.keys() & given.get(extra, {}).keys()
+                if twice:
+                    raise SpecError(f"given twice, as a keyword and in {extra}", table=table, keys=(min(twice),))
                 given[extra] = {**given.get(extra, {}), **more}
             for name in given:
                 if name not in known:

@@ -207,7 +207,7 @@ def probed(build: Callable[..., nnx.Module]) -> str:
         (Between, ""),
         (RectifiedMaximum, ""),
         (ScaledByMaximum, r"padded and solo differ by \S+ in the loss within 10 steps"),
-        (OverUnitsInEvaluation, r"padded and solo differ by \S+ in the logits of evaluation within 10 steps"),
+        (OverUnitsInEvaluation, r"padded and solo differ by \S+ in the outputs of evaluation within 10 steps"),
         (Growing, r"padding grows to \S+ in params.drift within 10 steps"),
     ],
 )

@@ -24,7 +24,7 @@ NAMES = """
     Allocation DataSpec Fit FitError Frontier HalvingSpec Interrupted Law Misallocation ModelGrid Parameter Run RunError
     Sweep SweepError TrainSpec compute_optimal fit_envelope fit_isoflop fit_law load_sweep misallocation run_sweep
 """
-NAMES_ADDED = "Fits plan"
+NAMES_ADDED = "Classification Facts Fits Regression Source Split Task arrays plan"
 
 COMMANDS = {
     "plan": "SWEEP.toml --set --json --devices --device-kind",
@@ -88,7 +88,7 @@ FIT = {
 BENCH = {"": "device_kind devices batch_size peak widths", "widths": "width lanes vmap map loop"}
 
 SWEEP_KEYS = {
-    "": "name data models train seeds packing",
+    "": "name data models train seeds packing task",
     "data": """
         source train_examples fractions examples validation_examples test_examples seed fourier_features fourier_scale
     """,

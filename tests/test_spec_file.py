@@ -464,3 +464,58 @@ def test_a_builder_is_written_for_the_record_only(tmp_path):
     assert f"[[models]] index 0 family: '{__name__}:mlp' is a Python builder, which a file cannot hold" in sentence(
         caught
     )
+
+
+LAND = GOOD.replace('source = "mnist1d"', 'source = "land"')
+
+
+def test_options_of_a_source_stand_in_its_table_or_beside_the_keys_of_all(tmp_path):
+    flat = LAND.replace('source = "land"', 'source = "land"\nfourier_features = 8')
+    table = LAND.replace("[[models]]", "[data.land]\nfourier_features = 8\n[[models]]", 1)
+    one, other = (load_sweep(write(tmp_path, text)) for text in (flat, table))
+    assert one == other
+    assert one.data.options == {"fourier_features": 8}
+    for text in (flat, table):
+        for key in ("data.fourier_features", "data.land.fourier_features"):
+            assert load_sweep(write(tmp_path, text), {key: 6}).data.options == {"fourier_features": 6}
+            assert not load_sweep(write(tmp_path, text), {key: None}).data.options
+    both = flat.replace("[[models]]", "[data.land]\nfourier_features = 8\n[[models]]", 1)
+    with pytest.raises(SweepError, match=r"\[data\] fourier_features: given twice, here and in \[data.land\]"):
+        load_sweep(write(tmp_path, both))
+    with pytest.raises(SweepError, match="given twice, as a keyword and in options"):
+        twice: Any = {"options": {"fourier_features": 8}, "fourier_features": 6}
+        DataSpec("land", train_examples=(3,), **twice)
+    with pytest.raises(
+        SweepError, match=r"land: the source is .mnist1d.; drop this table, or change the source to land"
+    ):
+        load_sweep(write(tmp_path, table), {"data.source": "mnist1d"})
+
+
+def test_objects_of_ones_own_are_written_for_the_record_only(tmp_path):
+    class Own:
+        name = metric = "own"
+
+        def outputs(self): ...
+
+        loss = score = headline = outputs
+
+    made = load_sweep(write(tmp_path, GOOD))
+    for changes, key in (
+        ({"task": Own()}, "task"),
+        ({"train": dataclasses.replace(made.train, optimizer=test_overrides)}, "[train] optimizer"),
+    ):
+        text = sweep_to_toml(dataclasses.replace(made, **changes))
+        with pytest.raises(SweepError) as caught:
+            load_sweep(write(tmp_path, text))
+        assert f"{key}: " in sentence(caught)
+        assert "is a Python object, which a file cannot hold; make this sweep in Python" in sentence(caught)
+
+
+def test_the_names_that_a_file_may_give_are_those_of_the_tables():
+    from scalejax.spec.sweep import OPTIMIZERS as OPTIMIZER_NAMES
+    from scalejax.spec.sweep import TASKS as TASK_NAMES
+    from scalejax.train.optimizers import OPTIMIZERS
+    from scalejax.train.task import TASKS
+
+    assert tuple(OPTIMIZERS) == OPTIMIZER_NAMES
+    assert tuple(TASKS) == TASK_NAMES

@@ -154,7 +154,7 @@ def test_any_worker_will_do_and_their_number_changes_no_result(data, workers, ha
         stop = {0: 10, 1: 10, 2: 20}.get(position, STEPS) if halved else STEPS
         assert steps[trial.trial_id] == stop
         assert ends[trial.trial_id].status == ("done" if stop == STEPS else "stopped")
-    assert {id(one.program) for worker in crew for one in worker.prepared} <= {id(one.program) for one in wanted}
+    assert {id(one.program) for worker in crew for one in worker.prepared} == {id(one.program) for one in wanted}
 
 
 @pytest.mark.parametrize("workers", [1, 3])

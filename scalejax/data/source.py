@@ -72,8 +72,8 @@ class Source(Protocol):
     def splits(self, seed: int, sizes: Mapping[str, int]) -> Mapping[str, Split]:
         """Return the splits "train", "validation" and "test", of these sizes and without a common example.
 
-        The same seed and sizes give the same numbers; how to cut what is finite, or to draw what is not, `cut` and
-        `drawn` know.
+        The same seed and sizes give the same numbers; `cut` and `drawn` of scalejax.data
+        help to cut what is finite, and to draw what is not.
         """
         ...
 

@@ -140,7 +140,7 @@ class Pack:
         self._slots[number] = replace(paused.slot.copy(), owed=paused.slot.lacks)
 
     def adopt(self, lanes: TrialState, trial: Trial) -> None:
-        """Take over a ready state of all lanes, each with a trial like `planned` at its start."""
+        """Take over a ready state of all lanes, each with `trial` at its start."""
         self.lanes = jax.device_put(lanes, self.placement.lane_sharded)
         self._slots = [Slot(trial) for _ in self._slots]
 

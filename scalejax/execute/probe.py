@@ -59,7 +59,7 @@ def probe(small: LaneProgram, large: LaneProgram, examples: Examples) -> str:
     (losses, padded_losses), (logits, padded_logits), outside = found
     for what, one, other in (
         ("the loss", losses, padded_losses),
-        ("the logits of evaluation", logits, padded_logits),
+        ("the outputs of evaluation", logits, padded_logits),
     ):
         worst = _difference(one, other)
         if not worst <= SOLO_TOLERANCE:

@@ -46,16 +46,16 @@ class Cell:
     """The trials that compete with each other."""
 
     trials: list[Trial]
-    rates: tuple[float, ...]  # that are still in the race
+    rates: tuple[float, ...]  # that still compete
     rung: int = 0  # the next one, by its number
     out: dict[float, str] = field(default_factory=dict)  # rates that are not, and why
 
     def competitors(self) -> list[Trial]:
-        """Return the trials of the rates that are still in the race."""
+        """Return the trials of the rates that still compete."""
         return [trial for trial in self.trials if trial.settings.learning_rate in self.rates]
 
     def clear(self, step: int) -> bool:
-        """Say whether a trial that is in the race may train on from a step: all rungs up to there are decided."""
+        """Say whether a trial that still competes may train on from a step: all rungs up to there are decided."""
         rungs = self.trials[0].rungs
         return self.rung == len(rungs) or step < rungs[self.rung]
 
@@ -153,7 +153,7 @@ class SuccessiveHalving:
                     decision.stop.append((self._waiting.pop(paused.trial.trial_id), why))
                 elif cell.clear(paused.slot.step):
                     decision.proceed.append(self._waiting.pop(paused.trial.trial_id))
-        # Beyond the last rung all that are in the race train to the end.
+        # Beyond the last rung all that still compete train to the end.
         self._wake(cell.competitors(), decision)
         return decision
 

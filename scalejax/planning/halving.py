@@ -49,7 +49,7 @@ def steps_left(count: int, rungs: Sequence[int], steps: int, *, step: int, reduc
     """Return the steps that a trial has yet to take, on average over `count` learning rates of which some will stop.
 
     Args:
-        count: rates that are in the race.
+        count: rates that still compete.
         rungs: that are still to come, ascending.
         steps: of a trial that continues to its end.
         step: that they have reached.

@@ -1,5 +1,6 @@
 """What the engine knows of trials as rows of the ledger."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from scalejax.run.store import MeasurementRow, ResultRow, TrialRow
@@ -57,14 +58,4 @@ def result_row(end: "Finished", plan: "Plan") -> ResultRow:
 
 def measurement_rows(end: "Finished") -> list[MeasurementRow]:
     """Return a row for each of a trial's evaluations."""
-    return [
-        MeasurementRow(
-            trial_id=end.trial.trial_id,
-            step=evaluation.step,
-            examples_seen=evaluation.examples_seen,
-            train_loss=evaluation.train_loss,
-            validation_loss=evaluation.validation_loss,
-            validation_metric=evaluation.validation_metric,
-        )
-        for evaluation in end.evaluations
-    ]
+    return [MeasurementRow(end.trial.trial_id, **asdict(evaluation)) for evaluation in end.evaluations]

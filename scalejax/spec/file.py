@@ -18,7 +18,8 @@ _KEYS = {
     "": tuple(field.name for field in fields(Sweep)),
     **{table: tuple(each.name for each in fields(spec) if each.name != "options") for table, spec in _TABLES.items()},
 }
-_OPTIONS = {each.name: name for name, kind in SOURCES.items() for each in fields(kind)}  # option -> its source
+_OPTIONS = {name: tuple(each.name for each in fields(kind)) for name, kind in SOURCES.items()}  # by source
+_FLAT = {option for options in _OPTIONS.values() for option in options}  # may also stand beside the keys of [data]
 _SINGLE = tuple(key for key in _KEYS[""] if key not in (*_TABLES, "models"))  # the keys outside any table
 
 
@@ -178,7 +179,7 @@ def _check_table(value: object, table: str) -> None:
     for key, inner in value.items():
         if table == "data" and isinstance(inner, Mapping) and key in SOURCES:
             if key != value.get("source"):
-                says = f"holds the options of a source that is not this one, {shown(value.get('source'))}; drop it"
+                says = f"the source is {shown(value.get('source'))}; drop this table, or change the source to {key}"
                 raise SpecError(says, table=table, keys=(str(key),))
             continue
         _known(str(key), table)
@@ -192,7 +193,11 @@ def _made(value: Any, path: str) -> Any:
         return value
     if path == "data":  # the options of a source are in a table of its name, or beside the keys of all sources
         options = {key: inner for key, inner in value.items() if key not in _KEYS[path]}
-        options |= options.pop(str(value.get("source")), {})
+        own = options.pop(str(value.get("source")), {})
+        for name in own.keys() & options.keys():
+            says = f"given twice, here and in [data.{value['source']}]; drop one of them"
+            raise SpecError(says, table="data", keys=(name,))
+        options |= own
         return DataSpec(**{key: inner for key, inner in value.items() if key in _KEYS[path]}, options=options)
     return _TABLES[path](**{key: _made(inner, f"{path}.{key}") for key, inner in value.items()})
 
@@ -205,7 +210,7 @@ def _kind(value: object) -> str:
 
 def _known(key: str, table: str) -> None:
     """Raise if a table of the file has no such key; knows the keys of the other tables, where it may belong."""
-    if key in _KEYS[table] or (table == "data" and key in _OPTIONS):
+    if key in _KEYS[table] or (table == "data" and key in _FLAT):
         return
     homes = [other for other in _KEYS if other != table and key in _KEYS[other]]
     if homes and key not in (*_TABLES, "models"):
@@ -252,6 +257,9 @@ def parse_override(text: str) -> tuple[str, Any]:
 def _override(raw: dict[str, Any], dotted: str, value: Any) -> None:
     """Put one value into the parsed file, or take it out if it is None; raises `SweepError` for an unknown key."""
     home, key = _home(raw, dotted, make=value is not None)
+    if dotted.startswith("data.") and key in _FLAT:  # wherever the file has this option of a source
+        for table in (raw["data"], *(inner for inner in raw["data"].values() if isinstance(inner, dict))):
+            table.pop(key, None)
     if value is None:
         home.pop(key, None)
     else:
@@ -271,7 +279,7 @@ def _home(raw: dict[str, Any], dotted: str, *, make: bool) -> tuple[dict[str, An
             example = "models.0.width" if table == "models" else f"{table}.{_KEYS[table][0]}"
             raise error(f"{table} is a table; expected one of its keys, for instance {example}")
         case [*tables, key] if (table := ".".join(tables)) in _TABLES:
-            if key not in _KEYS[table] and not (table == "data" and key in _OPTIONS):
+            if key not in _KEYS[table] and not (table == "data" and key in _FLAT):
                 raise error(f"unknown key; {nearest(key, _KEYS[table])}")
             home = raw
             for depth, name in enumerate(tables, start=1):
@@ -280,7 +288,7 @@ def _home(raw: dict[str, Any], dotted: str, *, make: bool) -> tuple[dict[str, An
                     place = ".".join(tables[:depth])
                     raise error(f"expected the file to have one table [{place}], found {_kind(home)}")
             return home, key
-        case ["data", source, key] if _OPTIONS.get(key) == source:
+        case ["data", source, key] if key in _OPTIONS.get(source, ()):
             return raw.setdefault("data", {}).setdefault(source, {}), key
         case ["models", index, key] if key:
             models = raw.get("models")

@@ -53,9 +53,16 @@ def _seeds(value: Any) -> tuple[int, ...]:
     return tuple(range(number))
 
 
+def _by_name(value: str, rule: Rule) -> Any:
+    if ":" in value:  # as written by sweep_to_toml
+        what = f"{shown(value)} is a Python object, which a file cannot hold"
+        raise SpecError(f"{what}; make this sweep in Python, with Sweep(...)")
+    return rule(value)
+
+
 def _task(value: Any) -> Any:
     if isinstance(value, str):
-        return Rule(str, choices=TASKS)(value)
+        return _by_name(value, Rule(str, choices=TASKS))
     if not all(hasattr(value, name) for name in ("name", "metric", "outputs", "loss", "score", "headline")):
         expected = f"expected {' or '.join(TASKS)}, or an object with the attributes of scalejax.Task"
         raise SpecError(f"{expected}, found {shown(value)}")
@@ -63,7 +70,8 @@ def _task(value: Any) -> Any:
 
 
 def _optimizer(value: Any) -> Any:
-    return value if callable(value) else Rule(str, choices=OPTIMIZERS)(value)
+    rule = Rule(str, choices=OPTIMIZERS)
+    return value if callable(value) else _by_name(value, rule) if isinstance(value, str) else rule(value)
 
 
 def _part(kind: type) -> Check:
@@ -94,7 +102,7 @@ def _one_of(spec: object, table: str, first: str, second: str) -> None:
 
 def _source(value: Any) -> Any:
     if isinstance(value, str):
-        return Rule(str)(value)
+        return _by_name(value, Rule(str))
     if not isinstance(value, Source):
         found = shown(value)
         raise SpecError(f"expected the name of a source, or an object with the methods facts and splits, found {found}")
@@ -165,11 +173,12 @@ class DataSpec:
             raise SpecError(message, table="data", keys=("source",))
         source = SOURCES[self.source]
         own = [each.name for each in fields(source)]
-        owners = {each.name: name for name, kind in SOURCES.items() for each in fields(kind)}
         for name in self.options:
-            owner = owners.get(name)
-            if name not in own and owner is not None:
-                of = f'an option of source = "{owner}" that means nothing to "{self.source}"'
+            owner = next(
+                (other for other, kind in SOURCES.items() if name in {each.name for each in fields(kind)}), None
+            )
+            if name not in own and owners:
+                of = f'an option of source = "{owners[0]}" that means nothing to "{self.source}"'
                 raise SpecError(f"{of}; drop it, or change the source", table="data", keys=(name,))
             if name not in own:
                 raise SpecError(f"unknown key; {nearest(name, [*names, *own])}", table="data", keys=(name,))
@@ -229,7 +238,7 @@ class HalvingSpec:
     """Successive halving (Jamieson & Talwalkar 2016, arXiv:1502.07943) of the learning rates within a cell.
 
     A cell is all trials that differ in learning rate and seed alone. At each rung the best one in `reduction` of its
-    learning rates, rounded up, go on with all their seeds, and the others are stopped. Raises `SweepError`.
+    learning rates, rounded up, continue with all their seeds, and the others are stopped. Raises `SweepError`.
     """
 
     # shares of a trial's steps, in (0, 1), ascending; rounded up to the next evaluation

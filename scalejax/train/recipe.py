@@ -82,6 +82,7 @@ class LaneProgram:
     @property
     def identity(self) -> str:
         """A text that is the same in every process, for what is remembered of a program on disk."""
+        # In the order of version 0.1, which the modes that a run has kept are found by.
         optimizer, schedule, clip_norm, batch_size, *later = content(self.recipe).values()
         return f"{self.architecture.identity} {(optimizer, schedule, clip_norm, batch_size, self.mode, *later)}"
 
