@@ -482,8 +482,8 @@ def test_options_of_a_source_stand_in_its_table_or_beside_the_keys_of_all(tmp_pa
     both = flat.replace("[[models]]", "[data.land]\nfourier_features = 8\n[[models]]", 1)
     with pytest.raises(SweepError, match=r"\[data\] fourier_features: given twice, here and in \[data.land\]"):
         load_sweep(write(tmp_path, both))
+    twice: Any = {"options": {"fourier_features": 8}, "fourier_features": 6}
     with pytest.raises(SweepError, match="given twice, as a keyword and in options"):
-        twice: Any = {"options": {"fourier_features": 8}, "fourier_features": 6}
         DataSpec("land", train_examples=(3,), **twice)
     with pytest.raises(
         SweepError, match=r"land: the source is .mnist1d.; drop this table, or change the source to land"

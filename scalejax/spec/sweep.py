@@ -174,9 +174,7 @@ class DataSpec:
         source = SOURCES[self.source]
         own = [each.name for each in fields(source)]
         for name in self.options:
-            owner = next(
-                (other for other, kind in SOURCES.items() if name in {each.name for each in fields(kind)}), None
-            )
+            owners = [other for other, kind in SOURCES.items() if name in {each.name for each in fields(kind)}]
             if name not in own and owners:
                 of = f'an option of source = "{owners[0]}" that means nothing to "{self.source}"'
                 raise SpecError(f"{of}; drop it, or change the source", table="data", keys=(name,))
