@@ -57,7 +57,9 @@ def test_diabetes_is_no_better_than_least_squares(tmp_path: Path):
     datasets = pytest.importorskip("sklearn.datasets")
     x, y = datasets.load_diabetes(return_X_y=True)
     x, y = x / x.std(axis=0), (y - y.mean()) / y.std()
-    data = sx.DataSpec(source=sx.arrays(x, y), train_examples=(20, 60, 200), validation_examples=90, test_examples=140)
+    data = sx.DataSpec(
+        source=sx.arrays(x, y), train_examples=(20, 40, 70, 120, 200), validation_examples=90, test_examples=140
+    )
     train = sx.TrainSpec(learning_rate=(3e-3, 1e-2), batch_size=(20,), steps=600)
     models = (sx.ModelGrid("logistic"), sx.ModelGrid("mlp", width=[4, 16], depth=1))
     run = sx.run_sweep(
@@ -70,3 +72,5 @@ def test_diabetes_is_no_better_than_least_squares(tmp_path: Path):
     assert 0.6 < curves["logistic", 200] < 0.85  # least squares leaves about 0.72 of one standard deviation
     assert curves["logistic", 200] < curves["logistic", 20]
     assert "RMSE" in " ".join(run.summary())
+    fits = run.fit("power_floor", columns={"loss": "test_metric"}, bootstrap=0).fits
+    assert 0.4 < fits["logistic"].params["e"] < 0.75
