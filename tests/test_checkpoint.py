@@ -1,4 +1,4 @@
-"""What is on its way when a run ends goes on in the next: bit for bit in the same program, wherever that runs."""
+"""Trials that are running when a run ends continue in the next: bit for bit in the same program, wherever that runs."""
 
 import os
 import shutil

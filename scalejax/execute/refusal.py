@@ -15,7 +15,7 @@ OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY")  # in the messages of XL
 
 
 class Refusals:
-    """Remembers which trials were refused with nothing beside them: the second time at the same step they fail."""
+    """Remembers which trials were refused alone on a device: a trial refused so twice at the same step fails."""
 
     def __init__(self) -> None:
         self._steps: dict[str, int] = {}

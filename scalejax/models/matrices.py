@@ -2,7 +2,7 @@
 
 A parameter is a matrix if an axis of it is contracted, in a product or a convolution, and another one is not, or it is
 a vector contracted by itself; or if the data look it up, as an embedding. Biases and gains are added to and multiplied
-with what comes by, or with a kernel; how many axes they have says nothing: stacked over layers, or of attention heads,
+with activations, or with a kernel; how many axes they have says nothing: stacked over layers, or of attention heads,
 they have two or three. A kernel that is multiplied and then summed, without a product, is not recognised.
 """
 

@@ -20,7 +20,7 @@ def outline(
         plan: the plan.
         forecast: of its wall time: of programs timed here, or the simulation alone.
         device: what the devices here are called.
-        simulation: on other devices than those here, to be told as well.
+        simulation: on other devices than those here, also reported.
     """
     simulation = forecast if isinstance(forecast, Simulation) else simulation
     facts = {

@@ -156,7 +156,8 @@ def plan(
 ) -> "SweepPlan":
     """Return what `run_sweep` will do: trials, programs and their modes, FLOPs, memory, and a forecast of the time.
 
-    Trains nothing, but times programs here, as a run does where it chooses their modes; timings are kept for it.
+    Trains nothing but the probes that a sweep asks for, and times programs here, as a run does where it chooses their
+    modes; timings are kept for it.
 
     Args:
         sweep: the question.
