@@ -8,15 +8,18 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import field, fields, make_dataclass, replace
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from engine_helpers import planned
 from flax import nnx
+from optax import contrib
 
 import scalejax as sx
 from scalejax.data import describe
@@ -359,3 +362,88 @@ def test_the_same_program_is_served_without_a_word(tmp_path: Path):
     sx.run_sweep(sweep_of("mlp"), tmp_path / "run", progress=False)
     table = sx.run_sweep(sweep_of("mlp"), tmp_path / "run", progress=False).results()  # a warning would be an error
     assert table["program"].str.fullmatch("[0-9a-f]{16}").all()
+
+
+def ids_of(*, task: Any = None, optimizer: Any = "adamw") -> set[str]:
+    return ids(sweep_of("mlp", task=task, train=replace(TRAIN, optimizer=optimizer)))
+
+
+class Halves:
+    """A task of a user's own, whose parts tests replace."""
+
+    name, metric = "halves", "misses"
+
+    def outputs(self, card):
+        return card.classes
+
+    def loss(self, outputs, targets):
+        return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
+
+    def score(self, outputs, targets):
+        return (outputs.argmax(-1) != targets).astype(jnp.float32)
+
+    def headline(self, mean):
+        return mean
+
+
+@dataclass
+class Unhashable(Halves):
+    pass
+
+
+def another_structure() -> Any:
+    def update(updates, state, params=None):
+        del updates, params
+        return 1.0, state
+
+    return optax.GradientTransformation(optax.identity().init, update)  # pyright: ignore[reportArgumentType]
+
+
+def changed_task(**parts):
+    return type("Changed", (Halves,), parts)()
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (changed_task(score=lambda _, outputs, _targets: outputs.sum()), "as score for two examples ()"),
+        (changed_task(loss=lambda _, outputs, _targets: outputs), "as loss for two examples (2, 10)"),
+        (changed_task(headline=lambda _, mean: mean[None]), "as headline of a mean (1,); expected the shape ()"),
+        (changed_task(outputs=lambda _, _card: "two"), "asks for 'two' outputs of a model"),
+    ],
+)
+def test_a_task_of_ones_own_that_returns_something_else_is_refused(task, message: str):
+    with pytest.raises(SweepError) as refusal:
+        ids_of(task=task)
+    assert message in str(refusal.value)
+
+
+def test_tasks_that_cannot_be_told_apart_by_name_or_hash_are_refused():
+    with pytest.raises(SweepError, match="Unhashable cannot be hashed"):
+        ids_of(task=Unhashable())
+    with pytest.raises(SweepError, match=r"object with the attributes of scalejax\.Task"):
+        ids_of(task=changed_task(name=3))
+
+
+def test_what_a_task_or_an_optimizer_of_ones_own_computes_is_part_of_the_id():
+    twice = changed_task(loss=lambda _, outputs, targets: 2 * Halves().loss(outputs, targets))
+    again = changed_task(score=lambda _, outputs, targets: 2 * Halves().score(outputs, targets))
+    optimizers = [functools.partial(optax.trace, decay=decay) for decay in (0.8, 0.9)]
+    sets = [ids_of(), ids_of(task=Halves()), ids_of(task=twice), ids_of(task=again)]
+    sets += [ids_of(optimizer=each) for each in optimizers]
+    assert len(set.union(*sets)) == sum(map(len, sets))
+    assert ids_of(task=Halves()) == ids_of(task=Halves())
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (lambda: 3, "fails: AttributeError"),
+        (another_structure, "of another structure"),
+        (contrib.reduce_on_plateau, "fails: TypeError"),
+    ],
+)
+def test_an_optimizer_of_ones_own_that_is_none_is_refused(optimizer, message: str):
+    with pytest.raises(SweepError) as refusal:
+        ids_of(optimizer=optimizer)
+    assert message in str(refusal.value)

@@ -63,15 +63,28 @@ def _by_name(value: str, rule: Rule) -> Any:
 def _task(value: Any) -> Any:
     if isinstance(value, str):
         return _by_name(value, Rule(str, choices=TASKS))
-    if not all(hasattr(value, name) for name in ("name", "metric", "outputs", "loss", "score", "headline")):
+    methods = all(callable(getattr(value, name, None)) for name in ("outputs", "loss", "score", "headline"))
+    names = all(isinstance(getattr(value, name, None), str) for name in ("name", "metric"))
+    if not (methods and names):
         expected = f"expected {' or '.join(TASKS)}, or an object with the attributes of scalejax.Task"
         raise SpecError(f"{expected}, found {shown(value)}")
+    return _hashable(value)
+
+
+def _hashable(value: Any) -> Any:
+    try:
+        hash(value)
+    except TypeError:
+        what = f"an object of {type(value).__name__} cannot be hashed, as what a program is compiled for must be"
+        raise SpecError(f"{what}; make it a frozen dataclass") from None
     return value
 
 
 def _optimizer(value: Any) -> Any:
     rule = Rule(str, choices=OPTIMIZERS)
-    return value if callable(value) else _by_name(value, rule) if isinstance(value, str) else rule(value)
+    if callable(value):
+        return _hashable(value)
+    return _by_name(value, rule) if isinstance(value, str) else rule(value)
 
 
 def _part(kind: type) -> Check:

@@ -82,23 +82,33 @@ def own_digests(recipe: Recipe, outputs: int) -> tuple[str, ...]:
     """
     digests = []
     if recipe.task not in TASKS.values():
-        kind, shape = recipe.target
+        name, (kind, shape) = f"the task {recipe.task.name}", recipe.target
+        if type(outputs) is not int or outputs < 1:
+            raise SweepError(f"{name} asks for {outputs!r} outputs of a model; expected a whole number from 1 on")
         batch = jax.ShapeDtypeStruct((2, outputs), jnp.float32), jax.ShapeDtypeStruct((2, *shape), kind)
-        with failing(f"the task {recipe.task.name} fails on outputs of shape {batch[0].shape}"):
-            programs = [_traced(each, *batch) for each in (recipe.task.loss, recipe.task.score)]
-            programs.append(_traced(recipe.task.headline, jax.ShapeDtypeStruct((), jnp.float32)))
-        for what, shape in (("loss", programs[0]), ("score", programs[1])):
-            found = tuple(each.aval.shape for each in shape.program.jaxpr.outvars)
-            if found != ((2,),):
-                says = f"returns a {what} of shape {', '.join(map(str, found))} for two examples; expected (2,)"
-                raise SweepError(f"the task {recipe.task.name} {says}, one number an example")
-        digests.append(digest(*(text(each.program) for each in programs)))
+        mean = jax.ShapeDtypeStruct((), jnp.float32)
+        with failing(f"{name} fails on outputs of shape {batch[0].shape}"):
+            programs = {part: _traced(getattr(recipe.task, part), *batch) for part in ("loss", "score")}
+            programs["headline"] = _traced(recipe.task.headline, mean)
+        for part, expected in (("loss", (2,)), ("score", (2,)), ("headline", ())):
+            found = [each.aval.shape for each in programs[part].program.jaxpr.outvars]
+            if found != [expected]:
+                of = "of a mean" if part == "headline" else "for two examples"
+                shapes = ", ".join(map(str, found)) or "no array"
+                raise SweepError(f"{name} returns as {part} {of} {shapes}; expected the shape {expected}")
+        digests.append(digest(*(text(each.program) for each in programs.values())))
     if not isinstance(recipe.optimizer, str):
-        params = nnx.State({"matrix": jax.ShapeDtypeStruct((2, 3), jnp.float32)})
-        rule = make_optimizer(recipe.optimizer, None)
-        with failing(f"the optimizer {qualified_name(recipe.optimizer)} fails"):
+        name = f"the optimizer {qualified_name(recipe.optimizer)}"
+        shapes = {"matrix": (2, 3), "vector": (3,)}
+        params = nnx.State({part: jax.ShapeDtypeStruct(shape, jnp.float32) for part, shape in shapes.items()})
+        with failing(f"{name} fails"):
+            rule = make_optimizer(recipe.optimizer, None)
             state = jax.eval_shape(rule.init, params)
+            made = jax.eval_shape(rule.update, params, state, params)
             programs = _traced(rule.init, params), _traced(rule.update, params, state, params)
+        if jax.tree.map(lambda leaf: leaf.shape, made) != jax.tree.map(lambda leaf: leaf.shape, (params, state)):
+            problem = "returns updates or a state of another structure than those it is given"
+            raise SweepError(f"{name} {problem}; expected an optax transformation")
         digests.append(digest(*(text(each.program) for each in programs)))
     return tuple(digests)
 
