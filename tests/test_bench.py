@@ -6,6 +6,8 @@ import pytest
 
 from scalejax.cli import main
 from scalejax.execute import bench as benchmark
+from scalejax.report.bench import bench_table
+from scalejax.report.console import rendered
 
 
 @pytest.fixture(autouse=True)
@@ -19,11 +21,11 @@ def test_the_figures_are_the_same_in_table_and_json(capsys):
     assert main(["bench", "--widths", "4", "--repetitions", "1", "--batch-size", "8", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     (row,) = facts["widths"]
+    assert facts.keys() == {"device_kind", "devices", "batch_size", "peak", "widths"}
     assert row.keys() == {"width", "lanes", "vmap", "map", "loop"}
     assert (row["width"], facts["batch_size"]) == (4, 8)
     assert min(facts["peak"], row["vmap"], row["map"], row["loop"]) > 0
-    assert main(["bench", "--widths", "4", "--repetitions", "1"]) == 0
-    assert "plain loop" in capsys.readouterr().out
+    assert "plain loop" in rendered(bench_table(facts), terminal=False)
 
 
 def test_every_contestant_is_measured_in_every_repetition(monkeypatch):

@@ -85,7 +85,6 @@ FIT = {
         curve params standard_errors intervals objective status rows excluded duplicates resamples failed_resamples
     """,
 }
-BENCH = {"": "device_kind devices batch_size peak widths", "widths": "width lanes vmap map loop"}
 
 SWEEP_KEYS = {
     "": "name data models train seeds packing task",
@@ -206,14 +205,6 @@ def test_keys_of_status_as_json(tmp_path: Path, capsys):
         store.start(["running"])
         store.beat(Heartbeat(os.getpid(), "h", 0.0, 0.0, None), {})
     assert keys(printed(capsys, "status", tmp_path), STATUS) == spelled(STATUS)
-
-
-def test_keys_of_bench_as_json(monkeypatch: pytest.MonkeyPatch, capsys):
-    from scalejax.execute import bench
-
-    monkeypatch.setattr(bench, "SECONDS", 0.01)
-    monkeypatch.setattr(bench, "PEAK_SIZE", 64)
-    assert keys(printed(capsys, "bench", "--widths", 4, "--repetitions", 1), BENCH) == spelled(BENCH)
 
 
 def test_exit_codes(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
