@@ -479,6 +479,8 @@ def test_options_of_a_source_stand_in_its_table_or_beside_the_keys_of_all(tmp_pa
         for key in ("data.fourier_features", "data.land.fourier_features"):
             assert load_sweep(write(tmp_path, text), {key: 6}).data.options == {"fourier_features": 6}
             assert not load_sweep(write(tmp_path, text), {key: None}).data.options
+        with pytest.raises(SweepError, match=r"^--set data.land.fourier_features: expected an even number"):
+            load_sweep(write(tmp_path, text), {"data.land.fourier_features": 7})
     both = flat.replace("[[models]]", "[data.land]\nfourier_features = 8\n[[models]]", 1)
     with pytest.raises(SweepError, match=r"\[data\] fourier_features: given twice, here and in \[data.land\]"):
         load_sweep(write(tmp_path, both))

@@ -36,7 +36,9 @@ class _Source:
         prefix = (*filter(None, fault.table.split(".")), *([] if fault.index is None else [str(fault.index)]))
         paths = [(*prefix, key) for key in fault.keys] or [prefix]
         for dotted in self.overrides:  # of the key; of a key in it, where it is a table; or of the table around it
-            if any(f"{dotted}.".startswith(".".join((*path, ""))) for path in paths) or dotted == ".".join(prefix):
+            inner = prefix == ("data",) and dotted.startswith("data.") and dotted.split(".")[-1] in fault.keys
+            above = dotted == ".".join(prefix)
+            if inner or above or any(f"{dotted}.".startswith(".".join((*path, ""))) for path in paths):
                 return SweepError(f"--set {dotted}: {fault.says}")
         lines = _key_lines(self.text)
         # The first key that the file contains, perhaps in a table within its own; where a key is missing, its table.
