@@ -266,3 +266,46 @@ def test_truth_values_are_classes():
 def test_too_few_examples_are_refused():
     with pytest.raises(sx.SweepError, match=r"validation_examples: 1 and test_examples = 1 leave none of the 2 exam"):
         card_of(X[:2], Y[:2])
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaled:
+    """Says nothing of what determines its numbers."""
+
+    scale: Any = 1.0
+    columns: int = 3
+    classes: int = 2
+    content: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
+    name: ClassVar[str] = "scaled"
+
+    def facts(self) -> sx.Facts:
+        return sx.Facts((self.columns,), self.classes, None, 5, 5, content=self.content, kept=True)
+
+    def splits(self, seed: int, sizes: Mapping[str, int]) -> dict[str, sx.Split]:
+        draw = np.random.default_rng(seed).normal
+        return {
+            name: sx.Split((self.scale * draw(size=(size, self.columns))).astype(np.float32), np.zeros(size, np.int32))
+            for name, size in sizes.items()
+        }
+
+
+@pytest.mark.usefixtures("cache")
+def test_fields_and_shapes_of_ones_own_source_are_part_of_the_fingerprint():
+    sources = [Scaled(), Scaled(scale=9.0), Scaled(columns=4), Scaled(classes=3), Scaled(scale=np.arange(3.0))]
+    specs = [sx.DataSpec(source=source, train_examples=(50,)) for source in sources]
+    assert len({describe(spec).fingerprint for spec in specs}) == len(specs)
+    first, second = (load(spec).train.inputs for spec in specs[:2])
+    assert np.allclose(9 * first, second)  # not what the cache holds of the other
+    assert describe(specs[0]) == describe(sx.DataSpec(source=Scaled(), train_examples=(50,)))
+
+
+def test_a_source_of_which_nothing_tells_what_it_makes_is_refused():
+    with pytest.raises(sx.SweepError, match="nothing tells two sources with other scale apart; name in the content"):
+        describe(sx.DataSpec(source=Scaled(scale=np.sin), train_examples=(5,)))
+    assert describe(sx.DataSpec(source=Scaled(scale=np.sin, content={"wave": "sine"}), train_examples=(5,)))
+
+
+def test_masked_numbers_are_refused():
+    with pytest.raises(sx.SweepError, match="x: expected numbers, found masked ones"):
+        sx.arrays(np.ma.masked_greater(X, 30), Y)
+    assert sx.arrays(np.ma.masked_greater(X, 100), Y) == sx.arrays(X, Y)

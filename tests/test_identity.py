@@ -447,3 +447,28 @@ def test_an_optimizer_of_ones_own_that_is_none_is_refused(optimizer, message: st
     with pytest.raises(SweepError) as refusal:
         ids_of(optimizer=optimizer)
     assert message in str(refusal.value)
+
+
+def test_what_an_optimizer_of_ones_own_does_by_rank_name_or_shape_is_part_of_the_id():
+    def on_biases(weight: float):
+        def biases(params):
+            return jax.tree.map(lambda leaf: leaf.ndim == 1, params)
+
+        decay = optax.masked(optax.add_decayed_weights(weight), biases)
+        return lambda: optax.chain(optax.scale_by_adam(), decay)
+
+    def on_wide(factor: float):
+        def update(updates, state, params=None):
+            del params
+            scaled = jax.tree.map(lambda u: u * (factor if u.shape[-1] == 10 else 1.0), updates)
+            return scaled, state
+
+        return lambda: optax.GradientTransformation(optax.identity().init, update)
+
+    for rule in (on_biases, on_wide):
+        found = [ids_of(optimizer=rule(number)) for number in (0.5, 50.0)]
+        assert not set.intersection(*found)
+
+
+def test_the_name_of_a_metric_is_part_of_the_id():
+    assert ids_of(task=changed_task(metric="hits")) != ids_of(task=Halves())

@@ -481,6 +481,12 @@ def test_options_of_a_source_stand_in_its_table_or_beside_the_keys_of_all(tmp_pa
             assert not load_sweep(write(tmp_path, text), {key: None}).data.options
         with pytest.raises(SweepError, match=r"^--set data.land.fourier_features: expected an even number"):
             load_sweep(write(tmp_path, text), {"data.land.fourier_features": 7})
+    changed = {"data.land": None, "data.source": "mnist1d"}
+    assert load_sweep(write(tmp_path, table), changed).data == load_sweep(write(tmp_path, GOOD)).data
+    changed = {"data.land.fourier_features": None, "data.source": "mnist1d"}
+    assert load_sweep(write(tmp_path, table), changed).data == load_sweep(write(tmp_path, GOOD)).data
+    with pytest.raises(SweepError, match=r"expected the file to have one table \[land\], found 3"):
+        load_sweep(write(tmp_path, LAND.replace('"land"', '"land"\nland = 3')), {"data.land.fourier_features": 4})
     both = flat.replace("[[models]]", "[data.land]\nfourier_features = 8\n[[models]]", 1)
     with pytest.raises(SweepError, match=r"\[data\] fourier_features: given twice, here and in \[data.land\]"):
         load_sweep(write(tmp_path, both))

@@ -90,6 +90,10 @@ def arrays(x: Any, y: Any) -> InMemory:
 
 def _numbers(value: Any, name: str) -> np.ndarray:
     """Return an array of numbers or booleans; refuse all else."""
+    if np.ma.is_masked(value):
+        raise SweepError(
+            f"arrays(x, y): {name}: expected numbers, found masked ones; fill them in or drop their examples"
+        )
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors that NumPy cannot read

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -26,7 +26,8 @@ class Facts:
         classes: number of classes, if the targets are int32 from 0 on; None: they are float32.
         examples: how many there are in all, None for as many as one asks for.
         validation_examples, test_examples: where the sweep does not say.
-        content: plain data that differ wherever the numbers do, for the fingerprint: a version, options, a checksum.
+        content: plain data that differ wherever the numbers do, for the fingerprint: a version, a checksum. Shapes and
+            plain fields of a source of one's own are added to it.
         target_shape: of one example's target.
         kept: whether the splits are kept on disk between runs, found again by the fingerprint.
     """
@@ -165,6 +166,8 @@ def describe(spec: Request) -> DataCard:
         raise SpecError(message, table="data", keys=("fractions",))
     sizes = {"train": pool, "validation": validation, "test": test}
     content = {"source": source_name(source), "sizes": sizes, "seed": spec.seed, "options": dict(facts.content)}
+    if not type(source).__module__.startswith(f"{__package__}."):
+        content["own"] = _own_content(source, facts)
     try:
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     except (TypeError, ValueError) as error:
@@ -181,6 +184,31 @@ def describe(spec: Request) -> DataCard:
         targets=facts.targets,
         target_shape=facts.target_shape,
     )
+
+
+def _own_content(source: Source, facts: Facts) -> dict[str, Any]:
+    """Return what else tells a user's own source from another one: the shapes of its data, and its fields.
+
+    Raises:
+        SpecError: a field is no plain value, and the facts do not say in `content` what determines the numbers.
+    """
+    names = [each.name for each in fields(source) if each.compare] if is_dataclass(source) else list(vars(source))
+    values: dict[str, Any] = {}
+    for name in names:
+        value = getattr(source, name)
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+            digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+            values[name] = [str(value.dtype), list(value.shape), digest]
+        elif value is None or isinstance(value, str | bool | int | float):
+            values[name] = value
+        elif isinstance(value, tuple | list) and all(isinstance(each, str | bool | int | float) for each in value):
+            values[name] = list(value)
+        elif not facts.content:
+            problem = f"nothing tells two sources with other {name} apart"
+            message = f"{problem}; name in the content of facts() of {source_name(source)} what determines the numbers"
+            raise SpecError(message, table="data", keys=("source",))
+    shapes = [list(facts.shape), facts.classes, list(facts.target_shape)]
+    return {"type": type(source).__qualname__, "fields": values, "shapes": shapes}
 
 
 def _pool(spec: Request, facts: Facts, *, validation: int, test: int) -> int:
@@ -227,6 +255,10 @@ def load(spec: Request) -> DataSet:
     file = re.sub(r"[^\w-]", "-", f"{card.source}-{card.fingerprint[:32]}")
     path = cache_directory("data") / f"{file}.safetensors"
     parts = recall(path, arrays) if source.facts().kept else arrays()
+    shapes = {f"{name}_inputs": (size, *card.shape) for name, size in sizes.items()}
+    if any(parts[name].shape != shape for name, shape in shapes.items()):
+        message = f"{path}: the arrays kept there are not those of this source; delete the file, or change its content"
+        raise SpecError(message, table="data", keys=("source",))
     splits = {name: Split(parts[f"{name}_inputs"], parts[f"{name}_targets"]) for name in SPLITS}
     return DataSet(card=card, train=splits["train"], validation=splits["validation"], test=splits["test"])
 

@@ -201,11 +201,11 @@ def _trials(sweep: Sweep, card: DataCard) -> Iterator[Trial]:
         task=task,
         target=(card.targets, card.target_shape),
     )
-    own = own_digests(recipe, outputs)
     subset_keys = {seed: random_bits(card.fingerprint, seed, "subset") for seed in sweep.seeds}
     shuffle_keys = {seed: random_bits(card.fingerprint, seed, "shuffle") for seed in sweep.seeds}
     for grid in sweep.models:
         for knobs, size, source in _sizes(grid, card, recipe, outputs=outputs, occasion=occasion):
+            own = own_digests(LaneProgram(size, recipe), outputs)
             for train_examples, batch_size in itertools.product(training_sizes(sweep.data, card), train.batch_size):
                 steps, interval = horizon(train, train_examples, batch_size)
                 batched = replace(recipe, batch_size=batch_size)

@@ -180,7 +180,7 @@ def _check_table(value: object, table: str) -> None:
         raise SpecError(says, table=".".join(parents), keys=(name,))
     for key, inner in value.items():
         if table == "data" and isinstance(inner, Mapping) and key in SOURCES:
-            if key != value.get("source"):
+            if inner and key != value.get("source"):
                 says = f"the source is {shown(value.get('source'))}; drop this table, or change the source to {key}"
                 raise SpecError(says, table=table, keys=(str(key),))
             continue
@@ -195,7 +195,8 @@ def _made(value: Any, path: str) -> Any:
         return value
     if path == "data":  # the options of a source are in a table of its name, or beside the keys of all sources
         options = {key: inner for key, inner in value.items() if key not in _KEYS[path]}
-        own = options.pop(str(value.get("source")), {})
+        own = options.get(str(value.get("source")), {})
+        options = {key: inner for key, inner in options.items() if key not in SOURCES}
         for name in own.keys() & options.keys():
             says = f"given twice, here and in [data.{value['source']}]; drop one of them"
             raise SpecError(says, table="data", keys=(name,))
@@ -280,6 +281,8 @@ def _home(raw: dict[str, Any], dotted: str, *, make: bool) -> tuple[dict[str, An
         case [table] if table in _KEYS[""]:
             example = "models.0.width" if table == "models" else f"{table}.{_KEYS[table][0]}"
             raise error(f"{table} is a table; expected one of its keys, for instance {example}")
+        case ["data", source] if source in SOURCES and isinstance(raw.get("data", {}), dict):
+            return raw.setdefault("data", {}), source
         case [*tables, key] if (table := ".".join(tables)) in _TABLES:
             if key not in _KEYS[table] and not (table == "data" and key in _FLAT):
                 raise error(f"unknown key; {nearest(key, _KEYS[table])}")
@@ -291,7 +294,12 @@ def _home(raw: dict[str, Any], dotted: str, *, make: bool) -> tuple[dict[str, An
                     raise error(f"expected the file to have one table [{place}], found {_kind(home)}")
             return home, key
         case ["data", source, key] if key in _OPTIONS.get(source, ()):
-            return raw.setdefault("data", {}).setdefault(source, {}), key
+            home = raw
+            for name in ("data", source):
+                home = home.setdefault(name, {})
+                if not isinstance(home, dict):
+                    raise error(f"expected the file to have one table [{name}], found {_kind(home)}")
+            return home, key
         case ["models", index, key] if key:
             models = raw.get("models")
             models = [item for item in models if isinstance(item, dict)] if isinstance(models, list) else []

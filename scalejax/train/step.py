@@ -126,7 +126,7 @@ def start(recipe: Recipe, settings: Settings, weights: tuple[nnx.State, nnx.Stat
     learner = Learner(
         params=params,
         rest=rest,
-        optimizer=make_optimizer(recipe.optimizer, recipe.clip_norm).init(_wide(params)),
+        optimizer=make_optimizer(recipe.optimizer, recipe.clip_norm).init(widened(params)),
         step=zero,
         loss_sum=jnp.zeros((), jnp.float32),
         loss_count=zero,
@@ -173,7 +173,7 @@ def descend(program: LaneProgram, settings: Settings, learner: Learner, slope: S
     It computes in float32 and rounds to each parameter's own type at the end. The optimizer's state is float32 too: in
     bfloat16 a moment that decays by a thousandth a step would never move, because a thousandth is below its rounding.
     """
-    gradient, wide = _wide(slope.gradient), _wide(learner.params)
+    gradient, wide = widened(slope.gradient), widened(learner.params)
     rule = make_optimizer(program.recipe.optimizer, program.recipe.clip_norm)
     update, optimizer = rule.update(gradient, learner.optimizer, wide)
     rate = learning_rate(settings, learner.step, schedule=program.recipe.schedule)
@@ -197,7 +197,7 @@ def descend(program: LaneProgram, settings: Settings, learner: Learner, slope: S
     )
 
 
-def _wide(tree: nnx.State) -> nnx.State:
+def widened(tree: nnx.State) -> nnx.State:
     """Return parameters or their gradient in float32, where they are in fewer bits."""
     return jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), tree)
 

@@ -17,7 +17,7 @@ from scalejax.models.equations import SILENT, called, closed, constant, digest, 
 from scalejax.models.own import failing, named_leaves
 from scalejax.train.optimizers import make_optimizer
 from scalejax.train.recipe import LaneProgram, Recipe, Settings
-from scalejax.train.step import Examples, Slope, descend, slope, start
+from scalejax.train.step import Examples, Slope, descend, slope, start, widened
 from scalejax.train.task import TASKS, Task
 
 
@@ -73,13 +73,19 @@ def _program_digest(
     return digest(*(text(each.program) for each in (*programs, traced_evaluation(architecture, batch_size))))
 
 
-def own_digests(recipe: Recipe, outputs: int) -> tuple[str, ...]:
+def own_digests(program: LaneProgram, outputs: int) -> tuple[str, ...]:
     """Return digests of what a user's own task and optimizer compute; none of those of scalejax.
 
+    An optimizer may treat parameters by their names, ranks or shapes, so it is traced on those of the model.
+
     Args:
-        recipe: with the task and the optimizer.
+        program: of a model's true size.
         outputs: that the task asks for.
+
+    Raises:
+        SweepError: they do not return what the step needs.
     """
+    recipe = program.recipe
     digests = []
     if recipe.task not in TASKS.values():
         name, (kind, shape) = f"the task {recipe.task.name}", recipe.target
@@ -96,20 +102,19 @@ def own_digests(recipe: Recipe, outputs: int) -> tuple[str, ...]:
                 of = "of a mean" if part == "headline" else "for two examples"
                 shapes = ", ".join(map(str, found)) or "no array"
                 raise SweepError(f"{name} returns as {part} {of} {shapes}; expected the shape {expected}")
-        digests.append(digest(*(text(each.program) for each in programs.values())))
+        digests.append(digest(recipe.task.metric, *(text(each.program) for each in programs.values())))
     if not isinstance(recipe.optimizer, str):
         name = f"the optimizer {qualified_name(recipe.optimizer)}"
-        shapes = {"matrix": (2, 3), "vector": (3,)}
-        params = nnx.State({part: jax.ShapeDtypeStruct(shape, jnp.float32) for part, shape in shapes.items()})
+        narrow = program.architecture.abstract[1]
         with failing(f"{name} fails"):
+            params = jax.eval_shape(widened, narrow)
             rule = make_optimizer(recipe.optimizer, None)
             state = jax.eval_shape(rule.init, params)
             made = jax.eval_shape(rule.update, params, state, params)
-            programs = _traced(rule.init, params), _traced(rule.update, params, state, params)
         if jax.tree.map(lambda leaf: leaf.shape, made) != jax.tree.map(lambda leaf: leaf.shape, (params, state)):
             problem = "returns updates or a state of another structure than those it is given"
             raise SweepError(f"{name} {problem}; expected an optax transformation")
-        digests.append(digest(*(text(each.program) for each in programs)))
+        digests.append(digest(*(text(each.program) for each in traced_descent(program, narrow))))
     return tuple(digests)
 
 
