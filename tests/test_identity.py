@@ -470,5 +470,12 @@ def test_what_an_optimizer_of_ones_own_does_by_rank_name_or_shape_is_part_of_the
         assert not set.intersection(*found)
 
 
+def test_a_class_in_place_of_an_object_is_refused():
+    with pytest.raises(SweepError, match=r"expected an object, found the class Halves; write Halves\(\)"):
+        ids_of(task=Halves)
+    with pytest.raises(SweepError, match=r"the optimizer .* fails: TypeError"):
+        ids_of(optimizer=optax.adam)
+
+
 def test_the_name_of_a_metric_is_part_of_the_id():
     assert ids_of(task=changed_task(metric="hits")) != ids_of(task=Halves())

@@ -481,6 +481,8 @@ def test_options_of_a_source_stand_in_its_table_or_beside_the_keys_of_all(tmp_pa
             assert not load_sweep(write(tmp_path, text), {key: None}).data.options
         with pytest.raises(SweepError, match=r"^--set data.land.fourier_features: expected an even number"):
             load_sweep(write(tmp_path, text), {"data.land.fourier_features": 7})
+    with pytest.raises(SweepError, match="unknown option of land; did you mean fourier_features"):
+        load_sweep(write(tmp_path, table), {"data.land.fourier_feature": 7})
     changed = {"data.land": None, "data.source": "mnist1d"}
     assert load_sweep(write(tmp_path, table), changed).data == load_sweep(write(tmp_path, GOOD)).data
     changed = {"data.land.fourier_features": None, "data.source": "mnist1d"}

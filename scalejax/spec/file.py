@@ -306,6 +306,10 @@ def _home(raw: dict[str, Any], dotted: str, *, make: bool) -> tuple[dict[str, An
             if not re.fullmatch("[0-9]{1,9}", index) or int(index) >= len(models):
                 raise error(f"the file has {len(models)} [[models]], counted from 0, found index {shown_name(index)}")
             return models[int(index)], key
+        case ["data", source, key] if source in SOURCES:
+            raise error(
+                f"unknown option of {source}; {nearest(key, _OPTIONS[source]) if _OPTIONS[source] else 'it has none'}"
+            )
     raise error(f"unknown key; {_meant(dotted)}")
 
 

@@ -63,12 +63,18 @@ def _by_name(value: str, rule: Rule) -> Any:
 def _task(value: Any) -> Any:
     if isinstance(value, str):
         return _by_name(value, Rule(str, choices=TASKS))
+    _no_class(value)
     methods = all(callable(getattr(value, name, None)) for name in ("outputs", "loss", "score", "headline"))
     names = all(isinstance(getattr(value, name, None), str) for name in ("name", "metric"))
     if not (methods and names):
         expected = f"expected {' or '.join(TASKS)}, or an object with the attributes of scalejax.Task"
         raise SpecError(f"{expected}, found {shown(value)}")
     return _hashable(value)
+
+
+def _no_class(value: Any) -> None:
+    if isinstance(value, type):
+        raise SpecError(f"expected an object, found the class {value.__name__}; write {value.__name__}()")
 
 
 def _hashable(value: Any) -> Any:
@@ -116,6 +122,7 @@ def _one_of(spec: object, table: str, first: str, second: str) -> None:
 def _source(value: Any) -> Any:
     if isinstance(value, str):
         return _by_name(value, Rule(str))
+    _no_class(value)
     if not isinstance(value, Source):
         found = shown(value)
         raise SpecError(f"expected the name of a source, or an object with the methods facts and splits, found {found}")
