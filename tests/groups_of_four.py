@@ -44,7 +44,7 @@ def bucket_of(trials, *, lanes=2, seconds=1.0):
 
 
 def grid(sizes=(1,), *, seeds=4, halved=True, **changes):
-    """Return a cell of competitors for each number of examples."""
+    """Return competitors for each number of examples."""
     return [
         replace(
             planned("logistic", learning_rate=rate, seed=seed, steps=40, train_examples=60 + size, **changes),
@@ -170,7 +170,7 @@ def test_all_groups_are_busy_until_the_end_and_the_results_are_those_of_one(data
     assert same(ends, alone)
     assert steps == usual
     assert {end.status for end in ends.values()} == ({"done", "stopped"} if halved else {"done"})
-    # Were all of them busy to the end, each would have taken a quarter; the last trials of a cell leave lanes empty.
+    # Were all of them busy to the end, each would have taken a quarter; the last trials leave lanes empty.
     assert min(log.steps.values()) > 0.75 * sum(log.steps.values()) / 4
     lanes_steps = sum(usual.values()) / 2
     assert sum(log.steps.values()) < 1.25 * lanes_steps  # and nobody ran half empty for most of the time

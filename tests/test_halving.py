@@ -148,11 +148,11 @@ def test_as_many_are_expected_to_stop_at_a_rung_as_will(count, rungs, reduction)
 
 
 def test_competitors_differ_in_learning_rate_and_seed_alone():
-    cells = Counter(counted.trial.cell for counted in expand(SWEEP, describe(DATA)))
-    assert set(cells.values()) == {4 * 3}
-    assert len(cells) == 3 * 3
+    competitions = Counter(counted.trial.competition for counted in expand(SWEEP, describe(DATA)))
+    assert set(competitions.values()) == {4 * 3}
+    assert len(competitions) == 3 * 3
     decayed = replace(SWEEP, train=replace(SWEEP.train, weight_decay=(0.0, 0.1), batch_size=(16, 32)))
-    assert len({counted.trial.cell for counted in expand(decayed, describe(DATA))}) == 3 * 3 * 4
+    assert len({counted.trial.competition for counted in expand(decayed, describe(DATA))}) == 3 * 3 * 4
 
 
 def test_a_trial_is_the_same_trial_with_and_without_halving():
@@ -199,7 +199,7 @@ def test_counted_trials_have_the_totals_of_those_spelled_out(sweep):
     def totals(trials):
         found: Counter[tuple] = Counter()
         for each in trials:
-            kind = changed(each.trial.cell, weight_decay=0.0)
+            kind = changed(each.trial.competition, weight_decay=0.0)
             found[kind, each.steps] += each.copies
         return found
 

@@ -16,6 +16,8 @@ from scalejax.rules import SpecError, shown
 
 SPLITS = ("train", "validation", "test")  # the position is the number of the split's random stream: append only
 
+PARTS = "inputs", "targets"  # of a split
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -73,8 +75,8 @@ class Source(Protocol):
     def splits(self, seed: int, sizes: Mapping[str, int]) -> Mapping[str, Split]:
         """Return the splits "train", "validation" and "test", of these sizes and without a common example.
 
-        The same seed and sizes give the same numbers; `cut` and `drawn` of scalejax.data
-        help to cut what is finite, and to draw what is not.
+        The same seed and sizes give the same numbers; `cut` and `drawn` of scalejax.data help to cut
+        what is finite, and to draw what is not.
         """
         ...
 
@@ -106,6 +108,11 @@ class DataCard:
     fingerprint: str  # hex; another one whenever any number of the data set would be another one
     targets: str = "int32"  # type of one example's target
     target_shape: tuple[int, ...] = ()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of examples of each split."""
+        return dict(zip(SPLITS, (self.examples, self.validation_examples, self.test_examples), strict=True))
 
 
 @dataclass(frozen=True)
@@ -154,6 +161,11 @@ def describe(spec: Request) -> DataCard:
     Raises:
         SweepError: the source's package is missing, an option is wrong, or sizes do not fit the source or each other.
     """
+    return _described(spec)[1]
+
+
+def _described(spec: Request) -> tuple[Facts, DataCard]:
+    """Return what a source says of its data, and the card that follows from it and from what is asked for."""
     source, facts = spec.origin, spec.origin.facts()
     if not isinstance(facts, Facts) or not isinstance(facts.shape, tuple):
         message = f"facts() of {source_name(source)} must return Facts(shape=(...), ...), found {shown(facts)}"
@@ -166,14 +178,14 @@ def describe(spec: Request) -> DataCard:
         raise SpecError(message, table="data", keys=("fractions",))
     sizes = {"train": pool, "validation": validation, "test": test}
     content = {"source": source_name(source), "sizes": sizes, "seed": spec.seed, "options": dict(facts.content)}
-    if not type(source).__module__.startswith(f"{__package__}."):
+    if not type(source).__module__.startswith(f"{__package__}."):  # of these `content` says all, and ids hash it
         content["own"] = _own_content(source, facts)
     try:
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     except (TypeError, ValueError) as error:
         message = f"the content in facts() of {source_name(source)} must be JSON, texts and numbers: {error}"
         raise SpecError(message, table="data", keys=("source",)) from None
-    return DataCard(
+    card = DataCard(
         source=source_name(source),
         shape=facts.shape,
         classes=facts.classes,
@@ -184,31 +196,45 @@ def describe(spec: Request) -> DataCard:
         targets=facts.targets,
         target_shape=facts.target_shape,
     )
+    return facts, card
 
 
 def _own_content(source: Source, facts: Facts) -> dict[str, Any]:
     """Return what else tells a user's own source from another one: the shapes of its data, and its fields.
 
+    Of a class that is no dataclass these are its public attributes: what it remembers for itself is private.
+
     Raises:
         SpecError: a field is no plain value, and the facts do not say in `content` what determines the numbers.
     """
-    names = [each.name for each in fields(source) if each.compare] if is_dataclass(source) else list(vars(source))
+    public = [name for name in getattr(source, "__dict__", {}) if not name.startswith("_")]
+    names = [each.name for each in fields(source) if each.compare] if is_dataclass(source) else public
     values: dict[str, Any] = {}
     for name in names:
-        value = getattr(source, name)
-        if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-            digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
-            values[name] = [str(value.dtype), list(value.shape), digest]
-        elif value is None or isinstance(value, str | bool | int | float):
-            values[name] = value
-        elif isinstance(value, tuple | list) and all(isinstance(each, str | bool | int | float) for each in value):
-            values[name] = list(value)
-        elif not facts.content:
-            problem = f"nothing tells two sources with other {name} apart"
-            message = f"{problem}; name in the content of facts() of {source_name(source)} what determines the numbers"
-            raise SpecError(message, table="data", keys=("source",))
+        try:
+            values[name] = _plain(getattr(source, name))
+        except TypeError:
+            if not facts.content:
+                problem = f"nothing tells two sources with other {name} apart"
+                remedy = f"name in the content of facts() of {source_name(source)} what determines the numbers"
+                raise SpecError(f"{problem}; {remedy}", table="data", keys=("source",)) from None
     shapes = [list(facts.shape), facts.classes, list(facts.target_shape)]
     return {"type": type(source).__qualname__, "fields": values, "shapes": shapes}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON can hold it, an array by its hash; raises `TypeError` for any other object."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return [str(value.dtype), list(value.shape), hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise TypeError(f"{type(value).__name__} is no plain value")
 
 
 def _pool(spec: Request, facts: Facts, *, validation: int, test: int) -> int:
@@ -243,35 +269,39 @@ def load(spec: Request) -> DataSet:
     Warns:
         UserWarning: the cached file was damaged, and the data are made again; or it could not be written.
     """
-    card, source = describe(spec), spec.origin
-    sizes = {"train": card.examples, "validation": card.validation_examples, "test": card.test_examples}
+    facts, card = _described(spec)
 
-    def arrays() -> dict[str, np.ndarray]:
-        made = source.splits(spec.seed, sizes)
-        for name, size in sizes.items():
-            _check_split(made.get(name), name, size, card)
-        return {f"{name}_{part}": getattr(made[name], part) for name in SPLITS for part in ("inputs", "targets")}
+    def make() -> dict[str, np.ndarray]:
+        splits = spec.origin.splits(spec.seed, card.sizes)
+        arrays: dict[str, Any] = {
+            f"{name}_{part}": getattr(splits.get(name), part, None) for name in SPLITS for part in PARTS
+        }
+        _check_types(arrays, card)
+        _check_numbers(arrays, card)
+        return arrays
 
     file = re.sub(r"[^\w-]", "-", f"{card.source}-{card.fingerprint[:32]}")
-    path = cache_directory("data") / f"{file}.safetensors"
-    parts = recall(path, arrays) if source.facts().kept else arrays()
-    shapes = {f"{name}_inputs": (size, *card.shape) for name, size in sizes.items()}
-    if any(parts[name].shape != shape for name, shape in shapes.items()):
-        message = f"{path}: the arrays kept there are not those of this source; delete the file, or change its content"
-        raise SpecError(message, table="data", keys=("source",))
-    splits = {name: Split(parts[f"{name}_inputs"], parts[f"{name}_targets"]) for name in SPLITS}
-    return DataSet(card=card, train=splits["train"], validation=splits["validation"], test=splits["test"])
+    arrays = recall(cache_directory("data") / f"{file}.safetensors", make) if facts.kept else make()
+    _check_types(arrays, card)  # the numbers of what is recalled are those that were checked when it was made
+    return DataSet(card, *(Split(*(arrays[f"{name}_{part}"] for part in PARTS)) for name in SPLITS))
 
 
-def _check_split(split: Split | None, name: str, size: int, card: DataCard) -> None:
-    """Refuse a split that is not what the source has promised."""
-    promised = {"inputs": ((size, *card.shape), "float32"), "targets": ((size, *card.target_shape), card.targets)}
-    for part, (shape, kind) in promised.items():
-        array = np.asarray(getattr(split, part, None))
-        what = f"the source {card.source}: {part} of {name}"
-        if (array.shape, array.dtype.name) != (shape, kind):
-            found = f"{array.dtype} {list(array.shape)}"
-            raise SweepError(f"{what}: expected {kind} {list(shape)}, as facts() says, found {found}")
+def _check_types(arrays: Mapping[str, Any], card: DataCard) -> None:
+    """Refuse arrays of other types or shapes than the source has promised."""
+    promised = (("inputs", card.shape, "float32"), ("targets", card.target_shape, card.targets))
+    for name, size in card.sizes.items():
+        for part, shape, kind in promised:
+            array = np.asarray(arrays.get(f"{name}_{part}"))
+            if (array.shape, array.dtype.name) != ((size, *shape), kind):
+                expected = f"expected {kind} {[size, *shape]}, as facts() says"
+                found = f"found {array.dtype} {list(array.shape)}"
+                raise SweepError(f"the source {card.source}: {part} of {name}: {expected}, {found}")
+
+
+def _check_numbers(arrays: Mapping[str, np.ndarray], card: DataCard) -> None:
+    """Refuse numbers that are not finite, and classes beyond those that there are."""
+    for name, part in ((name, part) for name in SPLITS for part in PARTS):
+        array, what = arrays[f"{name}_{part}"], f"the source {card.source}: {part} of {name}"
         if not np.isfinite(array).all():
             raise SweepError(f"{what}: expected finite numbers; leave out the examples that are not")
         if part == "targets" and card.classes and not (array.min() >= 0 and array.max() < card.classes):

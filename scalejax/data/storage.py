@@ -39,7 +39,7 @@ def recall(path: Path, make: Callable[[], Mapping[str, np.ndarray]], *, mapped: 
         return _read(path, mapped=mapped)
     except FileNotFoundError:
         pass
-    except (_DamagedError, SafetensorError, OSError, ValueError) as error:
+    except (_DamagedError, SafetensorError, OSError, ValueError, KeyError) as error:
         warnings.warn(f"The cached data in {path} are damaged ({error}); they are made again.", stacklevel=2)
     arrays = {name: np.ascontiguousarray(array) for name, array in make().items()}
     try:

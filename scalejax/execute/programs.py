@@ -173,8 +173,8 @@ def _abstract_data(card: DataCard, placement: Placement) -> DeviceData:
         return array("float32", *count, *card.shape), array(card.targets, *count, *card.target_shape)
 
     def cut(count: int) -> Blocks:
-        cells = block_shape(count)
-        return Blocks(*examples(*cells), array("float32", *cells))
+        shape = block_shape(count)
+        return Blocks(*examples(*shape), array("float32", *shape))
 
     return DeviceData(Examples(*examples(card.examples)), cut(card.validation_examples), cut(card.test_examples))
 

@@ -1,6 +1,6 @@
 """Successive halving while trials train: which wait at a rung, and which are let through and which are stopped there.
 
-A decision depends on the trials of one cell alone, and is made once all of them have arrived: so it is the same
+A decision depends on the trials of one competition alone, and is made once all of them have arrived: so it is the same
 whatever ran beside them, in whichever order, interrupted or not.
 """
 
@@ -42,7 +42,7 @@ class Decision:
 
 
 @dataclass
-class Cell:
+class Competition:
     """The trials that compete with each other."""
 
     trials: list[Trial]
@@ -65,7 +65,7 @@ class SuccessiveHalving:
 
     Args:
         trials: of the sweep, finished ones included.
-        reduction: of the rates in a cell, the best one in `reduction` is let through at each rung.
+        reduction: of the rates in a competition, the best one in `reduction` is let through at each rung.
         histories: of the trials that an earlier run has ended, by id.
     """
 
@@ -79,14 +79,16 @@ class SuccessiveHalving:
             if trial.trial_id in histories and histories[trial.trial_id].status == Status.STOPPED
         }
         self._waiting: dict[str, Paused] = {}
-        cells: dict[Trial, list[Trial]] = {}
+        competitions: dict[Trial, list[Trial]] = {}
         for trial in trials:
-            cells.setdefault(trial.cell, []).append(trial)
-        self._cells = {
-            key: Cell(members, tuple(dict.fromkeys(each.settings.learning_rate for each in members)))
-            for key, members in cells.items()
+            competitions.setdefault(trial.competition, []).append(trial)
+        self._competitions = {
+            key: Competition(members, tuple(dict.fromkeys(each.settings.learning_rate for each in members)))
+            for key, members in competitions.items()
         }
-        self._cell = {each.trial_id: cell for cell in self._cells.values() for each in cell.trials}
+        self._competition = {
+            each.trial_id: competition for competition in self._competitions.values() for each in competition.trials
+        }
 
     @property
     def waiting(self) -> list[Paused]:
@@ -95,17 +97,21 @@ class SuccessiveHalving:
 
     def steps_left(self, trial: Trial, step: int) -> float:
         """Return the steps that a trial at a step is expected to take: the average of its competitors."""
-        cell, rungs = self._cell[trial.trial_id], trial.rungs
+        competition, rungs = self._competition[trial.trial_id], trial.rungs
         return steps_left(
-            len(cell.rates), rungs[cell.rung :], trial.settings.steps, step=step, reduction=self._reduction
+            len(competition.rates),
+            rungs[competition.rung :],
+            trial.settings.steps,
+            step=step,
+            reduction=self._reduction,
         )
 
     @functools.cached_property
     def opening(self) -> Decision:
         """What earlier runs alone decide; it comes before anything else is decided, and once."""
         decision = Decision()
-        for cell in self._cells.values():
-            self._decide(cell, decision)
+        for competition in self._competitions.values():
+            self._decide(competition, decision)
         return decision
 
     def arrive(self, paused: Paused) -> Decision:
@@ -114,27 +120,27 @@ class SuccessiveHalving:
         One that an earlier run has begun may be anywhere, beyond rungs that this run is still to decide included.
         """
         name, rate = paused.trial.trial_id, paused.trial.settings.learning_rate
-        cell = self._cell[name]
+        competition = self._competition[name]
         self._histories[name] = History({each.step: each.validation_loss for each in paused.slot.evaluations})
         # Decided already, where an earlier run had come further.
-        if rate in cell.out:
-            return Decision(stop=[(paused, cell.out[rate])])
-        if cell.clear(paused.slot.step):
+        if rate in competition.out:
+            return Decision(stop=[(paused, competition.out[rate])])
+        if competition.clear(paused.slot.step):
             return Decision(proceed=[paused])
         self._waiting[name] = paused
-        return self._decide(cell, Decision())
+        return self._decide(competition, Decision())
 
     def leave(self, end: Finished) -> Decision:
         """Take note of a trial that has ended before its next rung; its competitors need not wait for it."""
         losses = {each.step: each.validation_loss for each in end.evaluations}
         self._histories[end.trial.trial_id] = History(losses, end.status)
-        return self._decide(self._cell[end.trial.trial_id], Decision())
+        return self._decide(self._competition[end.trial.trial_id], Decision())
 
-    def _decide(self, cell: Cell, decision: Decision) -> Decision:
+    def _decide(self, competition: Competition, decision: Decision) -> Decision:
         """Decide rung after rung, as far as all competitors have come."""
-        while cell.rung < len(cell.trials[0].rungs):
-            rung = cell.trials[0].rungs[cell.rung]
-            scores = {trial: self._score(trial, rung) for trial in cell.competitors()}
+        while competition.rung < len(competition.trials[0].rungs):
+            rung = competition.trials[0].rungs[competition.rung]
+            scores = {trial: self._score(trial, rung) for trial in competition.competitors()}
             known = {trial: score for trial, score in scores.items() if score is not None}
             if len(known) < len(scores):
                 # A stopped trial without a loss at this rung must be measured now.
@@ -145,16 +151,16 @@ class SuccessiveHalving:
             for trial, score in known.items():
                 losses.setdefault(trial.settings.learning_rate, []).append(score)
             best = verdict(losses, self._reduction)
-            why = f"at step {rung} its learning rate was not among the best {len(best)} of {len(losses)} of its cell"
-            cell.out.update(dict.fromkeys(losses.keys() - set(best), why))
-            cell.rates, cell.rung = best, cell.rung + 1
+            why = f"at step {rung} its learning rate was not among the best {len(best)} of {len(losses)}"
+            competition.out.update(dict.fromkeys(losses.keys() - set(best), why))
+            competition.rates, competition.rung = best, competition.rung + 1
             for paused in [self._waiting[trial.trial_id] for trial in known if trial.trial_id in self._waiting]:
                 if paused.trial.settings.learning_rate not in best:
                     decision.stop.append((self._waiting.pop(paused.trial.trial_id), why))
-                elif cell.clear(paused.slot.step):
+                elif competition.clear(paused.slot.step):
                     decision.proceed.append(self._waiting.pop(paused.trial.trial_id))
         # Beyond the last rung all that still compete train to the end.
-        self._wake(cell.competitors(), decision)
+        self._wake(competition.competitors(), decision)
         return decision
 
     def _score(self, trial: Trial, rung: int) -> float | None:

@@ -1,6 +1,7 @@
 """Where packs run: the loop that keeps the lanes of a bucket busy, and what it exchanges with the scheduler.
 
-Host data goes in and comes out, so that a worker can be in another process than the scheduler.
+Trials, weights and results are host data, so that a worker can be in another process than the scheduler. Only the
+arrays of a snapshot may still be on the devices, until the checkpoint's thread reads them.
 """
 
 from collections import deque

@@ -1,6 +1,6 @@
-"""Successive halving of the learning rates within a cell, as pure functions of numbers.
+"""Successive halving of competing learning rates, as pure functions of numbers.
 
-Bad learning rates show early. All rates of a cell start; at a rung, a share of the steps, only the best continue: with
+Bad learning rates show early. All competing rates start; at a rung, a share of the steps, only the best continue: with
 reduction 2 the better half (Jamieson & Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter
 optimization", arXiv:1502.07943). A rate is judged over all its seeds, which continue or stop together.
 """

@@ -19,7 +19,7 @@ from scalejax.spec import DataSpec, Knob, ModelGrid, Sweep, TrainSpec
 from scalejax.train.numerics import Numerics, current
 from scalejax.train.recipe import FOLLOWS, LaneProgram, Recipe, Settings, content
 from scalejax.train.task import task_of
-from scalejax.train.traced import own_digests, program_digest
+from scalejax.train.traced import optimizer_digest, program_digest, task_digest
 
 # Raise it when a change to the training step or to a family changes results: old rows are then never mixed with new.
 RESULTS_VERSION = 2
@@ -76,7 +76,7 @@ class Trial:
         return LaneProgram(self.architecture, self.recipe)
 
     @property
-    def cell(self) -> "Trial":
+    def competition(self) -> "Trial":
         """What it has in common with its competitors: itself, with no seed and no learning rate of its own."""
         return replace(self, settings=replace(self.settings, learning_rate=0, subset_key=0, shuffle_key=0), seed=0)
 
@@ -201,11 +201,12 @@ def _trials(sweep: Sweep, card: DataCard) -> Iterator[Trial]:
         task=task,
         target=(card.targets, card.target_shape),
     )
+    own_task = task_digest(recipe, outputs)
     subset_keys = {seed: random_bits(card.fingerprint, seed, "subset") for seed in sweep.seeds}
     shuffle_keys = {seed: random_bits(card.fingerprint, seed, "shuffle") for seed in sweep.seeds}
     for grid in sweep.models:
         for knobs, size, source in _sizes(grid, card, recipe, outputs=outputs, occasion=occasion):
-            own = own_digests(LaneProgram(size, recipe), outputs)
+            own = own_task + optimizer_digest(LaneProgram(size, recipe))
             for train_examples, batch_size in itertools.product(training_sizes(sweep.data, card), train.batch_size):
                 steps, interval = horizon(train, train_examples, batch_size)
                 batched = replace(recipe, batch_size=batch_size)

@@ -152,13 +152,11 @@ class DataSpec:
     )
     # Size of the training pool; default: the largest of train_examples, or all there is.
     examples: int | None = field(default=None, metadata=Rule(int, at_least=1).beside)
-    validation_examples: int | None = field(
-        default=None, metadata=Rule(int, at_least=1).beside
-    )  # default: the source's own
+    # Default: the source's own.
+    validation_examples: int | None = field(default=None, metadata=Rule(int, at_least=1).beside)
     test_examples: int | None = field(default=None, metadata=Rule(int, at_least=1).beside)
-    seed: int = field(
-        default=0, metadata=Rule(int, at_least=0).beside
-    )  # of generated data and of the split, not of trials
+    # Draws generated data and the split; NOT the trial's seed.
+    seed: int = field(default=0, metadata=Rule(int, at_least=0).beside)
     options: Mapping[str, Any] = field(default_factory=dict, metadata={"rule": _options})
 
     def __post_init__(self) -> None:
@@ -253,9 +251,9 @@ def _check_family(family: object) -> None:
 @strict("train.halving")
 @dataclass(frozen=True)
 class HalvingSpec:
-    """Successive halving (Jamieson & Talwalkar 2016, arXiv:1502.07943) of the learning rates within a cell.
+    """Successive halving (Jamieson & Talwalkar 2016, arXiv:1502.07943) of competing learning rates.
 
-    A cell is all trials that differ in learning rate and seed alone. At each rung the best one in `reduction` of its
+    All trials that differ in learning rate and seed alone compete. At each rung the best one in `reduction` of its
     learning rates, rounded up, continue with all their seeds, and the others are stopped. Raises `SweepError`.
     """
 

@@ -73,49 +73,56 @@ def _program_digest(
     return digest(*(text(each.program) for each in (*programs, traced_evaluation(architecture, batch_size))))
 
 
-def own_digests(program: LaneProgram, outputs: int) -> tuple[str, ...]:
-    """Return digests of what a user's own task and optimizer compute; none of those of scalejax.
-
-    An optimizer may treat parameters by their names, ranks or shapes, so it is traced on those of the model.
+def task_digest(recipe: Recipe, outputs: int) -> tuple[str, ...]:
+    """Return the digest of what a user's own task computes; nothing for those of scalejax.
 
     Args:
-        program: of a model's true size.
+        recipe: with the task.
         outputs: that the task asks for.
 
     Raises:
-        SweepError: they do not return what the step needs.
+        SweepError: the task does not return what the step needs.
     """
-    recipe = program.recipe
-    digests = []
-    if recipe.task not in TASKS.values():
-        name, (kind, shape) = f"the task {recipe.task.name}", recipe.target
-        if type(outputs) is not int or outputs < 1:
-            raise SweepError(f"{name} asks for {outputs!r} outputs of a model; expected a whole number from 1 on")
-        batch = jax.ShapeDtypeStruct((2, outputs), jnp.float32), jax.ShapeDtypeStruct((2, *shape), kind)
-        mean = jax.ShapeDtypeStruct((), jnp.float32)
-        with failing(f"{name} fails on outputs of shape {batch[0].shape}"):
-            programs = {part: _traced(getattr(recipe.task, part), *batch) for part in ("loss", "score")}
-            programs["headline"] = _traced(recipe.task.headline, mean)
-        for part, expected in (("loss", (2,)), ("score", (2,)), ("headline", ())):
-            found = [each.aval.shape for each in programs[part].program.jaxpr.outvars]
-            if found != [expected]:
-                of = "of a mean" if part == "headline" else "for two examples"
-                shapes = ", ".join(map(str, found)) or "no array"
-                raise SweepError(f"{name} returns as {part} {of} {shapes}; expected the shape {expected}")
-        digests.append(digest(recipe.task.metric, *(text(each.program) for each in programs.values())))
-    if not isinstance(recipe.optimizer, str):
-        name = f"the optimizer {qualified_name(recipe.optimizer)}"
-        narrow = program.architecture.abstract[1]
-        with failing(f"{name} fails"):
-            params = jax.eval_shape(widened, narrow)
-            rule = make_optimizer(recipe.optimizer, None)
-            state = jax.eval_shape(rule.init, params)
-            made = jax.eval_shape(rule.update, params, state, params)
-        if jax.tree.map(lambda leaf: leaf.shape, made) != jax.tree.map(lambda leaf: leaf.shape, (params, state)):
-            problem = "returns updates or a state of another structure than those it is given"
-            raise SweepError(f"{name} {problem}; expected an optax transformation")
-        digests.append(digest(*(text(each.program) for each in traced_descent(program, narrow))))
-    return tuple(digests)
+    if recipe.task in TASKS.values():
+        return ()
+    name, (kind, shape) = f"the task {recipe.task.name}", recipe.target
+    if type(outputs) is not int or outputs < 1:
+        raise SweepError(f"{name} asks for {outputs!r} outputs of a model; expected a whole number from 1 on")
+    batch = jax.ShapeDtypeStruct((2, outputs), jnp.float32), jax.ShapeDtypeStruct((2, *shape), kind)
+    mean = jax.ShapeDtypeStruct((), jnp.float32)
+    with failing(f"{name} fails on outputs of shape {batch[0].shape}"):
+        programs = {part: _traced(getattr(recipe.task, part), *batch) for part in ("loss", "score")}
+        programs["headline"] = _traced(recipe.task.headline, mean)
+    for part, expected in (("loss", (2,)), ("score", (2,)), ("headline", ())):
+        found = [each.aval.shape for each in programs[part].program.jaxpr.outvars]
+        if found != [expected]:
+            of = "of a mean" if part == "headline" else "for two examples"
+            shapes = ", ".join(map(str, found)) or "no array"
+            raise SweepError(f"{name} returns as {part} {of} {shapes}; expected the shape {expected}")
+    return (digest(recipe.task.metric, *(text(each.program) for each in programs.values())),)
+
+
+def optimizer_digest(program: LaneProgram) -> tuple[str, ...]:
+    """Return the digest of what a user's own optimizer computes; nothing for those of scalejax.
+
+    An optimizer may treat parameters by their names, ranks or shapes, so it is traced on those of a model's true size.
+
+    Raises:
+        SweepError: the optimizer does not return what the step needs.
+    """
+    optimizer, params = program.recipe.optimizer, program.architecture.abstract[1]
+    if isinstance(optimizer, str):
+        return ()
+    name = f"the optimizer {qualified_name(optimizer)}"
+    with failing(f"{name} fails"):
+        given = jax.eval_shape(widened, params)
+        rule = make_optimizer(optimizer, None)
+        state = jax.eval_shape(rule.init, given)
+        made = jax.eval_shape(rule.update, given, state, given)
+    if jax.tree.map(lambda leaf: leaf.shape, made) != jax.tree.map(lambda leaf: leaf.shape, (given, state)):
+        problem = "returns updates or a state of another structure than those it is given"
+        raise SweepError(f"{name} {problem}; expected an optax transformation")
+    return (digest(*(text(each.program) for each in traced_descent(program, params))),)
 
 
 @functools.cache
