@@ -25,7 +25,7 @@ ROOMS = {
     "errors": {"text"},
     "status": set(),
     "files": set(),
-    "builders": set(),
+    "builders": {"errors", "text"},
     "rules": {"errors", "text"},
     "data": BASE,
     "spec": {*BASE, "data"},

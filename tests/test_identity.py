@@ -30,7 +30,7 @@ from scalejax.spec import DataSpec, ModelGrid, Sweep, TrainSpec
 from scalejax.train import numerics
 from scalejax.train.cost import SPEEDS
 from scalejax.train.recipe import Recipe
-from scalejax.train.task import TASKS
+from scalejax.train.task import Regression
 
 DATA = DataSpec(source="mnist1d", examples=60, train_examples=(20,), validation_examples=20, test_examples=20)
 TRAIN = TrainSpec(learning_rate=(1e-2,), batch_size=(4,), steps=4, evaluate_every=2)
@@ -299,7 +299,7 @@ OTHER_CONSTANTS = {
     "clip_norm": 1.0,
     "batch_size": 32,
     "weight_decay_on": ("*",),
-    "task": TASKS["regression"],
+    "task": Regression(),
     "target": ("int8", ()),
 }
 

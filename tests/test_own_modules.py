@@ -173,7 +173,7 @@ def slow(builds: Sequence[Build]) -> list[Any]:
 @pytest.mark.parametrize("build", [*TRAINED, *slow(TRAINED_TOO)], ids=name_of)
 def test_a_module_trains_and_is_evaluated_as_in_a_plain_loop(data: DataSet, build: Build):
     each, labels = own(build), data.validation.targets
-    each.architecture.check(outputs=CLASSES, task="classification")
+    each.architecture.check(outputs=(CLASSES,), task="classification")
     (losses, logits), (plain, plain_logits) = own_losses(each, data), plain_losses(each, data)
     np.testing.assert_allclose(losses, plain, rtol=EXACT_SOLO)
     np.testing.assert_allclose(loss_of(logits, labels), loss_of(plain_logits, labels), rtol=EXACT_SOLO)
@@ -201,7 +201,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_trained_is_one_sentence_that_says_what_to_write(name: str):
     with pytest.raises(sx.SweepError) as raised:
-        own(getattr(own_modules, name)).architecture.check(outputs=CLASSES, task="classification")
+        own(getattr(own_modules, name)).architecture.check(outputs=(CLASSES,), task="classification")
     assert REFUSED[name] in str(raised.value)
     assert "\n" not in str(raised.value)
     assert str(raised.value).startswith(f"the model {name}(")

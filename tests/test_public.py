@@ -43,7 +43,7 @@ TRIALS = """
     status reason train_loss validation_loss test_loss test_error best_step seconds steps_taken mode device versions
     program
 """
-TRIALS_ADDED = "test_metric metric"  # behind all others
+TRIALS_ADDED = "test_metric metric hyperparameters"  # behind all others
 MEASUREMENTS = "trial_id step examples_seen train_loss validation_loss validation_error"
 MEASUREMENTS_ADDED = "validation_metric"
 TYPES = {

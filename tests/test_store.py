@@ -35,7 +35,7 @@ COLUMNS = [
     "trial_id", "family", "width", "depth", "params", "train_examples", "fraction", "seed", "learning_rate",
     "weight_decay", "batch_size", "steps", "flops", "status", "reason", "train_loss", "validation_loss", "test_loss",
     "test_error", "best_step", "seconds", "steps_taken", "mode", "device", "versions", "program",
-    "test_metric", "metric",
+    "test_metric", "metric", "hyperparameters",
 ]  # fmt: skip
 
 
@@ -231,8 +231,8 @@ READ, WRITE = False, True
         (empty_file, READ, "no results here yet"),
         (no_database, READ, "not a readable ledger"),
         (no_database, WRITE, "not a readable ledger"),
-        (newer_version, READ, "schema 99, this one reads 2 to 5"),
-        (newer_version, WRITE, "schema 99, this one reads 2 to 5"),
+        (newer_version, READ, "schema 99, this one reads 2 to 6"),
+        (newer_version, WRITE, "schema 99, this one reads 2 to 6"),
         (other_program, READ, "another program"),
         (other_program, WRITE, "another program"),
         (folder, READ, "no results here"),
@@ -265,9 +265,11 @@ def ledger_of(path: Path, version: int) -> None:
         store.start(["a"])
         store.beat(Heartbeat(1, "h", 0.0, 0.0, None), {"a": 10})
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("ALTER TABLE trials RENAME COLUMN test_metric TO test_error")
-        connection.execute("ALTER TABLE trials DROP COLUMN metric")
-        connection.execute("ALTER TABLE measurements RENAME COLUMN validation_metric TO validation_error")
+        connection.execute("ALTER TABLE trials DROP COLUMN hyperparameters")
+        if version < 5:
+            connection.execute("ALTER TABLE trials RENAME COLUMN test_metric TO test_error")
+            connection.execute("ALTER TABLE trials DROP COLUMN metric")
+            connection.execute("ALTER TABLE measurements RENAME COLUMN validation_metric TO validation_error")
         if version < 4:
             connection.execute("ALTER TABLE trials DROP COLUMN program")
         if version < 3:
@@ -275,7 +277,7 @@ def ledger_of(path: Path, version: int) -> None:
         connection.execute(f"PRAGMA user_version = {version}")
 
 
-@pytest.mark.parametrize("version", [2, 3, 4])
+@pytest.mark.parametrize("version", [2, 3, 4, 5])
 def test_an_older_ledger_is_read_as_it_is_and_upgraded_when_it_is_written(path: Path, version: int):
     ledger_of(path, version)
     before = path.read_bytes()
@@ -287,9 +289,12 @@ def test_an_older_ledger_is_read_as_it_is_and_upgraded_when_it_is_written(path: 
     with Store(path, write=True) as store:
         pd.testing.assert_frame_equal(store.results(), read, check_exact=True)
         pd.testing.assert_frame_equal(store.measurements(), measured, check_exact=True)
-        store.plan(SWEEP)
+        bare = replace(SWEEP[0], trial_id="bare", learning_rate=None, weight_decay=None, batch_size=None)
+        store.plan([*SWEEP, replace(bare, hyperparameters="C=10")])
         store.finish(replace(DONE, trial_id="a"), [])
         table = store.results().set_index("trial_id")
+    assert table.loc["bare", ["learning_rate", "weight_decay", "batch_size"]].isna().all()
+    assert table["hyperparameters"].dropna().to_dict() == {"bare": "C=10"}
     assert read.columns.tolist() == COLUMNS
     assert table.loc["b", ["test_error", "test_metric", "metric"]].tolist() == [0.5, 0.5, "error"]
     assert read["metric"].isna().tolist() == [True, True, False]

@@ -17,6 +17,7 @@ from scalejax.rules import SpecError, shown
 SPLITS = ("train", "validation", "test")  # the position is the number of the split's random stream: append only
 
 PARTS = "inputs", "targets"  # of a split
+INPUTS = "float32", "uint8", "uint16", "uint32", "int32"  # types in which inputs may be stored
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,18 @@ class Facts:
     """What a source says of its data without loading them.
 
     Attributes:
-        shape: of one example's inputs, which are float32.
-        classes: number of classes, if the targets are int32 from 0 on; None: they are float32.
+        shape: of one example's inputs.
+        classes: number of classes, if the targets are int32 from 0 on; None: they are float32, or tokens.
         examples: how many there are in all, None for as many as one asks for.
         validation_examples, test_examples: where the sweep does not say.
         content: plain data that differ wherever the numbers do, for the fingerprint: a version, a checksum. Shapes and
             plain fields of a source of one's own are added to it.
         target_shape: of one example's target.
         kept: whether the splits are kept on disk between runs, found again by the fingerprint.
+        inputs: type in which inputs are stored. A model sees float32: pixels of type uint8 are divided by 255.
+        vocabulary: number of tokens, if the inputs are tokens, which a model sees as int32. Without classes the target
+            of an example is the token that follows it.
+        bytes_per_token: of the text that tokens stand for, where it is known.
     """
 
     shape: tuple[int, ...]
@@ -42,19 +47,24 @@ class Facts:
     content: Mapping[str, Any] = field(default_factory=dict)
     target_shape: tuple[int, ...] = ()
     kept: bool = False
+    inputs: str = "float32"
+    vocabulary: int | None = None
+    bytes_per_token: float | None = None
 
     @property
     def targets(self) -> str:
         """Type of the targets."""
-        return "float32" if self.classes is None else "int32"
+        if self.classes is not None:
+            return "int32"
+        return "float32" if self.vocabulary is None else self.inputs
 
 
 @dataclass(frozen=True)
 class Split:
     """Examples and what is to be learned of them. Treat the arrays as read-only."""
 
-    inputs: np.ndarray  # float32 [n, *shape]
-    targets: np.ndarray  # int32 or float32 [n, *target_shape]
+    inputs: np.ndarray  # of a type in INPUTS, [n, *shape]
+    targets: np.ndarray  # int32, float32 or the type of the tokens, [n, *target_shape]
 
 
 @runtime_checkable
@@ -108,6 +118,19 @@ class DataCard:
     fingerprint: str  # hex; another one whenever any number of the data set would be another one
     targets: str = "int32"  # type of one example's target
     target_shape: tuple[int, ...] = ()
+    inputs: str = "float32"  # type in which inputs are stored
+    vocabulary: int | None = None  # None: inputs are numbers, no tokens
+    bytes_per_token: float | None = None
+
+    @property
+    def sees(self) -> str:
+        """Type of the inputs that a model sees."""
+        return "float32" if self.vocabulary is None else "int32"
+
+    @property
+    def learns(self) -> str:
+        """Type of the targets that a task sees."""
+        return "float32" if self.targets == "float32" else "int32"
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -170,6 +193,10 @@ def _described(spec: Request) -> tuple[Facts, DataCard]:
     if not isinstance(facts, Facts) or not isinstance(facts.shape, tuple):
         message = f"facts() of {source_name(source)} must return Facts(shape=(...), ...), found {shown(facts)}"
         raise SpecError(message, table="data", keys=("source",))
+    if facts.inputs not in INPUTS or (facts.vocabulary is None and facts.inputs not in INPUTS[:2]):
+        allowed = "float32 or uint8 (with a vocabulary uint8, uint16, uint32 or int32)"
+        message = f"facts() of {source_name(source)}: inputs must be {allowed}, found {shown(facts.inputs)}"
+        raise SpecError(message, table="data", keys=("source",))
     validation = facts.validation_examples if spec.validation_examples is None else spec.validation_examples
     test = facts.test_examples if spec.test_examples is None else spec.test_examples
     pool = _pool(spec, facts, validation=validation, test=test)
@@ -195,6 +222,9 @@ def _described(spec: Request) -> tuple[Facts, DataCard]:
         fingerprint=hashlib.sha256(canonical.encode()).hexdigest(),
         targets=facts.targets,
         target_shape=facts.target_shape,
+        inputs=facts.inputs,
+        vocabulary=facts.vocabulary,
+        bytes_per_token=facts.bytes_per_token,
     )
     return facts, card
 
@@ -218,7 +248,9 @@ def _own_content(source: Source, facts: Facts) -> dict[str, Any]:
                 problem = f"nothing tells two sources with other {name} apart"
                 remedy = f"name in the content of facts() of {source_name(source)} what determines the numbers"
                 raise SpecError(f"{problem}; {remedy}", table="data", keys=("source",)) from None
-    shapes = [list(facts.shape), facts.classes, list(facts.target_shape)]
+    shapes: list[Any] = [list(facts.shape), facts.classes, list(facts.target_shape)]
+    if (facts.inputs, facts.vocabulary) != ("float32", None):
+        shapes += [facts.inputs, facts.vocabulary]
     return {"type": type(source).__qualname__, "fields": values, "shapes": shapes}
 
 
@@ -288,7 +320,7 @@ def load(spec: Request) -> DataSet:
 
 def _check_types(arrays: Mapping[str, Any], card: DataCard) -> None:
     """Refuse arrays of other types or shapes than the source has promised."""
-    promised = (("inputs", card.shape, "float32"), ("targets", card.target_shape, card.targets))
+    promised = (("inputs", card.shape, card.inputs), ("targets", card.target_shape, card.targets))
     for name, size in card.sizes.items():
         for part, shape, kind in promised:
             array = np.asarray(arrays.get(f"{name}_{part}"))
@@ -307,3 +339,6 @@ def _check_numbers(arrays: Mapping[str, np.ndarray], card: DataCard) -> None:
         if part == "targets" and card.classes and not (array.min() >= 0 and array.max() < card.classes):
             found = f"{array.min()} to {array.max()}"
             raise SweepError(f"{what}: expected classes from 0 to {card.classes - 1}, found {found}")
+        tokens = card.vocabulary if part == "inputs" or card.classes is None else None
+        if tokens and not (array.min() >= 0 and array.max() < tokens):
+            raise SweepError(f"{what}: expected tokens from 0 to {tokens - 1}, found {array.min()} to {array.max()}")

@@ -12,7 +12,13 @@ from safetensors.numpy import save_file
 
 from scalejax.files import replacing
 
-TYPES = {"U8": np.uint8, "I32": np.int32, "F32": np.float32}  # in a safetensors header
+TYPES = {
+    "U8": np.uint8,
+    "U16": np.uint16,
+    "U32": np.uint32,
+    "I32": np.int32,
+    "F32": np.float32,
+}  # in a safetensors header
 
 
 class _DamagedError(Exception):

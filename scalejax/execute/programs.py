@@ -170,7 +170,7 @@ def _abstract_data(card: DataCard, placement: Placement) -> DeviceData:
         return jax.ShapeDtypeStruct(shape, np.dtype(kind), sharding=placement.replicated)
 
     def examples(*count: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-        return array("float32", *count, *card.shape), array(card.targets, *count, *card.target_shape)
+        return array(card.inputs, *count, *card.shape), array(card.targets, *count, *card.target_shape)
 
     def cut(count: int) -> Blocks:
         shape = block_shape(count)

@@ -125,7 +125,8 @@ def sample_data(card: DataCard, placement: Placement) -> DeviceData:
     """Return a data set of the card's shapes on every device."""
 
     def examples(*count: int) -> tuple[np.ndarray, np.ndarray]:
-        return np.full((*count, *card.shape), 0.5, np.float32), np.zeros((*count, *card.target_shape), card.targets)
+        some = 0.5 if card.inputs == "float32" else 1
+        return np.full((*count, *card.shape), some, card.inputs), np.zeros((*count, *card.target_shape), card.targets)
 
     def cut(count: int) -> Blocks:
         pieces, size = block_shape(count)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.extend import core
@@ -30,6 +29,7 @@ class Architecture:
         build: the family's builder, or the user's own.
         arguments: the knobs of the family, and `inputs` and `outputs` or `classes` where the builder asks for them.
         shape: of one example's inputs.
+        dtype: of these as the model sees them: float32, or int32 if they are tokens.
         occasion: tells apart what the user's own builder makes in two plans of one process: a cell of a notebook may
             have changed the code in between, and what is traced and compiled is remembered by architecture.
     """
@@ -38,6 +38,7 @@ class Architecture:
     arguments: tuple[tuple[str, Any], ...]
     shape: tuple[int, ...]
     occasion: object = field(default=None, repr=False)
+    dtype: str = "float32"
 
     def module(self, key: jax.Array) -> nnx.Module:
         """Build the module with parameters drawn from `key`."""
@@ -51,7 +52,12 @@ class Architecture:
     @property
     def identity(self) -> str:
         """A text that is the same in every process, and another one once the builder's source has changed."""
-        return f"{qualified_name(self.build)} {fingerprint(self.build)} {self.arguments}"
+        seen = "" if self.dtype == "float32" else f" {self.dtype}"
+        return f"{qualified_name(self.build)} {fingerprint(self.build)} {self.arguments}{seen}"
+
+    def inputs(self, batch_size: int) -> jax.ShapeDtypeStruct:
+        """Return a batch of inputs as a shape."""
+        return jax.ShapeDtypeStruct((batch_size, *self.shape), np.dtype(self.dtype))
 
     @functools.cached_property
     def abstract(self) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
@@ -73,14 +79,14 @@ class Architecture:
     @functools.cache  # noqa: B019
     def forward_program(self, batch_size: int) -> core.ClosedJaxpr:
         """Return the traced program from parameters, rest and inputs [batch, ...] to outputs, in training mode."""
-        inputs = jax.ShapeDtypeStruct((batch_size, *self.shape), jnp.float32)
-        return jax.make_jaxpr(lambda *operands: self.forward(*operands)[0])(*self.abstract[1:], inputs)
+        program = jax.make_jaxpr(lambda *operands: self.forward(*operands)[0])
+        return program(*self.abstract[1:], self.inputs(batch_size))
 
-    def check(self, *, outputs: int, task: str) -> None:
+    def check(self, *, outputs: tuple[int, ...], task: str) -> None:
         """Trace the module's training and evaluation and hold them against the data; nothing is computed.
 
         Args:
-            outputs: numbers that it must return for each example.
+            outputs: shape of what it must return for each example.
             task: that asks for these, in a sentence.
 
         Raises:
@@ -88,7 +94,7 @@ class Architecture:
                 here would give other numbers than training it alone.
         """
         name = f"the model {self.title}"
-        inputs = jax.ShapeDtypeStruct((2, *self.shape), jnp.float32)
+        inputs = self.inputs(2)
         with own.failing(f"{name} fails when it is built"):
             weights = self.abstract
         with own.failing(f"{name} fails on inputs of shape {inputs.shape}"):
@@ -108,31 +114,39 @@ class Architecture:
         return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.abstract[1]))
 
     def forward(self, params: nnx.State, rest: nnx.State, inputs: jax.Array) -> tuple[jax.Array, nnx.State]:
-        """Map inputs [batch, ...] to outputs [batch, outputs] in training mode; also return the rest, updated."""
+        """Map inputs [batch, ...] to outputs [batch, ...] in training mode; also return the rest, updated."""
         outputs, _, updated = own.run(self.abstract[0], params, rest, inputs=inputs, training=True)
         return own.wide(outputs), updated
 
     def predict(self, params: nnx.State, rest: nnx.State, inputs: jax.Array) -> jax.Array:
-        """Map inputs [batch, ...] to outputs [batch, outputs] in evaluation mode."""
+        """Map inputs [batch, ...] to outputs [batch, ...] in evaluation mode."""
         return own.wide(own.run(self.abstract[0], params, rest, inputs=inputs, training=False)[0])
 
 
 def architecture(
-    build: Build, knobs: Mapping[str, Any], *, shape: tuple[int, ...], outputs: int, occasion: object = None
+    build: Build,
+    knobs: Mapping[str, Any],
+    *,
+    shape: tuple[int, ...],
+    outputs: int,
+    dtype: str = "float32",
+    occasion: object = None,
 ) -> Architecture:
-    """Fill in a builder's knobs, and `inputs` and `outputs`, or `classes`, where its signature names them.
+    """Fill in a builder's knobs, and `inputs` and `outputs`, `classes` or `vocabulary`, where its signature names them.
 
     Args:
         build: as for `Architecture`.
         knobs: of the family.
         shape: of one example's inputs; `inputs` is how many numbers that are.
-        outputs: numbers that the model returns for an example: of a classification one a class, also called `classes`.
+        outputs: numbers that the model returns for an example: of a classification one a class, also called `classes`;
+            of next tokens one a token of the `vocabulary`, at every position.
+        dtype: of inputs as the model sees them.
         occasion: as for `Architecture`.
     """
-    offered = {"inputs": math.prod(shape), "outputs": outputs, "classes": outputs}
+    offered = {"inputs": math.prod(shape), "outputs": outputs, "classes": outputs, "vocabulary": outputs}
     asked = [name for name in parameters(build) if name in offered and name not in bound(build)]
     arguments = (*((name, offered[name]) for name in asked), *sorted(knobs.items()))
-    return Architecture(build, arguments, shape, occasion)
+    return Architecture(build, arguments, shape, occasion, dtype)
 
 
 def fingerprint(build: Callable[..., Any]) -> str:

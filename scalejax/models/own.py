@@ -85,7 +85,7 @@ def wide(outputs: jax.Array) -> jax.Array:
 
 
 def fault(
-    graph: Any, params: nnx.State, rest: nnx.State, *, inputs: jax.ShapeDtypeStruct, outputs: int, task: str
+    graph: Any, params: nnx.State, rest: nnx.State, *, inputs: jax.ShapeDtypeStruct, outputs: tuple[int, ...], task: str
 ) -> str:
     """Say what of a module cannot be trained in a sweep, as the rest of a sentence; empty if all can.
 
@@ -116,8 +116,8 @@ def fault(
     return wrong
 
 
-def _wrong_outputs(found: Any, inputs: jax.ShapeDtypeStruct, outputs: int, *, task: str) -> str:
-    expected = (inputs.shape[0], outputs)
+def _wrong_outputs(found: Any, inputs: jax.ShapeDtypeStruct, outputs: tuple[int, ...], *, task: str) -> str:
+    expected = (inputs.shape[0], *outputs)
     shape = getattr(found, "shape", type(found).__name__)
     if shape != expected:
         return f"maps inputs of shape {inputs.shape} to {shape}; expected outputs of {expected} for the task {task}"

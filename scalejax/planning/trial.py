@@ -8,6 +8,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+import jax
+import numpy as np
+
 from scalejax.builders import name_of
 from scalejax.data import DataCard
 from scalejax.errors import SweepError
@@ -69,6 +72,11 @@ class Trial:
         """Sixteen hexadecimal digits of a hash of the content."""
         hashed = content(self) | content(self.recipe) | content(self.settings)
         return hashlib.sha256(json.dumps([RESULTS_VERSION, hashed], sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def hyperparameters(self) -> tuple[tuple[str, Knob], ...]:
+        """What else is chosen for it, by name, beside learning rate, weight decay and batch size."""
+        return ()
 
     @property
     def program(self) -> LaneProgram:
@@ -187,7 +195,7 @@ def family_name(grid: ModelGrid) -> str:
 def _trials(sweep: Sweep, card: DataCard) -> Iterator[Trial]:
     """Yield every trial of a sweep, without its rungs."""
     train, numerics, occasion = sweep.train, current(), object()
-    task = task_of(sweep.task, card)
+    task = task_of(sweep.task, card, metric=sweep.metric)
     try:
         outputs = task.outputs(card)
     except ValueError as error:
@@ -199,9 +207,11 @@ def _trials(sweep: Sweep, card: DataCard) -> Iterator[Trial]:
         batch_size=train.batch_size[0],
         weight_decay_on=train.weight_decay_on,
         task=task,
-        target=(card.targets, card.target_shape),
+        target=(card.learns, card.target_shape),
     )
-    own_task = task_digest(recipe, outputs)
+    inputs = jax.ShapeDtypeStruct((2, *card.shape), np.dtype(card.sees))
+    own_task = task_digest(recipe, outputs, inputs=inputs)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     subset_keys = {seed: random_bits(card.fingerprint, seed, "subset") for seed in sweep.seeds}
     shuffle_keys = {seed: random_bits(card.fingerprint, seed, "shuffle") for seed in sweep.seeds}
     for grid in sweep.models:
@@ -237,7 +247,7 @@ def _trials(sweep: Sweep, card: DataCard) -> Iterator[Trial]:
 
 
 def _sizes(
-    grid: ModelGrid, card: DataCard, recipe: Recipe, *, outputs: int, occasion: object
+    grid: ModelGrid, card: DataCard, recipe: Recipe, *, outputs: tuple[int, ...], occasion: object
 ) -> Iterator[tuple[Knobs, Architecture, str | None]]:
     """Yield knobs, architecture and the digest of the user's own source for every size of one grid.
 
@@ -253,7 +263,7 @@ def _sizes(
     # Products in the order of the file, knobs stored by name: the identity must not depend on the order of the keys.
     for values in itertools.product(*grid.knobs.values()):
         knobs = dict(zip(grid.knobs, values, strict=True))
-        size = architecture(build, knobs, shape=card.shape, outputs=outputs, occasion=occasion)
+        size = architecture(build, knobs, shape=card.shape, outputs=outputs[-1], dtype=card.sees, occasion=occasion)
         if source is not None:  # the families are tested
             size.check(outputs=outputs, task=recipe.task.name)
         if unseen:  # one size speaks for its builder: it would take as long as planning another one

@@ -1,7 +1,8 @@
 """What the engine knows of trials as rows of the ledger."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scalejax.run.store import MeasurementRow, ResultRow, TrialRow
 
@@ -9,6 +10,12 @@ if TYPE_CHECKING:
     from scalejax.execute.slot import Finished
     from scalejax.planning.plan import Plan
     from scalejax.planning.trial import Trial
+
+
+def hyperparameters_text(values: Sequence[tuple[str, Any]]) -> str | None:
+    """Return hyperparameters as the trial table shows them, such as "b1=0.9, b2=0.95"; None if there are none."""
+    shown = (f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in values)
+    return ", ".join(shown) or None
 
 
 def trial_row(trial: "Trial", plan: "Plan") -> TrialRow:
@@ -28,6 +35,7 @@ def trial_row(trial: "Trial", plan: "Plan") -> TrialRow:
         batch_size=trial.recipe.batch_size,
         steps=trial.settings.steps,
         flops=step_flops(trial.architecture, trial.recipe) * trial.settings.steps,
+        hyperparameters=hyperparameters_text(trial.hyperparameters),
     )
 
 

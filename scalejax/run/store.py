@@ -27,7 +27,7 @@ from scalejax.text import first_line
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 OLDEST_VERSION = 2  # an older ledger than this is not read
 SILENCE = 60.0  # seconds without a heartbeat after which a process counts as gone
 
@@ -48,11 +48,12 @@ class TrialRow:
     train_examples: int
     fraction: float
     seed: int
-    learning_rate: float
-    weight_decay: float
-    batch_size: int
+    learning_rate: float | None  # None, as the next two: of an algorithm that has none
+    weight_decay: float | None
+    batch_size: int | None
     steps: int
     flops: int  # of all its steps
+    hyperparameters: str | None = None  # what else is chosen for it, such as "b2=0.95"
 
 
 @dataclass(frozen=True)
@@ -118,14 +119,20 @@ def _sql(columns: Columns, *, known: bool) -> str:
 def _dtypes(columns: Columns, *, known: bool) -> dict[str, str]:
     """Return the pandas types of the columns of numbers."""
     types = {int: "int64" if known else "Int64", float: "float64"}
-    return {column.name: types[kind] for column in columns if (kind := _type(column)) in types}
+    return {
+        column.name: "Int64" if kind is int and get_args(column.type) else types[kind]
+        for column in columns
+        if (kind := _type(column)) in types
+    }
 
 
 # A trial's position is that in the sweep as it stands; NULL if only an earlier form of the sweep asked for it.
+TRIALS = (
+    f"{_sql(PLANNED[:1], known=True)}, position INTEGER, {_sql(PLANNED[1:], known=True)}, {_sql(RESULTS, known=False)}"
+)
+OLDER = ", ".join(name for name in (_names(PLANNED[:-1]), "position", _names(RESULTS)))  # columns of version 5
 TABLES = f"""
-CREATE TABLE IF NOT EXISTS trials (
-    {_sql(PLANNED[:1], known=True)}, position INTEGER, {_sql(PLANNED[1:], known=True)}, {_sql(RESULTS, known=False)}
-);
+CREATE TABLE IF NOT EXISTS trials ({TRIALS});
 CREATE TABLE IF NOT EXISTS measurements ({_sql(MEASURED, known=True)}, PRIMARY KEY (trial_id, step)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS heartbeat (
     only INTEGER PRIMARY KEY CHECK (only = 1), pid INTEGER NOT NULL, host TEXT NOT NULL, began REAL NOT NULL,
@@ -140,6 +147,13 @@ UPGRADES = {
     ALTER TABLE trials ADD COLUMN metric TEXT;
     UPDATE trials SET metric = '{ERROR}' WHERE {_is(*ENDED)};
     ALTER TABLE measurements RENAME COLUMN validation_error TO validation_metric;
+    """,
+    # SQLite can let a column be missing only in a new table.
+    6: f"""
+    CREATE TABLE trials_6 ({TRIALS});
+    INSERT INTO trials_6 ({OLDER}) SELECT {OLDER} FROM trials;
+    DROP TABLE trials;
+    ALTER TABLE trials_6 RENAME TO trials;
     """,
 }
 
@@ -236,7 +250,6 @@ class Store:
             self._connection.execute("PRAGMA journal_mode = WAL")
             # A killed process loses nothing; only a power cut may take the last transactions, whole ones.
             self._connection.execute("PRAGMA synchronous = NORMAL")
-            self._connection.execute("PRAGMA foreign_keys = ON")
         elif version != SCHEMA_VERSION:
             with contextlib.closing(self._connection) as file:
                 self._connection = sqlite3.connect(":memory:", check_same_thread=False)
@@ -244,6 +257,8 @@ class Store:
         if version != SCHEMA_VERSION:
             steps = "" if new else "".join(sql for number, sql in UPGRADES.items() if number > version)
             self._connection.executescript(f"BEGIN; {TABLES} {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        if self._writes:  # from now on: an upgrade may drop a table and make it anew
+            self._connection.execute("PRAGMA foreign_keys = ON")
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -407,6 +422,9 @@ class Store:
                 values = pd.Series([sizes.get(name) for sizes in knobs], dtype=object).infer_objects()
                 table.insert(place, name, values)
             table = table.astype(types)
+            if table["batch_size"].notna().to_numpy().all():
+                table["batch_size"] = table["batch_size"].astype("int64")
+            table["hyperparameters"] = table.pop("hyperparameters")  # at the end: it came later
             error = table["test_metric"].where(table["metric"].isin([ERROR]))
             table.insert(table.columns.tolist().index("test_loss") + 1, "test_error", error)
             return table

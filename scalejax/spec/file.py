@@ -331,8 +331,9 @@ def sweep_to_toml(sweep: Sweep) -> str:
     code, and `load_sweep` says so, in one sentence, when it meets such a family.
     """
     lines = [f"{name} = {_toml(getattr(sweep, name))}" for name in ("name", "seeds", "packing")]
-    if sweep.task is not None:
-        lines.append(f"task = {_object(sweep.task)}")
+    for name in ("task", "metric"):
+        if getattr(sweep, name) is not None:
+            lines.append(f"{name} = {_object(getattr(sweep, name))}")
     lines += _table("data", sweep.data)
     for grid in sweep.models:
         lines += ["", "[[models]]", _family(grid.family)]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from scalejax.builders import name_of, parameters
+from scalejax.builders import load_object, name_of, parameters
 from scalejax.data import SOURCES, InMemory, Source, source_name
 from scalejax.rules import (
     Check,
@@ -29,11 +29,11 @@ from scalejax.rules import (
     strict,
 )
 
-TASKS = "classification", "regression"
+TASKS = "classification", "regression", "next_token"
 OPTIMIZERS = "adamw", "sgd", "momentum", "lion"
 MOST_SEEDS = 10_000  # `seeds = 3000000` is a slip, and would be expanded before anyone could notice
 PROVEN, PROBED = "proven", "probed"  # the grounds on which sizes may share a program
-NOT_KNOBS = ("inputs", "outputs", "classes", "rngs")  # parameters of a builder that the engine fills in
+NOT_KNOBS = ("inputs", "outputs", "classes", "vocabulary", "rngs")  # parameters of a builder that the engine fills in
 
 
 def _name(value: Any) -> str:
@@ -61,8 +61,11 @@ def _by_name(value: str, rule: Rule) -> Any:
 
 
 def _task(value: Any) -> Any:
+    if isinstance(value, str) and ":" in value:
+        _task(load_object(value))
+        return value
     if isinstance(value, str):
-        return _by_name(value, Rule(str, choices=TASKS))
+        return Rule(str, choices=TASKS)(value)
     _no_class(value)
     methods = all(callable(getattr(value, name, None)) for name in ("outputs", "loss", "score", "headline"))
     names = all(isinstance(getattr(value, name, None), str) for name in ("name", "metric"))
@@ -316,8 +319,10 @@ class Sweep:
     seeds: tuple[int, ...] = field(default=(0,), metadata={"rule": _seeds})
     # "probed": sizes without a proof share a program if a probe finds no difference
     packing: str = field(default=PROVEN, metadata=Rule(str, choices=(PROVEN, PROBED)).beside)
-    # A name, a task of one's own, or None: what the targets say.
+    # A name, a task of one's own (also as "package.module:object"), or None: what the targets say.
     task: Any = field(default=None, metadata={"rule": _task})
+    # The headline metric, by name; None: the task's first.
+    metric: str | None = field(default=None, metadata=Rule(str).beside)
 
     def __post_init__(self) -> None:
         _check_overlap([(grid.family, grid.knobs) for grid in self.models])

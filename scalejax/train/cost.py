@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
@@ -107,7 +106,7 @@ def _step_costs(architecture: Architecture, recipe: Recipe) -> _StepCosts:
 def _without_recomputation(architecture: Architecture, batch_size: int) -> core.Jaxpr:
     """Return the gradient of a model's outputs as a program that forgets nothing."""
     params, rest = architecture.abstract[1:]
-    operands = (params, rest, jax.ShapeDtypeStruct((batch_size, *architecture.shape), jnp.float32))
+    operands = (params, rest, architecture.inputs(batch_size))
     traced = architecture.forward_program(batch_size)
     kept = core.jaxpr_as_fun(core.ClosedJaxpr(_keeping(traced.jaxpr), traced.consts))
     leaves, count = jax.tree.leaves(operands), len(jax.tree.leaves(params))
@@ -199,9 +198,9 @@ def lane_bytes(program: LaneProgram) -> int:
 
 
 def data_bytes(card: DataCard, examples: int) -> int:
-    """Return the bytes of `examples` examples of a data set, inputs as float32."""
+    """Return the bytes of `examples` examples of a data set, as they are stored."""
     target = np.dtype(card.targets).itemsize * math.prod(card.target_shape)
-    return examples * (4 * math.prod(card.shape) + target)
+    return examples * (np.dtype(card.inputs).itemsize * math.prod(card.shape) + target)
 
 
 def lane_seconds(program: LaneProgram, speed: DeviceSpeed) -> float:

@@ -98,7 +98,7 @@ def content(part: Any) -> dict[str, Any]:
         """Return a value as JSON can hold it; a task or an optimizer by its name."""
         if value is None or isinstance(value, str | int | float | tuple):
             return value
-        return getattr(value, "name", None) or qualified_name(value)
+        return getattr(value, "identity", None) or getattr(value, "name", None) or qualified_name(value)
 
     values = ((entry, getattr(part, entry.name)) for entry in fields(part) if entry.metadata.get("hashed", True))
     return {entry.name: plain(value) for entry, value in values if value != entry.default}

@@ -77,7 +77,7 @@ class TrialState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Examples:
-    """Examples on a device: inputs [n, ...], targets [n, ...]."""
+    """Examples on a device: inputs [n, ...], targets [n, ...], in the types in which they are stored."""
 
     inputs: Leaf
     targets: Leaf
@@ -150,6 +150,22 @@ def batch_indices(recipe: Recipe, settings: Settings, cursor: Cursor, *, pool: i
     return row.astype(jnp.int32).reshape(BLOCK_STEPS, recipe.batch_size)
 
 
+def seen(architecture: Architecture, batch: Examples) -> Examples:
+    """Return examples as a model and its task see them: pixels as float32 from 0 to 1, tokens and classes as int32."""
+    inputs, targets = batch.inputs, batch.targets
+    scale = 255 if architecture.dtype == "float32" and inputs.dtype == jnp.uint8 else 1
+    inputs = inputs.astype(architecture.dtype)
+    if targets.dtype != jnp.float32:
+        targets = targets.astype(jnp.int32)
+    return Examples(inputs if scale == 1 else inputs / scale, targets)
+
+
+def learned(task: Task, batch: Examples) -> jax.Array:
+    """Return what a task has a model learn of a batch, as the two see it: its targets, unless the task says else."""
+    makes = getattr(task, "targets", None)
+    return batch.targets if makes is None else makes(batch.inputs, batch.targets)
+
+
 def train_step(program: LaneProgram, settings: Settings, learner: Learner, batch: Examples) -> Learner:
     """Take one step of gradient descent on the mean loss of one batch."""
     architecture, task = program.architecture, program.recipe.task
@@ -161,7 +177,7 @@ def slope(architecture: Architecture, task: Task, params: nnx.State, rest: nnx.S
 
     def loss_of(params: nnx.State) -> tuple[jax.Array, nnx.State]:
         outputs, updated = architecture.forward(params, rest, batch.inputs)
-        return task.loss(outputs, batch.targets).mean(), updated
+        return task.loss(outputs, learned(task, batch)).mean(), updated
 
     (loss, updated), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
     return Slope(loss, updated, gradient)
@@ -211,7 +227,7 @@ def train(program: LaneProgram, state: TrialState, cursor: Cursor, *, pool: Exam
 
         def step(within: jax.Array, learner: Learner) -> Learner:
             batch = jax.tree.map(lambda array: array.at[rows[within]].get(mode="promise_in_bounds"), pool)
-            return train_step(program, state.settings, learner, batch)
+            return train_step(program, state.settings, learner, seen(program.architecture, batch))
 
         return lax.fori_loop(0, jnp.minimum(BLOCK_STEPS, steps - first), step, learner)
 
@@ -225,16 +241,25 @@ def loss_and_metric(
     """Return the mean loss and the headline metric over all blocks."""
     task = program.recipe.task
 
-    def one(totals: jax.Array, block: Blocks) -> tuple[jax.Array, None]:
-        outputs = program.architecture.predict(params, rest, block.inputs)
-        loss, score = task.loss(outputs, block.targets), task.score(outputs, block.targets)
+    def sums(block: Blocks) -> jax.Array:
+        batch = seen(program.architecture, Examples(block.inputs, block.targets))
+        outputs = program.architecture.predict(params, rest, batch.inputs)
+        targets = learned(task, batch)
         # A padded example must not turn a finite sum into NaN through 0 * inf.
         kept = block.weight > 0
-        return totals + jnp.stack([jnp.where(kept, loss, 0.0).sum(), jnp.where(kept, score, 0.0).sum()]), None
 
-    totals, _ = lax.scan(one, jnp.zeros(2, jnp.float32), blocks)
-    loss, score = totals / blocks.weight.sum()
-    return loss, task.headline(score)
+        def total(each: jax.Array) -> jax.Array:
+            return jnp.where(kept.reshape(-1, *[1] * (each.ndim - 1)), each, 0.0).sum(0).reshape(-1)
+
+        return jnp.concatenate([total(task.loss(outputs, targets)), total(task.score(outputs, targets))])
+
+    def one(totals: jax.Array, block: Blocks) -> tuple[jax.Array, None]:
+        return totals + sums(block), None
+
+    size = jax.eval_shape(sums, jax.tree.map(lambda array: array[0], blocks)).shape
+    totals, _ = lax.scan(one, jnp.zeros(size, jnp.float32), blocks)
+    means = totals / blocks.weight.sum()
+    return means[0], task.headline(means[1] if size == (2,) else means[1:])
 
 
 def validate(program: LaneProgram, state: TrialState, *, blocks: Blocks) -> tuple[jax.Array, jax.Array]:

@@ -17,8 +17,8 @@ from scalejax.models.equations import SILENT, called, closed, constant, digest, 
 from scalejax.models.own import failing, named_leaves
 from scalejax.train.optimizers import make_optimizer
 from scalejax.train.recipe import LaneProgram, Recipe, Settings
-from scalejax.train.step import Examples, Slope, descend, slope, start, widened
-from scalejax.train.task import TASKS, Task
+from scalejax.train.step import Examples, Slope, descend, learned, slope, start, widened
+from scalejax.train.task import Task, is_own
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def traced_slope(architecture: Architecture, recipe: Recipe) -> Traced:
 @functools.cache
 def _slope(architecture: Architecture, task: Task, batch_size: int, target: tuple[str, tuple[int, ...]]) -> Traced:
     kind, shape = target
-    inputs = jax.ShapeDtypeStruct((batch_size, *architecture.shape), jnp.float32)
+    inputs = architecture.inputs(batch_size)
     examples = Examples(inputs, jax.ShapeDtypeStruct((batch_size, *shape), kind))
 
     def one(params: nnx.State, rest: nnx.State, examples: Examples) -> Slope:
@@ -51,7 +51,7 @@ def _slope(architecture: Architecture, task: Task, batch_size: int, target: tupl
 @functools.cache
 def traced_evaluation(architecture: Architecture, batch_size: int) -> Traced:
     """Return the outputs for a batch in evaluation mode."""
-    inputs = jax.ShapeDtypeStruct((batch_size, *architecture.shape), jnp.float32)
+    inputs = architecture.inputs(batch_size)
     with failing(f"the model {architecture.title} fails on inputs of shape {inputs.shape}"):
         return _traced(architecture.predict, *architecture.abstract[1:], inputs)
 
@@ -73,27 +73,34 @@ def _program_digest(
     return digest(*(text(each.program) for each in (*programs, traced_evaluation(architecture, batch_size))))
 
 
-def task_digest(recipe: Recipe, outputs: int) -> tuple[str, ...]:
+def task_digest(recipe: Recipe, outputs: int | tuple[int, ...], *, inputs: jax.ShapeDtypeStruct) -> tuple[str, ...]:
     """Return the digest of what a user's own task computes; nothing for those of scalejax.
 
     Args:
         recipe: with the task.
         outputs: that the task asks for.
+        inputs: of two examples.
 
     Raises:
         SweepError: the task does not return what the step needs.
     """
-    if recipe.task in TASKS.values():
+    if not is_own(recipe.task):
         return ()
     name, (kind, shape) = f"the task {recipe.task.name}", recipe.target
-    if type(outputs) is not int or outputs < 1:
+    asked = outputs if isinstance(outputs, tuple) and outputs else (outputs,)
+    if not all(type(each) is int and each >= 1 for each in asked):
         raise SweepError(f"{name} asks for {outputs!r} outputs of a model; expected a whole number from 1 on")
-    batch = jax.ShapeDtypeStruct((2, outputs), jnp.float32), jax.ShapeDtypeStruct((2, *shape), kind)
-    mean = jax.ShapeDtypeStruct((), jnp.float32)
-    with failing(f"{name} fails on outputs of shape {batch[0].shape}"):
-        programs = {part: _traced(getattr(recipe.task, part), *batch) for part in ("loss", "score")}
-        programs["headline"] = _traced(recipe.task.headline, mean)
-    for part, expected in (("loss", (2,)), ("score", (2,)), ("headline", ())):
+    returned, targets = jax.ShapeDtypeStruct((2, *asked), jnp.float32), jax.ShapeDtypeStruct((2, *shape), kind)
+    programs = {}
+    with failing(f"{name} fails on outputs of shape {returned.shape}"):
+        if hasattr(recipe.task, "targets"):
+            programs["targets"] = _traced(functools.partial(learned, recipe.task), Examples(inputs, targets))
+            targets = jax.eval_shape(functools.partial(learned, recipe.task), Examples(inputs, targets))
+        programs |= {part: _traced(getattr(recipe.task, part), returned, targets) for part in ("loss", "score")}
+        scores = programs["score"].program.out_avals
+        several = scores[0].shape[1:] if len(scores) == 1 and len(scores[0].shape) == 2 else ()
+        programs["headline"] = _traced(recipe.task.headline, jax.ShapeDtypeStruct(several, jnp.float32))
+    for part, expected in (("loss", (2,)), ("score", (2, *several)), ("headline", ())):
         found = [each.aval.shape for each in programs[part].program.jaxpr.outvars]
         if found != [expected]:
             of = "of a mean" if part == "headline" else "for two examples"

@@ -1,7 +1,7 @@
 """The best hyperparameter setting of each cell of a sweep, chosen by validation loss.
 
-A *cell* is one model size on one number of training examples; a *setting* is one choice of learning rate, weight decay
-and batch size for it.
+A *cell* is one model size on one number of training examples; a *setting* is one choice of learning rate, weight decay,
+batch size and `hyperparameters` for it.
 """
 
 import math
@@ -17,7 +17,7 @@ from scalejax.text import listing
 
 Row = dict[Hashable, Any]
 
-SETTING_COLUMNS = ("learning_rate", "weight_decay", "batch_size")
+SETTING_COLUMNS = ("learning_rate", "weight_decay", "batch_size", "hyperparameters")
 CHOICE_COLUMNS = ("learning_rates", "edge", "diverged", "pending", "stopped", "excluded_elsewhere")
 # The words of the column `status` that this room knows; whatever else it says, a trial that is not done does not count.
 DONE, DIVERGED, STOPPED, NOT_YET_RUN = "done", "diverged", "stopped", ("pending", "running")
@@ -50,12 +50,12 @@ def tuned(rows: pd.DataFrame) -> pd.DataFrame:
     that was stopped early never does, however low its loss was, for it has taken fewer steps than the others. In each
     cell (family, size knobs, train_examples) the settings are ordered by: fewest of the cell's seeds without a counted
     row (so that a setting cannot win because its bad seeds diverged), lowest mean validation_loss, smallest learning
-    rate, smallest weight decay, smallest batch size. The first is chosen. Test measurements never take part in the
-    choice.
+    rate, smallest weight decay, smallest batch size, first `hyperparameters`. The first is chosen. Test
+    measurements never take part in the choice.
 
     Args:
         rows: the trial table, one row a trial, unchanged by this function. Size knobs are the columns between
-            `family` and `params`; weight_decay and batch_size may be absent.
+            `family` and `params`; weight_decay, batch_size and hyperparameters may be absent.
 
     Returns:
         The chosen rows with their columns, in the order of the table, and further columns: `edge` ("lowest" or
@@ -132,10 +132,12 @@ def _choose(cell: Mapping[int, Row], counted: set[int]) -> tuple[tuple[int, ...]
     cell = {place: row for rows in settings.values() for place, row in rows.items()}
     seeds = {row["seed"] for row in cell.values()}
 
-    def rank(setting: tuple[Any, ...]) -> tuple[float, ...]:
+    def rank(setting: tuple[Any, ...]) -> tuple[float | str, ...]:
         losses = [row["validation_loss"] for place, row in settings[setting].items() if place in counted]
         mean = math.fsum(losses) / len(losses) if losses else math.inf
-        return (len(seeds) - len(losses), mean, *(math.inf if value is None else value for value in setting))
+        *numbers, text = setting
+        ties = (math.inf if value is None else value for value in numbers)
+        return (len(seeds) - len(losses), mean, *ties, "" if text is None else str(text))
 
     best = min(settings, key=rank)
     places = tuple(place for place in settings[best] if place in counted)
