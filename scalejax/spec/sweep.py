@@ -13,6 +13,7 @@ from typing import Any
 
 from scalejax.builders import load_object, name_of, parameters
 from scalejax.data import SOURCES, InMemory, Source, source_name
+from scalejax.errors import SweepError
 from scalejax.rules import (
     Check,
     Knob,
@@ -53,6 +54,14 @@ def _seeds(value: Any) -> tuple[int, ...]:
     return tuple(range(number))
 
 
+def _loaded(value: str) -> Any:
+    """Return the object that "package.module:object" names; a mistake is one about the key that holds it."""
+    try:
+        return load_object(value)
+    except SweepError as error:
+        raise SpecError(str(error)) from error
+
+
 def _by_name(value: str, rule: Rule) -> Any:
     if ":" in value:  # as written by sweep_to_toml
         what = f"{shown(value)} is a Python object, which a file cannot hold"
@@ -62,7 +71,7 @@ def _by_name(value: str, rule: Rule) -> Any:
 
 def _task(value: Any) -> Any:
     if isinstance(value, str) and ":" in value:
-        _task(load_object(value))
+        _task(_loaded(value))
         return value
     if isinstance(value, str):
         return Rule(str, choices=TASKS)(value)
