@@ -5,9 +5,10 @@ from scalejax.data.in_memory import InMemory, arrays
 from scalejax.data.land import Land
 from scalejax.data.mnist1d import MNIST1D
 from scalejax.data.source import DataCard, DataSet, Facts, Source, Split, cut, describe, drawn, load, source_name
+from scalejax.data.tokens import Bytes, Tokens
 
 # The one table that the sweep file needs: name -> source, whose fields are its options.
-SOURCES = {"mnist1d": MNIST1D, "land": Land, "digits": Digits}
+SOURCES = {"mnist1d": MNIST1D, "land": Land, "digits": Digits, "bytes": Bytes, "tokens": Tokens}
 
 __all__ = [
     "SOURCES",

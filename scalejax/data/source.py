@@ -37,6 +37,7 @@ class Facts:
         vocabulary: number of tokens, if the inputs are tokens, which a model sees as int32. Without classes the target
             of an example is the token that follows it.
         bytes_per_token: of the text that tokens stand for, where it is known.
+        mapped: whether training examples stay on disk and are read from there when they are asked for.
     """
 
     shape: tuple[int, ...]
@@ -50,6 +51,7 @@ class Facts:
     inputs: str = "float32"
     vocabulary: int | None = None
     bytes_per_token: float | None = None
+    mapped: bool = False
 
     @property
     def targets(self) -> str:
@@ -61,7 +63,10 @@ class Facts:
 
 @dataclass(frozen=True)
 class Split:
-    """Examples and what is to be learned of them. Treat the arrays as read-only."""
+    """Examples and what is to be learned of them. Treat the arrays as read-only.
+
+    Those of the training set may be anything with `shape`, `dtype` and `array[rows]`, int [n], that reads from a disk.
+    """
 
     inputs: np.ndarray  # of a type in INPUTS, [n, *shape]
     targets: np.ndarray  # int32, float32 or the type of the tokens, [n, *target_shape]
@@ -121,6 +126,7 @@ class DataCard:
     inputs: str = "float32"  # type in which inputs are stored
     vocabulary: int | None = None  # None: inputs are numbers, no tokens
     bytes_per_token: float | None = None
+    mapped: bool = False  # training examples are read from disk when they are asked for
 
     @property
     def sees(self) -> str:
@@ -225,6 +231,7 @@ def _described(spec: Request) -> tuple[Facts, DataCard]:
         inputs=facts.inputs,
         vocabulary=facts.vocabulary,
         bytes_per_token=facts.bytes_per_token,
+        mapped=facts.mapped,
     )
     return facts, card
 
@@ -323,7 +330,9 @@ def _check_types(arrays: Mapping[str, Any], card: DataCard) -> None:
     promised = (("inputs", card.shape, card.inputs), ("targets", card.target_shape, card.targets))
     for name, size in card.sizes.items():
         for part, shape, kind in promised:
-            array = np.asarray(arrays.get(f"{name}_{part}"))
+            array: Any = arrays.get(f"{name}_{part}")
+            if not (hasattr(array, "shape") and hasattr(array, "dtype")):
+                array = np.asarray(array)
             if (array.shape, array.dtype.name) != ((size, *shape), kind):
                 expected = f"expected {kind} {[size, *shape]}, as facts() says"
                 found = f"found {array.dtype} {list(array.shape)}"
@@ -334,6 +343,8 @@ def _check_numbers(arrays: Mapping[str, np.ndarray], card: DataCard) -> None:
     """Refuse numbers that are not finite, and classes beyond those that there are."""
     for name, part in ((name, part) for name in SPLITS for part in PARTS):
         array, what = arrays[f"{name}_{part}"], f"the source {card.source}: {part} of {name}"
+        if not isinstance(array, np.ndarray):  # read when it is asked for, and checked then
+            continue
         if not np.isfinite(array).all():
             raise SweepError(f"{what}: expected finite numbers; leave out the examples that are not")
         if part == "targets" and card.classes and not (array.min() >= 0 and array.max() < card.classes):

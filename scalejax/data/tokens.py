@@ -1,0 +1,249 @@
+"""Text as tokens: windows of a token file that is never loaded whole, or of the bytes of files.
+
+An example is a window of `sequence_length` tokens, and its target the token that follows. Splits are made of passages
+of neighbouring windows, in an order drawn from the data's seed: what a model is tested on is text in one piece.
+"""
+
+import functools
+import glob
+import hashlib
+import math
+import mmap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scalejax.data.host_shuffle import shuffled
+from scalejax.data.source import SPLITS, Facts, Split
+from scalejax.errors import RunError
+from scalejax.rules import Rule, SpecError, strict
+
+PASSAGE = 64  # windows that stay together; fewer where there is little text
+SMALLEST_SPLIT = 100  # passages that there are at least, if there are as many windows
+SHARE, MOST = 0.1, 2_000  # of the windows for validation, and as many for the test, where the sweep does not say
+HASHED_WHOLE = 2**30  # bytes up to which a file is hashed whole; of a larger one PIECES pieces are
+PIECES, PIECE = 1_024, 2**16
+SEPARATOR = b"\0"  # between two files
+
+
+class Windows:
+    """Windows of tokens by their number, read when they are asked for; an array of [n, length], or of [n] targets.
+
+    Args:
+        tokens: of the whole text, an array or a memory map.
+        length: of a window.
+        order: the numbers of the text's windows, given the numbers of these.
+        count: how many these are.
+        part: "inputs", or "targets": the token that follows each window.
+        check: is called after each reading, with what was read.
+    """
+
+    def __init__(self, tokens: np.ndarray, length: int, *, order: Any, count: int, part: str, check: Any):
+        whole = (len(tokens) - 1) // length
+        follows = tokens[length::length][:whole]
+        self._windows = tokens[: whole * length].reshape(whole, length) if part == "inputs" else follows
+        self._order, self._check = order, check
+        self.shape = (count, *self._windows.shape[1:])
+        self.dtype = tokens.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """Return windows [*rows.shape, ...] by an array of their numbers, or a slice."""
+        rows = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
+        found = np.asarray(self._windows[self._order(rows.reshape(-1))])
+        self._check(found)
+        return found.reshape(*rows.shape, *self.shape[1:])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        found = self[:]
+        return found if dtype is None else found.astype(dtype)
+
+
+def passages(tokens: np.ndarray, length: int, *, seed: int, sizes: Mapping[str, int], check: Any) -> dict[str, Split]:
+    """Cut a text into splits, the test set first; the training windows are read when they are asked for."""
+    windows = (len(tokens) - 1) // length
+    together = max(1, min(PASSAGE, windows // SMALLEST_SPLIT))
+    count = math.ceil(windows / together)
+    # Of the shuffle's positions those beyond the last window are left out: they are those of the last passage.
+    short = count * together - windows
+    last = int(np.flatnonzero(shuffled(np.arange(count), size=count, key=seed) == count - 1)[0]) if short else count
+
+    def order(first: int, rows: np.ndarray) -> np.ndarray:
+        position = rows + first
+        position = position + np.where(position >= (last + 1) * together - short, short, 0)
+        return shuffled(position // together, size=count, key=seed) * together + position % together
+
+    splits, first = {}, 0
+    for name in reversed(SPLITS):
+        make = functools.partial(
+            Windows, tokens, length, order=functools.partial(order, first), count=sizes[name], check=check
+        )
+        inputs, targets = make(part="inputs"), make(part="targets")
+        lazily = name == "train"
+        splits[name] = Split(inputs, targets) if lazily else Split(inputs[:], targets[:])  # pyright: ignore[reportArgumentType]
+        first += sizes[name]
+    return splits
+
+
+@strict("data")
+@dataclass(frozen=True)
+class Tokens:
+    """The source: a file of tokens, one after the other, such as a tokenizer writes; read where it lies."""
+
+    name = "tokens"
+
+    path: str = field(metadata=Rule(str).beside)
+    vocabulary: int = field(metadata=Rule(int, at_least=2).beside)
+    dtype: str = field(default="uint16", metadata=Rule(str, choices=("uint8", "uint16", "uint32")).beside)
+    sequence_length: int = field(default=256, metadata=Rule(int, at_least=2).beside)
+    bytes_per_token: float | None = field(default=None, metadata=Rule(float, above=0).beside)
+
+    def facts(self) -> Facts:
+        """Describe the file; a large one is known by its size and a thousand pieces of it.
+
+        Raises:
+            SpecError: it cannot be read, or is no file of such tokens.
+        """
+        stamp = _stamp(self.path)
+        size, width = stamp[1], np.dtype(self.dtype).itemsize
+        if size % width or size // width <= 3 * self.sequence_length:
+            expected = f"expected {self.dtype} tokens, {width} bytes each, for at least three windows"
+            message = f"{self.path}: {expected} of {self.sequence_length}, found {size:,} bytes"
+            raise SpecError(message, table="data", keys=("path", "sequence_length"))
+        windows = (size // width - 1) // self.sequence_length
+        share = _share(windows)
+        return Facts(
+            shape=(self.sequence_length,),
+            classes=None,
+            examples=windows,
+            validation_examples=share,
+            test_examples=share,
+            content={"sha256": _digest(stamp), "dtype": self.dtype, "bytes_per_token": self.bytes_per_token},
+            inputs=self.dtype,
+            vocabulary=self.vocabulary,
+            bytes_per_token=self.bytes_per_token,
+            mapped=True,
+        )
+
+    def splits(self, seed: int, sizes: Mapping[str, int]) -> dict[str, Split]:
+        """Return windows of the file; those of the training set are read when they are asked for."""
+        stamp = _stamp(self.path)
+        tokens = np.memmap(self.path, self.dtype, "r")
+
+        def check(found: np.ndarray) -> None:
+            # What was read is no longer held: pages of a map count as memory of the process.
+            tokens._mmap.madvise(mmap.MADV_DONTNEED)  # pyright: ignore[reportAttributeAccessIssue]
+            if found.size and int(found.max()) >= self.vocabulary:
+                problem = f"token {found.max()} where vocabulary = {self.vocabulary} says that there is none"
+                raise RunError(f"{self.path}: {problem}; correct the vocabulary, or the dtype {self.dtype}")
+            if _stamp(self.path) != stamp:
+                raise RunError(f"{self.path}: changed while it was read; run again once nothing writes to it")
+
+        return passages(tokens, self.sequence_length, seed=seed, sizes=sizes, check=check)
+
+
+@strict("data")
+@dataclass(frozen=True)
+class Bytes:
+    """The source: the bytes of a text file, of all text files in a folder, or of those that a glob finds."""
+
+    name = "bytes"
+
+    path: str = field(metadata=Rule(str).beside)
+    sequence_length: int = field(default=128, metadata=Rule(int, at_least=2).beside)
+
+    def facts(self) -> Facts:
+        """Describe the text.
+
+        Raises:
+            SpecError: there is no such file, or none with text in it.
+        """
+        text = _text(_stamps(self.path))
+        if len(text) <= 3 * self.sequence_length:
+            found = f"found {len(text):,} bytes of text"
+            message = f"{self.path}: expected at least three windows of {self.sequence_length} bytes, {found}"
+            raise SpecError(message, table="data", keys=("path", "sequence_length"))
+        windows = (len(text) - 1) // self.sequence_length
+        share = _share(windows)
+        return Facts(
+            shape=(self.sequence_length,),
+            classes=None,
+            examples=windows,
+            validation_examples=share,
+            test_examples=share,
+            content={"sha256": hashlib.sha256(text).hexdigest()},
+            inputs="uint8",
+            vocabulary=256,
+            bytes_per_token=1.0,
+        )
+
+    def splits(self, seed: int, sizes: Mapping[str, int]) -> dict[str, Split]:
+        """Return windows of the text."""
+        text = np.frombuffer(_text(_stamps(self.path)), np.uint8)
+        return passages(text, self.sequence_length, seed=seed, sizes=sizes, check=lambda _: None)
+
+
+def _share(windows: int) -> int:
+    return max(1, min(MOST, round(SHARE * windows)))
+
+
+Stamp = tuple[str, int, int]  # path, size and time of the last change: another one where the content may be another
+
+
+def _stamp(path: str | Path) -> Stamp:
+    try:
+        found = Path(path).stat()
+        with Path(path).open("rb"):
+            return str(path), found.st_size, found.st_mtime_ns
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a valid file name"
+        message = f"{path}: cannot be read ({reason}); expected a file"
+        raise SpecError(message, table="data", keys=("path",)) from error
+
+
+def _stamps(path: str) -> tuple[Stamp, ...]:
+    """Return the files that a path names, sorted; of a folder all in it, hidden ones left out."""
+    place = Path(path)
+    if place.is_dir():
+        files = [each for each in place.rglob("*") if not any(p.startswith(".") for p in each.relative_to(place).parts)]
+    elif glob.has_magic(path) and not place.exists():
+        files = [Path(each) for each in glob.glob(path, recursive=True)]  # noqa: PTH207
+    else:
+        files = [place]
+    found = sorted(each for each in files if place == each or each.is_file())
+    if not found:
+        raise SpecError(f"{path}: there are no files; correct the path", table="data", keys=("path",))
+    return tuple(_stamp(each) for each in found)
+
+
+@functools.lru_cache(maxsize=2)  # a plan asks several times
+def _text(files: Sequence[Stamp]) -> bytes:
+    """Return the text of all files, one after the other; files with a zero byte are no text and are left out."""
+    texts = []
+    for path, size, _ in files:
+        content = Path(path).read_bytes()
+        if len(content) != size:
+            raise SpecError(f"{path}: changed while it was read; run again", table="data", keys=("path",))
+        if SEPARATOR not in content and content:
+            texts.append(content)
+    return SEPARATOR.join(texts)
+
+
+@functools.lru_cache(maxsize=8)
+def _digest(stamp: Stamp) -> str:
+    path, size, _ = stamp
+    digest = hashlib.sha256(str(size).encode())
+    with Path(path).open("rb") as file:
+        if size <= HASHED_WHOLE:
+            while piece := file.read(2**24):
+                digest.update(piece)
+        else:
+            for number in range(PIECES):
+                file.seek(number * (size - PIECE) // (PIECES - 1))
+                digest.update(file.read(PIECE))
+    return digest.hexdigest()
