@@ -144,7 +144,10 @@ class Tokens:
             if _stamp(self.path) != stamp:
                 raise RunError(f"{self.path}: changed while it was read; run again once nothing writes to it")
 
-        return passages(tokens, self.sequence_length, seed=seed, sizes=sizes, check=check)
+        try:
+            return passages(tokens, self.sequence_length, seed=seed, sizes=sizes, check=check)
+        except RunError as error:  # in the validation or the test set, which are read here and now
+            raise SpecError(str(error), table="data", keys=("vocabulary",)) from error
 
 
 @strict("data")

@@ -17,6 +17,7 @@ from scalejax.execute.programs import Programs
 from scalejax.execute.refusal import unless_memory_is_short, warn_of_no_checkpoint
 from scalejax.execute.slot import Evaluation, Finished, Paused, Slot
 from scalejax.execute.snapshot import Snapshot, bits, keyed
+from scalejax.execute.stream import Stream
 from scalejax.planning.packing import Bucket
 from scalejax.planning.trial import Trial
 from scalejax.status import Status
@@ -90,12 +91,29 @@ class CallResult:
 
 
 class Pack:
-    """The lanes of one bucket on one group of devices, and which trial is in which."""
+    """The lanes of one bucket on one group of devices, and which trial is in which.
 
-    def __init__(self, bucket: Bucket, placement: Placement, *, data: DeviceData, programs: "Future[Programs]"):
+    Args:
+        bucket: its program and trials.
+        placement: of the lanes.
+        data: on the devices.
+        programs: compiled.
+        stream: of batches from the host, for a streamed program.
+    """
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        placement: Placement,
+        *,
+        data: DeviceData,
+        programs: "Future[Programs]",
+        stream: Stream | None = None,
+    ):
         self.bucket = bucket
         self.placement = placement
         self._data = data
+        self._stream = stream
         self._programs = programs
         self._slots: list[Slot | None] = [None] * placement.lanes
         self._blank = set(range(placement.lanes))  # lanes that were never written
@@ -260,7 +278,11 @@ class Pack:
             due=np.array([number in due for number in lanes]),
             ending=np.array([number in ending for number in lanes]),
         )
-        self.lanes, outcome = self._programs.result().advance(self.lanes, self._data, commands)
+        data = self._data
+        if self._stream:
+            batches = self._stream(self._slots, steps)
+            data = replace(data, pool=jax.device_put(batches, self.placement.lane_sharded))
+        self.lanes, outcome = self._programs.result().advance(self.lanes, data, commands)
         return outcome
 
     def _write(self, trials: Sequence[tuple[int, Trial, Weights]]) -> None:

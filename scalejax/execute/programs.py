@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from scalejax.data import DataCard
 from scalejax.execute.placement import LANE_AXIS, Placement
@@ -77,8 +77,12 @@ def compiled_programs(program: LaneProgram, placement: Placement, *, card: DataC
     def write_own(lanes: TrialState, number: jax.Array, state: TrialState) -> TrialState:
         return write_lane(lanes, placement.own_slots(number), state)
 
-    state, data = _abstract_lanes(program, placement), _abstract_data(card, placement)
-    advancing = _on_each(functools.partial(advance, program), placement, (LANES, REPLICATED, COMMANDS), (LANES, LANES))
+    state, data = _abstract_lanes(program, placement), _abstract_data(card, placement, program=program)
+    given: Any = REPLICATED
+    if program.stream_steps:
+        parts: tuple[Any, ...] = (LANES, REPLICATED, REPLICATED)
+        given = DeviceData(*parts)
+    advancing = _on_each(functools.partial(advance, program), placement, (LANES, given, COMMANDS), (LANES, LANES))
     placing = _on_each(place_own, placement, (LANES, REPLICATED, REPLICATED, REPLICATED), LANES)
     advanced = advancing.lower(state, data, _abstract_commands(placement.lanes)).compile()
     placed = placed_at_once(program)
@@ -165,18 +169,26 @@ def _abstract_commands(lanes: int) -> Commands:
     return Commands(jax.ShapeDtypeStruct((), np.int32), cursor, each(np.bool_), each(np.bool_), each(np.bool_))
 
 
-def _abstract_data(card: DataCard, placement: Placement) -> DeviceData:
-    def array(kind: str, *shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, np.dtype(kind), sharding=placement.replicated)
+def _abstract_data(card: DataCard, placement: Placement, *, program: LaneProgram) -> DeviceData:
+    def array(kind: str, *shape: int, sharding: NamedSharding = placement.replicated) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, np.dtype(kind), sharding=sharding)
 
-    def examples(*count: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-        return array(card.inputs, *count, *card.shape), array(card.targets, *count, *card.target_shape)
+    def examples(
+        *count: int, sharding: NamedSharding = placement.replicated
+    ) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+        inputs = array(card.inputs, *count, *card.shape, sharding=sharding)
+        return inputs, array(card.targets, *count, *card.target_shape, sharding=sharding)
 
     def cut(count: int) -> Blocks:
         shape = block_shape(count)
         return Blocks(*examples(*shape), array("float32", *shape))
 
-    return DeviceData(Examples(*examples(card.examples)), cut(card.validation_examples), cut(card.test_examples))
+    if program.stream_steps:
+        count = placement.lanes, program.stream_steps, program.recipe.batch_size
+        pool = examples(*count, sharding=placement.lane_sharded)
+    else:
+        pool = examples(card.examples)
+    return DeviceData(Examples(*pool), cut(card.validation_examples), cut(card.test_examples))
 
 
 class Compiler:

@@ -16,6 +16,7 @@ from scalejax.execute.pack import Pack
 from scalejax.execute.placement import Placement
 from scalejax.execute.programs import Programs, compiled_programs
 from scalejax.execute.snapshot import bits, keyed
+from scalejax.execute.stream import sample_stream
 from scalejax.files import cache_directory, write_atomically
 from scalejax.planning.forecast import Timing
 from scalejax.planning.packing import Bucket
@@ -81,8 +82,9 @@ def _time(bucket: Bucket, card: DataCard) -> Timing:
         pack.call(steps, due=due, ending=ending)
         return time.perf_counter() - began
 
-    guess = seconds(GUESSED_STEPS, due=[], ending=[]) / GUESSED_STEPS
-    steps = int(np.clip(TIMED_SECONDS / guess, GUESSED_STEPS, bucket.call_steps))
+    few = min(GUESSED_STEPS, bucket.call_steps)
+    guess = seconds(few, due=[], ending=[]) / few
+    steps = int(np.clip(TIMED_SECONDS / guess, few, bucket.call_steps))
     return Timing(
         step=float(np.median([seconds(steps, due=[], ending=[]) for _ in range(REPETITIONS)])) / steps,
         evaluation=seconds(0, due=[0], ending=[]),
@@ -96,7 +98,9 @@ def ready_pack(bucket: Bucket, card: DataCard) -> Pack:
     state, trial = sample_state(bucket, card)
     ready: Future[Programs] = Future()
     ready.set_result(compiled_programs(bucket.program, placement, card=card))
-    pack = Pack(bucket, placement, data=sample_data(card, placement), programs=ready)
+    stream = sample_stream(card, bucket.program) if bucket.program.stream_steps else None
+    data = sample_data(card, placement, pool=stream is None)
+    pack = Pack(bucket, placement, data=data, programs=ready, stream=stream)
     pack.adopt(jax.tree.map(lambda leaf: keyed(np.stack([bits(leaf)] * placement.lanes), leaf), state), trial)
     pack.call(1, due=[], ending=[])
     return pack
@@ -121,8 +125,8 @@ def sample_state(bucket: Bucket, card: DataCard) -> tuple[TrialState, Trial]:
     return replace(state, settings=trial.settings.scalars(), learner=learner), trial
 
 
-def sample_data(card: DataCard, placement: Placement) -> DeviceData:
-    """Return a data set of the card's shapes on every device."""
+def sample_data(card: DataCard, placement: Placement, *, pool: bool = True) -> DeviceData:
+    """Return a data set of the card's shapes on every device; without its pool for a program that is streamed."""
 
     def examples(*count: int) -> tuple[np.ndarray, np.ndarray]:
         some = 0.5 if card.inputs == "float32" else 1
@@ -132,7 +136,8 @@ def sample_data(card: DataCard, placement: Placement) -> DeviceData:
         pieces, size = block_shape(count)
         return Blocks(*examples(pieces, size), np.ones((pieces, size), np.float32))
 
-    data = DeviceData(Examples(*examples(card.examples)), cut(card.validation_examples), cut(card.test_examples))
+    count = card.examples if pool else 0
+    data = DeviceData(Examples(*examples(count)), cut(card.validation_examples), cut(card.test_examples))
     return jax.device_put(data, placement.replicated)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import jax
+import numpy as np
 
 from scalejax.data import DataSet
 from scalejax.execute.devices import Group
@@ -20,6 +21,7 @@ from scalejax.execute.programs import Compiler
 from scalejax.execute.refusal import broke_off
 from scalejax.execute.slot import Paused
 from scalejax.execute.snapshot import Snapshot
+from scalejax.execute.stream import streamed
 from scalejax.planning.packing import Bucket
 from scalejax.planning.trial import Trial
 from scalejax.train.lanes import DeviceData, blocks
@@ -112,8 +114,10 @@ class LocalWorker:
         """Train the trials of a bucket; see `Worker.run`."""
         hold(self._numerics)  # what is set in the thread that made this worker
         placement = self._placement(bucket)
-        data = self._device_data(placement)
-        pack = Pack(bucket, placement, data=data, programs=self._compiler.programs(bucket.program, placement))
+        data = self._device_data(placement, pool=not bucket.program.stream_steps)
+        programs = self._compiler.programs(bucket.program, placement)
+        stream = streamed(self._data.train, bucket.program) if bucket.program.stream_steps else None
+        pack = Pack(bucket, placement, data=data, programs=programs, stream=stream)
         pending: deque[PendingCall] = deque()  # at most two
         while True:
             if not feed.stopping():
@@ -135,14 +139,17 @@ class LocalWorker:
         # Save: what is still in lanes, for no call follows.
         report.saved(pack.snapshot())
 
-    def _device_data(self, placement: Placement) -> DeviceData:
-        """Return the data set on the devices of a placement, copied once for all their programs."""
+    def _device_data(self, placement: Placement, *, pool: bool) -> DeviceData:
+        """Return the data set on the devices of a placement, copied once for all their programs.
+
+        All programs of a sweep are streamed or none is; if they are, the pool stays where it is.
+        """
         if placement.devices not in self._on_devices:
-            data = self._data
+            data, own = self._data, (self._data.train.inputs, self._data.train.targets)
             try:
                 self._on_devices[placement.devices] = jax.device_put(
                     DeviceData(
-                        pool=Examples(data.train.inputs, data.train.targets),
+                        pool=Examples(*(np.asarray(part[: None if pool else 0]) for part in own)),
                         validation=blocks(data.validation.inputs, data.validation.targets),
                         test=blocks(data.test.inputs, data.test.targets),
                     ),

@@ -26,6 +26,7 @@ MOST_COUNTED = 10**9  # where alike trials are only counted
 MOST_PROGRAMS = 1_000  # sizes times batch sizes; each is traced, and most are compiled
 MOST_MEASUREMENTS = 20_000_000  # rows of the ledger, some two gigabytes
 MOST_RUNGS = 100  # after thirty of them one learning rate of a billion is left
+DATA_SHARE = 0.4  # of the memory that the training pool may take, all its copies together; a larger one is streamed
 LARGE_SHARE = 0.01  # of the memory; only of models above it are the activations of evaluation looked at
 
 Key = tuple[str, str, int | None]  # table, key and index of a [[models]] table
@@ -91,7 +92,25 @@ def check_counts(sweep: Sweep, card: DataCard, *, counted: bool) -> None:
         raise SpecError(why, table="train", keys=("evaluate_every", "steps", "epochs"))
 
 
-def check_data(card: DataCard, spec: DeviceSpec | None) -> None:
+def streams(card: DataCard, spec: DeviceSpec | None, *, asked: bool | None) -> bool:
+    """Say whether the training pool stays on the host, which hands batches to the devices.
+
+    Args:
+        card: of the data.
+        spec: of the devices; None: those of this machine.
+        asked: what the sweep asks for; None: whatever the memory calls for.
+    """
+    if asked is not None:
+        return asked
+    spec = spec or local_spec()
+    pool = data_bytes(card, card.examples)
+    if spec.platform != "cpu":
+        return pool > DATA_SHARE * spec.memory
+    copies = len(jax.local_devices()) + (not card.mapped)  # the cores of a CPU hold it once each, beside the host
+    return spec.name == LOCAL and copies * pool > DATA_SHARE * host_memory()
+
+
+def check_data(card: DataCard, spec: DeviceSpec | None, *, streamed: bool) -> None:
     """Refuse a data set that the memory cannot hold: that of each device of a spec, of this machine if it is None.
 
     Raises:
@@ -103,8 +122,10 @@ def check_data(card: DataCard, spec: DeviceSpec | None) -> None:
     spec = spec or local_spec()
     cpu = spec.platform == "cpu"
 
-    def check(copies: int, room: float, what: str) -> None:
-        needed = copies * data_bytes(card, count)
+    def check(copies: int, room: float, what: str, *, host: bool = False) -> None:
+        on_devices = data_bytes(card, count - (card.examples if streamed else 0))
+        needed = copies * on_devices + host * data_bytes(card, count - (card.examples if card.mapped else 0))
+        copies += host
         if needed > room:
             often = f", {copies} times" if copies > 1 else ""
             why = f"{count:,} examples, validation and test included{often}, take {_bytes(needed)}"
@@ -113,7 +134,7 @@ def check_data(card: DataCard, spec: DeviceSpec | None) -> None:
 
     if spec.name == LOCAL:
         # The cores of a CPU hold it once each, beside the host that has made it.
-        check(1 + (len(jax.local_devices()) if cpu else 0), host_memory(), "this machine")
+        check(len(jax.local_devices()) if cpu else 0, host_memory(), "this machine", host=True)
     if not cpu:
         check(1, spec.memory, "a device")
 

@@ -51,6 +51,8 @@ def outline(
         "idle_flops": plan.idle_flops,
         "state_bytes": plan.state_bytes,
         "data_bytes": plan.data_bytes,
+        # On each device; the host has as much again for each of them, and the batches of the call that runs.
+        "stream_bytes": plan.stream_bytes,
         # Of each device's lanes at most as many as are kept, and one that is being written.
         "checkpoint_bytes": (CHECKPOINTS_KEPT + 1) * plan.devices * plan.state_bytes,
         "forecast_seconds": forecast.total,

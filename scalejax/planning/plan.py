@@ -5,15 +5,16 @@ import fnmatch
 import functools
 import gc
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
+import numpy as np
 
 from scalejax.data import DataCard, describe
 from scalejax.models import FAMILIES
 from scalejax.planning import limits
-from scalejax.planning.device_specs import DeviceSpec, local_spec
-from scalejax.planning.packing import Capacity, Packing, Verdict, pack, skeletons, waste
+from scalejax.planning.device_specs import LOCAL, DeviceSpec, local_spec
+from scalejax.planning.packing import Bucket, Capacity, Packing, Verdict, pack, skeletons, waste
 from scalejax.planning.proof.prove import prove
 from scalejax.planning.trial import Counted, Trial, expand, expand_counted, family_name
 from scalejax.rules import SpecError, nearest, shown
@@ -25,6 +26,7 @@ from scalejax.train.task import Task
 
 STATE_SHARE = 0.25  # of a device's memory may be taken by the lanes of one program; activations need the rest
 STEP_SHARE = 0.25  # of it by the largest array of a step of all lanes
+STREAM_BYTES = 2**26  # of the batches of one call on each device, where they come from the host
 
 # Trains a size in a larger one's program, and says what padding changes; empty if nothing was found.
 Probe = Callable[[LaneProgram, LaneProgram], str]
@@ -44,6 +46,7 @@ class Plan:
             the steps that trials are expected to take.
         state_bytes: of the largest program's lanes on one device.
         data_bytes: of the data set on each device.
+        stream_bytes: of the batches of one call for each device, where the training pool stays on the host; else 0.
     """
 
     sweep: Sweep
@@ -56,6 +59,7 @@ class Plan:
     idle_flops: int
     state_bytes: int
     data_bytes: int
+    stream_bytes: int = 0
 
     @functools.cached_property
     def trials(self) -> tuple[Trial, ...]:
@@ -92,7 +96,7 @@ def check_sweep(sweep: Sweep, *, spec: DeviceSpec | None = None) -> None:
     check_models(sweep, FAMILIES)
     card = describe(sweep.data)
     limits.check_counts(sweep, card, counted=spec is not None)
-    limits.check_data(card, spec)
+    limits.check_data(card, spec, streamed=limits.streams(card, spec, asked=sweep.data.stream))
     names: dict[str, object] = dict(FAMILIES)
     for index, grid in enumerate(sweep.models):
         name = family_name(grid)
@@ -155,6 +159,9 @@ def _planned(sweep: Sweep, *, devices: int | None, spec: DeviceSpec | None, prob
     )
     judge = functools.partial(_judge, probe if sweep.packing == PROBED else None)
     packing = pack(trials, capacity=capacity, judge=judge)
+    streamed = limits.streams(card, spec if spec.name != LOCAL else None, asked=sweep.data.stream)
+    if streamed:
+        packing = replace(packing, buckets=tuple(_streamed(bucket, card) for bucket in packing.buckets))
     useful, padding, idle = waste(packing.buckets, devices=devices)
     return Plan(
         sweep=sweep,
@@ -166,8 +173,25 @@ def _planned(sweep: Sweep, *, devices: int | None, spec: DeviceSpec | None, prob
         padding_flops=padding,
         idle_flops=idle,
         state_bytes=max(bucket.lanes * lane_bytes(bucket.program) for bucket in packing.buckets),
-        data_bytes=data_bytes(card, card.examples + card.validation_examples + card.test_examples),
+        data_bytes=data_bytes(card, sum(card.sizes.values()) - (card.examples if streamed else 0)),
+        stream_bytes=max(_call_bytes(bucket, card) for bucket in packing.buckets) if streamed else 0,
     )
+
+
+def _streamed(bucket: Bucket, card: DataCard) -> Bucket:
+    """Return a bucket whose calls are given their batches, in calls as long as these fit into STREAM_BYTES."""
+    fitting = STREAM_BYTES // (bucket.lanes * _batch_bytes(bucket, card))
+    longest = max(counted.trial.evaluate_every for counted in bucket.counted)  # no call goes beyond an evaluation
+    steps = int(np.clip(fitting, 1, min(bucket.call_steps, longest)))
+    return replace(bucket, program=replace(bucket.program, stream_steps=steps), call_steps=steps)
+
+
+def _batch_bytes(bucket: Bucket, card: DataCard) -> int:
+    return data_bytes(card, bucket.program.recipe.batch_size)
+
+
+def _call_bytes(bucket: Bucket, card: DataCard) -> int:
+    return bucket.lanes * bucket.call_steps * _batch_bytes(bucket, card)
 
 
 def _judge(probe: Probe | None, small: LaneProgram, large: LaneProgram) -> Verdict:

@@ -32,6 +32,9 @@ def plan_lines(facts: Mapping[str, Any]) -> list[str]:
     stopped = facts["stopped_early"]
     unless = f", except the {stopped:,} that halving is expected to stop early" if stopped else ""
     state, data, disk = (quantity(facts[f"{name}_bytes"], "B") for name in ("state", "data", "checkpoint"))
+    batches = quantity(2 * facts["stream_bytes"], "B")
+    held = f"the host, which holds {batches} of batches for each device"
+    streamed = [f"streamed  the training pool stays on {held}"] if facts["stream_bytes"] else []
     lines = [
         f"{facts['name']}: {number_of(facts['trials'], 'trial')} on {facts['devices']:,} x {facts['device_kind']}",
         f"programs  {number_of(facts['lane_programs'], 'lane program')}, each shared by all its trials:",
@@ -41,6 +44,7 @@ def plan_lines(facts: Mapping[str, Any]) -> list[str]:
         f"({facts['padding_flops'] / total:.1%} padding, {facts['idle_flops'] / total:.1%} idle lanes)",
         f"FLOPs     {quantity(facts['useful_flops'], 'FLOP')} useful",
         f"memory    {state} of lane states and {data} of data on each device, without activations",
+        *streamed,
         f"disk      at most {disk} of checkpoints, only while trials are running",
         f"forecast  {duration(facts['forecast_seconds'])} if every trial takes all its steps{unless}",
     ]

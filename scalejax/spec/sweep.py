@@ -105,6 +105,12 @@ def _optimizer(value: Any) -> Any:
     return _by_name(value, rule) if isinstance(value, str) else rule(value)
 
 
+def _true_or_false(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise SpecError(f"expected true or false, found {shown(value)}")
+    return value
+
+
 def _part(kind: type) -> Check:
     def check(value: Any) -> Any:
         if not isinstance(value, kind):
@@ -169,6 +175,8 @@ class DataSpec:
     test_examples: int | None = field(default=None, metadata=Rule(int, at_least=1).beside)
     # Draws generated data and the split; NOT the trial's seed.
     seed: int = field(default=0, metadata=Rule(int, at_least=0).beside)
+    # Whether batches come from the host; None: only where the training pool does not fit on the devices.
+    stream: bool | None = field(default=None, metadata={"rule": _true_or_false})
     options: Mapping[str, Any] = field(default_factory=dict, metadata={"rule": _options})
 
     def __post_init__(self) -> None:
@@ -410,12 +418,6 @@ def _check_builder(
         if parameter.default is parameter.empty and name not in knobs:
             expected = getattr(_KNOB_CHECKS.get(_annotation(parameter)), "expected", "a value")
             raise fault(name, f"needed by {family} but missing; expected {expected}, or a list of such values")
-
-
-def _true_or_false(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise SpecError(f"expected true or false, found {shown(value)}")
-    return value
 
 
 _KNOB_CHECKS: Mapping[str, Check] = {

@@ -32,7 +32,10 @@ BLOCK = 1024  # examples that are evaluated at once
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class DeviceData:
-    """A data set on one device: the training pool, and validation and test in blocks."""
+    """A data set on one device: the training pool, and validation and test in blocks.
+
+    For a streamed program the pool is the batches of one call, [lanes, most steps, batch_size, ...].
+    """
 
     pool: Examples
     validation: Blocks
@@ -80,8 +83,12 @@ def advance(
     def run(function: Callable[..., Any], *operands: Any) -> Any:
         return fast_on_cpu(function, *operands) if _convolves(program) else function(*operands)
 
-    def train_one(state: TrialState, cursor: Cursor) -> TrialState:
-        return run(lambda *each: train(program, *each, pool=data.pool, steps=commands.steps), state, cursor)
+    # What each lane has of the pool: its own batches if they are streamed, else nothing, and all see the same one.
+    own = data.pool if program.stream_steps else None
+
+    def train_one(state: TrialState, cursor: Cursor, own: Examples | None) -> TrialState:
+        pool = data.pool if own is None else own
+        return run(lambda state, cursor: train(program, state, cursor, pool=pool, steps=commands.steps), state, cursor)
 
     def validate_one(state: TrialState) -> tuple[jax.Array, jax.Array]:
         return run(lambda state: validate(program, state, blocks=data.validation), state)
@@ -92,11 +99,11 @@ def advance(
     if program.mode == "map":
         # One lane at a time keeps its parameters in the cache for all its steps, and an idle lane costs nothing.
         lanes = lax.map(
-            lambda each: lax.cond(each[2], train_one, lambda state, _: state, each[0], each[1]),
-            (lanes, commands.cursor, commands.busy),
+            lambda each: lax.cond(each[0], train_one, lambda state, *_: state, *each[1:]),
+            (commands.busy, lanes, commands.cursor, own),
         )
     else:
-        lanes = jax.vmap(train_one)(lanes, commands.cursor)
+        lanes = jax.vmap(train_one)(lanes, commands.cursor, own)
     validated = _where(commands.due, lanes, validate_one)
     lanes, measurement = jax.vmap(record_evaluation)(lanes, commands.due, validated)
     test_loss, test_metric = _where(commands.ending, lanes, test_one)

@@ -69,6 +69,7 @@ class LaneProgram:
     architecture: Architecture
     recipe: Recipe
     mode: str = "vmap"  # "vmap" side by side, "map" one after the other
+    stream_steps: int = 0  # most steps of a call, whose batches it is given; 0: it draws them from the pool itself
 
     @functools.cached_property
     def decayed(self) -> tuple[bool, ...]:
@@ -84,7 +85,8 @@ class LaneProgram:
         """A text that is the same in every process, for what is remembered of a program on disk."""
         # In the order of version 0.1, which the modes that a run has kept are found by.
         optimizer, schedule, clip_norm, batch_size, *later = content(self.recipe).values()
-        return f"{self.architecture.identity} {(optimizer, schedule, clip_norm, batch_size, self.mode, *later)}"
+        constants = optimizer, schedule, clip_norm, batch_size, self.mode, *later
+        return f"{self.architecture.identity} {constants}{' streamed' if self.stream_steps else ''}"
 
 
 def content(part: Any) -> dict[str, Any]:

@@ -219,11 +219,22 @@ def widened(tree: nnx.State) -> nnx.State:
 
 
 def train(program: LaneProgram, state: TrialState, cursor: Cursor, *, pool: Examples, steps: jax.Array) -> TrialState:
-    """Take `steps` (a traced integer) training steps from `cursor` on, block by block."""
+    """Take `steps` (a traced integer) training steps from `cursor` on, block by block.
+
+    Args:
+        program: the constants.
+        state: of the trial.
+        cursor: as described there.
+        pool: [n, ...]; of a streamed program the batches themselves, [most steps, batch_size, ...].
+        steps: to take.
+    """
 
     def block(number: jax.Array, learner: Learner) -> Learner:
         first = number * BLOCK_STEPS
-        rows = batch_indices(program.recipe, state.settings, cursor, pool=pool.targets.shape[0], first=first)
+        if program.stream_steps:
+            rows = first + jnp.arange(BLOCK_STEPS)
+        else:
+            rows = batch_indices(program.recipe, state.settings, cursor, pool=pool.targets.shape[0], first=first)
 
         def step(within: jax.Array, learner: Learner) -> Learner:
             batch = jax.tree.map(lambda array: array.at[rows[within]].get(mode="promise_in_bounds"), pool)

@@ -1,0 +1,173 @@
+"""Batches from the host, to the last bit those that a device draws itself; and text that is read where it lies."""
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import scalejax as sx
+from scalejax.data import describe, load
+from scalejax.data.host_shuffle import batch_rows, own_rows, shuffled
+from scalejax.data.shuffle import index_shuffle
+from scalejax.train.recipe import Recipe, Settings
+from scalejax.train.step import BLOCK_STEPS, Cursor, batch_indices
+
+SIZES = st.one_of(st.integers(1, 300), st.integers(1, 2**31 - 1))
+KEYS = st.integers(0, 2**32 - 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(size=SIZES, key=KEYS)
+def test_the_host_shuffles_as_the_devices_do(size: int, key: int):
+    index = np.unique(np.linspace(0, size - 1, 50).astype(np.int64))
+    device = index_shuffle(jnp.asarray(index, jnp.uint32), size=jnp.uint32(size), key=jnp.uint32(key))
+    assert shuffled(index, size=size, key=key).tolist() == np.asarray(device).tolist()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    examples=st.integers(1, 500), more=st.integers(0, 1000), batch=st.integers(1, 9), step=st.integers(0, 10**6),
+    subset=KEYS, shuffle=KEYS,
+)  # fmt: skip
+def test_the_host_draws_the_batches_that_a_device_draws(examples, more, batch, step, subset, shuffle):
+    recipe = Recipe("adamw", "constant", None, batch_size=batch)
+    numbers = Settings(1e-3, 0.0, 10, 0, examples, subset, shuffle).scalars()
+    epoch, position = divmod(step * batch, examples)
+    cursor = Cursor(np.uint32(epoch), np.uint32(position))
+    device = batch_indices(recipe, numbers, cursor, pool=examples + more, first=jnp.int32(0))
+    keys = {"pool": examples + more, "subset_key": subset, "shuffle_key": shuffle}
+    rows = batch_rows(step * batch, BLOCK_STEPS * batch, train_examples=examples, **keys)
+    assert rows.tolist() == np.asarray(device).reshape(-1).tolist()
+    assert set(rows) <= set(own_rows(examples, pool=examples + more, key=subset))
+
+
+def sweep_of(data: sx.DataSpec, **changes) -> sx.Sweep:
+    train = sx.TrainSpec(learning_rate=(1e-3, 1e-2), batch_size=16, steps=60, weight_decay=0.1)
+    models = (sx.ModelGrid("logistic"), sx.ModelGrid("mlp", width=[4, 16], depth=1))
+    return sx.Sweep(**{"name": "streamed", "seeds": 2, "data": data, "models": models, "train": train} | changes)
+
+
+SMALL = sx.DataSpec(
+    source="mnist1d", examples=1_000, train_examples=(50, 400), validation_examples=100, test_examples=100
+)
+
+
+def tables(run: sx.Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+    return run.results().drop(columns=["seconds", "mode"]), run.measurements()
+
+
+@pytest.mark.parametrize("mode", ["vmap", "map"])
+def test_a_streamed_run_has_the_numbers_of_a_resident_one(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("scalejax.execute.modes.choose_mode", lambda *_, **__: mode)
+    resident = sx.run_sweep(sweep_of(replace(SMALL, stream=False)), tmp_path / "resident", progress=False)
+    streamed = sx.run_sweep(sweep_of(replace(SMALL, stream=True)), tmp_path / "streamed", progress=False)
+    for one, other in zip(tables(resident), tables(streamed), strict=True):
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+def test_a_plan_says_that_batches_are_streamed_and_how_much_memory_they_take():
+    facts = sx.plan(sweep_of(replace(SMALL, stream=True)), devices=2).facts
+    assert facts["data_bytes"] == 200 * (40 * 4 + 4)  # validation and test alone
+    batch = 16 * (40 * 4 + 4)
+    assert facts["stream_bytes"] % batch == 0
+    assert "streamed  the training pool stays on the host" in str(sx.plan(sweep_of(replace(SMALL, stream=True)), 2))
+    assert sx.plan(sweep_of(SMALL), devices=2).facts["stream_bytes"] == 0
+
+
+def token_file(path: Path, *, tokens: int = 20_000, seed: int = 0) -> Path:
+    np.random.default_rng(seed).integers(0, 500, tokens).astype(np.uint16).tofile(path)
+    return path
+
+
+def tokens_of(path: Path, **changes) -> sx.DataSpec:
+    options = {"path": str(path), "vocabulary": 500, "sequence_length": 16} | changes
+    return sx.DataSpec(source="tokens", train_examples=(20,), options=options)
+
+
+@pytest.mark.parametrize(("tokens", "length"), [(20_000, 16), (6_401, 16), (500, 7), (29, 7)])
+def test_each_window_is_in_one_split_once_and_its_target_follows_it(tmp_path: Path, tokens: int, length: int):
+    path = tmp_path / "tokens.bin"
+    text = np.arange(tokens, dtype=np.uint16)  # every window is another one
+    text.tofile(path)
+    spec = tokens_of(path, vocabulary=2**16, sequence_length=length)
+    spec = replace(spec, train_examples=(1,))
+    data = load(spec)
+    splits = (data.train, data.validation, data.test)
+    first = np.concatenate([np.asarray(split.inputs[:])[:, 0] for split in splits])
+    count = (tokens - 1) // length
+    assert sorted(first.tolist()) == [length * number for number in range(count)]
+    for split in splits:
+        inputs, targets = np.asarray(split.inputs[:]), np.asarray(split.targets[:])
+        assert (inputs == inputs[:, :1] + np.arange(length)).all()
+        assert (targets == inputs[:, -1] + 1).all()
+    rows = np.array([[3, 0], [1, 1]]) % len(data.train.targets)
+    assert data.train.inputs[rows].tolist() == np.asarray(data.train.inputs[:])[rows].tolist()
+
+
+def test_text_is_split_by_passages(tmp_path: Path):
+    (tmp_path / "a.txt").write_bytes(bytes(range(1, 251)) * 400)
+    data = load(sx.DataSpec(source="bytes", path=str(tmp_path), sequence_length=10, train_examples=(1,)))
+    inputs = data.test.inputs
+    follows = (inputs[1:, 0].astype(int) - 1) % 250 == inputs[:-1, -1].astype(int) % 250
+    assert follows.mean() > 0.9  # neighbouring windows stay together
+
+
+def test_the_fingerprint_is_that_of_the_content(tmp_path: Path):
+    one, other = token_file(tmp_path / "one.bin"), token_file(tmp_path / "other.bin")
+    prints = [describe(tokens_of(path)).fingerprint for path in (one, other)]
+    assert prints[0] == prints[1]
+    token_file(other, seed=1)
+    changed = tokens_of(one, sequence_length=8), tokens_of(one, bytes_per_token=4.0), tokens_of(other)
+    found = [*prints[:1], *(describe(spec).fingerprint for spec in changed)]
+    assert len(set(found)) == 4
+
+
+def test_a_token_beyond_the_vocabulary_and_a_file_that_changes_are_one_sentence(tmp_path: Path):
+    path = token_file(tmp_path / "tokens.bin")
+    with pytest.raises(sx.SweepError, match=r"token 499 where vocabulary = 400 says that there is none; correct"):
+        load(tokens_of(path, vocabulary=400))
+    train = load(tokens_of(path)).train
+    token_file(path, tokens=30_000)
+    with pytest.raises(sx.RunError, match=r"changed while it was read; run again"):
+        train.inputs[np.arange(3)]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"source": "bytes", "path": "missing"}, r"missing: cannot be read \(No such file or directory\)"),
+        ({"source": "bytes", "path": "empty"}, "expected at least three windows of 128 bytes, found 0 bytes of text"),
+        ({"source": "bytes", "path": "*.none"}, "there are no files; correct the path"),
+        ({"source": "bytes"}, "path: needed but missing"),
+        ({"source": "tokens", "path": "odd", "vocabulary": 9}, "expected uint16 tokens, 2 bytes each"),
+        ({"source": "tokens", "path": "folder", "vocabulary": 9}, r"folder: cannot be read \(Is a directory\); expected a file"),
+        ({"source": "tokens", "path": "odd", "vocabulary": 9, "dtype": "float"}, "float.*is unknown"),
+    ],
+)
+def test_text_that_cannot_be_read_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options, says):
+    (tmp_path / "empty").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "odd").write_bytes(b"x" * 99_999)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(sx.SweepError, match=says) as caught:
+        describe(sx.DataSpec(train_examples=(10,), **options))
+    assert "\n" not in str(caught.value)
+
+
+def test_binary_and_hidden_files_of_a_folder_are_left_out(tmp_path: Path):
+    (tmp_path / ".hidden").write_text("hidden" * 1_000)
+    (tmp_path / "binary").write_bytes(b"\0" * 9_000)
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "b.txt").write_text("b" * 1_000)
+    (tmp_path / "a.txt").write_text("a" * 1_000)
+    card = describe(sx.DataSpec(source="bytes", path=str(tmp_path), sequence_length=10, train_examples=(10,)))
+    assert card.examples + card.validation_examples + card.test_examples == 200  # of 2,001 bytes
+    globbed = sx.DataSpec(source="bytes", path=f"{tmp_path}/**/b.txt", sequence_length=10, train_examples=(10,))
+    assert sum(describe(globbed).sizes.values()) == 99
+    assert len(list(itertools.chain(describe(globbed).sizes))) == 3
