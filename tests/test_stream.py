@@ -146,7 +146,7 @@ def test_a_token_beyond_the_vocabulary_and_a_file_that_changes_are_one_sentence(
         ({"source": "bytes", "path": "*.none"}, "there are no files; correct the path"),
         ({"source": "bytes"}, "path: needed but missing"),
         ({"source": "tokens", "path": "odd", "vocabulary": 9}, "expected uint16 tokens, 2 bytes each"),
-        ({"source": "tokens", "path": "folder", "vocabulary": 9}, r"folder: cannot be read \(Is a directory\); expected a file"),
+        ({"source": "tokens", "path": "folder", "vocabulary": 9}, r"folder: cannot be read \(Is a directory\)"),
         ({"source": "tokens", "path": "odd", "vocabulary": 9, "dtype": "float"}, "float.*is unknown"),
     ],
 )
