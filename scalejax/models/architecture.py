@@ -130,21 +130,28 @@ def architecture(
     shape: tuple[int, ...],
     outputs: int,
     dtype: str = "float32",
+    vocabulary: int | None = None,
     occasion: object = None,
 ) -> Architecture:
-    """Fill in a builder's knobs, and `inputs` and `outputs`, `classes` or `vocabulary`, where its signature names them.
+    """Fill in a builder's knobs, and what its signature names of the data.
+
+    These are `inputs`, `outputs`, `classes`, `vocabulary`, and `shape` where that has no default and is no knob.
 
     Args:
         build: as for `Architecture`.
         knobs: of the family.
         shape: of one example's inputs; `inputs` is how many numbers that are.
         outputs: numbers that the model returns for an example: of a classification one a class, also called `classes`;
-            of next tokens one a token of the `vocabulary`, at every position.
+            of next tokens one a token of the vocabulary, at every position.
         dtype: of inputs as the model sees them.
+        vocabulary: how many tokens there are, if inputs are tokens.
         occasion: as for `Architecture`.
     """
-    offered = {"inputs": math.prod(shape), "outputs": outputs, "classes": outputs, "vocabulary": outputs}
-    asked = [name for name in parameters(build) if name in offered and name not in bound(build)]
+    offered = {"inputs": math.prod(shape), "outputs": outputs, "classes": outputs, "vocabulary": vocabulary}
+    takes = parameters(build)
+    asked = [name for name in takes if name in offered and name not in bound(build)]
+    if "shape" in takes and takes["shape"].default is inspect.Parameter.empty and "shape" not in knobs:
+        asked, offered["shape"] = [*asked, "shape"], shape
     arguments = (*((name, offered[name]) for name in asked), *sorted(knobs.items()))
     return Architecture(build, arguments, shape, occasion, dtype)
 

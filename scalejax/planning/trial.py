@@ -263,8 +263,16 @@ def _sizes(
     # Products in the order of the file, knobs stored by name: the identity must not depend on the order of the keys.
     for values in itertools.product(*grid.knobs.values()):
         knobs = dict(zip(grid.knobs, values, strict=True))
-        size = architecture(build, knobs, shape=card.shape, outputs=outputs[-1], dtype=card.sees, occasion=occasion)
-        if source is not None:  # the families are tested
+        size = architecture(
+            build,
+            knobs,
+            shape=card.shape,
+            outputs=outputs[-1],
+            dtype=card.sees,
+            vocabulary=card.vocabulary,
+            occasion=occasion,
+        )
+        if source is not None or card.vocabulary is not None:  # the families are tested, but not on any task of tokens
             size.check(outputs=outputs, task=recipe.task.name)
         if unseen:  # one size speaks for its builder: it would take as long as planning another one
             unseen = False

@@ -35,6 +35,7 @@ OPTIMIZERS = "adamw", "sgd", "momentum", "lion"
 MOST_SEEDS = 10_000  # `seeds = 3000000` is a slip, and would be expanded before anyone could notice
 PROVEN, PROBED = "proven", "probed"  # the grounds on which sizes may share a program
 NOT_KNOBS = ("inputs", "outputs", "classes", "vocabulary", "rngs")  # parameters of a builder that the engine fills in
+SHAPE = "shape"  # that it fills in where it has no default and is no knob
 
 
 def _name(value: Any) -> str:
@@ -415,7 +416,7 @@ def _check_builder(
             hint = nearest(name, named) if named else "it has none"
             raise fault(name, f"unknown knob of {family}; {hint}")
     for name, parameter in named.items():
-        if parameter.default is parameter.empty and name not in knobs:
+        if parameter.default is parameter.empty and name not in (*knobs, SHAPE):
             expected = getattr(_KNOB_CHECKS.get(_annotation(parameter)), "expected", "a value")
             raise fault(name, f"needed by {family} but missing; expected {expected}, or a list of such values")
 

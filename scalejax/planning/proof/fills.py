@@ -47,7 +47,9 @@ def join(one: Fill, other: Fill) -> Fill:
         return one
     numbers = isinstance(one, np.generic) and isinstance(other, np.generic)
     both_nan = numbers and one != one and other != other
-    return one if both_nan or (numbers and one == other) else weakest(one, other)
+    if both_nan or (numbers and one == other):
+        return one
+    return Unknown.POSITIVE if _above_zero(one) and _above_zero(other) else weakest(one, other)
 
 
 def weakest(*fills: Fill) -> Unknown:
@@ -295,7 +297,7 @@ def _of_partial(primitive: str, fills: Sequence[Fill]) -> Unknown:
 def _above_zero(fill: Fill) -> bool:
     if isinstance(fill, Unknown):
         return fill is Unknown.POSITIVE
-    return bool(np.isfinite(fill) and np.sign(fill) == 1)
+    return fill.dtype != np.bool_ and bool(np.isfinite(fill) and np.sign(fill) == 1)
 
 
 def _is_positive(primitive: str, fills: Sequence[Fill]) -> bool:

@@ -323,7 +323,14 @@ def _stacked(row: Value, further: Value | None, lengths: tuple[int, int]) -> Val
     small, large = (lengths[0], *row.small), (lengths[1], *row.large)
     if further is None:
         return replace(row, small=small, large=large, fill=(None, *row.fill), alias=None)
-    fills = [further.whole, *(join(row.region(axis), further.region(axis)) for axis in range(len(row.large)))]
+
+    def along(axis: int) -> Fill:
+        fill = further.region(axis)
+        if fill is Unknown.SHARED and further.whole is Unknown.POSITIVE:
+            fill = Unknown.POSITIVE  # the same as in the corner, which is above zero
+        return join(row.region(axis), fill)
+
+    fills = [further.whole, *map(along, range(len(row.large)))]
     whole = row.whole if isinstance(join(row.whole, further.whole), np.generic) else Unknown.FINITE
     return value(small, large, fills.__getitem__, whole=whole, wrong=row.wrong, origin=row.origin or further.origin)
 
