@@ -88,6 +88,7 @@ def pack_of(
     call_steps: int = 50,
     group: Group = FIRST,
     mode: str = "vmap",
+    keep_weights: bool = False,
 ) -> Pack:
     """Return a pack with one lane for each of `trials`, placed in this order; None leaves a lane idle."""
     present = [each for each in trials if each is not None]
@@ -96,7 +97,8 @@ def pack_of(
     bucket = Bucket(
         replace(program(largest), mode=mode), tuple(map(Counted, present)), placement.lanes_each, 1.0, 1, call_steps
     )
-    pack = Pack(bucket, placement, data=device_data(data, group), programs=ready(bucket.program, placement, data.card))
+    programs = ready(bucket.program, placement, data.card)
+    pack = Pack(bucket, placement, data=device_data(data, group), programs=programs, keep_weights=keep_weights)
     for number, each in enumerate(trials):
         if each is not None:
             place(pack, number, each)

@@ -77,5 +77,7 @@ def test_a_cnn_of_what_is_no_image_is_refused_in_a_sentence():
         models=(sx.ModelGrid("cnn", width=4, depth=1),),
         train=sx.TrainSpec(learning_rate=(1e-2,), batch_size=(4,), steps=4),
     )
-    with pytest.raises(sx.SweepError, match=r"family cnn convolves images.* the shape \(40,\); expected images \[height"):
+    with pytest.raises(
+        sx.SweepError, match=r"family cnn convolves images.* the shape \(40,\); expected images \[height"
+    ):
         sx.plan(sweep)

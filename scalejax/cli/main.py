@@ -110,6 +110,9 @@ def run(options: argparse.Namespace) -> int:
             curves = done.curves()
             figure = f"figure: {done.directory / 'figures' / 'learning_curves.png'} and .svg"
             parts += [curve_table(curves, trends(curves)), *done.summary(), figure]
+            if models := done.models():
+                says = f"{number_of(len(models), 'trained model')}; in Python, run.model(trial_id)"
+                parts.append(f"models: {done.directory / 'models'}, {says}")
         except ValueError as error:
             parts.append(str(error))
     facts = {"directory": str(done.directory), "trials": counts, "lane_programs": programs}

@@ -170,7 +170,7 @@ class Checkpoints:
 
     def _write(self, pack: PackCheckpoints, snapshot: Snapshot) -> None:
         try:
-            ocp = _orbax()
+            ocp = orbax()
             arrays, manifest = pack_up(snapshot)
             # A write that fails half way is loud and leaves a mess, so there must be room beforehand.
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -232,6 +232,11 @@ def seal(path: Path) -> None:
     write_atomically(path / SEAL, _digest(path))
 
 
+def intact(path: Path) -> bool:
+    """Say whether a sealed folder holds what was sealed."""
+    return (path / SEAL).read_bytes() == _digest(path).encode()
+
+
 def _digest(path: Path) -> str:
     """Return a SHA-256 of the names and contents of all files in a folder, the seal apart."""
     digest = hashlib.sha256()
@@ -243,9 +248,9 @@ def _digest(path: Path) -> str:
 
 
 def _read(path: Path) -> tuple[Arrays, Manifest]:
-    if (path / SEAL).read_bytes() != _digest(path).encode():  # looked at first: damaged files are not parsed
+    if not intact(path):  # looked at first: damaged files are not parsed
         raise UnreadableError("its checksum does not match")
-    ocp = _orbax()
+    ocp = orbax()
     manifest: Any = ocp.metadata(str(path.absolute())).custom_metadata
     arrays: Any = ocp.load(str(path.absolute()))
     if not isinstance(arrays, dict) or not all(isinstance(each, np.ndarray) for each in arrays.values()):
@@ -261,7 +266,7 @@ def _number(name: str) -> int:
     return int(name) if name.isascii() and name.isdigit() else 0
 
 
-def _orbax() -> Any:
+def orbax() -> Any:
     """Import Orbax, and keep it from printing the errors that it also raises: we say them in a sentence."""
     from orbax.checkpoint import v1 as ocp
 

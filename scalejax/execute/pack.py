@@ -4,7 +4,8 @@ import functools
 import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +23,13 @@ from scalejax.planning.packing import Bucket
 from scalejax.planning.trial import Trial
 from scalejax.status import Status
 from scalejax.train.lanes import Commands, DeviceData, Outcome, empty
-from scalejax.train.padding import stack_padded
+from scalejax.train.padding import crop, stack_padded
 from scalejax.train.recipe import Leaf
-from scalejax.train.step import Cursor, TrialState
+from scalejax.train.step import Best, Cursor, TrialState
 
 # On the device: the next call uses the lanes up, and must not wait for the host to have read them.
 _copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))
+Part = TypeVar("Part")  # of the state of a lane, or all of it
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class PendingCall:
     began: float
     probing: bool  # the first of its kind: how far calls may go is known once it has landed
     copied: TrialState | dict[int, TrialState] | None = None  # if a snapshot was asked for: all lanes, or by lane
+    best: dict[int, Best] = field(default_factory=dict)  # by lane, of those that end: [1, ...], where it is kept
 
     @property
     def reached(self) -> dict[str, int]:
@@ -99,6 +102,7 @@ class Pack:
         data: on the devices.
         programs: compiled.
         stream: of batches from the host, for a streamed program.
+        keep_weights: whether trials that are done bring their best parameters.
     """
 
     def __init__(
@@ -109,12 +113,14 @@ class Pack:
         data: DeviceData,
         programs: "Future[Programs]",
         stream: Stream | None = None,
+        keep_weights: bool = False,
     ):
         self.bucket = bucket
         self.placement = placement
         self._data = data
         self._stream = stream
         self._programs = programs
+        self._keeps = keep_weights
         self._slots: list[Slot | None] = [None] * placement.lanes
         self._blank = set(range(placement.lanes))  # lanes that were never written
         self._example: tuple[Trial, Weights] | Paused | None = None  # what an idle lane is filled with
@@ -186,14 +192,16 @@ class Pack:
         outcome = self._dispatch(plan.count, due=plan.due, ending=plan.ending)
         copied = self._copied(slots) if copy else None
         paused = {}
+        # Now, for the next trial is written behind the call.
+        best = {number: self._read_lane(self.lanes.best, number) for number in plan.ending if self._keeps}
         for number, slot in slots.items():
             slot.step += plan.count
             if number in plan.due and slot.step in slot.trial.rungs:
-                paused[number] = self._read_lane(number)
+                paused[number] = self._read_lane(self.lanes, number)
             if number in plan.ending or number in paused:
                 self._slots[number] = None
         steps = {number: slot.step for number, slot in slots.items()}
-        return PendingCall(plan, steps, slots, paused, outcome, began, bool(probing), copied)
+        return PendingCall(plan, steps, slots, paused, outcome, began, bool(probing), copied, best)
 
     def _plan(self, slots: dict[int, Slot]) -> CallPlan:
         """Decide on the next call: measurements that are owed come before any step."""
@@ -232,7 +240,8 @@ class Pack:
             if diverged or number in plan.ending:
                 test = None if diverged else (float(outcome.test_loss[number]), float(outcome.test_metric[number]))
                 status = Status.DIVERGED if diverged else Status.DONE
-                ended.append(slot.end(status, diverged, test, mode=self.bucket.program.mode))
+                weights = None if diverged or number not in call.best else _true_size(call.best[number], slot.trial)
+                ended.append(slot.end(status, diverged, test, mode=self.bucket.program.mode, weights=weights))
                 if self._slots[number] is slot:
                     self._slots[number] = None
             elif number in plan.due and slot.impatient:
@@ -257,7 +266,7 @@ class Pack:
                 return jax.block_until_ready(_copy(self.lanes))  # so that what does not fit is raised here
             self._tight = True
         with unless_memory_is_short():
-            return {number: _on_host(self._read_lane(number)) for number in slots}
+            return {number: _on_host(self._read_lane(self.lanes, number)) for number in slots}
         warn_of_no_checkpoint()
         return None
 
@@ -299,10 +308,15 @@ class Pack:
             self.lanes = programs.place(self.lanes, slots, settings, weights)
             self._blank.difference_update(number for number, _, _ in some)
 
-    def _read_lane(self, number: int) -> TrialState:
-        """Copy the state in a lane, [1, ...], on the lane's own device; what the others have copied is let go."""
+    def _read_lane(self, lanes: Part, number: int) -> Part:
+        """Copy a lane, [1, ...], on the lane's own device; what the others have copied is let go.
+
+        Args:
+            lanes: the state of all lanes, or a part of it.
+            number: of the lane.
+        """
         device = self.placement.devices[self.placement.device(number)]
-        states = self._programs.result().read_lane(self.lanes, np.int32(self.placement.slot(number)))
+        states = self._programs.result().read_lane(lanes, np.int32(self.placement.slot(number)))
 
         def own(leaf: Leaf) -> Leaf:
             return next(shard.data for shard in leaf.addressable_shards if shard.device == device)
@@ -310,9 +324,14 @@ class Pack:
         return jax.tree.map(own, states)
 
 
-def _on_host(state: TrialState) -> TrialState:
+def _on_host(state: Part) -> Part:
     """Bring a lane's state [1, ...] to the host."""
     return jax.tree.map(lambda leaf: keyed(bits(leaf)[0], leaf), state)
+
+
+def _true_size(best: Best, trial: Trial) -> Weights:
+    """Bring the best parameters and rest in a lane [1, ...] to the host, without the padding."""
+    return crop((_on_host(best.params), _on_host(best.rest)), trial.architecture.abstract[1:])
 
 
 def _evaluation(slot: Slot, number: int, call: PendingCall, outcome: Outcome) -> Evaluation:

@@ -103,6 +103,7 @@ class Scheduler:
         halving: of the learning rates, if they are halved.
         checkpoints: where running trials are saved, if they are.
         begun: trials that continue where an earlier run left them, by id.
+        keep_weights: whether the observer is given the best parameters of the trials that are done.
 
     Attributes:
         lost: trials that were stopped and whose latest steps are in no checkpoint, and the step since which, by id.
@@ -118,7 +119,9 @@ class Scheduler:
         halving: SuccessiveHalving | None = None,
         checkpoints: Checkpoints | None = None,
         begun: Mapping[str, Paused] | None = None,
+        keep_weights: bool = False,
     ):
+        self._keep_weights = keep_weights
         self._begun = begun or {}
         fresh = set(waiting) - self._begun.keys()
         steps_left = halving.steps_left if halving else lambda trial, step: trial.settings.steps - step
@@ -147,7 +150,8 @@ class Scheduler:
 
     def run(self, devices: Sequence[Device]) -> bool:
         """Train everything on local devices, one worker a group; see `run_on`."""
-        return self.run_on([LocalWorker(group, data=self._data, compiler=self._compiler) for group in groups(devices)])
+        options = {"data": self._data, "compiler": self._compiler, "keep_weights": self._keep_weights}
+        return self.run_on([LocalWorker(group, **options) for group in groups(devices)])
 
     def run_on(self, workers: Sequence[Worker]) -> bool:
         """Train everything. Returns whether all trials have ended; they have not if it was stopped.

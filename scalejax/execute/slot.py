@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
+from scalejax.execute.initial_weights import Weights
 from scalejax.planning.trial import Trial
 from scalejax.status import Status
 from scalejax.train.step import TrialState
@@ -22,7 +23,8 @@ class Evaluation:
 class Finished:
     """A trial that has ended, and all that is known of it; losses are of its best step.
 
-    `reason` says why in words if the status is not `DONE`.
+    `reason` says why in words if the status is not `DONE`. `weights` are the parameters and the rest of the best step,
+    at the true size and on the host: of a trial that is done, where they are asked for.
     """
 
     trial: Trial
@@ -34,6 +36,7 @@ class Finished:
     test_metric: float | None
     seconds: float  # the lane's share of the program's time
     mode: str
+    weights: Weights | None = field(default=None, compare=False, repr=False)
 
     @property
     def best(self) -> Evaluation | None:
@@ -85,14 +88,22 @@ class Slot:
         self.evaluations.append(evaluation)
         self.stale = 0 if best_step == evaluation.step else self.stale + 1
 
-    def end(self, status: Status, reason: str, test: tuple[float, float] | None, *, mode: str) -> Finished:
+    def end(
+        self,
+        status: Status,
+        reason: str,
+        test: tuple[float, float] | None,
+        *,
+        mode: str,
+        weights: Weights | None = None,
+    ) -> Finished:
         """End a trial that has been evaluated; `test` is its loss and metric on the test examples if it was tested."""
         self.ended = True
         # Of the lowest validation loss so far, unless no number can be relied on.
         best_step = None if status == "diverged" else self.evaluations[-1 - self.stale].step
         loss, metric = test or (None, None)
         return Finished(
-            self.trial, status, reason, tuple(self.evaluations), best_step, loss, metric, self.seconds, mode
+            self.trial, status, reason, tuple(self.evaluations), best_step, loss, metric, self.seconds, mode, weights
         )
 
 

@@ -89,12 +89,14 @@ class LocalWorker:
         group: the devices.
         data: in memory; copied to the devices when the first bucket runs.
         compiler: of the programs; workers may share it.
+        keep_weights: whether trials that are done bring their best parameters.
     """
 
-    def __init__(self, group: Group, *, data: DataSet, compiler: Compiler):
+    def __init__(self, group: Group, *, data: DataSet, compiler: Compiler, keep_weights: bool = False):
         self.group = group
         self._data = data
         self._compiler = compiler
+        self._keep_weights = keep_weights
         self._on_devices: dict[Group, DeviceData] = {}
         self._numerics = current()
 
@@ -117,7 +119,7 @@ class LocalWorker:
         data = self._device_data(placement, pool=not bucket.program.stream_steps)
         programs = self._compiler.programs(bucket.program, placement)
         stream = streamed(self._data.train, bucket.program) if bucket.program.stream_steps else None
-        pack = Pack(bucket, placement, data=data, programs=programs, stream=stream)
+        pack = Pack(bucket, placement, data=data, programs=programs, stream=stream, keep_weights=self._keep_weights)
         pending: deque[PendingCall] = deque()  # at most two
         while True:
             if not feed.stopping():

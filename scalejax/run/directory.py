@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from scalejax.planning.plan import Plan
 
 LEDGER, ENVIRONMENT, SWEEP = "results.sqlite", "environment.json", "sweep.toml"
-CHECKPOINTS, FIGURES = "checkpoints", "figures"
+CHECKPOINTS, FIGURES, MODELS = "checkpoints", "figures", "models"
 LOCK = ".lock"  # an empty file; the lock on it ends with its process, in whichever way that ends
 
 

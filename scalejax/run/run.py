@@ -4,19 +4,20 @@ import base64
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scalejax.errors import Interrupted, RunError, SweepError
 from scalejax.execute import CHECKPOINT_SECONDS
 from scalejax.rules import SpecError
-from scalejax.run.directory import CHECKPOINTS, FIGURES, LEDGER, directory_of, locked, prepare, read_environment
+from scalejax.run.directory import CHECKPOINTS, FIGURES, LEDGER, MODELS, directory_of, locked, prepare, read_environment
 from scalejax.run.fits import BOOTSTRAP, LEVEL, Fits, fit_source
 from scalejax.run.rows import measurement_rows, result_row, trial_row
 from scalejax.run.store import TRIAL_COLUMNS, Ended, Heartbeat, Store
 from scalejax.run.watch import Accountant, Interruption, Pulse
+from scalejax.run.weights import Keeper, best_row, evaluated, model_parts
 from scalejax.spec import Sweep
 from scalejax.status import FINAL, Status
 from scalejax.text import Shown, number_of
@@ -126,6 +127,58 @@ class Run(Shown):
 
         curves = self.curves()
         return [*summary_lines(curves, trends(curves)), *halving_lines(self.results())]
+
+    def best(self, family: str | None = None) -> "pd.Series":
+        """Return the row of the trial with the lowest validation loss of those that are done; it has its `trial_id`.
+
+        Args:
+            family: to look at alone.
+
+        Raises:
+            ValueError: no trial of the sweep, or of the family, is done.
+        """
+        row = best_row(self.results(), family)
+        if row is None:
+            whose = "" if family is None else f" of the family {family}"
+            raise ValueError(f"{self.directory}: no trial{whose} is done; run the sweep, or see run.results()")
+        return row
+
+    def models(self) -> list[str]:
+        """Return the ids of the trials whose trained models are kept here."""
+        from scalejax.execute.kept import stored_models, waiting_models
+
+        return sorted({*stored_models(self.directory / MODELS), *waiting_models(self.directory / MODELS)})
+
+    def model(self, trial_id: str, *, build: Any = None) -> Any:
+        """Return the trained model of a trial: a Flax module at its true size with its best parameters by validation.
+
+        It is in evaluation mode. A flag of its own `__call__`, such as `train`, is for the caller to give.
+
+        Args:
+            trial_id: or as many of its first digits as no other trial has.
+            build: the builder of the module, where the run's directory alone does not tell: one of a notebook.
+
+        Raises:
+            SweepError: there is no such trial, its model was not kept (`Sweep.keep_weights` says which are), or the
+                builder makes another module.
+        """
+        return model_parts(self.directory, trial_id, build)[0]
+
+    def evaluate(self, trial_id: str, *, build: Any = None, sweep: Sweep | None = None) -> dict[str, float]:
+        """Predict the test examples again with the trained model of a trial; return its `test_loss` and `test_metric`.
+
+        They are those of the table, up to the order in which float32 numbers are added: a model is evaluated at its
+        true size, where the run may have padded it.
+
+        Args:
+            trial_id: as for `model`.
+            build: as for `model`.
+            sweep: that the run was made of, where its file does not hold the data or the task: objects of Python.
+
+        Raises:
+            SweepError: as `model` does; or the data cannot be loaded, or are others than those of the trial.
+        """
+        return evaluated(self.directory, trial_id, build=build, sweep=sweep)
 
     def fit(
         self,
@@ -272,13 +325,15 @@ def carry_out(
                 begun = checkpoints.load({trial.trial_id: (trial, homes[trial.trial_id]) for trial in unfinished})
                 halving = _successive_halving(plan, ended, begun)
                 recalled = [trial for trial in halving.opening.proceed if isinstance(trial, Trial)] if halving else []
-                if unfinished or recalled:
-                    _train(
-                        plan, unfinished, begun, recalled=recalled, halving=halving, store=store,
-                        checkpoints=checkpoints, progress=progress,
-                    )  # fmt: skip
-                else:
-                    checkpoints.finish(complete=True)
+                keeps = plan.sweep.keep_weights != "none"
+                with Keeper(run.directory, plan, ended=ended, store=store) if keeps else nullcontext() as keeper:
+                    if unfinished or recalled:
+                        _train(
+                            plan, unfinished, begun, recalled=recalled, halving=halving, store=store,
+                            checkpoints=checkpoints, keeper=keeper, progress=progress,
+                        )  # fmt: skip
+                    else:
+                        checkpoints.finish(complete=True)
             finally:
                 store.release()
         if run.counts()[Status.DONE]:
@@ -335,6 +390,7 @@ def _train(
     halving: "SuccessiveHalving | None",
     store: Store,
     checkpoints: "Checkpoints",
+    keeper: Keeper | None,
     progress: bool,
 ) -> None:
     """Train the unfinished trials, from where an earlier run left those that have begun.
@@ -367,9 +423,15 @@ def _train(
         def started(trials: Sequence["Trial"]) -> None:
             store.start([trial.trial_id for trial in trials])
             accountant.begin(trials, display)
+            if keeper:
+                keeper.begin(trials)
 
         def finished(end: "Finished") -> None:
+            if keeper:
+                keeper.set_aside(end)
             store.finish(result_row(end, plan), measurement_rows(end))
+            if keeper:
+                keeper.ended(end.trial)
             display.end_trial(end.status, spared=accountant.spared(end.trial))
 
         store.start(list(begun))
@@ -383,6 +445,7 @@ def _train(
             halving=halving,
             checkpoints=checkpoints,
             begun=begun,
+            keep_weights=keeper is not None,
         )
         interruption = exits.enter_context(Interruption(scheduler.stop))
         if not scheduler.run(jax.local_devices()) and interruption.signal:

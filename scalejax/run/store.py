@@ -401,8 +401,13 @@ class Store:
         with self._reading() as connection:
             return int(connection.execute(query).fetchone()[0])
 
-    def results(self) -> "pd.DataFrame":
-        """Return the trial table of the sweep, one row a trial in the order of its file.
+    def trial_ids(self) -> list[str]:
+        """Return the ids of all trials, also of those that the sweep as it stands does not ask for."""
+        with self._reading() as connection:
+            return [str(trial_id) for (trial_id,) in connection.execute("SELECT trial_id FROM trials")]
+
+    def results(self, only: Sequence[str] | None = None) -> "pd.DataFrame":
+        """Return the trial table of the sweep, one row a trial in the order of its file; or the rows of some trials.
 
         Its columns are the fields of `TrialRow` and `ResultRow`, with one for each size knob in the place of `knobs`.
         Behind test_loss stands test_error, the test_metric where that is an error. What is not known is missing (NaN).
@@ -410,10 +415,11 @@ class Store:
         """
         import pandas as pd
 
-        query = f"SELECT {_names((*PLANNED, *RESULTS))} FROM trials WHERE position IS NOT NULL ORDER BY position"
+        some = "" if only is None else " AND trial_id IN (SELECT value FROM json_each(?))"
+        query = f"SELECT {_names((*PLANNED, *RESULTS))} FROM trials WHERE position IS NOT NULL{some} ORDER BY position"
         types = _dtypes(PLANNED, known=True) | _dtypes(RESULTS, known=False)
         with self._reading() as connection:
-            table = pd.read_sql_query(query, connection)
+            table = pd.read_sql_query(query, connection, params=None if only is None else [json.dumps(list(only))])
             ended = table["status"].isin(ENDED)
             taken = table["steps_taken"].astype("Int64").fillna(0).astype("int64")
             table["flops"] = (table["flops"] // table["steps"] * taken).where(ended, table["flops"])

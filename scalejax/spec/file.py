@@ -330,7 +330,7 @@ def sweep_to_toml(sweep: Sweep) -> str:
     A builder of the user's own is written as `family = "module:qualname"`, for the record: a file cannot hold Python
     code, and `load_sweep` says so, in one sentence, when it meets such a family.
     """
-    lines = [f"{name} = {_toml(getattr(sweep, name))}" for name in ("name", "seeds", "packing")]
+    lines = [f"{name} = {_toml(getattr(sweep, name))}" for name in ("name", "seeds", "packing", "keep_weights")]
     for name in ("task", "metric"):
         if getattr(sweep, name) is not None:
             lines.append(f"{name} = {_object(getattr(sweep, name))}")

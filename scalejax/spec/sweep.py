@@ -36,6 +36,7 @@ MOST_SEEDS = 10_000  # `seeds = 3000000` is a slip, and would be expanded before
 PROVEN, PROBED = "proven", "probed"  # the grounds on which sizes may share a program
 NOT_KNOBS = ("inputs", "outputs", "classes", "vocabulary", "rngs")  # parameters of a builder that the engine fills in
 SHAPE = "shape"  # that it fills in where it has no default and is no knob
+NONE, BEST, ALL = "none", "best", "all"  # of the trained models, which are kept
 
 
 def _name(value: Any) -> str:
@@ -341,6 +342,8 @@ class Sweep:
     task: Any = field(default=None, metadata={"rule": _task})
     # The headline metric, by name; None: the task's first.
     metric: str | None = field(default=None, metadata=Rule(str).beside)
+    # "best": the trained models of the setting that tuning chooses in each cell; "all": of every trial that is done
+    keep_weights: str = field(default=NONE, metadata=Rule(str, choices=(NONE, BEST, ALL)).beside)
 
     def __post_init__(self) -> None:
         _check_overlap([(grid.family, grid.knobs) for grid in self.models])

@@ -19,6 +19,7 @@ from scalejax.train.step import (
     Examples,
     Measurement,
     TrialState,
+    loss_and_metric,
     record_evaluation,
     start,
     test,
@@ -120,6 +121,17 @@ def _where(
     """
     nothing = (jnp.float32(jnp.nan), jnp.float32(jnp.nan))
     return lax.map(lambda each: lax.cond(each[0], measure, lambda _: nothing, each[1]), (wanted, lanes))
+
+
+def evaluate_one(
+    program: LaneProgram, params: nnx.State, rest: nnx.State, blocks: Blocks
+) -> tuple[jax.Array, jax.Array]:
+    """Return the loss and the headline metric of one model, in the order in which lanes are measured."""
+
+    def measure(*weights: nnx.State) -> tuple[jax.Array, jax.Array]:
+        return loss_and_metric(program, *weights, blocks=blocks)
+
+    return fast_on_cpu(measure, params, rest) if _convolves(program) else measure(params, rest)
 
 
 def _convolves(program: LaneProgram) -> bool:

@@ -92,6 +92,11 @@ def pad(tree: Tree, like: Tree) -> Tree:
     return jax.tree.map(one, tree, like)
 
 
+def crop(tree: Tree, like: Tree) -> Tree:
+    """Return `tree` cut to the shapes of `like`: undoes `pad` and `stack_padded`, and what is cut off is zero."""
+    return jax.tree.map(lambda array, own: array[tuple(slice(size) for size in own.shape)], tree, like)
+
+
 def stack_padded(trees: Sequence[nnx.State], like: nnx.State) -> nnx.State:
     """Return trees of arrays on the host, zeros appended to the shapes of `like`, with a leading axis over trees."""
 

@@ -1,0 +1,235 @@
+"""The trained models of a run: which of them are kept, and how they come back."""
+
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scalejax.errors import RunError, SweepError
+from scalejax.run.directory import LEDGER, MODELS, SWEEP
+from scalejax.run.store import Store
+from scalejax.spec import Sweep
+from scalejax.status import Status
+from scalejax.text import first_line, number_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from scalejax.execute.slot import Finished
+    from scalejax.planning.plan import Plan
+    from scalejax.planning.trial import Trial
+
+STOP_SECONDS = 1.0  # to wait for a model that is being written once a run is told to stop
+
+
+class Keeper:
+    """Keeps the models of trials that are done: all of them, or in each cell those that tuning chooses.
+
+    A model is set aside before its trial's result is written, so none is lost; in which setting of its cell it was
+    trained is judged once the whole cell has ended. Orbax then writes those that stay, in a thread of its own.
+
+    Args:
+        directory: of the run.
+        plan: what is trained.
+        ended: ids of the trials that have ended in earlier runs.
+        store: the open ledger.
+    """
+
+    def __init__(self, directory: Path, plan: "Plan", *, ended: Collection[str], store: Store):
+        self.folder = directory / MODELS
+        self._plan, self._store, self._all = plan, store, plan.sweep.keep_weights == "all"
+        self._cells: dict[Any, list[str]] = {}
+        for trial in plan.trials:
+            self._cells.setdefault(self._cell(trial), []).append(trial.trial_id)
+        self._left = {cell: set(trials) - set(ended) for cell, trials in self._cells.items()}
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="models")
+        self._writing: list[Future[None]] = []
+        self._stopping = threading.Event()
+
+    def __enter__(self) -> "Keeper":
+        """Go on with what an earlier run has left: it may have ended between a result and what follows from it."""
+        from scalejax.execute.kept import waiting_models
+
+        waiting = set(waiting_models(self.folder))
+        for cell, trials in self._cells.items():
+            if waiting & set(trials):
+                self._judge(cell)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait for what is being written; not for long if the run did not come to its end.
+
+        Raises:
+            RunError: a model could not be written.
+        """
+        from scalejax.execute.kept import tidy
+
+        if kind is not None:
+            self._stopping.set()
+        late = wait(self._writing, timeout=None if kind is None else STOP_SECONDS).not_done
+        self._writer.shutdown(wait=not late, cancel_futures=True)
+        tidy(self.folder)
+        if kind is None:
+            self._check(block=True)
+
+    def begin(self, trials: Sequence["Trial"]) -> None:
+        """Take note of trials that begin, or begin again."""
+        for trial in trials:
+            self._left[self._cell(trial)].add(trial.trial_id)
+
+    def set_aside(self, end: "Finished") -> None:
+        """Write the model of a trial that is done, before its result is.
+
+        Raises:
+            RunError: this one, or an earlier one, could not be written.
+        """
+        from scalejax.execute import kept
+
+        self._check(block=False)
+        if end.weights is not None:
+            try:
+                kept.set_aside(self.folder, kept.kept_model(end.trial, end.weights, self._plan.card))
+            except OSError as error:
+                raise self._trouble(error) from error
+
+    def ended(self, trial: "Trial") -> None:
+        """Take note of a trial whose result is written, and judge its cell if that has ended."""
+        cell = self._cell(trial)
+        self._left[cell].discard(trial.trial_id)
+        self._judge(cell)
+
+    def _judge(self, cell: Any) -> None:
+        """Have the models of a cell written or thrown away, as far as that is decided; returns at once."""
+        if self._all or not self._left[cell]:
+            self._writing = [each for each in self._writing if not each.done() or each.exception()]
+            self._writing.append(self._writer.submit(self._settle, self._cells[cell]))
+
+    def _settle(self, cell: Sequence[str]) -> None:
+        from scalejax.execute import kept
+
+        waiting = sorted(set(cell) & set(kept.waiting_models(self.folder)))
+        if not waiting:
+            return
+        rows = self._store.results(cell)
+        done = set(rows["trial_id"][rows["status"] == Status.DONE])
+        wanted = done if self._all else done & chosen(rows)
+        for trial_id in waiting:
+            if self._stopping.is_set():
+                return  # the next run goes on from here
+            if trial_id in wanted:
+                kept.store(self.folder, trial_id)
+            elif not self._all:
+                kept.drop(self.folder, trial_id)
+
+    def _check(self, *, block: bool) -> None:
+        for each in self._writing:
+            if (block or each.done()) and (error := each.exception()):
+                raise self._trouble(error) from error
+
+    def _trouble(self, error: BaseException) -> RunError:
+        remedy = "see that the disk has room, then run the same command again: what has been written is kept"
+        return RunError(f"{self.folder}: a model cannot be written ({first_line(error)}); {remedy}")
+
+    @staticmethod
+    def _cell(trial: "Trial") -> Any:
+        # As a text: in Python True == 1, and these are two sizes.
+        return trial.family, repr(trial.knobs), trial.settings.train_examples
+
+
+def chosen(rows: "pd.DataFrame") -> set[str]:
+    """Return the ids of the trials of a cell whose models are worth keeping.
+
+    These are one for each seed, at the setting that its tuning chooses, and the one with the lowest validation loss.
+    """
+    from scalejax.analysis.curves.tuning import tuned
+
+    try:
+        best = set(tuned(rows)["trial_id"])
+    except ValueError:  # nothing counts
+        best = set()
+    return best | {str(row["trial_id"]) for row in [best_row(rows)] if row is not None}
+
+
+def best_row(rows: "pd.DataFrame", family: str | None = None) -> "pd.Series | None":
+    """Return the row of the trial with the lowest validation loss of those that are done; None if none is."""
+    wanted = (rows["status"] == Status.DONE) & (rows["family"] == (rows["family"] if family is None else family))
+    losses = rows["validation_loss"].where(wanted).dropna()
+    return None if losses.empty else rows.loc[losses.idxmin()]
+
+
+def trial_called(directory: Path, name: str) -> str:
+    """Return the id of the trial that begins with `name`.
+
+    Raises:
+        SweepError: there is none, or more than one.
+    """
+    from scalejax.execute.kept import stored_models, waiting_models
+
+    with Store(directory / LEDGER, write=False) as store:
+        known = store.trial_ids()
+    folder = directory / MODELS
+    found = sorted(each for each in {*known, *stored_models(folder), *waiting_models(folder)} if each.startswith(name))
+    if not name or not found:
+        raise SweepError(f"{directory}: no trial is called {name!r}; see the column trial_id of run.results()")
+    if len(found) > 1 and name not in found:
+        problem = f"{number_of(len(found), 'trial')} begin with {name!r}, such as {found[0]} and {found[1]}"
+        raise SweepError(f"{directory}: {problem}; give more digits")
+    return name if name in found else found[0]
+
+
+def model_parts(directory: Path, name: str, build: Any = None) -> tuple[Any, Any, Mapping[str, Any]]:
+    """Return a kept model as a Flax module in evaluation mode, its architecture, and its description.
+
+    Args:
+        directory: of the run.
+        name: the trial's id, or enough of its first digits.
+        build: the user's own builder, where its name is not enough to find it.
+
+    Raises:
+        SweepError: there is no such trial or no model of it, it is damaged, or the builder does not fit.
+    """
+    from scalejax.execute import kept
+
+    trial_id = trial_called(directory, name)
+    model = kept.read(directory / MODELS, trial_id)
+    if model is None:
+        raise SweepError(f"{directory}: {_missing(directory, trial_id)}")
+    size, weights = kept.rebuilt(model, build)
+    return kept.module_of(size, weights), size, model.description
+
+
+def _missing(directory: Path, trial_id: str) -> str:
+    """Say why a trial has no model, and what to do."""
+    with Store(directory / LEDGER, write=False) as store:
+        rows = store.results([trial_id])
+    status = rows["status"].iloc[0] if len(rows) else Status.DONE
+    if status in (Status.PENDING, Status.RUNNING):
+        return f"trial {trial_id} is {status}; its model is there once it is done, if keep_weights says so"
+    if status != Status.DONE:
+        return f"trial {trial_id} is {status}; only trials that are done have a model"
+    kept = 'keep_weights = "best" keeps those that tuning chooses, "all" each one, and "none" none'
+    remedy = 'to train it again and keep it, run the sweep in another directory with keep_weights = "all"'
+    return f"the model of trial {trial_id} was not kept ({kept}); {remedy}"
+
+
+def evaluated(directory: Path, name: str, *, build: Any = None, sweep: Sweep | None = None) -> dict[str, float]:
+    """Return the test loss and the headline metric of a kept model, predicted again; see `Run.evaluate`."""
+    from scalejax.data import describe, load
+    from scalejax.execute import kept
+    from scalejax.spec.file import load_sweep
+    from scalejax.train.task import task_of
+
+    module, size, says = model_parts(directory, name, build)
+    if sweep is None:
+        try:
+            sweep = load_sweep(directory / SWEEP)
+        except SweepError as error:
+            raise SweepError(f"{error}; or give the sweep with run.evaluate(trial_id, sweep=...)") from error
+    card = describe(sweep.data)
+    if card.fingerprint != says["data"]:
+        problem = f"trial {says['trial_id']} was trained on other data than the sweep {sweep.name} has now"
+        raise SweepError(f"{directory}: {problem}; give the sweep that it comes from with sweep=...")
+    task = task_of(sweep.task, card, metric=sweep.metric)
+    loss, metric = kept.evaluate(module, size, task=task, data=load(sweep.data))
+    return {"test_loss": loss, "test_metric": metric}
