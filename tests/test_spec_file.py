@@ -293,7 +293,11 @@ def test_other_overrides_are_not_to_blame(tmp_path):
         ("models.2.width", "the file has 2 [[models]], counted from 0, found index 2"),
         ("models.-1.width", "the file has 2 [[models]], counted from 0, found index -1"),
         ("models.1.widht", "unknown knob of mlp; did you mean width?"),
-        ("q.q.q", "unknown key; expected name, seeds, packing, task, metric, data.KEY, train.KEY or models.INDEX.KNOB"),
+        (
+            "q.q.q",
+            "unknown key; expected name, seeds, packing, task, metric, keep_weights, data.KEY, train.KEY or "
+            "models.INDEX.KNOB",
+        ),
     ],
 )
 def test_bad_override(dotted, says, tmp_path):

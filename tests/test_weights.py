@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from own_modules import BatchNorm, Dropout, InBfloat16
+from sized_modules import Transformer
 
 import scalejax as sx
 from scalejax.analysis.curves.tuning import tuned
@@ -98,9 +100,9 @@ SHAPES = st.lists(st.integers(0, 3), max_size=3).map(tuple)
 def test_cropping_undoes_padding_on_any_axis(shapes, count, most, random):
     small = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
     padded = [tuple(size + random.randint(0, most) for size in shape) for shape in shapes]
-    large = [jax.ShapeDtypeStruct(shape, np.float32) for shape in padded]
+    large: Any = [jax.ShapeDtypeStruct(shape, np.float32) for shape in padded]
     generator = np.random.default_rng(0)
-    trees = [[generator.normal(size=shape).astype(np.float32) for shape in shapes] for _ in range(count)]
+    trees: Any = [[generator.normal(size=shape).astype(np.float32) for shape in shapes] for _ in range(count)]
     stacked = stack_padded(trees, large)
     for row, tree in enumerate(trees):
         jax.tree.map(np.testing.assert_array_equal, crop([leaf[row] for leaf in stacked], small), tree)
@@ -119,6 +121,7 @@ def test_a_padded_lane_hands_over_what_was_tested(mode: str, group, data):
     for trial in trials[:-1]:
         end = ended[trial.trial_id]
         assert end.weights is not None
+        assert end.test_loss is not None
         shapes = jax.tree.map(lambda leaf: leaf.shape, trial.architecture.abstract[1:])
         assert jax.tree.map(np.shape, end.weights) == shapes
         loss, metric = jax.jit(functools.partial(evaluate_one, trial.program))(*end.weights, test)
@@ -176,15 +179,23 @@ def test_every_family_comes_back(family: str, tmp_path: Path):
     assert_reproduced(run)
 
 
-@pytest.mark.parametrize("build", [BatchNorm, Dropout, InBfloat16])
-@pytest.mark.parametrize("task", ["classification", "regression"])
-def test_modules_of_ones_own_come_back(build, task: str, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("build", "knobs", "task"),
+    [
+        (BatchNorm, {"width": (4, 7)}, "classification"),
+        (BatchNorm, {"width": (4, 7)}, "regression"),
+        (Dropout, {"width": (4, 7)}, "classification"),
+        (InBfloat16, {"width": (4, 7)}, "regression"),
+        (Transformer, {"heads": (1, 2), "depth": 2, "width": 6}, "classification"),  # padded, with a number in its rest
+    ],
+)
+def test_modules_of_ones_own_come_back(build, knobs, task: str, tmp_path: Path):
     generator = np.random.default_rng(0)
-    x = generator.normal(size=(2400, 6))
+    x = generator.normal(size=(2400, 8))
     y = np.abs(x[:, :2]).argmax(1) if task == "classification" else np.sin(2 * x[:, 0]) + x[:, 1]
-    own = functools.partial(build, inputs=6, classes=2 if task == "classification" else 1)
+    own = functools.partial(build, inputs=8, classes=2 if task == "classification" else 1)
     data = sx.DataSpec(sx.arrays(x, y), train_examples=(100,), validation_examples=50, test_examples=1500)
-    sweep = replace(ALL, data=data, models=(sx.ModelGrid(own, width=(4, 7)),), task=task)
+    sweep = replace(ALL, data=data, models=(sx.ModelGrid(own, knobs),), task=task)
     run = trained(sweep, tmp_path)
     assert len(run.models()) == len(run.results()) == 8
     name = run.models()[0]
@@ -285,10 +296,11 @@ def test_the_best_trial_of_all_and_of_a_family_can_be_called(best: sx.Run):
     assert best.best(family="mlp")["validation_loss"] == min(rows[rows["family"] == "mlp"]["validation_loss"])
     with pytest.raises(ValueError, match="no trial of the family cnn is done"):
         best.best(family="cnn")
-    module = best.model(row["trial_id"])
+    name = str(row["trial_id"])
+    module = best.model(name)
     outputs = module(jnp.zeros((3, 40)))
     assert outputs.shape == (3, 10)
-    np.testing.assert_array_equal(outputs, best.model(row["trial_id"][:12])(jnp.zeros((3, 40))))
+    np.testing.assert_array_equal(outputs, best.model(name[:12])(jnp.zeros((3, 40))))
 
 
 def test_a_model_has_its_true_size_and_says_what_it_is(best: sx.Run):
@@ -332,7 +344,7 @@ for directory in sys.argv[1:]:
 
 
 def test_a_builder_that_does_not_fit_is_one_sentence(best: sx.Run):
-    name = best.best(family="mlp")["trial_id"]
+    name = str(best.best(family="mlp")["trial_id"])
     with pytest.raises(sx.SweepError, match=r"the builder Net fails with .*depth.*; give the one that trial .* was"):
         best.model(name, build=Net)
     with pytest.raises(sx.SweepError, match=r"the builder other makes no params\.hidden\.0\.bias, which the model has"):
@@ -340,7 +352,7 @@ def test_a_builder_that_does_not_fit_is_one_sentence(best: sx.Run):
 
 
 def test_a_builder_of_another_size_is_one_sentence(best: sx.Run):
-    name = best.best(family="logistic")["trial_id"]
+    name = str(best.best(family="logistic")["trial_id"])
 
     def build(*, inputs: int, rngs: nnx.Rngs) -> nnx.Module:
         return FAMILIES["logistic"](inputs=inputs, classes=3, rngs=rngs)

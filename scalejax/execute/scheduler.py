@@ -150,8 +150,11 @@ class Scheduler:
 
     def run(self, devices: Sequence[Device]) -> bool:
         """Train everything on local devices, one worker a group; see `run_on`."""
-        options = {"data": self._data, "compiler": self._compiler, "keep_weights": self._keep_weights}
-        return self.run_on([LocalWorker(group, **options) for group in groups(devices)])
+        workers = [
+            LocalWorker(group, data=self._data, compiler=self._compiler, keep_weights=self._keep_weights)
+            for group in groups(devices)
+        ]
+        return self.run_on(workers)
 
     def run_on(self, workers: Sequence[Worker]) -> bool:
         """Train everything. Returns whether all trials have ended; they have not if it was stopped.
