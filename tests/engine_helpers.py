@@ -38,7 +38,8 @@ def planned(family: str = "mlp", knobs: Mapping[str, int] | None = None, **chang
 
 
 def trial_of(built: Architecture, family: str = "own", knobs: Mapping[str, Any] | None = None, **changes) -> Trial:
-    """Return a trial of an architecture; `changes` as of `planned`."""
+    """Return a trial of an architecture; `changes` as of `planned`, `numbers` of the optimizer and schedule by name."""
+    own = dict(changes.pop("numbers", {}))
     recipe = {each.name: changes.pop(each.name) for each in fields(Recipe) if each.name in changes}
     numbers = NUMBERS | {name: changes.pop(name) for name in NUMBERS if name in changes}
     data, seed = changes.pop("data", "fingerprint"), changes.pop("seed", 0)
@@ -49,8 +50,8 @@ def trial_of(built: Architecture, family: str = "own", knobs: Mapping[str, Any] 
         knobs=tuple(sorted((knobs or {}).items())),
         builder=changes.pop("builder", None),
         data=data,
-        recipe=replace(RECIPE, **recipe),
-        settings=Settings(**numbers, **keys),
+        recipe=replace(RECIPE, **recipe, numbers=tuple(own)),
+        settings=Settings(**numbers, **keys, numbers=tuple(own.values())),
         seed=seed,
         evaluate_every=changes.pop("evaluate_every", 5),
         patience=changes.pop("patience", None),

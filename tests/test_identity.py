@@ -301,6 +301,7 @@ OTHER_CONSTANTS = {
     "weight_decay_on": ("*",),
     "task": Regression(),
     "target": ("int8", ()),
+    "numbers": {"b1": 0.8, "b2": 0.999, "eps": 1e-8},
 }
 
 

@@ -46,7 +46,7 @@ def assert_equal_to_solo(trials, data):
 
 
 def test_every_family_is_among_the_cases_below():
-    assert set(FAMILIES) == {"logistic", "mlp"}
+    assert set(FAMILIES) == {"logistic", "mlp", "cnn", "transformer"}  # the last two in test_families.py
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "momentum", "lion"])

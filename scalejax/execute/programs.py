@@ -158,7 +158,11 @@ def _abstract_trials(program: LaneProgram, count: int) -> tuple[Any, Settings, A
         return jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype)
 
     numbers = jax.ShapeDtypeStruct((count,), np.int32)
-    return numbers, Settings.abstract(count), jax.tree.map(all_trials, program.architecture.abstract[1:])
+    return (
+        numbers,
+        Settings.abstract(program.recipe, count),
+        jax.tree.map(all_trials, program.architecture.abstract[1:]),
+    )
 
 
 def _abstract_commands(lanes: int) -> Commands:

@@ -16,6 +16,7 @@ from scalejax.planning.device_specs import LOCAL, DeviceSpec, host_memory, local
 from scalejax.planning.trial import Counted, horizon, training_sizes
 from scalejax.rules import LARGEST, SpecError
 from scalejax.spec import Sweep
+from scalejax.spec.sweep import OWN_NUMBERS
 from scalejax.text import number_of
 from scalejax.train.cost import data_bytes, largest_array, step_bytes
 from scalejax.train.lanes import BLOCK
@@ -67,7 +68,7 @@ def check_counts(sweep: Sweep, card: DataCard, *, counted: bool) -> None:
     data: dict[Key, int] = {("data", examples_key, None): len(examples)}
     alike: dict[Key, int] = {
         ("train", "learning_rate", None): len(train.learning_rate),
-        ("train", "weight_decay", None): len(train.weight_decay),
+        **{("train", name, None): len(getattr(train, name) or (None,)) for name in ("weight_decay", *OWN_NUMBERS)},
         ("", "seeds", None): len(sweep.seeds),
     }
     models = sum(math.prod(map(len, grid.knobs.values())) for grid in sweep.models)

@@ -19,10 +19,11 @@ from scalejax.models.architecture import Architecture, architecture, fingerprint
 from scalejax.planning.halving import expected_stops, rung_steps
 from scalejax.rules import LARGEST
 from scalejax.spec import DataSpec, Knob, ModelGrid, Sweep, TrainSpec
+from scalejax.spec.sweep import default_numbers
 from scalejax.train.numerics import Numerics, current
-from scalejax.train.recipe import FOLLOWS, LaneProgram, Recipe, Settings, content
+from scalejax.train.recipe import DECAY_FRACTION, FOLLOWS, LaneProgram, Recipe, Settings, content
 from scalejax.train.task import task_of
-from scalejax.train.traced import optimizer_digest, program_digest, task_digest
+from scalejax.train.traced import optimizer_digest, program_digest, schedule_digest, task_digest
 
 # Raise it when a change to the training step or to a family changes results: old rows are then never mixed with new.
 RESULTS_VERSION = 2
@@ -49,7 +50,7 @@ class Trial:
         evaluate_every: steps.
         patience: evaluations without improvement that end it.
         numerics: JAX's settings that change numbers.
-        own: digests of a user's own task and optimizer.
+        own: digests of a user's own task, optimizer and schedule.
         rungs: steps at which it waits for its competitors, ascending; none without halving. Part of no id.
     """
 
@@ -71,12 +72,20 @@ class Trial:
     def trial_id(self) -> str:
         """Sixteen hexadecimal digits of a hash of the content."""
         hashed = content(self) | content(self.recipe) | content(self.settings)
+        if self.hyperparameters:
+            hashed["hyperparameters"] = self.hyperparameters
         return hashlib.sha256(json.dumps([RESULTS_VERSION, hashed], sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def hyperparameters(self) -> tuple[tuple[str, Knob], ...]:
-        """What else is chosen for it, by name, beside learning rate, weight decay and batch size."""
-        return ()
+        """What else is chosen for it, by name, beside learning rate, weight decay and batch size.
+
+        Numbers of the optimizer and the schedule, those left out that are at their default.
+        """
+        defaults = default_numbers(self.recipe.optimizer, self.recipe.schedule)
+        return tuple(
+            (name, value) for name, value in self.settings.named(self.recipe).items() if value != defaults[name]
+        )
 
     @property
     def program(self) -> LaneProgram:
@@ -210,25 +219,28 @@ def _trials(sweep: Sweep, card: DataCard) -> Iterator[Trial]:
         target=(card.learns, card.target_shape),
     )
     inputs = jax.ShapeDtypeStruct((2, *card.shape), np.dtype(card.sees))
-    own_task = task_digest(recipe, outputs, inputs=inputs)
+    own_task, own_schedule = task_digest(recipe, outputs, inputs=inputs), schedule_digest(recipe)
+    numbers = _numbers(train)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     subset_keys = {seed: random_bits(card.fingerprint, seed, "subset") for seed in sweep.seeds}
     shuffle_keys = {seed: random_bits(card.fingerprint, seed, "shuffle") for seed in sweep.seeds}
     for grid in sweep.models:
         for knobs, size, source in _sizes(grid, card, recipe, outputs=outputs, occasion=occasion):
-            own = own_task + optimizer_digest(LaneProgram(size, recipe))
+            own = own_task + optimizer_digest(LaneProgram(size, recipe)) + own_schedule
             for train_examples, batch_size in itertools.product(training_sizes(sweep.data, card), train.batch_size):
                 steps, interval = horizon(train, train_examples, batch_size)
                 batched = replace(recipe, batch_size=batch_size)
                 builder = None if source is None else f"{source} {program_digest(size, batched)}"
-                for rate, decay, seed in itertools.product(train.learning_rate, train.weight_decay, sweep.seeds):
+                for rate, decay, own_numbers, seed in itertools.product(
+                    train.learning_rate, train.weight_decay, numbers, sweep.seeds
+                ):
                     yield Trial(
                         architecture=size,
                         family=family_name(grid),
                         knobs=knobs,
                         builder=builder,
                         data=card.fingerprint,
-                        recipe=batched,
+                        recipe=replace(batched, numbers=tuple(own_numbers)),
                         settings=Settings(
                             learning_rate=float(rate),
                             weight_decay=float(decay),
@@ -237,6 +249,7 @@ def _trials(sweep: Sweep, card: DataCard) -> Iterator[Trial]:
                             train_examples=train_examples,
                             subset_key=subset_keys[seed],
                             shuffle_key=shuffle_keys[seed],
+                            numbers=tuple(own_numbers.values()),
                         ),
                         seed=seed,
                         evaluate_every=interval,
@@ -244,6 +257,23 @@ def _trials(sweep: Sweep, card: DataCard) -> Iterator[Trial]:
                         numerics=numerics,
                         own=own,
                     )
+
+
+def _numbers(train: TrainSpec) -> list[dict[str, float]]:
+    """Return the numbers of the optimizer and the schedule that a sweep asks for, as those that are no constants.
+
+    Where all of an optimizer's are at their default there are none of it: its program is that of a sweep without them.
+    """
+    defaults = default_numbers(train.optimizer, train.schedule)
+    grids = [getattr(train, name) or (default,) for name, default in defaults.items()]
+    combinations = [dict(zip(defaults, values, strict=True)) for values in itertools.product(*grids)]
+
+    def traced(numbers: dict[str, float]) -> dict[str, float]:
+        of_schedule = {name: value for name, value in numbers.items() if name == DECAY_FRACTION}
+        others = numbers.keys() - of_schedule.keys()
+        return numbers if any(numbers[name] != defaults[name] for name in others) else of_schedule
+
+    return list(map(traced, combinations))
 
 
 def _sizes(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from scalejax.builders import qualified_name
+from scalejax.builders import load_object, qualified_name
 from scalejax.data import SOURCES
 from scalejax.errors import SweepError
 from scalejax.rules import SpecError, nearest, shown, shown_name
@@ -327,8 +327,9 @@ def _meant(dotted: str) -> str:
 def sweep_to_toml(sweep: Sweep) -> str:
     """Write a sweep as TOML that `load_sweep` reads back as an equal one, every default spelled out.
 
-    A builder of the user's own is written as `family = "module:qualname"`, for the record: a file cannot hold Python
-    code, and `load_sweep` says so, in one sentence, when it meets such a family.
+    A builder or a function of the user's own is written as "package.module:name", which `load_sweep` finds again in the
+    folder of that package. Where that name leads elsewhere, as that of a lambda does, it is for the record only, which
+    a comment beside it says.
     """
     lines = [f"{name} = {_toml(getattr(sweep, name))}" for name in ("name", "seeds", "packing", "keep_weights")]
     for name in ("task", "metric"):
@@ -336,7 +337,7 @@ def sweep_to_toml(sweep: Sweep) -> str:
             lines.append(f"{name} = {_object(getattr(sweep, name))}")
     lines += _table("data", sweep.data)
     for grid in sweep.models:
-        lines += ["", "[[models]]", _family(grid.family)]
+        lines += ["", "[[models]]", f"family = {_object(grid.family)}"]
         lines += [f"{_toml_key(name)} = {_toml(values)}" for name, values in grid.knobs.items()]
     return "\n".join([*lines, *_table("train", sweep.train), ""])
 
@@ -353,18 +354,21 @@ def _table(table: str, spec: DataSpec | TrainSpec | HalvingSpec) -> list[str]:
     return lines
 
 
-def _family(family: str | Callable[..., Any]) -> str:
-    if isinstance(family, str):
-        return f"family = {_toml(family)}"
-    return f"family = {_toml(qualified_name(family))}  # a Python builder: this file cannot be read back"
-
-
 def _object(value: Any) -> str:
-    """Write a value; an object of the user's own by its name, for the record."""
+    """Write a value; an object of the user's own by its name, and whether that leads back to it."""
     if isinstance(value, str | bool | int | float | tuple):
         return _toml(value)
-    kind = value if callable(value) and hasattr(value, "__qualname__") else type(value)
-    return f"{_toml(f'{kind.__module__}:{kind.__qualname__}')}  # a Python object: this file cannot be read back"
+    name = qualified_name(value)
+    return _toml(name) if _leads_to(name, value) else f"{_toml(name)}  # a Python object: this file cannot be read back"
+
+
+def _leads_to(name: str, value: object) -> bool:
+    if name.startswith("__main__:"):  # another process has another one
+        return False
+    try:
+        return load_object(name) is value
+    except SweepError:
+        return False
 
 
 def _toml_key(name: str) -> str:

@@ -31,7 +31,17 @@ from scalejax.rules import (
 )
 
 TASKS = "classification", "regression", "next_token"
-OPTIMIZERS = "adamw", "sgd", "momentum", "lion"
+# Optimizer -> its own numbers, which may be grids, and their defaults (those of optax).
+OPTIMIZER_NUMBERS: Mapping[str, Mapping[str, float]] = {
+    "adamw": {"b1": 0.9, "b2": 0.999, "eps": 1e-8},
+    "sgd": {},
+    "momentum": {"momentum": 0.9},
+    "lion": {"b1": 0.9, "b2": 0.99},
+}
+OPTIMIZERS = tuple(OPTIMIZER_NUMBERS)
+SCHEDULES = "constant", "cosine", "linear", "wsd"
+DECAY_FRACTION = 0.2  # of the steps over which "wsd" falls, by default (Haegele et al. 2024, arXiv:2405.18392)
+OWN_NUMBERS = "b1", "b2", "eps", "momentum", "decay_fraction"  # fields of TrainSpec, of some optimizer or schedule
 MOST_SEEDS = 10_000  # `seeds = 3000000` is a slip, and would be expanded before anyone could notice
 PROVEN, PROBED = "proven", "probed"  # the grounds on which sizes may share a program
 NOT_KNOBS = ("inputs", "outputs", "classes", "vocabulary", "rngs")  # parameters of a builder that the engine fills in
@@ -100,11 +110,24 @@ def _hashable(value: Any) -> Any:
     return value
 
 
-def _optimizer(value: Any) -> Any:
-    rule = Rule(str, choices=OPTIMIZERS)
-    if callable(value):
-        return _hashable(value)
-    return _by_name(value, rule) if isinstance(value, str) else rule(value)
+def _function(choices: tuple[str, ...]) -> Check:
+    """Return the rule of one of these names, or of a function: the user's own, or the "package.module:name" of it."""
+
+    def check(value: Any) -> Any:
+        given = _loaded(value) if isinstance(value, str) and ":" in value else value
+        if callable(given):
+            return _hashable(given)
+        if given is not value:
+            raise SpecError(f"{value} is {shown(given)}; expected a function")
+        return Rule(str, choices=choices)(value)
+
+    return check
+
+
+def default_numbers(optimizer: Any, schedule: Any) -> dict[str, float]:
+    """Return the numbers that an optimizer and a schedule have of their own, by name, with their defaults."""
+    of_schedule = {"decay_fraction": DECAY_FRACTION} if schedule == "wsd" else {}
+    return {**(OPTIMIZER_NUMBERS[optimizer] if isinstance(optimizer, str) else {}), **of_schedule}
 
 
 def _true_or_false(value: Any) -> bool:
@@ -246,7 +269,7 @@ class ModelGrid:
                 grid[name] = distinct(map(as_knob, listed(value)))
             except SpecError as fault:
                 raise SpecError(fault.says, table="models", keys=(str(name),)) from None
-        _check_family(family)
+        family = _family(family)
         object.__setattr__(self, "family", family)
         object.__setattr__(self, "knobs", grid)
         if callable(family):
@@ -256,18 +279,17 @@ class ModelGrid:
         return hash((self.family, frozenset(self.knobs.items())))
 
 
-def _check_family(family: object) -> None:
-    if callable(family):
-        return
-    if not isinstance(family, str) or not family or not family.isprintable():
-        says = f"expected the name of a family, or a builder, found {shown(family)}"
-    elif ":" in family:  # as written by sweep_to_toml
-        says = (
-            f"{shown(family)} is a Python builder, which a file cannot hold; make this sweep in Python, with Sweep(...)"
-        )
-    else:
-        return
-    raise SpecError(says, table="models", keys=("family",))
+def _family(family: Any) -> Any:
+    """Return the name of a family, or a builder: one's own, or the one that "package.module:name" says."""
+    try:
+        given = _loaded(family) if isinstance(family, str) and ":" in family else family
+        if not callable(given) and given is not family:
+            raise SpecError(f"{family} is {shown(given)}; expected a builder, as in def build(*, width, rngs)")
+        if not callable(given) and (not isinstance(given, str) or not given or not given.isprintable()):
+            raise SpecError(f"expected the name of a family, or a builder, found {shown(given)}")
+    except SpecError as fault:
+        raise SpecError(fault.says, table="models", keys=("family",)) from fault
+    return given
 
 
 @strict("train.halving")
@@ -292,11 +314,10 @@ class TrainSpec:
     learning_rate: tuple[float, ...] = field(metadata=Rule(float, above=0, grid=True).beside)
     batch_size: tuple[int, ...] = field(metadata=Rule(int, at_least=1, grid=True).beside)
     # A name, or a function to an optax transformation without its learning rate.
-    optimizer: str | Callable[[], Any] = field(default="adamw", metadata={"rule": _optimizer})
+    optimizer: str | Callable[[], Any] = field(default="adamw", metadata={"rule": _function(OPTIMIZERS)})
     weight_decay: tuple[float, ...] = field(default=(0.0,), metadata=Rule(float, at_least=0, grid=True).beside)
-    schedule: str = field(
-        default="cosine", metadata=Rule(str, choices=("cosine", "constant")).beside
-    )  # cosine, constant
+    # A name, or a function of (step, steps), int32 scalars of JAX, to a factor in [0, 1] of the learning rate.
+    schedule: str | Callable[[Any, Any], Any] = field(default="cosine", metadata={"rule": _function(SCHEDULES)})
     # share of the horizon, in [0, 1)
     warmup_fraction: float = field(default=0.0, metadata=Rule(float, at_least=0, below=1).beside)
     clip_norm: float | None = field(default=None, metadata=Rule(float, above=0).beside)
@@ -311,9 +332,21 @@ class TrainSpec:
     halving: HalvingSpec | None = field(default=None, metadata={"rule": _part(HalvingSpec)})
     # patterns of names such as "*.kernel"; default: all matrices
     weight_decay_on: tuple[str, ...] | None = field(default=None, metadata=Rule(str, grid=True).beside)
+    # Of the optimizer; default: see OPTIMIZER_NUMBERS.
+    b1: tuple[float, ...] | None = field(default=None, metadata=Rule(float, at_least=0, below=1, grid=True).beside)
+    b2: tuple[float, ...] | None = field(default=None, metadata=Rule(float, at_least=0, below=1, grid=True).beside)
+    eps: tuple[float, ...] | None = field(default=None, metadata=Rule(float, at_least=1e-30, grid=True).beside)
+    momentum: tuple[float, ...] | None = field(
+        default=None, metadata=Rule(float, at_least=0, below=1, grid=True).beside
+    )
+    # Of the schedule "wsd": the share of the steps over which the learning rate falls.
+    decay_fraction: tuple[float, ...] | None = field(
+        default=None, metadata=Rule(float, above=0, at_most=1, grid=True).beside
+    )
 
     def __post_init__(self) -> None:
         _one_of(self, "train", "steps", "epochs")
+        self._check_numbers()
         if self.halving and len(self.learning_rate) == 1:
             says = "expected several learning rates to choose from, found one; give more of them, or no halving"
             raise SpecError(says, table="train", keys=("halving", "learning_rate"))
@@ -324,6 +357,21 @@ class TrainSpec:
         if self.min_steps and self.max_steps and self.min_steps > self.max_steps:
             says = f"expected at most max_steps = {self.max_steps}, found {self.min_steps}"
             raise SpecError(says, table="train", keys=("min_steps", "max_steps"))
+
+    def _check_numbers(self) -> None:
+        """Raise if a number is given that the optimizer or the schedule does not have."""
+        has = default_numbers(self.optimizer, self.schedule)
+        for name in OWN_NUMBERS:
+            if getattr(self, name) is None or name in has:
+                continue
+            if name == "decay_fraction":
+                says, other = 'only the schedule "wsd" has this; drop this key, or choose that schedule', "schedule"
+            elif not isinstance(self.optimizer, str):
+                says, other = "an optimizer of your own keeps its numbers itself; drop this key", "optimizer"
+            else:
+                numbers = ", ".join(each for each in has if each != "decay_fraction") or "no numbers of its own"
+                says, other = f"{self.optimizer} does not have this, it has {numbers}; drop this key", "optimizer"
+            raise SpecError(says, table="train", keys=(name, other))
 
 
 @strict("")

@@ -167,7 +167,7 @@ def write_lane(lanes: TrialState, slot: jax.Array, state: TrialState) -> TrialSt
 def abstract_lane(program: LaneProgram) -> TrialState:
     """Return the state of one lane as shapes."""
     return jax.eval_shape(
-        functools.partial(start, program.recipe), Settings.abstract(), program.architecture.abstract[1:]
+        functools.partial(start, program.recipe), Settings.abstract(program.recipe), program.architecture.abstract[1:]
     )
 
 

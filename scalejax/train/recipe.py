@@ -2,7 +2,8 @@
 
 import fnmatch
 import functools
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 import jax
@@ -14,10 +15,12 @@ from scalejax.train.optimizers import Optimizer
 from scalejax.train.task import CLASSIFICATION, Task
 
 Leaf = Any  # an array of the type and shape in the comment: JAX's in a program, NumPy's on the host
+Schedule = Callable[[Leaf, Leaf], Leaf]  # from step and steps, int32 [], to a factor in [0, 1]
 
 # What a setting is in a program; and whether the id of a trial hashes it, or it follows from what the id hashes.
 FLOAT, INT, UINT = ({"type": kind} for kind in (np.float32, np.int32, np.uint32))
 FOLLOWS = {"hashed": False}
+DECAY_FRACTION = "decay_fraction"  # the number of the schedule "wsd"
 
 
 @jax.tree_util.register_dataclass
@@ -33,16 +36,29 @@ class Settings:
     # Orders the pool, the first train_examples of which are the trial's; and the trial's own examples in every epoch.
     subset_key: Leaf = field(metadata=UINT | FOLLOWS)  # both follow from the data and the seed
     shuffle_key: Leaf = field(metadata=UINT | FOLLOWS)
+    # Of the optimizer and the schedule, in the order of the recipe's `numbers`. An id hashes the trial's
+    # `hyperparameters` instead, which are those of them that are not at their default.
+    numbers: tuple[Leaf, ...] = field(default=(), metadata=FLOAT | FOLLOWS)
 
     def scalars(self) -> "Settings":
         """Return the numbers in the types of a program."""
-        return Settings(**{number.name: number.metadata["type"](getattr(self, number.name)) for number in fields(self)})
+
+        def typed(number: Field[Any]) -> Any:
+            value, kind = getattr(self, number.name), number.metadata["type"]
+            return tuple(map(kind, value)) if isinstance(value, tuple) else kind(value)
+
+        return Settings(**{number.name: typed(number) for number in fields(self)})
+
+    def named(self, recipe: "Recipe") -> dict[str, Leaf]:
+        """Return the numbers of the optimizer and the schedule by name."""
+        return dict(zip(recipe.numbers, self.numbers, strict=True))
 
     @staticmethod
-    def abstract(*shape: int) -> "Settings":
-        """Return settings as shapes."""
+    def abstract(recipe: "Recipe", *shape: int) -> "Settings":
+        """Return the settings of a recipe as shapes."""
         types = {number.name: number.metadata["type"] for number in fields(Settings)}
-        return Settings(**{name: jax.ShapeDtypeStruct(shape, dtype) for name, dtype in types.items()})
+        leaves: dict[str, Any] = {name: jax.ShapeDtypeStruct(shape, dtype) for name, dtype in types.items()}
+        return Settings(**leaves | {"numbers": (leaves["numbers"],) * len(recipe.numbers)})
 
 
 @dataclass(frozen=True)
@@ -53,13 +69,15 @@ class Recipe:
     """
 
     optimizer: str | Optimizer
-    schedule: str
+    schedule: str | Schedule
     clip_norm: float | None
     batch_size: int
     weight_decay_on: tuple[str, ...] | None = None  # patterns of parameters' names; None: all matrices
     task: Task = CLASSIFICATION
     # Type and shape of an example's target, which the data set's own fingerprint stands for.
     target: tuple[str, tuple[int, ...]] = field(default=("int32", ()), metadata=FOLLOWS)
+    # What `Settings.numbers` are called. Those of an optimizer are there only if one of them is not at its default.
+    numbers: tuple[str, ...] = field(default=(), metadata=FOLLOWS)
 
 
 @dataclass(frozen=True)
@@ -97,7 +115,7 @@ def content(part: Any) -> dict[str, Any]:
     """
 
     def plain(value: Any) -> Any:
-        """Return a value as JSON can hold it; a task or an optimizer by its name."""
+        """Return a value as JSON can hold it; a task, an optimizer or a schedule by its name."""
         if value is None or isinstance(value, str | int | float | tuple):
             return value
         return getattr(value, "identity", None) or getattr(value, "name", None) or qualified_name(value)

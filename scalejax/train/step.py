@@ -14,7 +14,7 @@ from jax import lax
 from scalejax.data.shuffle import divide, index_shuffle, mix
 from scalejax.models import Architecture
 from scalejax.train.optimizers import make_optimizer
-from scalejax.train.recipe import LaneProgram, Leaf, Recipe, Settings
+from scalejax.train.recipe import DECAY_FRACTION, LaneProgram, Leaf, Recipe, Schedule, Settings
 from scalejax.train.task import Task
 
 BLOCK_STEPS = 32  # whose batches are drawn at once
@@ -108,15 +108,39 @@ class Measurement:
     diverged_step: Leaf
 
 
-def learning_rate(settings: Settings, step: jax.Array, *, schedule: str) -> jax.Array:
-    """Return the learning rate of step number `step` (from 0): linear warm-up, then constant or half a cosine to 0."""
+def learning_rate(
+    settings: Settings, step: jax.Array, *, schedule: str | Schedule, decay_fraction: jax.Array | float = 0.0
+) -> jax.Array:
+    """Return the learning rate of step number `step` (from 0): a linear warm-up, multiplied with a schedule.
+
+    Args:
+        settings: of the trial.
+        step: int32 [].
+        schedule: what comes after the warm-up: "constant"; half a "cosine" to 0 (Loshchilov & Hutter 2017,
+            arXiv:1608.03983); a line to 0, "linear"; "wsd", which is constant and then falls as one minus a square root
+            (Hu et al. 2024, arXiv:2404.06395; Haegele et al. 2024, arXiv:2405.18392, for the square root); or the
+            user's own function of the step and the horizon to a factor.
+        decay_fraction: share of the horizon over which "wsd" falls.
+    """
     warmup = jnp.maximum(settings.warmup_steps, 1).astype(jnp.float32)
     ramp = jnp.where(settings.warmup_steps > 0, jnp.minimum(1.0, (step + 1) / warmup), 1.0)
+    rate = settings.learning_rate * ramp
     if schedule == "constant":
-        return settings.learning_rate * ramp
+        return rate
+    if not isinstance(schedule, str):
+        return rate * jnp.asarray(schedule(step, settings.steps), jnp.float32)
+    if schedule == "wsd":
+        decay = jnp.ceil(decay_fraction * settings.steps.astype(jnp.float32))
+        return rate * (1.0 - jnp.sqrt(jnp.clip((step - settings.steps + decay) / decay, 0.0, 1.0)))
     span = jnp.maximum(settings.steps - settings.warmup_steps, 1).astype(jnp.float32)
     progress = jnp.clip((step - settings.warmup_steps) / span, 0.0, 1.0)
-    return settings.learning_rate * ramp * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+    return rate * (1.0 - progress) if schedule == "linear" else rate * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+
+
+def _rule(recipe: Recipe, settings: Settings) -> optax.GradientTransformation:
+    """Return the optimizer of a recipe with the numbers of a trial."""
+    numbers = {name: value for name, value in settings.named(recipe).items() if name != DECAY_FRACTION}
+    return make_optimizer(recipe.optimizer, recipe.clip_norm, numbers=numbers)
 
 
 def start(recipe: Recipe, settings: Settings, weights: tuple[nnx.State, nnx.State]) -> TrialState:
@@ -126,7 +150,7 @@ def start(recipe: Recipe, settings: Settings, weights: tuple[nnx.State, nnx.Stat
     learner = Learner(
         params=params,
         rest=rest,
-        optimizer=make_optimizer(recipe.optimizer, recipe.clip_norm).init(widened(params)),
+        optimizer=_rule(recipe, settings).init(widened(params)),
         step=zero,
         loss_sum=jnp.zeros((), jnp.float32),
         loss_count=zero,
@@ -189,10 +213,10 @@ def descend(program: LaneProgram, settings: Settings, learner: Learner, slope: S
     It computes in float32 and rounds to each parameter's own type at the end. The optimizer's state is float32 too: in
     bfloat16 a moment that decays by a thousandth a step would never move, because a thousandth is below its rounding.
     """
-    gradient, wide = widened(slope.gradient), widened(learner.params)
-    rule = make_optimizer(program.recipe.optimizer, program.recipe.clip_norm)
-    update, optimizer = rule.update(gradient, learner.optimizer, wide)
-    rate = learning_rate(settings, learner.step, schedule=program.recipe.schedule)
+    recipe, gradient, wide = program.recipe, widened(slope.gradient), widened(learner.params)
+    update, optimizer = _rule(recipe, settings).update(gradient, learner.optimizer, wide)
+    fraction = settings.named(recipe).get(DECAY_FRACTION, 0.0)
+    rate = learning_rate(settings, learner.step, schedule=recipe.schedule, decay_fraction=fraction)
 
     def moved(parameter: jax.Array, change: jax.Array, decays: bool) -> jax.Array:
         return parameter - rate * (change + settings.weight_decay * parameter if decays else change)

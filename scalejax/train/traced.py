@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.extend import core
 
@@ -19,6 +20,8 @@ from scalejax.train.optimizers import make_optimizer
 from scalejax.train.recipe import LaneProgram, Recipe, Settings
 from scalejax.train.step import Examples, Slope, descend, learned, slope, start, widened
 from scalejax.train.task import Task, is_own
+
+SCHEDULE_STEPS = 1000  # of the horizon on which a user's own schedule is tried
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,30 @@ def optimizer_digest(program: LaneProgram) -> tuple[str, ...]:
     return (digest(*(text(each.program) for each in traced_descent(program, params))),)
 
 
+def schedule_digest(recipe: Recipe) -> tuple[str, ...]:
+    """Return the digest of what a user's own schedule computes; nothing for those of scalejax.
+
+    Raises:
+        SweepError: the schedule does not return a factor in [0, 1].
+    """
+    schedule, steps = recipe.schedule, SCHEDULE_STEPS
+    if isinstance(schedule, str):
+        return ()
+    name, number = f"the schedule {qualified_name(schedule)}", jax.ShapeDtypeStruct((), jnp.int32)
+    with failing(f"{name} fails"):
+        traced = _traced(schedule, number, number)
+    found = [(each.shape, jnp.issubdtype(each.dtype, jnp.floating)) for each in traced.program.out_avals]
+    if found != [((), True)]:
+        returns = ", ".join(str(each) for each in traced.program.out_avals) or "no array"
+        raise SweepError(f"{name} returns {returns}; expected one number, the factor at a step")
+    factors = np.asarray(jax.vmap(schedule, (0, None))(jnp.arange(steps), jnp.int32(steps)))
+    wrong = ~((factors >= 0) & (factors <= 1))
+    if wrong.any():
+        at = int(wrong.argmax())
+        raise SweepError(f"{name} returns {factors[at]:g} at step {at} of {steps}; expected a factor in [0, 1]")
+    return (digest(text(traced.program)),)
+
+
 @functools.cache
 def traced_initialisation(architecture: Architecture) -> Traced:
     """Return the drawing of parameters and rest from 32 random bits."""
@@ -141,7 +168,7 @@ def traced_initialisation(architecture: Architecture) -> Traced:
 def traced_descent(program: LaneProgram, params: nnx.State) -> tuple[Traced, Traced]:
     """Return what makes a trial's state of its weights, and what moves it against a gradient; `params` are abstract."""
     nothing = nnx.State({})
-    settings = Settings.abstract()
+    settings = Settings.abstract(program.recipe)
     starting = functools.partial(start, program.recipe)
     learner = jax.eval_shape(starting, settings, (params, nothing)).learner
     found = Slope(jax.ShapeDtypeStruct((), jnp.float32), nothing, params)

@@ -304,6 +304,8 @@ def _is_positive(primitive: str, fills: Sequence[Fill]) -> bool:
     """Say whether a function of finite numbers, not all of them known, is above zero; short of underflow."""
     if primitive in ("exp", "exp2", "logistic", "cosh"):
         return True
+    if primitive in ("add", "add_any") and any(map(is_zero, fills)):
+        return any(map(_above_zero, fills))
     if primitive in ("mul", "min", "add", "add_any", "copy", "stop_gradient", "convert_element_type"):
         return all(map(_above_zero, fills))
     return primitive == "max" and any(map(_above_zero, fills))

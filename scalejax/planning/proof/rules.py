@@ -92,7 +92,10 @@ def elementwise(small: Equation, large: Equation, operands: Sequence[Value]) -> 
     def along(axis: int | None) -> Fill:
         fills = [shown(operand, axis) for operand in operands]
         if axis is not None and Unknown.SHARED in fills:
-            constant = [isinstance(operand.whole, np.generic) for operand in operands]
+            constant = [
+                isinstance(operand.whole, np.generic) or (not operand.large and operand.whole is Unknown.POSITIVE)
+                for operand in operands
+            ]
             if all(fill is Unknown.SHARED or same for fill, same in zip(fills, constant, strict=True)):
                 return Unknown.SHARED
         fill = combine(name, large.params, fills, integers=integers)
