@@ -292,7 +292,7 @@ def _pair(x: Any, y: Any, options: Options, place: str, *, names: tuple[str, str
 
 def _is_table(value: Any) -> bool:
     """Say whether an object is a table of pandas, without importing that."""
-    return type(value).__module__.startswith("pandas.") and hasattr(value, "columns")
+    return type(value).__module__.partition(".")[0] == "pandas" and hasattr(value, "columns")
 
 
 def _table(value: Any) -> Any:
