@@ -102,7 +102,7 @@ def test_the_task_says_what_whole_numbers_and_texts_are():
 
     def card(target: str, task: str | None = None):
         asked = spec("h.csv", target=target, columns=["area"])
-        sweep = sx.Sweep("s", asked, sx.ModelGrid("logistic"), sx.TrainSpec((0.1,), (4,), steps=5), task=task)
+        sweep = sx.Sweep("s", asked, (sx.ModelGrid("logistic"),), sx.TrainSpec((0.1,), (4,), steps=5), task=task)
         return describe(sweep.data)
 
     assert card("code").classes == card("code", "classification").classes == 3
@@ -197,15 +197,15 @@ def test_splits_that_the_data_declare():
     )  # fmt: skip
     assert describe(apart).fingerprint == describe(asked).fingerprint
 
-    arrays = {
+    arrays: dict[str, Any] = {
         f"{name}_{key}": value
         for name, part in (("train", table[:70]), ("val", table[70:80]), ("test", table[80:]))
         for key, value in (("x", part[["area"]]), ("y", part.price))
     }
-    np.savez("h.npz", **arrays)
+    np.savez("h.npz", allow_pickle=False, **arrays)
     assert describe(spec("h.npz")).fingerprint == describe(asked).fingerprint
     del arrays["val_x"], arrays["val_y"]
-    np.savez("h.npz", **arrays)  # then validation is drawn from the training examples
+    np.savez("h.npz", allow_pickle=False, **arrays)  # then validation is drawn from the training examples
     assert describe(spec("h.npz")).sizes == {"train": 60, "validation": 10, "test": 20}
     assert describe(spec("h.npz", validation_examples=30)).sizes == {"train": 40, "validation": 30, "test": 20}
 
@@ -384,7 +384,7 @@ def test_a_file_that_changes(folder: Path, monkeypatch: pytest.MonkeyPatch):
     assert "it changed while it was read; run again" in refused(lambda: describe(asked))
     monkeypatch.undo()
     os.chdir(folder)
-    sweep = sx.Sweep("s", asked, sx.ModelGrid("logistic"), sx.TrainSpec((0.1,), (4,), steps=5))
+    sweep = sx.Sweep("s", asked, (sx.ModelGrid("logistic"),), sx.TrainSpec((0.1,), (4,), steps=5))
     from scalejax.run import carry_out, planned
 
     plan = planned(sweep)

@@ -116,7 +116,7 @@ def test_what_is_given_is_copied():
 
 def test_the_task_reads_the_targets():
     def card(source: Any, task: Any, **options: Any):
-        return describe(sx.Sweep("s", spec(source, **options), sx.ModelGrid("logistic"),
+        return describe(sx.Sweep("s", spec(source, **options), (sx.ModelGrid("logistic"),),
                                  sx.TrainSpec((0.1,), (4,), steps=5), task=task).data)  # fmt: skip
 
     assert card((X, Y + 1), "classification").classes == 4

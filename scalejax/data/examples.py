@@ -205,8 +205,9 @@ def from_arrays(
     if targets.shape != inputs.shape[:1]:
         expected = f"expected one target for each of the {len(inputs):,} examples of {names[0]}"
         raise fault(place, f"{names[1]}: {expected}, found the shape {list(targets.shape)}")
-    if not is_images(inputs):
-        inputs = _finite(inputs, place, names[0])
+    # A copy in either case: what the user changes later is not what was described.
+    inputs = inputs.copy() if is_images(inputs) else _finite(inputs, place, names[0])
+    targets = targets.copy()
     if groups is not None:
         groups = _codes(groups, len(inputs), place)
     if parts is not None:

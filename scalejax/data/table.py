@@ -111,7 +111,9 @@ def _inputs(column: Any, options: Options, place: str) -> np.ndarray:
     texts = not (types.is_numeric_dtype(column) or types.is_bool_dtype(column))
     what = f"column {column.name}"
     if types.is_complex_dtype(column):
-        raise fault(place, f"{what}: expected real numbers, found complex ones; leave it out with columns = [...]")
+        raise fault(
+            place, f"{what}: expected real numbers, found complex ones; leave it out with columns = [...]", "columns"
+        )
     if texts and _is_dates(column):
         first = column.dropna().iloc[0]
         says = f"holds dates, such as {str(first)[:20].strip()}"
