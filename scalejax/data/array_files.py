@@ -17,10 +17,12 @@ def read_npz(path: Path, options: Options, place: str) -> Examples:
         SpecError: it cannot be read, or holds no examples.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not hasattr(archive, "files"):
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if not hasattr(loaded, "files"):
                 raise ValueError("it holds one array, as a .npy file does")
-            found = {name: archive[name] for name in archive.files}
+            with loaded as archive:
+                found = {name: archive[name] for name in archive.files}
     except Exception as error:
         raise _unreadable(place, ".npz", error) from None
     return from_mapping(found, options, place)

@@ -3,6 +3,7 @@
 import difflib
 import functools
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -71,12 +72,17 @@ class Options:
 
 def fault(place: str, says: str, key: str = "source") -> SpecError:
     """Return an error about data: where, and what is wrong; `key` is that of the table [data]."""
-    return SpecError(printable(f"{place}: {says}"), table="data", keys=(key,))
+    return SpecError(printable(f"{place}: {brief(says)}"), table="data", keys=(key,))
 
 
 def printable(text: str) -> str:
     """Return a text that holds names and values of a file in one line that can be printed."""
     return text if text.isprintable() else "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
+def brief(text: str) -> str:
+    """Return a text with what is longer than any word, such as a damaged name of a column, cut short."""
+    return re.sub(r"\S{200,}", lambda found: f"{found[0][:60]}...", text)
 
 
 def absent(name: str, there: Iterable[str], *, what: str = "column") -> str:

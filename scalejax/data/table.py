@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scalejax.data.examples import ONE_HOT, Examples, Options, absent, as_parts, fault, printable
+from scalejax.data.examples import ONE_HOT, Examples, Options, absent, as_parts, brief, fault, printable
 from scalejax.rules import SpecError
 from scalejax.text import number_of
 
@@ -170,7 +170,7 @@ class BadCellError(SpecError):
 
     def __init__(self, place: str, says: str, *, row: int):
         self.row, self.what = row, f"{says}; correct it there"
-        super().__init__(printable(f"{place}: {self.what}"), table="data", keys=("columns",))
+        super().__init__(printable(f"{place}: {brief(self.what)}"), table="data", keys=("columns",))
 
 
 def _is_dates(column: Any) -> bool:
