@@ -165,7 +165,7 @@ def _as_task(targets: np.ndarray, task: str | None, place: str, name: str) -> np
 
 
 def _float32(array: np.ndarray, place: str, name: str) -> np.ndarray:
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         copy = array.astype(np.float32)
     if not np.isfinite(copy).all():
         raise fault(place, f"{name}: numbers too large for float32; give them in a larger unit")
@@ -223,7 +223,7 @@ def from_arrays(
 
 def _finite(array: np.ndarray, place: str, name: str) -> np.ndarray:
     """Return inputs as float32; refuse what is not finite, with its column."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         copy = np.array(array, np.float32, order="C")
     bad = ~np.isfinite(copy)
     if bad.any():

@@ -277,7 +277,7 @@ def numbers(value: Any, name: str) -> np.ndarray:
 
 def _float32(array: np.ndarray, name: str) -> np.ndarray:
     """Return a contiguous copy as float32; refuse what is not finite, or too large for it."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         copy = np.array(array, np.float32, order="C")
     if not np.isfinite(copy).all():
         count = np.count_nonzero(~np.isfinite(copy))

@@ -142,7 +142,7 @@ def _inputs(column: Any, options: Options, place: str) -> np.ndarray:
         if missing.any():
             _complete(~missing, what, "columns", place)
         raise fault(place, f"{what}: infinite in {int((~np.isfinite(numbers)).sum()):,} of {count}", "columns")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         small = numbers.astype(np.float32)
     if not np.isfinite(small).all():
         raise fault(place, f"{what}: numbers too large for float32; give them in a larger unit", "columns")
