@@ -351,6 +351,7 @@ def test_files_that_are_none(folder: Path, monkeypatch: pytest.MonkeyPatch):
         "d.csv": "d.csv: this is a folder; expected a .csv file",
         "pipe.csv": "pipe.csv: this is no regular file",
         "houses.txts/": "houses.txts/: there is no such folder",
+        f"{'long' * 99}.csv": f"{'long' * 99}.csv: cannot be read (File name too long)",
         "n.csv": "n.csv: not UTF-8 text; save the file as UTF-8",
         "n.npz": "n.npz: not a .npz file that NumPy can read: ",
         "n.npy": "n.npy: not a .npy file that NumPy can read: ",
@@ -469,6 +470,9 @@ def test_a_sweep_file_with_a_table_is_trained(folder: Path, capsys: pytest.Captu
 
 
 def test_a_second_header_is_exit_code_2(folder: Path, capsys: pytest.CaptureFixture[str]):
+    (folder / "houses.toml").write_text(SWEEP.replace("houses.csv", "long" * 99))
+    assert main(["plan", "houses.toml"]) == 2
+    assert "is not one of mnist1d, " in capsys.readouterr().err
     (folder / "houses.toml").write_text(SWEEP)
     (folder / "houses.csv").write_text(HOUSES + HOUSES)
     for command in ("plan", "run"):

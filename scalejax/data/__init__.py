@@ -5,7 +5,7 @@ from scalejax.data.examples import Given, Options
 from scalejax.data.in_memory import InMemory, arrays
 from scalejax.data.land import Land
 from scalejax.data.mnist1d import MNIST1D
-from scalejax.data.opening import FromFile, as_source, is_path
+from scalejax.data.opening import FromFile, as_source, is_path, is_there
 from scalejax.data.source import DataCard, DataSet, Facts, Source, Split, cut, describe, drawn, load, source_name
 from scalejax.data.tokens import Bytes, Tokens
 
@@ -29,6 +29,7 @@ __all__ = [
     "describe",
     "drawn",
     "is_path",
+    "is_there",
     "load",
     "source_name",
 ]

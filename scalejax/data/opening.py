@@ -76,7 +76,16 @@ def is_path(text: str) -> bool:
     """Say whether a text is the path of a file or a folder, rather than the name of a source."""
     if not text or "\0" in text:
         return False
-    return Path(text).suffix.lower() in _READERS or "/" in text or "\\" in text or Path(text).is_dir()
+    named = Path(text).suffix.lower() in _READERS or "/" in text or "\\" in text
+    return named or (is_there(Path(text)) and Path(text).is_dir())
+
+
+def is_there(path: Path) -> bool:
+    """Say whether there is such a file or folder; a name that is too long is that of none."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 @dataclass(frozen=True)
@@ -201,8 +210,9 @@ def as_source(value: Any, options: Mapping[str, Any] | None = None, *, task: str
         SpecError: it is nothing of these, or an option is wrong or means nothing to it. Files are not read yet.
     """
     if isinstance(value, str) and is_path(value):
-        if Path(value).suffix.lower() not in _READERS and not Path(value).is_dir():
-            what = "there is no such folder" if not Path(value).exists() else "expected another kind of file"
+        there = is_there(Path(value))
+        if Path(value).suffix.lower() not in _READERS and not (there and Path(value).is_dir()):
+            what = "expected another kind of file" if there else "there is no such folder"
             raise fault(value, f"{what}; files are {', '.join(_READERS)}")
         chosen, kind = Options(**dict(options or {})), Path(value).suffix.lower()
         chosen.only(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scalejax.builders import qualified_name
-from scalejax.data import SOURCES, Options, is_path
+from scalejax.data import SOURCES, Options, is_path, is_there
 from scalejax.errors import SweepError
 from scalejax.rules import SpecError, nearest, shown, shown_name
 from scalejax.spec import DataSpec, HalvingSpec, ModelGrid, Sweep, TrainSpec
@@ -173,7 +173,7 @@ def _beside(raw: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
         if isinstance(value := data.get(key), str)
         and value not in SOURCES
         and is_path(value)
-        and (folder / value).exists()
+        and is_there(folder / value)
     }
     return {**raw, "data": {**data, **found}}
 
