@@ -47,7 +47,7 @@ KEEPERS = {
     "orbax": {"execute/checkpoint.py"},
     "sqlite3": {"run/store.py"},
     "tomllib": {"spec/file.py"},
-    "pandas": {"analysis", "report", "run"},
+    "pandas": {"data", "analysis", "report", "run"},
     "scipy": {"analysis", "report/plot.py"},
     "rich": {"report", "cli"},
     "matplotlib": {"report/plot.py", "report/plot_fit.py"},

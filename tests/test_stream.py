@@ -48,7 +48,7 @@ def test_the_host_draws_the_batches_that_a_device_draws(examples, more, batch, s
 
 
 def sweep_of(data: sx.DataSpec, **changes) -> sx.Sweep:
-    train = sx.TrainSpec(learning_rate=(1e-3, 1e-2), batch_size=16, steps=60, weight_decay=0.1)
+    train = sx.TrainSpec(learning_rate=(1e-3, 1e-2), batch_size=(16,), steps=60, weight_decay=(0.1,))
     models = (sx.ModelGrid("logistic"), sx.ModelGrid("mlp", width=[4, 16], depth=1))
     return sx.Sweep(**{"name": "streamed", "seeds": 2, "data": data, "models": models, "train": train} | changes)
 
@@ -112,7 +112,9 @@ def test_each_window_is_in_one_split_once_and_its_target_follows_it(tmp_path: Pa
 
 def test_text_is_split_by_passages(tmp_path: Path):
     (tmp_path / "a.txt").write_bytes(bytes(range(1, 251)) * 400)
-    data = load(sx.DataSpec(source="bytes", path=str(tmp_path), sequence_length=10, train_examples=(1,)))
+    data = load(
+        sx.DataSpec(source="bytes", train_examples=(1,), options={"path": str(tmp_path), "sequence_length": 10})
+    )
     inputs = data.test.inputs
     follows = (inputs[1:, 0].astype(int) - 1) % 250 == inputs[:-1, -1].astype(int) % 250
     assert follows.mean() > 0.9  # neighbouring windows stay together
@@ -166,8 +168,12 @@ def test_binary_and_hidden_files_of_a_folder_are_left_out(tmp_path: Path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "b.txt").write_text("b" * 1_000)
     (tmp_path / "a.txt").write_text("a" * 1_000)
-    card = describe(sx.DataSpec(source="bytes", path=str(tmp_path), sequence_length=10, train_examples=(10,)))
+    card = describe(
+        sx.DataSpec(source="bytes", train_examples=(10,), options={"path": str(tmp_path), "sequence_length": 10})
+    )
     assert card.examples + card.validation_examples + card.test_examples == 200  # of 2,001 bytes
-    globbed = sx.DataSpec(source="bytes", path=f"{tmp_path}/**/b.txt", sequence_length=10, train_examples=(10,))
+    globbed = sx.DataSpec(
+        source="bytes", train_examples=(10,), options={"path": f"{tmp_path}/**/b.txt", "sequence_length": 10}
+    )
     assert sum(describe(globbed).sizes.values()) == 99
     assert len(list(itertools.chain(describe(globbed).sizes))) == 3

@@ -1,9 +1,11 @@
 """Data sets: described for the planner, generated or read once, and kept in the cache."""
 
 from scalejax.data.digits import Digits
+from scalejax.data.examples import Given, Options
 from scalejax.data.in_memory import InMemory, arrays
 from scalejax.data.land import Land
 from scalejax.data.mnist1d import MNIST1D
+from scalejax.data.opening import FromFile, as_source, is_path, is_there
 from scalejax.data.source import DataCard, DataSet, Facts, Source, Split, cut, describe, drawn, load, source_name
 from scalejax.data.tokens import Bytes, Tokens
 
@@ -15,13 +17,19 @@ __all__ = [
     "DataCard",
     "DataSet",
     "Facts",
+    "FromFile",
+    "Given",
     "InMemory",
+    "Options",
     "Source",
     "Split",
     "arrays",
+    "as_source",
     "cut",
     "describe",
     "drawn",
+    "is_path",
+    "is_there",
     "load",
     "source_name",
 ]

@@ -1,5 +1,6 @@
 """Arrays of the user's own as a data set: `sx.DataSpec(source=sx.arrays(x, y), fractions=[0.1, 1.0])`."""
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,48 +8,159 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from scalejax.data.source import Facts, Split, cut
+from scalejax.data.partition import TEST, TRAIN, VALIDATION, divide, repeated
+from scalejax.data.source import SPLITS, Facts, Split
 from scalejax.errors import SweepError
+from scalejax.rules import SpecError
+from scalejax.text import number_of
 
 SHARE = 0.15  # of the examples for validation, and as many for the test, where the sweep does not say
 
 
 @dataclass(frozen=True)
 class InMemory:
-    """A data set in two arrays, made and checked by `arrays`; equal to another of the same content."""
+    """A data set in two arrays, made and checked by `arrays`; equal to another of the same content.
+
+    Attributes:
+        inputs: uint8 or float32 [n, ...].
+        targets: int32 or float32 [n].
+        sha256: of content, types and shapes, and of groups and parts if there are any.
+        groups: int [n]; all examples of a group come into one split.
+        parts: int [n], the split of each example as its position in SPLITS.
+        stratify: whether validation and test have each class in proportion.
+        standardise_target: whether mean and scale of the training pool are taken out of all targets.
+    """
 
     name: ClassVar[str] = "arrays"
-    inputs: np.ndarray = field(compare=False, repr=False)  # float32 [n, ...]
-    targets: np.ndarray = field(compare=False, repr=False)  # int32 or float32 [n]
-    sha256: str  # of content, types and shapes
+    inputs: np.ndarray = field(compare=False, repr=False)
+    targets: np.ndarray = field(compare=False, repr=False)
+    sha256: str
+    groups: np.ndarray | None = field(default=None, compare=False, repr=False)
+    parts: np.ndarray | None = field(default=None, compare=False, repr=False)
+    stratify: bool = False
+    standardise_target: bool = False
+
+    @functools.cached_property
+    def _classes(self) -> int | None:
+        return int(self.targets.max()) + 1 if self.targets.dtype == np.int32 else None
 
     def facts(self) -> Facts:
         """Return what is known of them."""
         count = len(self.inputs)
-        share = max(1, round(SHARE * count))
-        classes = int(self.targets.max()) + 1 if self.targets.dtype == np.int32 else None
+        declared = np.bincount(self.parts, minlength=len(SPLITS)) if self.parts is not None else np.zeros(3, int)
+        share = max(1, round(SHARE * (declared[TRAIN] or count)))
+        flags = {name: True for name in ("stratify", "standardise_target") if getattr(self, name)}
         return Facts(
             shape=self.inputs.shape[1:],
-            classes=classes,
+            classes=self._classes,
             examples=count,
-            validation_examples=share,
-            test_examples=share,
-            content={"sha256": self.sha256},
+            validation_examples=int(declared[VALIDATION]) or share,
+            test_examples=int(declared[TEST]) or share,
+            content={"sha256": self.sha256, **flags},
+            inputs=self.inputs.dtype.name,
         )
 
+    def settled(self, seed: int, sizes: Mapping[str, int]) -> dict[str, int]:
+        """Return the sizes of validation and test that are possible: of whole groups, or declared by the data.
+
+        Args:
+            seed: of the data.
+            sizes: asked for, of "validation" and "test".
+
+        Raises:
+            SpecError: the data declare other sizes, or groups leave nothing for a split.
+        """
+        if self.groups is None and self.parts is None:
+            return dict(sizes)
+        rows = self._rows(seed, sizes["validation"], sizes["test"])
+        for number in (VALIDATION, TEST):
+            name, key = SPLITS[number], f"{SPLITS[number]}_examples"
+            there = 0 if self.parts is None else int(np.count_nonzero(self.parts == number))
+            if there and sizes[name] != there:
+                message = f"expected the {there} that the data themselves declare, found {sizes[name]}; drop this key"
+                raise SpecError(message, table="data", keys=(key,))
+        if self.groups is not None and not all(map(len, rows.values())):
+            largest = int(np.bincount(self.groups).max())
+            message = f"its groups are too few or too large (the largest has {largest:,} of {len(self.groups):,} rows)"
+            remedy = "expected enough of them for training, validation and test; split by another column, or drop it"
+            raise SpecError(f"{message}; {remedy}", table="data", keys=("group",))
+        return {name: len(rows[name]) for name in sizes}
+
     def splits(self, seed: int, sizes: Mapping[str, int]) -> dict[str, Split]:
-        """Cut them into three parts, in an order drawn from the data's seed."""
-        order = np.random.default_rng(seed).permutation(len(self.inputs))
-        return cut(self.inputs[order], self.targets[order], sizes)
+        """Divide them into three parts, in an order drawn from the data's seed."""
+        rows = self._rows(seed, sizes["validation"], sizes["test"])
+        found = {name: rows[name][: sizes[name]] for name in SPLITS}
+        targets = self.targets
+        if self.standardise_target:
+            pool = targets[found["train"]].astype(np.float64)
+            if not (scale := pool.std()) > 0:
+                message = "all targets of the training pool are the same number, which has no scale; drop this key"
+                raise SpecError(message, table="data", keys=("standardise_target",))
+            targets = ((targets - pool.mean()) / scale).astype(np.float32)
+        return {name: Split(self.inputs[each], targets[each]) for name, each in found.items()}
+
+    def notes(self, seed: int, sizes: Mapping[str, int], smallest: int) -> tuple[str, ...]:
+        """Say what a reader of the results must know of the data, one sentence each.
+
+        Args:
+            seed: of the data.
+            sizes: of the splits.
+            smallest: number of training examples that is tried.
+        """
+        asked = seed, tuple(sizes[name] for name in SPLITS), smallest
+        if asked not in self._noted:
+            self._noted[asked] = self._notes(*asked)
+        return self._noted[asked]
+
+    @functools.cached_property
+    def _noted(self) -> dict[tuple[int, tuple[int, ...], int], tuple[str, ...]]:
+        return {}  # a plan asks more than once
+
+    def _notes(self, seed: int, sizes: tuple[int, ...], smallest: int) -> tuple[str, ...]:
+        rows = self._rows(seed, sizes[VALIDATION], sizes[TEST])
+        rows = {name: rows[name][:size] for name, size in zip(SPLITS, sizes, strict=True)}
+        lines = [
+            f"{count:,} of {len(rows[name]):,} {name} examples are also in the training pool"
+            for name, count in repeated(self.inputs, rows).items()
+            if count
+        ]
+        if self._classes is not None:
+            counts = np.bincount(self.targets[rows["train"]], minlength=self._classes)
+            pool, rarest = sizes[TRAIN], int(counts.min())
+            if not rarest:
+                lines.append(f"{number_of(int((counts == 0).sum()), 'class')} of the data has no training example")
+            elif rarest * smallest < pool:
+                whole = f"{number_of(rarest, 'example')} of {pool:,}"
+                lines.append(
+                    f"the rarest class has {whole}: it may be missing from the smallest fraction, {smallest:,}"
+                )
+        return tuple(lines)
+
+    def _rows(self, seed: int, validation: int, test: int) -> dict[str, np.ndarray]:
+        return divide(
+            len(self.inputs),
+            seed=seed,
+            sizes={"validation": validation, "test": test},
+            labels=self.targets if self.stratify else None,
+            groups=self.groups,
+            parts=self.parts,
+        )
 
 
-def arrays(x: Any, y: Any) -> InMemory:
+def arrays(x: Any, y: Any, *, groups: Any = None, stratify: bool = False, standardise_target: bool = False) -> InMemory:
     """Make a data set of arrays, for `DataSpec(source=arrays(x, y), ...)`.
 
     Args:
-        x: inputs [n, ...], whatever `np.asarray` takes, a pandas table too; copied as float32.
+        x: inputs [n, ...], whatever `np.asarray` takes, a pandas table too. Images, which are uint8 [n, height, width]
+            or [n, height, width, channels], stay uint8, and are divided by 255 when they are trained on; all else is
+            copied as float32.
         y: targets [n]. Integers or booleans are classes, which must be 0, 1, ..., and become int32; floats are numbers
             for a regression, and become float32.
+        groups: what each example belongs to, [n], such as the number of a patient: all examples of a group come into
+            one split. Validation and test are then of whole groups, and may be a little smaller than asked for.
+        stratify: give validation and test each class in proportion.
+        standardise_target: take the mean of the training pool's targets out of all targets, and divide them by their
+            standard deviation, which is then the unit of the RMSE: 1.0 is that of always guessing the mean.
 
     Returns:
         The source. Unless the sweep says otherwise, 15 % of the examples are for validation and 15 % for the test. The
@@ -57,7 +169,7 @@ def arrays(x: Any, y: Any) -> InMemory:
     Raises:
         SweepError: they are not numbers or not finite, have other lengths or ranks, or the classes are not 0, 1, ...
     """
-    inputs, targets = _numbers(x, "x"), _numbers(y, "y")
+    inputs, targets = numbers(x, "x"), numbers(y, "y")
     if inputs.ndim < 2 or inputs.size == 0:
         message = f"expected at least one example in an array [n, ...], found the shape {list(inputs.shape)}"
         remedy = "; x.reshape(-1, 1) makes examples of one number each" if inputs.ndim == 1 and inputs.size else ""
@@ -79,16 +191,72 @@ def arrays(x: Any, y: Any) -> InMemory:
             remedy = "np.unique(y, return_inverse=True)[1] numbers them, y.astype(float) makes it a regression"
             raise SweepError(f"arrays(x, y): y: {message}; {remedy}")
         targets = targets.astype(np.int32)
-    inputs = _float32(inputs, "x")
+    codes = None
+    if groups is not None:
+        try:
+            codes = group_codes(groups)
+        except TypeError:
+            raise SweepError("arrays(x, y): groups: expected numbers or texts, found a mixture of types") from None
+        if codes.shape != targets.shape:
+            message = f"expected one group for each of the {len(inputs)} examples, found the shape {list(codes.shape)}"
+            raise SweepError(f"arrays(x, y): groups: {message}")
+    try:
+        return checked(
+            inputs.copy() if is_images(inputs) else _float32(inputs, "x"), targets, groups=codes, stratify=stratify,
+            standardise_target=standardise_target,
+        )  # fmt: skip
+    except SpecError as fault:
+        raise SweepError(f"arrays(x, y): {fault.keys[0]}: {fault.says}") from None
+
+
+def is_images(array: np.ndarray) -> bool:
+    """Say whether an array [n, ...] is one of pixels, which stay bytes: uint8, in at least two axes an example."""
+    return array.dtype == np.uint8 and array.ndim >= 3
+
+
+def group_codes(groups: Any) -> np.ndarray:
+    """Number the groups that examples belong to; raises `TypeError` if they cannot be sorted."""
+    array = np.asarray(groups)
+    return np.unique(array, return_inverse=True)[1].reshape(array.shape)
+
+
+def checked(
+    inputs: np.ndarray,
+    targets: np.ndarray,
+    *,
+    groups: np.ndarray | None = None,
+    parts: np.ndarray | None = None,
+    stratify: bool = False,
+    standardise_target: bool = False,
+) -> InMemory:
+    """Make the source of arrays in their final types, and of codes for groups and parts.
+
+    Raises:
+        SpecError: `stratify` or `standardise_target` means nothing to these targets or groups.
+    """
+    if standardise_target and targets.dtype != np.float32:
+        raise SpecError("classes have no mean; drop this key", table="data", keys=("standardise_target",))
+    if stratify and targets.dtype != np.int32:
+        raise SpecError("only classes have proportions; drop this key", table="data", keys=("stratify",))
+    if stratify and groups is not None:
+        message = "groups and classes cannot both decide on the split; drop one of them"
+        raise SpecError(message, table="data", keys=("stratify", "group"))
     digest = hashlib.sha256()
+    named = {"groups": groups, "parts": parts}
+    extra = [(f"{name} ", array.astype("<i8")) for name, array in named.items() if array is not None]
+    for name, array in (("", inputs), ("", targets), *extra):
+        digest.update(f"{name}{array.dtype.name} {list(array.shape)} ".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    inputs, targets = (np.ascontiguousarray(array) for array in (inputs, targets))
     for array in (inputs, targets):
-        digest.update(f"{array.dtype.name} {list(array.shape)} ".encode())
-        digest.update(array.data)
         array.flags.writeable = False
-    return InMemory(inputs, targets, digest.hexdigest())
+    return InMemory(
+        inputs, targets, digest.hexdigest(), groups=groups, parts=parts, stratify=stratify,
+        standardise_target=standardise_target,
+    )  # fmt: skip
 
 
-def _numbers(value: Any, name: str) -> np.ndarray:
+def numbers(value: Any, name: str) -> np.ndarray:
     """Return an array of numbers or booleans; refuse all else."""
     if np.ma.is_masked(value):
         raise SweepError(
@@ -109,7 +277,7 @@ def _numbers(value: Any, name: str) -> np.ndarray:
 
 def _float32(array: np.ndarray, name: str) -> np.ndarray:
     """Return a contiguous copy as float32; refuse what is not finite, or too large for it."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         copy = np.array(array, np.float32, order="C")
     if not np.isfinite(copy).all():
         count = np.count_nonzero(~np.isfinite(copy))

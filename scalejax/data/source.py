@@ -96,6 +96,23 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class Divided(Source, Protocol):
+    """A source of examples in memory, which knows what can be said of their splits before they are made."""
+
+    def settled(self, seed: int, sizes: Mapping[str, int]) -> Mapping[str, int]:
+        """Return the sizes of "validation" and "test" that are possible where these are asked for.
+
+        Raises:
+            SpecError: the data declare others.
+        """
+        ...
+
+    def notes(self, seed: int, sizes: Mapping[str, int], smallest: int) -> tuple[str, ...]:
+        """Say what a reader of results must know of splits of these sizes; `smallest` of the fractions, in examples."""
+        ...
+
+
 def cut(inputs: np.ndarray, targets: np.ndarray, sizes: Mapping[str, int]) -> dict[str, Split]:
     """Cut examples into splits, the test set first: it then depends on its own size only."""
     splits, start = {}, 0
@@ -127,6 +144,7 @@ class DataCard:
     vocabulary: int | None = None  # None: inputs are numbers, no tokens
     bytes_per_token: float | None = None
     mapped: bool = False  # training examples are read from disk when they are asked for
+    notes: tuple[str, ...] = ()  # what a reader of the results must know, one sentence each
 
     @property
     def sees(self) -> str:
@@ -205,6 +223,9 @@ def _described(spec: Request) -> tuple[Facts, DataCard]:
         raise SpecError(message, table="data", keys=("source",))
     validation = facts.validation_examples if spec.validation_examples is None else spec.validation_examples
     test = facts.test_examples if spec.test_examples is None else spec.test_examples
+    if isinstance(source, Divided) and validation + test < (facts.examples or 0):
+        sizes = source.settled(spec.seed, {"validation": validation, "test": test})
+        validation, test = sizes["validation"], sizes["test"]
     pool = _pool(spec, facts, validation=validation, test=test)
     if spec.fractions and round(min(spec.fractions) * pool) < 1:
         message = f"{min(spec.fractions)} is less than one of {pool} examples; expected at least {1 / pool:.3g}"
@@ -232,8 +253,14 @@ def _described(spec: Request) -> tuple[Facts, DataCard]:
         vocabulary=facts.vocabulary,
         bytes_per_token=facts.bytes_per_token,
         mapped=facts.mapped,
+        notes=source.notes(spec.seed, sizes, _smallest(spec, pool)) if isinstance(source, Divided) else (),
     )
     return facts, card
+
+
+def _smallest(spec: Request, pool: int) -> int:
+    """Return the smallest number of training examples that is tried."""
+    return min(spec.train_examples) if spec.train_examples else round(min(spec.fractions or (1.0,)) * pool)
 
 
 def _own_content(source: Source, facts: Facts) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def outline(
             }
             for bucket, seconds, timed in zip(plan.packing.buckets, forecast.seconds, forecast.timed, strict=True)
         ],
-        "notes": list(plan.packing.notes),
+        "notes": [*plan.card.notes, *plan.packing.notes],
         "waste": plan.waste,
         "useful_flops": plan.useful_flops,
         "padding_flops": plan.padding_flops,

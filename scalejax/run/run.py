@@ -406,12 +406,14 @@ def _train(
     from scalejax.report.progress import ProgressDisplay
 
     data = load(plan.sweep.data)
+    if data.card.fingerprint != plan.card.fingerprint:
+        raise SweepError("[data] source: the data have changed since the sweep was planned; run again")
     waiting = [*unfinished, *recalled]
     accountant = Accountant(plan, waiting, begun=begun)
     with ExitStack() as exits:
         stream = None if progress else exits.enter_context(Path(os.devnull).open("w"))
         display = exits.enter_context(ProgressDisplay(trials=len(waiting), work=accountant.total, stream=stream))
-        for note in plan.packing.notes:
+        for note in (*plan.card.notes, *plan.packing.notes):
             display.say(f"note: {note}")
         if left_out := store.left_out():
             trials = number_of(left_out, "finished trial")

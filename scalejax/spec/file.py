@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scalejax.builders import load_object, qualified_name
-from scalejax.data import SOURCES
+from scalejax.data import SOURCES, Options, is_path, is_there
 from scalejax.errors import SweepError
 from scalejax.rules import SpecError, nearest, shown, shown_name
 from scalejax.spec import DataSpec, HalvingSpec, ModelGrid, Sweep, TrainSpec
@@ -19,7 +19,11 @@ _KEYS = {
     **{table: tuple(each.name for each in fields(spec) if each.name != "options") for table, spec in _TABLES.items()},
 }
 _OPTIONS = {name: tuple(each.name for each in fields(kind)) for name, kind in SOURCES.items()}  # by source
-_FLAT = {option for options in _OPTIONS.values() for option in options}  # may also stand beside the keys of [data]
+_FLAT = {  # options that may also stand beside the keys of [data]; those of files only there
+    *(option for options in _OPTIONS.values() for option in options),
+    *(each.name for each in fields(Options)),
+}
+_PATHS = "source", "targets", "validation_source", "test_source"  # keys of [data] that may be files
 _SINGLE = tuple(key for key in _KEYS[""] if key not in (*_TABLES, "models"))  # the keys outside any table
 
 
@@ -116,7 +120,7 @@ def load_sweep(
     for dotted, value in overrides.items():
         _override(raw, dotted, value)
     try:
-        sweep = _sweep(raw)
+        sweep = _sweep(_beside(raw, Path(path).parent))
         if check is not None:
             check(sweep)
     except SpecError as fault:
@@ -156,6 +160,22 @@ def _not_toml(path: str, error: ValueError | RecursionError) -> SweepError:
     if found := re.fullmatch(r"(.*) \(at line (\d+), column \d+\)", reason):
         return SweepError(f"{path}, line {found[2]}: not valid TOML: {found[1]}")
     return SweepError(f"{path}: not valid TOML: {reason}")
+
+
+def _beside(raw: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """Put the sweep file's folder before the data files that lie in it; others are those of the current folder."""
+    data = raw.get("data")
+    if not isinstance(data, Mapping):
+        return raw
+    found = {
+        key: str(folder / value)
+        for key in _PATHS
+        if isinstance(value := data.get(key), str)
+        and value not in SOURCES
+        and is_path(value)
+        and is_there(folder / value)
+    }
+    return {**raw, "data": {**data, **found}}
 
 
 def _sweep(raw: Mapping[str, Any]) -> Sweep:
@@ -201,6 +221,9 @@ def _made(value: Any, path: str) -> Any:
             says = f"given twice, here and in [data.{value['source']}]; drop one of them"
             raise SpecError(says, table="data", keys=(name,))
         options |= own
+        if not isinstance(value.get("source", ""), str):
+            says = f"expected the name of a source or the path of a file, found {shown(value['source'])}"
+            raise SpecError(says, table="data", keys=("source",))
         return DataSpec(**{key: inner for key, inner in value.items() if key in _KEYS[path]}, options=options)
     return _TABLES[path](**{key: _made(inner, f"{path}.{key}") for key, inner in value.items()})
 
@@ -348,7 +371,8 @@ def _table(table: str, spec: DataSpec | TrainSpec | HalvingSpec) -> list[str]:
     own = {name: value for name, value in values.items() if value is not None and name not in inner}
     lines = ["", f"[{table}]", *(f"{name} = {_object(value)}" for name, value in own.items())]
     if isinstance(spec, DataSpec) and spec.options:
-        lines += ["", f"[data.{spec.source}]", *(f"{name} = {_toml(value)}" for name, value in spec.options.items())]
+        lines += ["", f"[data.{spec.source}]"] if spec.source in SOURCES else []
+        lines += [f"{name} = {_toml(value)}" for name, value in spec.options.items()]
     for name, value in inner.items():  # last: what follows the header of an inner table is a key of that
         lines += _table(f"{table}.{name}", value)
     return lines

@@ -5,6 +5,7 @@ Values are strict (no "3" for 3, no true for 1, no 3000.0 for 3000), with two co
 of one, and a whole number for a float. NumPy numbers and arrays count as the Python numbers they hold.
 """
 
+import copy
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from scalejax.builders import load_object, name_of, parameters
-from scalejax.data import SOURCES, InMemory, Source, source_name
+from scalejax.data import SOURCES, FromFile, Given, InMemory, Options, Source, as_source, is_path, source_name
 from scalejax.errors import SweepError
 from scalejax.rules import (
     Check,
@@ -164,18 +165,17 @@ def _one_of(spec: object, table: str, first: str, second: str) -> None:
 
 def _source(value: Any) -> Any:
     if isinstance(value, str):
-        return _by_name(value, Rule(str))
+        return Rule(str)(value)
     _no_class(value)
-    if not isinstance(value, Source):
-        found = shown(value)
-        raise SpecError(f"expected the name of a source, or an object with the methods facts and splits, found {found}")
     return value
 
 
 def _options(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise SpecError(f"expected a mapping of options, found {shown(value)}")
-    return {name: option for name, option in value.items() if option is not None}
+    # A list becomes a tuple, so that what was read from a file equals what was made in Python.
+    settled = {name: tuple(option) if isinstance(option, list) else option for name, option in value.items()}
+    return {name: option for name, option in settled.items() if option is not None}
 
 
 @strict("data", extra="options")
@@ -183,12 +183,15 @@ def _options(value: Any) -> Mapping[str, Any]:
 class DataSpec:
     """The data of a sweep: where it comes from and which numbers of training examples are tried.
 
-    `source` is a name, or a `Source` of one's own. Options of a named source are given as keywords, or as `options`.
+    `source` is the name of a source, the path of a file (.csv, .parquet, .npz, .npy) or of a folder that a Hugging Face
+    dataset was saved to, the "package.module:object" of what follows, or that itself: a `Source` of one's own, (x, y),
+    a table of pandas, a mapping of arrays, a data set whose items are examples. Options of a named source, and those
+    of files and objects (`scalejax.data.Options`), are given as keywords, or as `options`.
     Exactly one of `train_examples` (numbers) and `fractions` (shares in (0, 1] of the pool) is given.
     Raises `SweepError` for anything that is not as described here.
     """
 
-    source: str | Source = field(metadata={"rule": _source})
+    source: Any = field(metadata={"rule": _source})
     train_examples: tuple[int, ...] | None = field(default=None, metadata=Rule(int, at_least=1, grid=True).beside)
     fractions: tuple[float, ...] | None = field(
         default=None, metadata=Rule(float, above=0, at_most=1, grid=True).beside
@@ -219,27 +222,48 @@ class DataSpec:
         """The source itself, its options filled in."""
         return self._origin  # pyright: ignore[reportAttributeAccessIssue]  # set by __post_init__
 
+    def for_task(self, task: str | None) -> "DataSpec":
+        """Return the same data, their targets read as a task needs them; None: as they are."""
+        if not isinstance(self.origin, FromFile | Given) or self.origin.task == task:
+            return self
+        decided = copy.copy(self)
+        object.__setattr__(decided, "_origin", self.origin.for_task(task))
+        return decided
+
     def _resolved(self) -> Source:
         names = [each.name for each in fields(self) if each.name != "options"]
-        if not isinstance(self.source, str):
-            known = {**SOURCES, InMemory.name: InMemory}
-            name = source_name(self.source)
-            if not isinstance(self.source, known.get(name, object)):
-                message = f"{shown(name)} is the name of a source of scalejax; give your own another name"
-                raise SpecError(message, table="data", keys=("source",))
-            for name in self.options:
-                raise SpecError(f"unknown key; {nearest(name, names)}", table="data", keys=(name,))
-            return self.source
-        if self.source not in SOURCES:
+        if isinstance(self.source, str) and self.source in SOURCES:
+            return self._named(names)
+        if isinstance(self.source, str) and not is_path(self.source) and ":" not in self.source:
             hint = nearest(self.source, SOURCES, sure=True)
-            message = f'"{self.source}" is not one of {", ".join(SOURCES)}; {hint}'
+            message = f'"{self.source}" is not one of {", ".join(SOURCES)}, nor a file; {hint}'
             raise SpecError(message, table="data", keys=("source",))
-        source = SOURCES[self.source]
+        known = [each.name for each in fields(Options)]
+        for name in self.options:
+            if name not in known:
+                raise SpecError(f"unknown key; {nearest(name, [*names, *known])}", table="data", keys=(name,))
+        origin = as_source(self.source, self.options)
+        own = {**SOURCES, InMemory.name: (InMemory, FromFile, Given)}
+        name = source_name(origin)
+        if not isinstance(origin, own.get(name, object)):
+            message = f"{shown(name)} is the name of a source of scalejax; give your own another name"
+            raise SpecError(message, table="data", keys=("source",))
+        if not isinstance(self.source, str) and isinstance(origin, Given):  # what is in memory was copied
+            object.__setattr__(self, "source", origin)
+            object.__setattr__(self, "options", {})
+        return origin
+
+    def _named(self, names: Sequence[str]) -> Source:
+        """Return a source of scalejax that is given by name, with its options."""
+        source = SOURCES[str(self.source)]
         own = [each.name for each in fields(source)]
         for name in self.options:
             owners = [other for other, kind in SOURCES.items() if name in {each.name for each in fields(kind)}]
             if name not in own and owners:
                 of = f'an option of source = "{owners[0]}" that means nothing to "{self.source}"'
+                raise SpecError(f"{of}; drop it, or change the source", table="data", keys=(name,))
+            if name not in own and name in {each.name for each in fields(Options)}:
+                of = f'an option of files and of your own objects that means nothing to "{self.source}"'
                 raise SpecError(f"{of}; drop it, or change the source", table="data", keys=(name,))
             if name not in own:
                 raise SpecError(f"unknown key; {nearest(name, [*names, *own])}", table="data", keys=(name,))
@@ -395,6 +419,8 @@ class Sweep:
 
     def __post_init__(self) -> None:
         _check_overlap([(grid.family, grid.knobs) for grid in self.models])
+        of_targets = self.task if isinstance(self.task, str) and self.task in TASKS[:2] else None
+        object.__setattr__(self, "data", self.data.for_task(of_targets))
 
 
 def _check_overlap(grids: Sequence[tuple[object, Mapping[str, tuple[Knob, ...]]]]) -> None:

@@ -207,7 +207,8 @@ def _explained(result: Value, operands: Sequence[Value], equation: Equation) -> 
     if any(operand.made_up for operand in operands):
         result = replace(result, made_up=True)
     elif isinstance(result.whole, Unknown) and not result.made_up:
-        above_zero = not result.large and result.whole is Unknown.POSITIVE  # of a scalar: it meets the padding of others
+        # Of a scalar: it meets the padding of others.
+        above_zero = not result.large and result.whole is Unknown.POSITIVE
         if not above_zero:
             result = replace(result, whole=Unknown.FINITE)  # the corner is what the small program computes
     origin = next((operand.origin for operand in operands if operand.origin), "")

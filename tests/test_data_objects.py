@@ -1,0 +1,297 @@
+"""Data in Python objects: pairs, mappings, tables, data sets whose items are examples, and what has a name."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import scalejax as sx
+from scalejax.data import FromFile, Given, InMemory, as_source, describe, load
+
+X = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+Y = np.arange(40) % 4
+FRACTIONS: Any = (1.0,)
+FRAME = pd.DataFrame(X, columns=["a", "b", "c"])
+
+
+def spec(source: Any, **options: Any) -> sx.DataSpec:
+    return sx.DataSpec(source=source, fractions=FRACTIONS, **options)
+
+
+def refused(source: Any, **options: Any) -> str:
+    with pytest.raises(sx.SweepError) as caught:
+        describe(spec(source, **options))
+    assert str(caught.value).isprintable()
+    return str(caught.value).removeprefix("[data] ")
+
+
+class Items:
+    """A data set as PyTorch, Grain and TFDS have them."""
+
+    def __init__(self, item: Any, count: int = 40):
+        self.item, self.count = item, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Any:
+        return self.item(index)
+
+
+@dataclasses.dataclass(frozen=True)
+class Own:
+    """A source of one's own, which reads nothing."""
+
+    def facts(self) -> sx.Facts:
+        return sx.Facts((3,), 4, 40, 6, 6, content={"version": 1})
+
+    def splits(self, seed: int, sizes: Mapping[str, int]) -> dict[str, sx.Split]:
+        del seed
+        parts = np.split(np.arange(40), np.cumsum([sizes["train"], sizes["validation"]]))
+        names = "train", "validation", "test"
+        return {name: sx.Split(X[rows], Y[rows].astype(np.int32)) for name, rows in zip(names, parts, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("source", "options"),
+    [
+        ((X, Y), {}),
+        ((X.tolist(), Y.tolist()), {}),
+        ((FRAME, pd.Series(Y)), {}),
+        ((FRAME, pd.DataFrame({"y": Y})), {}),
+        ({"data": X, "target": Y}, {}),
+        ({"data": FRAME, "target": pd.Series(Y), "frame": None, "DESCR": "a bunch"}, {}),
+        ({"inputs": X, "targets": Y}, {}),
+        (FRAME.assign(y=Y), {"target": "y"}),
+        (FRAME.assign(y=Y).set_index("a", drop=False), {"target": "y"}),
+        (FRAME.assign(more=1, y=Y), {"target": "y", "columns": ["a", "b", "c"]}),
+        (Items(lambda index: (X[index], Y[index])), {}),
+        (Items(lambda index: {"image": X[index], "label": int(Y[index]), "id": index}), {}),
+        (Items(lambda index: {"x": X[index], "kind": Y[index]}), {"target": "kind"}),
+        ([(x, y) for x, y in zip(X, Y, strict=True)], {}),
+    ],
+)  # fmt: skip
+def test_whatever_holds_the_same_examples_is_the_same_data_set(source: Any, options: dict[str, Any]):
+    asked = spec(source, **options)
+    assert describe(asked) == describe(spec(sx.arrays(X, Y)))
+    for name in ("train", "validation", "test"):
+        expected, found = (getattr(load(each), name) for each in (spec(sx.arrays(X, Y)), asked))
+        assert np.array_equal(expected.inputs, found.inputs)
+        assert np.array_equal(expected.targets, found.targets)
+    assert hash(asked) == hash(dataclasses.replace(asked))
+    assert asked == dataclasses.replace(asked) == spec(source, **options)
+
+
+def test_scikit_learn():
+    datasets = pytest.importorskip("sklearn.datasets")
+    wine = datasets.load_wine()
+    asked = [spec(wine), spec(datasets.load_wine(as_frame=True)), spec(datasets.load_wine(return_X_y=True))]
+    asked.append(spec(datasets.load_wine(as_frame=True).frame, target="target"))
+    assert {describe(each).fingerprint for each in asked} == {
+        describe(spec(sx.arrays(wine.data, wine.target))).fingerprint
+    }
+    assert (describe(asked[0]).shape, describe(asked[0]).classes) == ((13,), 3)
+
+
+def test_what_is_given_is_copied():
+    x, table = X.copy(), FRAME.assign(y=Y)
+    pair, frame = spec((x, Y)), spec(table, target="y")
+    card = describe(pair)
+    x[:] = 0
+    table["a"] = 0.0
+    assert describe(dataclasses.replace(pair)) == describe(frame) == card
+    images = np.random.default_rng(0).integers(0, 256, (40, 2, 2), np.uint8)
+    source, before = spec((images, Y)), images.copy()
+    images[:] = 0
+    assert describe(source) == describe(spec((before, Y)))
+    images[:] = 1  # still the user's to write
+
+
+def test_the_task_reads_the_targets():
+    def card(source: Any, task: Any, **options: Any):
+        return describe(sx.Sweep("s", spec(source, **options), (sx.ModelGrid("logistic"),),
+                                 sx.TrainSpec((0.1,), (4,), steps=5), task=task).data)  # fmt: skip
+
+    assert card((X, Y + 1), "classification").classes == 4
+    assert card((X, Y + 1), "regression").targets == "float32"
+    assert card((X, [f"class {y}" for y in Y]), None).classes == 4
+    assert card(FRAME.assign(y=pd.Categorical(Y.astype(str))), None, target="y").classes == 4
+    assert card(FRAME.assign(y=Y % 2 == 0), None, target="y").classes == 2
+    assert card(sx.arrays(X, Y), "regression").fingerprint == card(sx.arrays(X, Y), None).fingerprint  # ids of old
+    assert "may be classes or numbers" in refused((X, Y + 1))
+
+
+def test_arrays_by_request():
+    groups = np.arange(40) // 8
+    grouped = load(spec(sx.arrays(X, Y, groups=groups), validation_examples=9, test_examples=9))
+    assert grouped.card.sizes == {"train": 24, "validation": 8, "test": 8}
+    assert describe(spec(sx.arrays(X, Y, groups=[f"g{n}" for n in groups]))) == describe(
+        spec(sx.arrays(X, Y, groups=groups))
+    )
+    stratified = load(spec(sx.arrays(X, Y, stratify=True), validation_examples=8, test_examples=8))
+    assert np.array_equal(np.bincount(stratified.test.targets), [2, 2, 2, 2])
+    assert np.array_equal(np.bincount(stratified.validation.targets), [2, 2, 2, 2])
+    scaled = load(spec(sx.arrays(X, X[:, 0] * 50 + 1000, standardise_target=True)))
+    assert np.allclose([scaled.train.targets.mean(), scaled.train.targets.std()], [0, 1], atol=1e-5)
+    for call, says in (
+        (lambda: sx.arrays(X, Y, groups=[1]), "groups: expected one group for each of the 40 examples, found the shap"),
+        (lambda: sx.arrays(X, Y, standardise_target=True), "standardise_target: classes have no mean"),
+        (lambda: sx.arrays(X, Y / 3, stratify=True), "stratify: only classes have proportions"),
+        (lambda: sx.arrays(X, Y, groups=groups, stratify=True), "stratify: groups and classes cannot both decide"),
+    ):
+        with pytest.raises(sx.SweepError) as caught:
+            call()
+        assert str(caught.value).startswith(f"arrays(x, y): {says}")
+    assert describe(spec(sx.arrays(X, Y))).fingerprint != describe(spec(sx.arrays(X, Y, stratify=True))).fingerprint
+    same = {"validation_examples": 5, "test_examples": 5}
+    with pytest.raises(sx.SweepError, match="all targets of the training pool are the same number"):
+        load(spec(sx.arrays(X, np.ones(40), standardise_target=True), **same))
+
+
+def test_images_of_examples_stay_bytes():
+    images = np.random.default_rng(0).integers(0, 256, (40, 5, 5, 3), np.uint8)
+    found = spec(Items(lambda index: (images[index], int(Y[index]))))
+    assert (describe(found).inputs, describe(found).shape) == ("uint8", (5, 5, 3))
+    assert load(found).train.inputs.dtype == np.uint8
+    with pytest.raises(ValueError, match="read-only"):
+        load(found).card and found.origin.held.inputs.__setitem__(0, 0)  # pyright: ignore
+
+
+def failing(index: int) -> Any:
+    if index == 17:
+        raise KeyError("jpeg")
+    return X[index], Y[index]
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "says"),
+    [
+        (X, {}, "source: the ndarray: it holds no targets; give a pair, source=(x, y)"),
+        (7, {}, "source: expected the name of a source, a file, (x, y), a table, a data set whose items are examples,"),
+        (Own, {}, "source: expected an object, found the class Own; write Own()"),
+        (Own(), {"target": "y"}, "target: means nothing to the Own; drop this key"),
+        (sx.arrays(X, Y), {"stratify": True}, "stratify: means nothing to the InMemory; drop this key"),
+        ((X, Y), {"columns": ["a"]}, "columns: means nothing to (x, y); drop this key"),
+        ((X, Y[1:]), {}, "source: (x, y): y: expected one target for each of the 40 examples of x, found the shape [3"),
+        ((FRAME, Y[1:]), {}, "source: (x, y): expected one target for each of the 40 rows, found 39"),
+        (([[1], [1, 2]], [0, 1]), {}, "source: (x, y): x: NumPy can make no array of it (setting an array element"),
+        ((np.ma.masked_greater(X, 0), Y), {}, "source: (x, y): x: expected numbers, found masked ones"),
+        ((X, [None] * 40), {}, "source: (x, y): y: expected numbers, found an array of type object"),
+        ({"data": X}, {}, "source: the dict: expected x and y, or inputs and targets, or train_x, train_y, test_x and"),
+        (FRAME, {}, 'target: the DataFrame: say which column is the target, as in target = "c"; there are a, b, c'),
+        (FRAME.rename(columns={"b": "a"}), {"target": "c"}, "source: the DataFrame: there are two columns a; rename o"),
+        (FRAME.assign(when=pd.Timestamp("2020-01-02")), {"target": "c"}, "columns: the DataFrame: column when holds d"),
+        (FRAME.assign(y=1j), {"target": "c"}, "columns: the DataFrame: column y: expected real numbers, found complex"),
+        (FRAME.assign(y=[{}] * 40), {"target": "y"}, "target: the DataFrame: column y: expected numbers or texts, fou"),
+        (FRAME[:0], {"target": "c"}, "source: the DataFrame: there is no example in it"),
+        (Items(failing), {}, "source: the Items: example 17 cannot be read (KeyError: 'jpeg')"),
+        (Items(lambda index: X[index]), {}, 'source: the Items: example 0: expected (input, target), or {"x": input'),
+        (Items(lambda index: (X[0, : 1 + index % 2], 0)), {}, "source: the Items: example 1: expected the shape [1] o"),
+        (Items(lambda index: {"pixels": X[0], "label": index}), {}, "source: the Items: expected one of x, inputs, da"),
+        (Items(lambda _: (X[0], 0), count=0), {}, "source: the Items: there is no example in it"),
+        (Items(lambda _: (X[0], 0)), {"group": "id"}, "group: means nothing to a sequence of examples; drop this key"),
+        (Items(lambda _: (X[0], 0)), {}, "source: the Items: y: expected at least two classes, found only 0"),
+        ((X, Y), {"taget": "y"}, "taget: unknown key; did you mean target?"),
+    ],
+)  # fmt: skip
+def test_objects_that_are_refused(source: Any, options: dict[str, Any], says: str):
+    assert refused(source, **options).startswith(says)
+
+
+# --- by name
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """A module `mine` of the user's own."""
+    monkeypatch.chdir(tmp_path)
+    made = ModuleType("mine")
+    monkeypatch.setitem(sys.modules, "mine", made)
+    return made
+
+
+def test_a_source_is_what_a_function_of_that_name_returns(module: Any):
+    module.pair = lambda: (X, Y)
+    module.frame = lambda: FRAME.assign(y=Y)
+    module.table = FRAME.assign(y=Y)
+    module.Own, module.own, module.make = Own, Own(), Own
+    for name, options in (("pair", {}), ("frame", {"target": "y"}), ("table", {"target": "y"})):
+        assert describe(spec(f"mine:{name}", **options)) == describe(spec((X, Y)))
+    cards = {describe(spec(source)).fingerprint for source in (Own(), "mine:Own", "mine:own", "mine:make")}
+    assert len(cards) == 1
+
+    def broken() -> Any:
+        raise OSError("no network")
+
+    module.broken, module.needs = broken, lambda folder: folder
+    assert (
+        refused("mine:broken") == "source: mine:broken: it could not be called without arguments (OSError: no network)"
+    )
+    assert "it could not be called without arguments (TypeError" in refused("mine:needs")
+    assert refused("mine:none").count("mine") >= 1
+    assert refused("absent_module:thing").count("absent_module") >= 1
+
+
+def test_a_sweep_file_names_a_function(module: Any, tmp_path: Path):
+    module.frame = lambda: FRAME.assign(y=X[:, 0])
+    text = sx_text("mine:frame", 'target = "y"')
+    (tmp_path / "sweep.toml").write_text(text)
+    sweep = sx.load_sweep(tmp_path / "sweep.toml")
+    assert describe(sweep.data) == describe(spec(FRAME.assign(y=X[:, 0]), target="y"))
+
+
+def sx_text(source: str, more: str) -> str:
+    models, train = '[[models]]\nfamily = "logistic"', "[train]\nlearning_rate = 0.1\nbatch_size = 8\nsteps = 20"
+    return f'name = "s"\n[data]\nsource = {json.dumps(source)}\n{more}\nfractions = 1.0\n{models}\n{train}\n'
+
+
+def test_as_source_says_what_it_made(tmp_path: Path):
+    assert isinstance(as_source((X, Y)), Given)
+    assert isinstance(as_source(str(tmp_path / "a.csv"), {"target": "y"}), FromFile)
+    assert isinstance(as_source(sx.arrays(X, Y)), InMemory)
+    assert isinstance(as_source((X, Y)), sx.Source)
+
+
+# --- Hugging Face and PyTorch, where they are installed
+
+
+def test_hugging_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    table = FRAME.assign(city=np.array(["Bonn", "Ulm"])[Y % 2], label=Y)
+    made = datasets.Dataset.from_pandas(table)
+    expected = describe(spec(table, target="label", categories="one-hot"))
+    assert describe(spec(made, categories="one-hot")) == expected
+    made.save_to_disk("saved")
+    assert describe(spec("saved", target="label", categories="one-hot")) == expected
+    both = datasets.DatasetDict({"train": made.select(range(30)), "test": made.select(range(30, 40))})
+    both.save_to_disk("both")
+    for source in (both, "both"):
+        assert describe(spec(source, categories="one-hot")).sizes == {"train": 26, "validation": 4, "test": 10}
+    images = np.random.default_rng(0).integers(0, 256, (40, 4, 4), np.uint8)
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(4)})
+    pictures = datasets.Dataset.from_dict({"image": list(images), "label": Y}, features=features)
+    assert describe(spec(pictures)) == describe(spec((images, Y)))
+    Path("saved/state.json").write_text("{")
+    assert refused("saved").startswith("source: saved: the dataset cannot be read (")
+    renamed = datasets.DatasetDict({"unsupervised": made, "train": made})
+    assert "expected splits called train, validation and test, found unsupervised" in refused(renamed)
+
+
+def test_a_folder_needs_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "dataset_info.json").write_text("{}")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert 'run pip install "scalejax[datasets]"' in refused(str(tmp_path))
+
+
+def test_pytorch():
+    torch = pytest.importorskip("torch")
+    made = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
+    assert describe(spec(made)) == describe(spec((X, Y))) == describe(spec((torch.from_numpy(X), torch.from_numpy(Y))))
