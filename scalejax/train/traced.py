@@ -151,7 +151,7 @@ def schedule_digest(recipe: Recipe) -> tuple[str, ...]:
     if found != [((), True)]:
         returns = ", ".join(str(each) for each in traced.program.out_avals) or "no array"
         raise SweepError(f"{name} returns {returns}; expected one number, the factor at a step")
-    factors = np.asarray(jax.vmap(schedule, (0, None))(jnp.arange(steps), jnp.int32(steps)))
+    factors = np.asarray(jax.lax.map(lambda step: schedule(step, jnp.int32(steps)), jnp.arange(steps)))
     wrong = ~((factors >= 0) & (factors <= 1))
     if wrong.any():
         at = int(wrong.argmax())
