@@ -6,7 +6,7 @@ rows as on the devices.
 
 import numpy as np
 
-from scalejax.data.shuffle import ROUNDS
+ROUNDS = 6  # even, so that both halves are mixed equally often
 
 
 def shuffled(index: np.ndarray, *, size: int, key: "int | np.ndarray") -> np.ndarray:

@@ -23,7 +23,7 @@ _FLAT = {  # options that may also stand beside the keys of [data]; those of fil
     *(option for options in _OPTIONS.values() for option in options),
     *(each.name for each in fields(Options)),
 }
-_PATHS = "source", "targets", "validation_source", "test_source"  # keys of [data] that may be files
+_PATHS = "source", "targets", "validation_source", "test_source", "path"  # keys of [data] that may be files
 _SINGLE = tuple(key for key in _KEYS[""] if key not in (*_TABLES, "models"))  # the keys outside any table
 
 
