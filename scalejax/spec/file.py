@@ -171,8 +171,7 @@ def _beside(raw: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
         key: str(folder / value)
         for key in _PATHS
         if isinstance(value := data.get(key), str)
-        and value not in SOURCES
-        and is_path(value)
+        and (key == "path" or (value not in SOURCES and is_path(value)))
         and is_there(folder / value)
     }
     return {**raw, "data": {**data, **found}}
