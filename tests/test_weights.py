@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from sized_modules import Transformer
 import scalejax as sx
 from scalejax.analysis.curves.tuning import tuned
 from scalejax.cli import main
-from scalejax.data import describe
+from scalejax.data import describe, drawn
 from scalejax.execute import kept
 from scalejax.execute.pack import Pack
 from scalejax.models import FAMILIES
@@ -35,7 +36,12 @@ from scalejax.train.lanes import blocks, evaluate_one
 from scalejax.train.padding import crop, stack_padded
 
 RTOL = 1e-6  # of a loss: a model alone against the padded program; the metric counts examples and is equal
-KNOBS = {"logistic": {}, "mlp": {"width": (4, 7), "depth": 2}}
+KNOBS = {
+    "logistic": {},
+    "mlp": {"width": (4, 7), "depth": 2},
+    "cnn": {"width": (2, 3), "depth": 2},
+    "transformer": {"heads": (1, 2), "depth": 2, "head_size": 4},
+}
 SWEEP = sx.Sweep(
     name="kept",
     data=sx.DataSpec("mnist1d", train_examples=(20, 100), examples=200, validation_examples=50, test_examples=1500),
@@ -57,6 +63,34 @@ class Net(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.output(nnx.relu(self.hidden(x)))
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Tokens that follow each other with a step of their own."""
+
+    def facts(self) -> sx.Facts:
+        return sx.Facts(shape=(6,), classes=None, inputs="uint8", vocabulary=11)
+
+    def splits(self, seed: int, sizes: Mapping[str, int]) -> Mapping[str, sx.Split]:
+        def draw(stream: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+            generator = np.random.default_rng([seed, stream])
+            first, step = generator.integers(0, 11, (2, count, 1))
+            tokens = ((first + step * np.arange(7)) % 11).astype(np.uint8)
+            return tokens[:, :-1], tokens[:, -1]
+
+        return drawn(draw, sizes)
+
+
+def data_for(family: str) -> sx.DataSpec:
+    """Return data that a family reads: images, tokens, or the ones of all others."""
+    if family == "transformer":
+        return replace(SWEEP.data, source=Windows())
+    if family == "cnn":
+        x = np.random.default_rng(0).normal(size=(2000, 8, 8))
+        source = sx.arrays(x, np.abs(x[:, 0, :3]).argmax(-1))
+        return replace(SWEEP.data, source=source)
+    return SWEEP.data
 
 
 def other(*, inputs: int, outputs: int, width: int, depth: int, rngs: nnx.Rngs) -> nnx.Module:
@@ -171,12 +205,10 @@ def test_ids_and_numbers_are_the_same_whatever_is_kept(best: sx.Run, tmp_path: P
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_comes_back(family: str, tmp_path: Path):
-    if family not in KNOBS:
-        pytest.skip(f"the sizes of {family} are for its own tests to say")
-    models = sx.ModelGrid(family, KNOBS[family])
-    run = trained(replace(ALL, models=(models,)), tmp_path)
+    sweep = replace(ALL, models=(sx.ModelGrid(family, KNOBS[family]),), data=data_for(family))
+    run = trained(sweep, tmp_path)
     assert set(run.models()) == set(run.results()["trial_id"])
-    assert_reproduced(run)
+    assert_reproduced(run, sweep=sweep)
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,7 @@ def kept_model(trial: Trial, weights: Weights, card: DataCard) -> KeptModel:
         "knobs": dict(trial.knobs),
         "shape": list(size.shape),
         "dtype": size.dtype,
+        "vocabulary": card.vocabulary,
         "outputs": outputs[-1] if isinstance(outputs, tuple) else outputs,
         "task": task.name,
         "metric": task.metric,
@@ -181,8 +182,10 @@ def rebuilt(model: KeptModel, build: Any = None) -> tuple[Architecture, Weights]
         build = _builder(says)
     title = f"the builder {name_of(build)}"
     try:
-        shape = tuple(says["shape"])
-        size = architecture(build, says["knobs"], shape=shape, outputs=says["outputs"], dtype=says["dtype"])
+        size = architecture(
+            build, says["knobs"], shape=tuple(says["shape"]), outputs=says["outputs"], dtype=says["dtype"],
+            vocabulary=says["vocabulary"],
+        )  # fmt: skip
         made = structure_of(size)
     except Exception as error:  # whatever the user's own code raises
         knobs = ", ".join(f"{name}={value}" for name, value in says["knobs"].items())
