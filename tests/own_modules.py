@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+from flax import linen, nnx
 
 
 class Layers(nnx.Module):
@@ -286,6 +286,65 @@ class Attention(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         tokens = self.embed(x.reshape(x.shape[0], 4, -1))
         return self.output((tokens + self.attend(tokens)).mean(1))
+
+
+class LayerNorm(Hidden):
+    def extend(self, width: int, rngs: nnx.Rngs) -> None:
+        self.norm = nnx.LayerNorm(width, rngs=rngs)
+
+    def between(self, x: jax.Array) -> jax.Array:
+        return self.norm(x)
+
+
+class RMSNorm(Hidden):
+    def extend(self, width: int, rngs: nnx.Rngs) -> None:
+        self.norm = nnx.RMSNorm(width, rngs=rngs)
+
+    def between(self, x: jax.Array) -> jax.Array:
+        return self.norm(x)
+
+
+class ConvBatchNorm(nnx.Module):
+    """A convolution over images of 3 x 4, batch statistics, pooling."""
+
+    def __init__(self, *, classes: int, width: int = 4, rngs: nnx.Rngs):
+        self.conv = nnx.Conv(1, width, (3, 3), rngs=rngs)
+        self.norm = nnx.BatchNorm(width, rngs=rngs)
+        self.output = nnx.Linear(width, classes, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = nnx.relu(self.norm(self.conv(x.reshape(-1, 3, 4, 1))))
+        return self.output(nnx.max_pool(h, (2, 2)).mean((1, 2)))
+
+
+class Tokens(nnx.Module):
+    """Takes whole numbers, and averages what they are looked up as."""
+
+    def __init__(self, *, vocabulary: int, classes: int, width: int = 4, rngs: nnx.Rngs):
+        self.embed = nnx.Embed(vocabulary, width, rngs=rngs)
+        self.output = nnx.Linear(width, classes, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.output(nnx.relu(self.embed(x)).mean(1))
+
+
+class Linen(linen.Module):
+    """One of Linen, with statistics, dropout and a flag."""
+
+    width: int
+    classes: int
+
+    @linen.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = linen.Dense(self.width)(x)
+        x = linen.BatchNorm(use_running_average=not train)(x)
+        x = linen.Dropout(0.5, deterministic=not train)(linen.relu(x))
+        return linen.Dense(self.classes)(x)
+
+
+def linen_module(*, classes: int, width: int = 8, rngs: nnx.Rngs) -> linen.Module:
+    del rngs
+    return Linen(width, classes)
 
 
 class Embeds(nnx.Module):

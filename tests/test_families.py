@@ -68,9 +68,9 @@ def test_a_cnn_halves_its_image_until_a_side_is_four(shape: tuple[int, ...], cha
 
 def test_a_cnn_computes_what_its_docstring_says():
     module = CNN(shape=(6, 6, 2), outputs=3, width=2, depth=2, rngs=nnx.Rngs(0))
-    h = x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 6, 6, 2)), jnp.float32)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 6, 6, 2)), jnp.float32)
+    h, numbers = x, ("NHWC", "HWIO", "NHWC")
     for layer, stride in zip(module.hidden, (1, 2), strict=True):
-        numbers = ("NHWC", "HWIO", "NHWC")
         h = lax.conv_general_dilated(h, layer.kernel[...], (stride, stride), "SAME", dimension_numbers=numbers)
         h = jnp.maximum(h, 0)
     expected = h.reshape(5, 9, 4).mean(1) @ module.output.kernel[...]

@@ -28,7 +28,7 @@ from flax import nnx
 
 import scalejax as sx
 from scalejax.builders import name_of
-from scalejax.data import DataSet
+from scalejax.data import DataSet, Split
 from scalejax.execute import modes
 from scalejax.execute.pack import Pack
 from scalejax.execute.probe import probe
@@ -38,6 +38,7 @@ from scalejax.models import architecture
 from scalejax.models.architecture import Build
 from scalejax.planning.packing import Bucket
 from scalejax.planning.plan import make_plan
+from scalejax.planning.proof.prove import Proof, prove
 from scalejax.planning.trial import Counted, Trial
 from scalejax.train.lanes import abstract_lane
 from scalejax.train.padding import initial_weights
@@ -139,6 +140,9 @@ TRAINED = [
 ]
 TRAINED_TOO = [
     own_modules.BatchNorm,
+    own_modules.ConvBatchNorm,
+    own_modules.LayerNorm,
+    own_modules.RMSNorm,
     own_modules.InBfloat16,
     own_modules.PartlyBfloat16,
     own_modules.Bfloat16Logits,
@@ -177,6 +181,88 @@ def test_a_module_trains_and_is_evaluated_as_in_a_plain_loop(data: DataSet, buil
     (losses, logits), (plain, plain_logits) = own_losses(each, data), plain_losses(each, data)
     np.testing.assert_allclose(losses, plain, rtol=EXACT_SOLO)
     np.testing.assert_allclose(loss_of(logits, labels), loss_of(plain_logits, labels), rtol=EXACT_SOLO)
+
+
+def test_a_linen_module_trains_as_in_a_plain_loop_of_linen(data: DataSet):
+    """Statistics are updated, keys of dropout are those of the trial's stream, the flag is set in both modes."""
+    each = own(own_modules.linen_module)
+    each.architecture.check(outputs=(CLASSES,), task="classification")
+    losses, logits = own_losses(each, data)
+
+    rngs = nnx.Rngs(jax.random.key(np.uint32(each.key("initialise"))))
+    streams = nnx.Rngs(params=rngs.params(), dropout=rngs.dropout()).fork()  # as flax.nnx.bridge does
+    module = own_modules.Linen(8, CLASSES)
+    keys = {"params": streams.params(), "dropout": streams.dropout()}
+    variables = module.init(keys, jnp.zeros((1, INPUTS)), train=False)
+    params, statistics = variables["params"], variables["batch_stats"]
+    optimizer = optax.adamw(each.settings.learning_rate, weight_decay=0.0)
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(params, statistics, state, key, batch):
+        def loss(params):
+            variables = {"params": params, "batch_stats": statistics}
+            logits, updated = module.apply(
+                variables, batch.inputs, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
+            )
+            return loss_of(logits, batch.targets), updated["batch_stats"]
+
+        (found, statistics), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        update, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, update), statistics, state, found
+
+    plain = []
+    for batch in batches(data):
+        params, statistics, state, loss = step(params, statistics, state, streams.dropout(), batch)
+        plain.append(float(loss))
+    np.testing.assert_allclose(losses, plain, rtol=EXACT_SOLO)
+    variables = {"params": params, "batch_stats": statistics}
+    expected = module.apply(variables, data.validation.inputs, train=False)
+    labels = data.validation.targets
+    np.testing.assert_allclose(loss_of(logits, labels), loss_of(expected, labels), rtol=EXACT_SOLO)
+
+
+def test_a_module_of_whole_numbers_trains_as_in_a_plain_loop(data: DataSet):
+    vocabulary = 9
+
+    def tokens(split: Split) -> Split:
+        return Split(np.clip(np.round(2 * split.inputs) + 4, 0, vocabulary - 1).astype(np.int32), split.targets)
+
+    whole = DataSet(data.card, *map(tokens, (data.train, data.validation, data.test)))
+    changes = {"weight_decay": 0.0, "schedule": "constant", "warmup_steps": 0}
+    given = {"shape": (INPUTS,), "outputs": CLASSES, "dtype": "int32", "vocabulary": vocabulary}
+    each = trial_of(architecture(own_modules.Tokens, {}, **given), "Tokens", {}, builder="source", **changes)
+    each.architecture.check(outputs=(CLASSES,), task="classification")
+    (losses, _), (plain, _) = own_losses(each, whole), plain_losses(each, whole)
+    np.testing.assert_allclose(losses, plain, rtol=EXACT_SOLO)
+    wide = architecture(own_modules.Tokens, {"width": 9}, **given)
+    assert prove(program(each), replace(program(each), architecture=wide)) == Proof(True, "")
+
+
+PROVEN = [
+    *(own_modules.ConvBatchNorm, own_modules.BatchNorm, own_modules.InBfloat16, own_modules.Recurrent),
+    own_modules.Rematerialised,
+]
+# Norms divide by the length of an axis, masks are drawn in another shape, gates are one kernel cut into three, and all
+# places of all units are one axis.
+APART = [own_modules.LayerNorm, own_modules.RMSNorm, own_modules.linen_module, own_modules.GRU, own_modules.Embeds]
+
+
+def proof_of(build: Build) -> Proof:
+    small, large = (own(build, {"width": width}) for width in (3, 7))
+    return prove(program(small), program(large))
+
+
+@pytest.mark.parametrize("build", PROVEN, ids=name_of)
+def test_sizes_of_usual_modules_are_proven(build: Build):
+    assert proof_of(build) == Proof(True, "")
+
+
+@pytest.mark.parametrize("build", APART, ids=name_of)
+def test_sizes_that_compute_something_else_are_not_proven_and_the_equation_is_named(build: Build):
+    proof = proof_of(build)
+    assert not proof.proven
+    assert "`" in proof.reason
 
 
 REFUSED = {

@@ -1,11 +1,13 @@
 """The sweep file: read, explained line by line, overridden, fuzzed, and written back."""
 
 import dataclasses
+import inspect
 import string
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optax
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -102,6 +104,19 @@ BAD_FILES: list[tuple[str, str, str]] = [  # replaced in GOOD; by; line and sent
      "line 3, zz: unknown key; expected one of name, data, models, train, seeds"),
     ("\n[train]", "\n[trian]", "line 17, trian: unknown key; did you mean train?"),
     ("\n[train]", "\n[[train]]", "line 17, [train]: expected one table [train], found a list of tables"),
+    ('family = "mlp"', f'family = "{__name__}:GOOD"',
+     f"line 11, [[models]] index 1 family: {__name__}:GOOD is '# Question: none."),
+    ('schedule = "cosine"', 'optimizer = "nowhere:rule"', "line 21, [train] optimizer: nowhere:rule: there is no m"),
+    ('schedule = "cosine"', "momentum = 0.5",
+     "line 21, [train] momentum: adamw does not have this, it has b1, b2, eps; drop this key"),
+    ('schedule = "cosine"', 'optimizer = "sgd"\nb1 = 0.5',
+     "line 22, [train] b1: sgd does not have this, it has no numbers of its own; drop this key"),
+    ('schedule = "cosine"', "eps = 1e-40",
+     "line 21, [train] eps: expected a finite number >= 1e-30, or a list of such values"),
+    ('schedule = "cosine"', "decay_fraction = 0.5",
+     'line 21, [train] decay_fraction: only the schedule "wsd" has this; drop this key'),
+    ('schedule = "cosine"', f'optimizer = "{__name__}:test_overrides"\nb2 = 0.9',
+     "line 22, [train] b2: an optimizer of your own keeps its numbers itself; drop this key"),
     ("[data]", "[data]\n[data.zzz]", "line 5, [data] zzz: unknown key; expected one of source,"),
     ("[data]", "[data]\n'a.\"b' = 1", "line 5, [data] a.\"b: unknown key; expected one of source,"),
     ("[data]", "[data]\nexamples = 100", "line 7, [data] train_examples: expected at most examples = 100, found 200"),
@@ -116,7 +131,7 @@ BAD_FILES: list[tuple[str, str, str]] = [  # replaced in GOOD; by; line and sent
     ('family = "mlp"', 'family = "zzz"',
      "line 11, [[models]] index 1 family: unknown family 'zzz'; expected one of logistic, mlp"),
     ('family = "mlp"', 'family = "a:b"',
-     "line 11, [[models]] index 1 family: 'a:b' is a Python builder, which a file cannot hold"),
+     "line 11, [[models]] index 1 family: a:b: there is no module a, neither installed nor in"),
     ("depth = 2", "dept = 2", "line 16, [[models]] index 1 dept: unknown knob of mlp; did you mean depth?"),
     ("depth = 2", "", "line 10, [[models]] index 1 depth: needed by mlp but missing; expected a whole number >= 1"),
     ("depth = 2", "depth = 2.0", "line 16, [[models]] index 1 depth: expected a whole number >= 1, found 2.0"),
@@ -459,15 +474,32 @@ def test_round_trip(made, tmp_path):
     assert repr(again) == repr(made)  # also the types, and the order
 
 
-def test_a_builder_is_written_for_the_record_only(tmp_path):
+def one_to_zero(step, steps):
+    return 1.0 - step / steps
+
+
+def test_a_builder_an_optimizer_and_a_schedule_are_found_by_their_names(tmp_path):
     made = load_sweep(write(tmp_path, GOOD))
-    text = sweep_to_toml(dataclasses.replace(made, models=(ModelGrid(mlp, width=8, depth=2),)))
-    assert f'family = "{__name__}:mlp"  # a Python builder' in text
-    with pytest.raises(SweepError) as caught:
+    train = dataclasses.replace(made.train, optimizer=test_overrides, schedule=one_to_zero)
+    own = dataclasses.replace(made, models=(ModelGrid(mlp, width=8, depth=2),), train=train)
+    text = sweep_to_toml(own)
+    assert f'family = "{__name__}:mlp"\n' in text
+    assert f'optimizer = "{__name__}:test_overrides"\n' in text
+    assert f'schedule = "{__name__}:one_to_zero"\n' in text
+    again = load_sweep(write(tmp_path, text))
+    assert again == own
+    assert again.models[0].family is mlp
+
+
+def test_a_builder_without_a_name_that_leads_to_it_is_written_for_the_record_only(tmp_path):
+    made = load_sweep(write(tmp_path, GOOD))
+
+    def inner(*, width: int, rngs: Any): ...
+
+    text = sweep_to_toml(dataclasses.replace(made, models=(ModelGrid(inner, width=8),)))
+    assert "# a Python object: this file cannot be read back" in text
+    with pytest.raises(SweepError, match="names no Python object; expected package"):
         load_sweep(write(tmp_path, text))
-    assert f"[[models]] index 0 family: '{__name__}:mlp' is a Python builder, which a file cannot hold" in sentence(
-        caught
-    )
 
 
 LAND = GOOD.replace('source = "mnist1d"', 'source = "land"')
@@ -516,21 +548,29 @@ def test_objects_of_ones_own_are_written_for_the_record_only(tmp_path):
     made = load_sweep(write(tmp_path, GOOD))
     for changes, key in (
         ({"task": Own()}, "task"),
-        ({"train": dataclasses.replace(made.train, optimizer=test_overrides)}, "[train] optimizer"),
+        ({"train": dataclasses.replace(made.train, optimizer=lambda: None)}, "[train] optimizer"),
     ):
         text = sweep_to_toml(dataclasses.replace(made, **changes))
         with pytest.raises(SweepError) as caught:
             load_sweep(write(tmp_path, text))
         assert f"{key}: " in sentence(caught)
         told = sentence(caught)  # a task is sought by its name, and one within a function is not found by it
-        assert "is a Python object, which a file cannot hold; make this sweep in Python" in told or "Own" in told
+        assert "names no Python object; expected package.module:object" in told or "Own" in told
 
 
 def test_the_names_that_a_file_may_give_are_those_of_the_tables():
+    from scalejax.spec.sweep import OPTIMIZER_NUMBERS, OWN_NUMBERS
     from scalejax.spec.sweep import OPTIMIZERS as OPTIMIZER_NAMES
     from scalejax.spec.sweep import TASKS as TASK_NAMES
     from scalejax.train.optimizers import OPTIMIZERS
     from scalejax.train.task import TASKS
 
     assert tuple(OPTIMIZERS) == OPTIMIZER_NAMES
+    for name, numbers in OPTIMIZER_NUMBERS.items():
+        takes = inspect.signature(OPTIMIZERS[name]).parameters
+        assert {each: takes[each].default for each in takes if each in OWN_NUMBERS} == numbers
+    assert {each.name for each in dataclasses.fields(TrainSpec)} >= set(OWN_NUMBERS)
+    for of in (optax.scale_by_adam, optax.scale_by_lion):  # a default is a constant, as it has been from the first
+        defaults = OPTIMIZER_NUMBERS["adamw" if of is optax.scale_by_adam else "lion"]
+        assert {each: inspect.signature(of).parameters[each].default for each in defaults} == defaults
     assert tuple(TASKS) == TASK_NAMES

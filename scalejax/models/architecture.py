@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
+from flax import linen, nnx
 from jax.extend import core
 
 from scalejax.builders import bound, name_of, parameters, qualified_name
@@ -18,7 +18,7 @@ from scalejax.errors import SweepError
 from scalejax.models import own
 from scalejax.models.matrices import matrices
 
-Build = Callable[..., nnx.Module]
+Build = Callable[..., nnx.Module | linen.Module]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,11 @@ class Architecture:
 
     def module(self, key: jax.Array) -> nnx.Module:
         """Build the module with parameters drawn from `key`."""
-        return own.with_all_state(self.build(**dict(self.arguments), rngs=nnx.Rngs(key)))
+        rngs = nnx.Rngs(key)
+        module = self.build(**dict(self.arguments), rngs=rngs)
+        if isinstance(module, linen.Module):
+            module = own.from_linen(module, rngs, self.inputs(1))
+        return own.with_all_state(module)
 
     def initialise(self, key: jax.Array) -> tuple[nnx.State, nnx.State]:
         """Return the trainable parameters and the rest of the state (sizes, statistics) at the true size."""

@@ -12,7 +12,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import linen, nnx
+from flax.core import DenyList
 from jax.core import Tracer
 from jax.extend import core
 
@@ -38,7 +39,7 @@ def with_all_state(module: nnx.Module) -> nnx.Module:
         SweepError: an array lies in a list or a dictionary, where Flax refuses to see it.
     """
     if not isinstance(module, nnx.Module):
-        raise SweepError(f"its builder returns {type(module).__name__}; expected a flax.nnx.Module")
+        raise SweepError(f"its builder returns {type(module).__name__}; expected a flax.nnx.Module, or one of Linen")
     nnx.pop(module, nnx.Intermediate)  # of a call in the builder
     for path, node in nnx.iter_graph(module):
         if not isinstance(node, nnx.Pytree):
@@ -50,6 +51,20 @@ def with_all_state(module: nnx.Module) -> nnx.Module:
                 where = ".".join(map(str, (*path, name)))
                 raise SweepError(f"the {type(value).__name__} {where} holds arrays{CONTAINERS}")
     return module
+
+
+def from_linen(module: linen.Module, rngs: nnx.Rngs, inputs: jax.ShapeDtypeStruct) -> nnx.Module:
+    """Return a Linen module as one of NNX, with what it has in its collections: parameters, statistics.
+
+    Args:
+        module: as its user made it.
+        rngs: from which the keys of its two streams come, "params" and "dropout".
+        inputs: of a batch; zeros of this shape initialise it, in evaluation mode.
+    """
+    streams = nnx.Rngs(params=rngs.params(), dropout=rngs.dropout())
+    wrapped = nnx.bridge.ToNNX(module, rngs=streams)
+    nnx.bridge.lazy_init(wrapped, jnp.zeros(inputs.shape, inputs.dtype), **_flags(type(module), training=False))
+    return wrapped
 
 
 def run(
@@ -74,7 +89,12 @@ def _merged(graph: Any, params: nnx.State, rest: nnx.State, *, training: bool) -
 
 
 def _call(module: Any, inputs: jax.Array, *, training: bool) -> Any:
-    found = module(inputs, **_flags(type(module), training=training))
+    kind, more = type(module), dict[str, Any]()
+    if isinstance(module, nnx.bridge.ToNNX):
+        kind = type(module.to_nnx__module)
+        changes = DenyList(("params", "intermediates"))
+        more["mutable"] = changes if training else False
+    found = module(inputs, **_flags(kind, training=training), **more)
     nnx.pop(module, nnx.Intermediate)
     return found
 
@@ -228,7 +248,7 @@ def failing(what: str) -> Iterator[None]:
 
 
 @functools.cache
-def _flags(kind: type[nnx.Module], *, training: bool) -> dict[str, bool]:
+def _flags(kind: type[nnx.Module] | type[linen.Module], *, training: bool) -> dict[str, bool]:
     """Return the arguments that __call__ wants beside the inputs.
 
     Raises:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
 from jax.extend import core
 
 from scalejax.builders import qualified_name
@@ -151,7 +152,7 @@ def schedule_digest(recipe: Recipe) -> tuple[str, ...]:
     if found != [((), True)]:
         returns = ", ".join(str(each) for each in traced.program.out_avals) or "no array"
         raise SweepError(f"{name} returns {returns}; expected one number, the factor at a step")
-    factors = np.asarray(jax.lax.map(lambda step: schedule(step, jnp.int32(steps)), jnp.arange(steps)))
+    factors = np.asarray(lax.map(lambda step: schedule(step, jnp.int32(steps)), jnp.arange(steps, dtype=jnp.int32)))
     wrong = ~((factors >= 0) & (factors <= 1))
     if wrong.any():
         at = int(wrong.argmax())

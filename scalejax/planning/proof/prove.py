@@ -206,11 +206,8 @@ def _explained(result: Value, operands: Sequence[Value], equation: Equation) -> 
     """Name the equation in what is wrong, and as the origin of padding that is not zero."""
     if any(operand.made_up for operand in operands):
         result = replace(result, made_up=True)
-    elif isinstance(result.whole, Unknown) and not result.made_up:
-        # Of a scalar: it meets the padding of others.
-        above_zero = not result.large and result.whole is Unknown.POSITIVE
-        if not above_zero:
-            result = replace(result, whole=Unknown.FINITE)  # the corner is what the small program computes
+    elif isinstance(result.whole, Unknown) and not result.made_up and not _positive_scalar(result):
+        result = replace(result, whole=Unknown.FINITE)  # the corner is what the small program computes
     origin = next((operand.origin for operand in operands if operand.origin), "")
     if result.wrong:
         if any(operand.wrong == result.wrong for operand in operands):
@@ -220,6 +217,11 @@ def _explained(result: Value, operands: Sequence[Value], equation: Equation) -> 
     if result.origin or result.zero_padded:
         return result
     return replace(result, origin=origin or _name(equation))
+
+
+def _positive_scalar(result: Value) -> bool:
+    """Say whether a number is known to be above zero, which matters where it meets the padding of an array."""
+    return not result.large and result.whole is Unknown.POSITIVE
 
 
 def _located(result: Value, operands: Sequence[Value], call: Equation) -> Value:
