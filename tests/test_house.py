@@ -28,14 +28,15 @@ ROOMS = {
     "builders": {"errors", "text"},
     "rules": {"errors", "text"},
     "data": BASE,
-    "spec": {*BASE, "data"},
+    "classical": {*BASE, "data"},
+    "spec": {*BASE, "data", "classical"},
     "models": BASE,
     "train": {*BASE, "data", "models"},
-    "planning": {*BASE, "data", "spec", "models", "train"},
+    "planning": {*BASE, "data", "classical", "spec", "models", "train"},
     "execute": {*BASE, "data", "spec", "models", "train", "planning"},
     "analysis": BASE,
     "report": {*BASE, "analysis"},
-    "run": {*BASE, "data", "spec", "models", "train", "planning", "execute", "analysis", "report"},
+    "run": {*BASE, "data", "classical", "spec", "models", "train", "planning", "execute", "analysis", "report"},
     "cli": {*BASE, "data", "spec", "models", "train", "planning", "execute", "analysis", "report", "run"},
     "__init__": {*BASE, "data", "spec", "analysis", "train", "run"},
 }
@@ -50,6 +51,7 @@ KEEPERS = {
     "pandas": {"data", "analysis", "report", "run"},
     "scipy": {"analysis", "report/plot.py"},
     "rich": {"report", "cli"},
+    "sklearn": {"data", "classical"},
     "matplotlib": {"report/plot.py", "report/plot_fit.py"},
 }
 ANY_KEYWORDS = {
@@ -160,8 +162,13 @@ def test_the_public_names_are_spelled_out_and_there():
     assert all(hasattr(scalejax, name) for name in scalejax.__all__)
 
 
+def test_what_fits_the_older_algorithms_never_imports_jax():
+    code = "import sys, scalejax.classical.child; print({'jax', 'flax'} & {*sys.modules})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
 def test_importing_the_package_stays_light():
-    heavy = "jax", "flax", "pandas", "matplotlib", "rich"
+    heavy = "jax", "flax", "pandas", "matplotlib", "rich", "sklearn"
     code = f"import sys, scalejax, scalejax.cli; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 

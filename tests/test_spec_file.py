@@ -205,7 +205,7 @@ def test_bad_file(old, new, says, tmp_path):
         ),
         ('models = [{family="mlp", width=[nan]}]', "line 1, [[models]] index 0 width: expected a whole number up to"),
         (GOOD.replace('[[models]]\nfamily = "logistic"\n', "").split("[[")[0], "[[models]]: needed but missing"),
-        ('name="a"\nmodels=[]\n' + GOOD[GOOD.index("[data]") :].split("[[")[0], "[train]: needed but missing"),
+        (GOOD[: GOOD.rindex("[train]")], "[train]: needed but missing"),
         ('data.source = "a"\n\ndata.seed = -1', "line 3, [data] seed: expected a whole number >= 0, found -1"),
     ],
 )

@@ -68,6 +68,8 @@ def from_trials(law: Law, rows: pd.DataFrame, *, columns: Mapping[str, str]) -> 
         ValueError: no trial counts, or a column is missing.
     """
     best = tuned(rows)
+    if "params" in law.predictors:  # a forest has no fixed number of them
+        best = best[best["params"] > 0].reset_index(drop=True)
     seen = (best["steps_taken"] * best["batch_size"]).astype("float64")
     best = best.assign(examples_seen=seen, unique_examples=np.minimum(seen, best["train_examples"]))
     metric, called = headline(rows)

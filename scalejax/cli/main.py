@@ -104,7 +104,9 @@ def run(options: argparse.Namespace) -> int:
     made = _from_file(options, planned)
     done = carry_out(made, options.out, checkpoint_seconds=options.checkpoint_seconds)
     counts, programs = done.counts(), len(made.packing.buckets)
-    parts: list[Table | str] = [f"{counted(counts)}; {number_of(programs, 'lane program')} for all of them"]
+    shared = f"; {number_of(programs, 'lane program')} for all of them" if programs else ""
+    shared = shared.replace("all of them", "all networks") if made.older else shared
+    parts: list[Table | str] = [f"{counted(counts)}{shared}"]
     if not options.json:
         try:
             curves = done.curves()

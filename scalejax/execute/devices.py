@@ -35,9 +35,24 @@ def _divide_cpu() -> None:
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if chosen or getattr(jax.config, "jax_num_cpu_devices", -1) > 0:
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # the backend runs already; its devices are used as they are
-        jax.config.update("jax_num_cpu_devices", min(cores, MOST_CPU_DEVICES))
+        jax.config.update("jax_num_cpu_devices", min(_cores(), MOST_CPU_DEVICES))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processes_beside(*, engine: bool) -> int:
+    """Return how many processes of one thread each have room on the cores: all, or what the engine leaves if it runs.
+
+    It keeps a core busy for each accelerator. On a CPU it runs on all cores itself, and half as many processes share
+    them with it.
+    """
+    if not engine:
+        return _cores()
+    devices = jax.local_devices()
+    return max(1, _cores() // 2 if devices[0].platform == "cpu" else _cores() - len(devices))
 
 
 def groups(devices: Sequence[Device]) -> list[Group]:

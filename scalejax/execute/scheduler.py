@@ -251,8 +251,8 @@ class Scheduler:
 
     def _choose(self, worker: Worker) -> Assignment | None:
         """Assign the bucket with the most estimated work a worker, if there is work for one more."""
-        queue = max(self._queues, key=BucketQueue.attraction)
-        if not queue.attraction():
+        queue = max(self._queues, key=BucketQueue.attraction, default=None)
+        if queue is None or not queue.attraction():
             return None
         lanes = worker.lanes(queue.bucket)
         queue.assignments[worker] = Assignment(queue, queue.bucket, lanes, free=lanes)

@@ -10,9 +10,11 @@ from collections.abc import Iterable, Mapping
 
 import jax
 
+from scalejax.classical.families import is_older
 from scalejax.data import DataCard
 from scalejax.models import LARGEST_KNOBS
 from scalejax.planning.device_specs import LOCAL, DeviceSpec, host_memory, local_spec
+from scalejax.planning.older import older_count
 from scalejax.planning.trial import Counted, horizon, training_sizes
 from scalejax.rules import LARGEST, SpecError
 from scalejax.spec import Sweep
@@ -45,7 +47,8 @@ def check_counts(sweep: Sweep, card: DataCard, *, counted: bool) -> None:
         SpecError: about the longest list, or whatever else is to blame.
     """
     train = sweep.train
-    for index, grid in enumerate(sweep.models):
+    grids = [(index, grid) for index, grid in enumerate(sweep.models) if not is_older(grid.family)]
+    for index, grid in grids:
         largest = LARGEST_KNOBS.get(grid.family, {}) if isinstance(grid.family, str) else {}
         for name in largest.keys() & grid.knobs.keys():
             value = max((value for value in grid.knobs[name] if isinstance(value, int | float)), default=0)
@@ -59,9 +62,7 @@ def check_counts(sweep: Sweep, card: DataCard, *, counted: bool) -> None:
     # Trials are counted from the lengths of the lists that they are the product of; the longest is to blame.
     examples = training_sizes(sweep.data, card)
     sizes: dict[Key, int] = {
-        ("models", name, index): len(values)
-        for index, grid in enumerate(sweep.models)
-        for name, values in grid.knobs.items()
+        ("models", name, index): len(values) for index, grid in grids for name, values in grid.knobs.items()
     }
     batches: dict[Key, int] = {("train", "batch_size", None): len(train.batch_size)}
     examples_key = "fractions" if sweep.data.train_examples is None else "train_examples"
@@ -71,7 +72,7 @@ def check_counts(sweep: Sweep, card: DataCard, *, counted: bool) -> None:
         **{("train", name, None): len(getattr(train, name) or (None,)) for name in ("weight_decay", *OWN_NUMBERS)},
         ("", "seeds", None): len(sweep.seeds),
     }
-    models = sum(math.prod(map(len, grid.knobs.values())) for grid in sweep.models)
+    models = sum(math.prod(map(len, grid.knobs.values())) for _, grid in grids)
     programs = models * len(train.batch_size)
     different = programs * len(examples)
     trials = different * math.prod(alike.values())
@@ -79,6 +80,14 @@ def check_counts(sweep: Sweep, card: DataCard, *, counted: bool) -> None:
     if counted:
         _at_most(MOST_TRIALS, different, "trials that differ in more than seed and rate", sizes | batches | data)
     _at_most(MOST_COUNTED if counted else MOST_TRIALS, trials, "trials", sizes | batches | data | alike)
+    options: dict[Key, int] = {
+        ("models", name, index): len(values)
+        for index, grid in enumerate(sweep.models)
+        if is_older(grid.family)
+        for name, values in grid.knobs.items()
+    }
+    seeds: dict[Key, int] = {("", "seeds", None): len(sweep.seeds)}
+    _at_most(MOST_TRIALS, older_count(sweep, examples=len(examples)), "fits", options | data | seeds)
 
     # Steps are counted in 32 bits, and the ledger holds a row for each measurement.
     steps, _ = horizon(train, max(examples), min(train.batch_size))

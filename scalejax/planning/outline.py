@@ -1,5 +1,6 @@
 """A plan as plain data: what `plan` prints and gives as JSON."""
 
+from collections import Counter
 from typing import Any
 
 from scalejax.planning.device_specs import LOCAL
@@ -43,6 +44,9 @@ def outline(
                 "timed": timed,
             }
             for bucket, seconds, timed in zip(plan.packing.buckets, forecast.seconds, forecast.timed, strict=True)
+        ],
+        "older": [
+            {"family": family, "trials": count} for family, count in Counter(each.family for each in plan.older).items()
         ],
         "notes": [*plan.card.notes, *plan.packing.notes],
         "waste": plan.waste,

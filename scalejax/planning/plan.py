@@ -10,10 +10,13 @@ from dataclasses import dataclass, replace
 import jax
 import numpy as np
 
+from scalejax.classical.families import FAMILIES as OLDER_FAMILIES
+from scalejax.classical.trial import OlderTrial
 from scalejax.data import DataCard, describe
 from scalejax.models import FAMILIES
 from scalejax.planning import limits
 from scalejax.planning.device_specs import LOCAL, DeviceSpec, local_spec
+from scalejax.planning.older import expand_older
 from scalejax.planning.packing import Bucket, Capacity, Packing, Verdict, pack, skeletons, waste
 from scalejax.planning.proof.prove import prove
 from scalejax.planning.trial import Counted, Trial, expand, expand_counted, family_name
@@ -22,7 +25,7 @@ from scalejax.spec import Sweep, check_models
 from scalejax.spec.sweep import PROBED, PROVEN
 from scalejax.train.cost import SPEEDS, data_bytes, lane_bytes
 from scalejax.train.recipe import LaneProgram
-from scalejax.train.task import Task
+from scalejax.train.task import Task, task_of
 
 STATE_SHARE = 0.25  # of a device's memory may be taken by the lanes of one program; activations need the rest
 STEP_SHARE = 0.25  # of it by the largest array of a step of all lanes
@@ -40,6 +43,7 @@ class Plan:
         sweep: the question.
         card: its data set.
         counted: its trials in the order of the sweep file.
+        older: those of the older algorithms, which run on host cores: neither packed nor counted below.
         packing: the buckets, and why some sizes are apart.
         devices: number of devices planned for.
         useful_flops, padding_flops, idle_flops: of all trials, of zeros, of lanes without a trial; all of them with
@@ -52,6 +56,7 @@ class Plan:
     sweep: Sweep
     card: DataCard
     counted: tuple[Counted, ...]
+    older: tuple[OlderTrial, ...]
     packing: Packing
     devices: int
     useful_flops: int
@@ -69,18 +74,18 @@ class Plan:
     @property
     def task(self) -> Task:
         """What its models are trained to do."""
-        return self.counted[0].trial.recipe.task
+        return task_of(self.sweep.task, self.card, metric=self.sweep.metric)
 
     @property
     def count(self) -> int:
-        """Number of trials."""
-        return sum(counted.copies for counted in self.counted)
+        """Number of trials, those of the older algorithms included."""
+        return sum(counted.copies for counted in self.counted) + len(self.older)
 
     @property
     def waste(self) -> float:
         """Share of all FLOPs that is spent on padding and on idle lanes."""
         extra = self.padding_flops + self.idle_flops
-        return extra / (self.useful_flops + extra)
+        return extra / max(1, self.useful_flops + extra)
 
 
 def check_sweep(sweep: Sweep, *, spec: DeviceSpec | None = None) -> None:
@@ -97,7 +102,7 @@ def check_sweep(sweep: Sweep, *, spec: DeviceSpec | None = None) -> None:
     card = describe(sweep.data)
     limits.check_counts(sweep, card, counted=spec is not None)
     limits.check_data(card, spec, streamed=limits.streams(card, spec, asked=sweep.data.stream))
-    names: dict[str, object] = dict(FAMILIES)
+    names: dict[str, object] = {**FAMILIES, **OLDER_FAMILIES}
     for index, grid in enumerate(sweep.models):
         name = family_name(grid)
         if not isinstance(grid.family, str) and names.setdefault(name, grid.family) is not grid.family:
@@ -139,7 +144,8 @@ def _collecting_later() -> Iterator[None]:
 def _planned(sweep: Sweep, *, devices: int | None, spec: DeviceSpec | None, probe: Probe | None) -> Plan:
     card, train = describe(sweep.data), sweep.train
     trials = expand_counted(sweep, card) if spec else expand(sweep, card)
-    if train.halving and not any(counted.trial.rungs for counted in trials):
+    older = tuple(expand_older(sweep, card))
+    if trials and train.halving and not any(counted.trial.rungs for counted in trials):
         why = "no rung comes before the end of any trial; expected smaller rungs, or a smaller train.evaluate_every"
         raise SpecError(why, table="train", keys=("halving",))
     sizes = {counted.trial.architecture: None for counted in trials}
@@ -167,14 +173,15 @@ def _planned(sweep: Sweep, *, devices: int | None, spec: DeviceSpec | None, prob
         sweep=sweep,
         card=card,
         counted=tuple(trials),
+        older=older,
         packing=packing,
         devices=devices,
         useful_flops=useful,
         padding_flops=padding,
         idle_flops=idle,
-        state_bytes=max(bucket.lanes * lane_bytes(bucket.program) for bucket in packing.buckets),
+        state_bytes=max((bucket.lanes * lane_bytes(bucket.program) for bucket in packing.buckets), default=0),
         data_bytes=data_bytes(card, sum(card.sizes.values()) - (card.examples if streamed else 0)),
-        stream_bytes=max(_call_bytes(bucket, card) for bucket in packing.buckets) if streamed else 0,
+        stream_bytes=max((_call_bytes(bucket, card) for bucket in packing.buckets), default=0) if streamed else 0,
     )
 
 

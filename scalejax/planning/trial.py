@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from scalejax.builders import name_of
+from scalejax.classical.families import is_older
 from scalejax.data import DataCard
 from scalejax.errors import SweepError
 from scalejax.models import FAMILIES
@@ -225,6 +226,8 @@ def _trials(sweep: Sweep, card: DataCard) -> Iterator[Trial]:
     subset_keys = {seed: random_bits(card.fingerprint, seed, "subset") for seed in sweep.seeds}
     shuffle_keys = {seed: random_bits(card.fingerprint, seed, "shuffle") for seed in sweep.seeds}
     for grid in sweep.models:
+        if is_older(grid.family):
+            continue
         for knobs, size, source in _sizes(grid, card, recipe, outputs=outputs, occasion=occasion):
             own = own_task + optimizer_digest(LaneProgram(size, recipe)) + own_schedule
             for train_examples, batch_size in itertools.product(training_sizes(sweep.data, card), train.batch_size):

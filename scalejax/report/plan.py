@@ -28,6 +28,14 @@ def plan_lines(facts: Mapping[str, Any]) -> list[str]:
     Args:
         facts: as printed by `scalejax plan --json`.
     """
+    older = [f"{each['family']} {each['trials']:,}" for each in facts["older"]]
+    heading = f"{facts['name']}: {number_of(facts['trials'], 'trial')} on {facts['devices']:,} x {facts['device_kind']}"
+    if older:
+        count = sum(each["trials"] for each in facts["older"])
+        where = "on host cores, in none of the FLOPs and forecasts"
+        older = [f"older     {number_of(count, 'trial')} {where}: {', '.join(older)}"]
+    if not facts["programs"]:
+        return [heading, *older]
     total = facts["useful_flops"] + facts["padding_flops"] + facts["idle_flops"]
     stopped = facts["stopped_early"]
     unless = f", except the {stopped:,} that halving is expected to stop early" if stopped else ""
@@ -36,10 +44,11 @@ def plan_lines(facts: Mapping[str, Any]) -> list[str]:
     held = f"the host, which holds {batches} of batches for each device"
     streamed = [f"streamed  the training pool stays on {held}"] if facts["stream_bytes"] else []
     lines = [
-        f"{facts['name']}: {number_of(facts['trials'], 'trial')} on {facts['devices']:,} x {facts['device_kind']}",
+        heading,
         f"programs  {number_of(facts['lane_programs'], 'lane program')}, each shared by all its trials:",
         *(_program_line(program) for program in facts["programs"]),
         *(f"  note: {note}" for note in facts["notes"]),
+        *older,
         f"waste     {facts['waste']:.1%} of {quantity(total, 'FLOP')} "
         f"({facts['padding_flops'] / total:.1%} padding, {facts['idle_flops'] / total:.1%} idle lanes)",
         f"FLOPs     {quantity(facts['useful_flops'], 'FLOP')} useful",

@@ -22,10 +22,15 @@ from scalejax.analysis.curves.curves import notes
 from scalejax.files import replacing
 from scalejax.text import column_title, short_count
 
-TRADITIONAL_FAMILIES = ("logistic",)  # the algorithms the sized families are measured against: neutral, dashed
+# The algorithms that the sized families are measured against: neutral, dashed.
+TRADITIONAL_FAMILIES = (
+    *("logistic", "logistic_regression", "ridge", "naive_bayes", "nearest_neighbours", "svm", "random_forest"),
+    "gradient_boosting",
+)
 NEUTRAL, INK, SOFT, FAINT = "#6b6b6b", "#222222", "#666666", "#e4e4e4"
 DASHES = ((0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 1)))
 MARKERS = ("o", "s", "D", "P")
+OLD_MARKERS, OLD_TONES = ("o", "s", "D", "P", "X", "*", "p"), (NEUTRAL, "#3c3c3c", "#979797")
 # One perceptual ramp a family, from its smallest model to its largest, always darkening, so that the order survives
 # every kind of colour blindness and a grey printer; the ends too pale for a white page are cut off.
 RAMPS = (("viridis_r", 0.22, 0.97), ("YlOrRd", 0.40, 1.0), ("RdPu", 0.40, 1.0), ("Greens", 0.45, 1.0))
@@ -154,7 +159,11 @@ def model_styles(
             colour = to_hex(mpl.colormaps[ramp](float(shade)))
             styles[model] = {"color": colour, "linestyle": "-", "marker": MARKERS[place % len(MARKERS)]}
     for place, model in enumerate(old):
-        styles[model] = {"color": NEUTRAL, "linestyle": DASHES[place % len(DASHES)], "marker": "o"}
+        styles[model] = {
+            "color": OLD_TONES[place % len(OLD_TONES)],
+            "linestyle": DASHES[place % len(DASHES)],
+            "marker": OLD_MARKERS[place % len(OLD_MARKERS)],
+        }
     return {model: styles[model] for model in families}
 
 

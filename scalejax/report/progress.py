@@ -1,6 +1,7 @@
 """Live progress of a run: a bar on a terminal, a plain line every few seconds elsewhere."""
 
 import sys
+import threading
 import time
 from typing import TextIO
 
@@ -29,6 +30,7 @@ class ProgressDisplay:
         self._done = self._flops = 0.0
         self._steps = 0
         self._began = self._spoke = time.monotonic()
+        self._lock = threading.Lock()  # networks and older algorithms report from different threads
         self._bar: Progress | None = None
         if self._console.is_terminal:
             columns = (BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TextColumn("{task.description}"))
@@ -57,16 +59,18 @@ class ProgressDisplay:
 
     def advance(self, *, steps: int, flops: float, work: float) -> None:
         """Add what was done: training steps of all trials, their useful FLOPs, and their share of the work."""
-        self._steps += steps
-        self._flops += flops
-        self._done += work
-        self._show()
+        with self._lock:
+            self._steps += steps
+            self._flops += flops
+            self._done += work
+            self._show()
 
     def end_trial(self, status: str, *, spared: float) -> None:
         """Count a trial that ended with `status`, and the work that it was spared by ending early."""
-        self._ended[status] = self._ended.get(status, 0) + 1
-        self._done += spared
-        self._show(last=sum(self._ended.values()) == self._trials)
+        with self._lock:
+            self._ended[status] = self._ended.get(status, 0) + 1
+            self._done += spared
+            self._show(last=sum(self._ended.values()) == self._trials)
 
     @property
     def eta_seconds(self) -> float | None:

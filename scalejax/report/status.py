@@ -108,10 +108,14 @@ def _taken(trial: Mapping[str, Any]) -> int:
 
 
 def _begun(trial: Mapping[str, Any]) -> dict[str, Any]:
-    sizes = f"{number_of(trial['params'], 'parameter')}, {number_of(trial['train_examples'], 'example')}"
+    sizes = f"{number_of(trial['params'], 'parameter')}, " if trial["params"] else ""
+    sizes += number_of(trial["train_examples"], "example")
+    rate, others = trial["learning_rate"], trial.get("hyperparameters")
+    chosen = [f"learning rate {rate:g}"] if rate == rate else []  # NaN where there is none
+    chosen += [others] if isinstance(others, str) else []
     return {
         "trial_id": trial["trial_id"],
         "step": _taken(trial),
         "steps": trial["steps"],
-        "what": f"{trial['family']}, {sizes}, learning rate {trial['learning_rate']:g}, seed {trial['seed']}",
+        "what": f"{trial['family']}, {', '.join([sizes, *chosen])}, seed {trial['seed']}",
     }

@@ -1,5 +1,6 @@
 """What the engine knows of trials as rows of the ledger."""
 
+import platform
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -7,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from scalejax.run.store import MeasurementRow, ResultRow, TrialRow
 
 if TYPE_CHECKING:
+    from scalejax.classical.pool import OlderFinished
+    from scalejax.classical.trial import OlderTrial
     from scalejax.execute.slot import Finished
     from scalejax.planning.plan import Plan
     from scalejax.planning.trial import Trial
@@ -39,6 +42,25 @@ def trial_row(trial: "Trial", plan: "Plan") -> TrialRow:
     )
 
 
+def older_row(trial: "OlderTrial", plan: "Plan") -> TrialRow:
+    """Return the row of a trial of an older algorithm before it has run: one step over all its examples at once."""
+    return TrialRow(
+        trial_id=trial.trial_id,
+        family=trial.family,
+        knobs={},
+        params=trial.params,
+        train_examples=trial.train_examples,
+        fraction=trial.train_examples / plan.card.examples,
+        seed=trial.seed,
+        learning_rate=None,
+        weight_decay=None,
+        batch_size=None,
+        steps=1,
+        flops=0,  # not counted
+        hyperparameters=hyperparameters_text(trial.hyperparameters),
+    )
+
+
 def result_row(end: "Finished", plan: "Plan") -> ResultRow:
     """Return what a trial's row says after it has ended."""
     from scalejax.execute.devices import device_kind, versions
@@ -60,6 +82,28 @@ def result_row(end: "Finished", plan: "Plan") -> ResultRow:
         versions=" ".join(f"{name} {version}" for name, version in versions().items()),
         program=program_digest(trial.architecture, trial.recipe),
         test_metric=end.test_metric,
+        metric=plan.task.metric,
+    )
+
+
+def older_result(end: "OlderFinished", plan: "Plan") -> ResultRow:
+    """Return what the row of a trial of an older algorithm says after it has ended."""
+    scores = end.scores
+    return ResultRow(
+        trial_id=end.trial.trial_id,
+        status=end.status,
+        reason=end.reason,
+        steps_taken=0 if scores is None else 1,
+        train_loss=scores and scores.train_loss,
+        validation_loss=scores and scores.validation_loss,
+        test_loss=scores and scores.test_loss,
+        best_step=None if scores is None else 1,
+        seconds=end.seconds,
+        mode="host",
+        device=f"{platform.machine()} core",
+        versions=end.package,
+        program=end.package,
+        test_metric=scores and scores.test_metric,
         metric=plan.task.metric,
     )
 

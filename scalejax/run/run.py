@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scalejax.classical.families import is_older
 from scalejax.errors import Interrupted, RunError, SweepError
 from scalejax.execute import CHECKPOINT_SECONDS
 from scalejax.rules import SpecError
 from scalejax.run.directory import CHECKPOINTS, FIGURES, LEDGER, MODELS, directory_of, locked, prepare, read_environment
 from scalejax.run.fits import BOOTSTRAP, LEVEL, Fits, fit_source
-from scalejax.run.rows import measurement_rows, result_row, trial_row
+from scalejax.run.rows import measurement_rows, older_result, older_row, result_row, trial_row
 from scalejax.run.store import TRIAL_COLUMNS, Ended, Heartbeat, Store
 from scalejax.run.watch import Accountant, Interruption, Pulse
 from scalejax.run.weights import Keeper, best_row, evaluated, model_parts
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from scalejax.analysis.laws.law import Law
+    from scalejax.classical.pool import OlderFinished
+    from scalejax.classical.trial import OlderTrial
     from scalejax.execute.checkpoint import Checkpoints
     from scalejax.execute.slot import Finished, Paused
     from scalejax.execute.successive_halving import SuccessiveHalving
@@ -225,7 +228,7 @@ def plan(
     from scalejax.execute.modes import kept_modes, with_modes
     from scalejax.execute.timing import TIMED_BYTES, remembered, timings_of
     from scalejax.planning.device_specs import LOCAL, device_spec_named, local_spec
-    from scalejax.planning.forecast import forecast
+    from scalejax.planning.forecast import Forecast, forecast
     from scalejax.planning.outline import outline
     from scalejax.planning.simulate import simulate
     from scalejax.report.plan import SweepPlan
@@ -233,6 +236,8 @@ def plan(
     here.prepare()  # before the local kind is looked at
     spec = None if device_kind is None else device_spec_named(device_kind)
     made = planned(sweep, devices=devices, spec=spec)
+    if not made.packing.buckets:
+        return SweepPlan(outline(made, Forecast((), ()), device=here.device_kind()))
     if spec is not None and spec.name != LOCAL:
         return SweepPlan(outline(made, simulate(made, spec), device=here.device_kind()))
     measure = spec is None and devices is None and made.data_bytes <= TIMED_BYTES
@@ -256,7 +261,7 @@ def planned(sweep: Sweep, *, devices: int | None = None, spec: "DeviceSpec | Non
     from scalejax.planning.plan import make_plan
 
     for index, grid in enumerate(sweep.models):
-        for name in grid.knobs:
+        for name in grid.knobs if not is_older(grid.family) else ():  # whose options are no columns
             if name in TRIAL_COLUMNS:
                 problem = "a column of the results is called so already; rename the parameter of the model"
                 raise SpecError(problem, table="models", keys=(name,), index=index)
@@ -314,11 +319,13 @@ def carry_out(
                 ended = store.ended(FINAL if plan.sweep.train.halving is None else (*FINAL, Status.STOPPED))
                 _warn_of_other_programs(run.directory, plan, ended, store.programs())
         unfinished = [trial for trial in plan.trials if trial.trial_id not in ended]
+        older = [trial for trial in plan.older if trial.trial_id not in ended]
         final = all(trial.trial_id in ended and ended[trial.trial_id].status in FINAL for trial in plan.trials)
         plan = with_modes(plan, kept_modes(read_environment(run.directory)), measure=not final)
         prepare(run.directory, plan)
         with Store(ledger, write=True) as store:
-            store.plan([trial_row(trial, plan) for trial in plan.trials])
+            rows = [trial_row(trial, plan) for trial in plan.trials]
+            store.plan([*rows, *(older_row(trial, plan) for trial in plan.older)])
             checkpoints = Checkpoints(run.directory / CHECKPOINTS, seconds=checkpoint_seconds)
             homes = {trial.trial_id: bucket.program for bucket in plan.packing.buckets for trial in bucket.trials}
             try:
@@ -327,9 +334,9 @@ def carry_out(
                 recalled = [trial for trial in halving.opening.proceed if isinstance(trial, Trial)] if halving else []
                 keeps = plan.sweep.keep_weights != "none"
                 with Keeper(run.directory, plan, ended=ended, store=store) if keeps else nullcontext() as keeper:
-                    if unfinished or recalled:
+                    if unfinished or recalled or older:
                         _train(
-                            plan, unfinished, begun, recalled=recalled, halving=halving, store=store,
+                            plan, unfinished, begun, recalled=recalled, older=older, halving=halving, store=store,
                             checkpoints=checkpoints, keeper=keeper, progress=progress,
                         )  # fmt: skip
                     else:
@@ -352,6 +359,7 @@ def _warn_of_other_programs(
     Of a builder of the user's own the program is part of the id. A family of scalejax keeps its ids over versions of
     JAX and Flax, which may trace it to another program; only the tests then say that its numbers are the same.
     """
+    from scalejax.classical.pool import package
     from scalejax.train.traced import program_digest
 
     count = sum(
@@ -359,9 +367,10 @@ def _warn_of_other_programs(
         for trial in plan.trials
         if trial.trial_id in ended
     )
+    count += sum(programs.get(trial.trial_id) != package() for trial in plan.older if trial.trial_id in ended)
     if count:
         trials = number_of(count, "finished trial")
-        problem = f"{trials} came from another program than this version of scalejax, JAX and Flax would run"
+        problem = f"{trials} came from another program than these versions of scalejax and its packages would run"
         remedy = "the results are kept; to train again, give another directory"
         warnings.warn(f"{directory}: {problem}; {remedy}.", stacklevel=3)
 
@@ -387,6 +396,7 @@ def _train(
     begun: Mapping[str, "Paused"],
     *,
     recalled: Sequence["Trial"],
+    older: Sequence["OlderTrial"],
     halving: "SuccessiveHalving | None",
     store: Store,
     checkpoints: "Checkpoints",
@@ -396,11 +406,13 @@ def _train(
     """Train the unfinished trials, from where an earlier run left those that have begun.
 
     Those that the halving recalls were stopped by an earlier run and would not be by this one; later it may recall
-    more.
+    more. The older algorithms are fitted beside, on host cores, and their trials begin anew if they are interrupted.
     """
     import jax
 
+    from scalejax.classical.pool import HostPool
     from scalejax.data import load
+    from scalejax.execute.devices import processes_beside
     from scalejax.execute.observer import Observer
     from scalejax.execute.scheduler import Scheduler
     from scalejax.report.progress import ProgressDisplay
@@ -412,7 +424,10 @@ def _train(
     accountant = Accountant(plan, waiting, begun=begun)
     with ExitStack() as exits:
         stream = None if progress else exits.enter_context(Path(os.devnull).open("w"))
-        display = exits.enter_context(ProgressDisplay(trials=len(waiting), work=accountant.total, stream=stream))
+        # How long a fit takes is not known before: it is counted as much as a trial of the engine takes on average.
+        share = accountant.total / len(waiting) if waiting else 1.0
+        trials, work = len(waiting) + len(older), accountant.total + share * len(older)
+        display = exits.enter_context(ProgressDisplay(trials=trials, work=work, stream=stream))
         for note in (*plan.card.notes, *plan.packing.notes):
             display.say(f"note: {note}")
         if left_out := store.left_out():
@@ -436,6 +451,10 @@ def _train(
                 keeper.ended(end.trial)
             display.end_trial(end.status, spared=accountant.spared(end.trial))
 
+        def fitted(end: "OlderFinished") -> None:
+            store.finish(older_result(end, plan), ())
+            display.end_trial(end.status, spared=share)
+
         store.start(list(begun))
         scheduler = Scheduler(
             plan.packing.buckets,
@@ -449,6 +468,21 @@ def _train(
             begun=begun,
             keep_weights=keeper is not None,
         )
-        interruption = exits.enter_context(Interruption(scheduler.stop))
-        if not scheduler.run(jax.local_devices()) and interruption.signal:
-            raise Interrupted(interruption.signal, lost=list(scheduler.lost.values()))
+        pool = HostPool(
+            older,
+            data,
+            processes=processes_beside(engine=bool(waiting)),
+            started=lambda trial: store.start([trial.trial_id]),
+            finished=fitted,
+            failed=scheduler.stop,
+        )
+
+        def stop() -> None:
+            scheduler.stop()
+            pool.stop()
+
+        interruption = exits.enter_context(Interruption(stop))
+        exits.enter_context(pool)
+        complete = scheduler.run(jax.local_devices())
+        if not (pool.join() and complete) and interruption.signal:
+            raise Interrupted(interruption.signal, lost=[*scheduler.lost.values(), *[0] * pool.dropped])

@@ -12,6 +12,7 @@ from scalejax.data import SOURCES, Options, is_path, is_there
 from scalejax.errors import SweepError
 from scalejax.rules import SpecError, nearest, shown, shown_name
 from scalejax.spec import DataSpec, HalvingSpec, ModelGrid, Sweep, TrainSpec
+from scalejax.spec.sweep import UNTRAINED
 
 _TABLES = {"data": DataSpec, "train": TrainSpec, "train.halving": HalvingSpec}
 _KEYS = {
@@ -361,7 +362,8 @@ def sweep_to_toml(sweep: Sweep) -> str:
     for grid in sweep.models:
         lines += ["", "[[models]]", f"family = {_object(grid.family)}"]
         lines += [f"{_toml_key(name)} = {_toml(values)}" for name, values in grid.knobs.items()]
-    return "\n".join([*lines, *_table("train", sweep.train), ""])
+    train = [] if sweep.train == UNTRAINED else _table("train", sweep.train)
+    return "\n".join([*lines, *train, ""])
 
 
 def _table(table: str, spec: DataSpec | TrainSpec | HalvingSpec) -> list[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from scalejax.builders import load_object, name_of, parameters
+from scalejax.classical import families as older
 from scalejax.data import SOURCES, FromFile, Given, InMemory, Options, Source, as_source, is_path, source_name
 from scalejax.errors import SweepError
 from scalejax.rules import (
@@ -398,6 +399,10 @@ class TrainSpec:
             raise SpecError(says, table="train", keys=(name, other))
 
 
+# Of a sweep of older algorithms alone, which has no [train].
+UNTRAINED = TrainSpec(learning_rate=(1.0,), batch_size=(1,), steps=1)
+
+
 @strict("")
 @dataclass(frozen=True)
 class Sweep:
@@ -406,7 +411,7 @@ class Sweep:
     name: str = field(metadata={"rule": _name})
     data: DataSpec = field(metadata={"rule": _part(DataSpec)})
     models: tuple[ModelGrid, ...] = field(metadata={"rule": _models})
-    train: TrainSpec = field(metadata={"rule": _part(TrainSpec)})
+    train: TrainSpec = field(default=UNTRAINED, metadata={"rule": _part(TrainSpec)})
     seeds: tuple[int, ...] = field(default=(0,), metadata={"rule": _seeds})
     # "probed": sizes without a proof share a program if a probe finds no difference
     packing: str = field(default=PROVEN, metadata=Rule(str, choices=(PROVEN, PROBED)).beside)
@@ -418,6 +423,9 @@ class Sweep:
     keep_weights: str = field(default=NONE, metadata=Rule(str, choices=(NONE, BEST, ALL)).beside)
 
     def __post_init__(self) -> None:
+        if self.train is UNTRAINED and not all(older.is_older(grid.family) for grid in self.models):
+            says = f"needed but missing; only a sweep of nothing but {', '.join(older.FAMILIES)} does without"
+            raise SpecError(says, keys=("train",))
         _check_overlap([(grid.family, grid.knobs) for grid in self.models])
         of_targets = self.task if isinstance(self.task, str) and self.task in TASKS[:2] else None
         object.__setattr__(self, "data", self.data.for_task(of_targets))
@@ -441,14 +449,22 @@ def _check_overlap(grids: Sequence[tuple[object, Mapping[str, tuple[Knob, ...]]]
 def check_models(sweep: Sweep, families: Mapping[str, Callable[..., Any]]) -> None:
     """Hold each model grid against its builder: the family's in `families` (name -> builder), or the user's own.
 
+    Those of the older algorithms are held against the options of these.
+
     Raises `SweepError` for an unknown family, a knob that the builder lacks, needs or annotates otherwise, and for a
     model that two grids share once the builder's defaults are filled in.
     """
     grids = []
     for index, grid in enumerate(sweep.models):
         family = grid.family
+        if isinstance(family, str) and older.is_older(family):
+            try:
+                grids.append((family, older.grid_of(family, grid.knobs)))
+            except SpecError as fault:
+                raise SpecError(fault.says, table="models", keys=fault.keys, index=index) from None
+            continue
         if isinstance(family, str) and family not in families:
-            says = f"unknown family {shown(family)}; {nearest(family, families)}"
+            says = f"unknown family {shown(family)}; {nearest(family, [*families, *older.FAMILIES])}"
             raise SpecError(says, table="models", keys=("family",), index=index)
         builder = families[family] if isinstance(family, str) else family
         _check_builder(builder, grid.knobs, index=index, family=_title(family))

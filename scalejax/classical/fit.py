@@ -1,0 +1,135 @@
+"""One fit and its losses, in a process of its own. Nothing here imports JAX."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scalejax.classical.families import CLASSIFICATION, FAMILIES
+from scalejax.classical.trial import OlderTrial
+
+FOLDS = 5  # at most, of the cross-validation from which the probabilities of a machine without any are learned
+
+Examples = tuple[np.ndarray, np.ndarray]  # inputs float32 [n, inputs], targets [n]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Mean losses, in nats or squared units of the target, and the headline metric on the test examples."""
+
+    train_loss: float
+    validation_loss: float
+    test_loss: float
+    test_metric: float
+
+
+def rows_file(seed: int) -> str:
+    """Return the name of the file with the rows of the pool that a seed's trials begin with, in their order."""
+    return f"rows-{seed}.npy"
+
+
+def examples_of(trial: OlderTrial, folder: Path) -> dict[str, Examples]:
+    """Return what a trial is fitted to ("train") and measured on ("validation", "test"): the one place that makes it.
+
+    Args:
+        trial: which examples it sees.
+        folder: of the arrays, as `HostPool` writes them.
+    """
+    own = np.load(folder / rows_file(trial.seed), mmap_mode="r")[: trial.train_examples]
+    made = {}
+    for split in ("train", "validation", "test"):
+        inputs, targets = (np.load(folder / f"{split}_{part}.npy", mmap_mode="r") for part in ("inputs", "targets"))
+        chosen = own if split == "train" else slice(None)
+        made[split] = flat(inputs[chosen]), np.asarray(targets[chosen])
+    return made
+
+
+def flat(inputs: np.ndarray) -> np.ndarray:
+    """Return inputs [n, ...] as float32 [n, inputs]; bytes are pixels, 255 of which are 1."""
+    wide = inputs.reshape(len(inputs), -1).astype(np.float32)
+    return wide / np.float32(255) if inputs.dtype == np.uint8 else wide
+
+
+def fit(trial: OlderTrial, examples: Mapping[str, Examples]) -> Scores:
+    """Fit one trial and measure it, in one thread: there is a process for each core, and threads would wait."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        return _fit(trial, examples)
+
+
+def _fit(trial: OlderTrial, examples: Mapping[str, Examples]) -> Scores:
+    inputs, targets = examples["train"]
+    make = FAMILIES[trial.family].make[trial.task]
+    model = make(dict(trial.hyperparameters), len(targets), trial.random_state)
+    if trial.task == CLASSIFICATION:
+        return _classification(trial, model, examples)
+    model.fit(inputs, targets)
+    loss = {split: float(np.mean((model.predict(x) - y) ** 2)) for split, (x, y) in examples.items()}
+    metric = loss["test"] ** 0.5 if trial.metric == "RMSE" else loss["test"] / float(examples["test"][1].var())
+    return Scores(loss["train"], loss["validation"], loss["test"], metric)
+
+
+def _classification(trial: OlderTrial, model: Any, examples: Mapping[str, Examples]) -> Scores:
+    model = _with_probabilities(model, *examples["train"])
+    loss = {split: cross_entropy(probabilities(trial, model, x), y) for split, (x, y) in examples.items()}
+    inputs, targets = examples["test"]
+    metric = loss["test"]
+    if top := re.fullmatch(r"top(\d+)_error", trial.metric):
+        known = probabilities(trial, model, inputs)
+        above = known > known[np.arange(len(targets)), targets][:, None]
+        metric = float(np.mean(above.sum(1) >= int(top[1])))
+    elif trial.metric != "log_loss":
+        # What the algorithm itself answers: calibrated probabilities of a support vector machine may say otherwise.
+        calibrated = getattr(model, "calibrated_classifiers_", None)
+        wrong = (calibrated[0].estimator if calibrated else model).predict(inputs) != targets
+        parts = [targets == each for each in np.unique(targets)] if trial.metric == "balanced_error" else [slice(None)]
+        metric = float(np.mean([wrong[part].mean() for part in parts]))
+    return Scores(loss["train"], loss["validation"], loss["test"], metric)
+
+
+def _with_probabilities(model: Any, inputs: np.ndarray, targets: np.ndarray) -> Any:
+    """Return a model fitted to these examples that knows probabilities.
+
+    Examples of one class only leave nothing to fit: that class is the answer. Where a model has a decision function
+    but no probabilities, they are learned by cross-validation (Platt 1999) if each class has two examples at least.
+    """
+    counts = np.unique(targets, return_counts=True)[1]
+    if len(counts) == 1:
+        from sklearn.dummy import DummyClassifier
+
+        model = DummyClassifier(strategy="prior")
+    elif not hasattr(model, "predict_proba") and counts.min() >= 2:
+        from sklearn.calibration import CalibratedClassifierCV
+
+        model = CalibratedClassifierCV(model, method="sigmoid", cv=int(min(FOLDS, counts.min())), ensemble=False)  # pyright: ignore[reportArgumentType]
+    return model.fit(inputs, targets)
+
+
+def probabilities(trial: OlderTrial, model: Any, inputs: np.ndarray) -> np.ndarray:
+    """Return the probabilities [n, classes] of a fitted model, mixed with a little of the uniform distribution.
+
+    A forest gives a class that it has never seen the probability 0, and one such example would make the loss infinite.
+    Seeing n examples tells nothing of what happens less often than once in n + 1 (Laplace's rule of succession), so the
+    uniform distribution gets the weight 1 / (n + 1). A decision function without probabilities, of a support vector
+    machine with a class of one example, is taken for logits.
+    """
+    if hasattr(model, "predict_proba"):
+        known = model.predict_proba(inputs)
+    else:
+        scores = model.decision_function(inputs)
+        scores = np.stack([-scores, scores], 1) / 2 if scores.ndim == 1 else scores
+        known = np.exp(scores - scores.max(axis=1, keepdims=True))
+        known /= known.sum(axis=1, keepdims=True)
+    weight = 1 / (trial.train_examples + 1)
+    mixed = np.full((len(inputs), trial.outputs), weight / trial.outputs)
+    mixed[:, model.classes_] += (1 - weight) * known  # of a class that no example had it is 0
+    return mixed
+
+
+def cross_entropy(mixed: np.ndarray, targets: np.ndarray) -> float:
+    """Return the mean cross-entropy in nats of probabilities [n, classes] for classes [n]."""
+    return float(-np.log(mixed[np.arange(len(targets)), targets]).mean())

@@ -1,0 +1,58 @@
+"""The trials of the older algorithms that a sweep asks for."""
+
+import itertools
+import math
+from collections.abc import Iterator
+
+from scalejax.classical.families import FAMILIES, TIME_LIMIT, TIME_LIMIT_SECONDS, grid_of, is_older
+from scalejax.classical.trial import OlderTrial
+from scalejax.data import DataCard
+from scalejax.planning.trial import random_bits, training_sizes
+from scalejax.rules import SpecError
+from scalejax.spec import Sweep
+from scalejax.text import listing
+from scalejax.train.task import is_own, task_of
+
+
+def older_count(sweep: Sweep, *, examples: int) -> int:
+    """Return how many fits a sweep asks for on so many numbers of training examples, without spelling them out."""
+    grids = [grid_of(str(grid.family), grid.knobs) for grid in sweep.models if is_older(grid.family)]
+    return sum(math.prod(map(len, grid.values())) for grid in grids) * examples * len(sweep.seeds)
+
+
+def expand_older(sweep: Sweep, card: DataCard) -> Iterator[OlderTrial]:
+    """Yield the trials of the older algorithms in the order of the file: models, examples, options, seeds.
+
+    Raises:
+        SpecError: an algorithm does not do the task of the sweep.
+    """
+    task = task_of(sweep.task, card, metric=sweep.metric)
+    does = "a task of your own" if is_own(task) else task.name
+    for index, grid in enumerate(sweep.models):
+        if not is_older(grid.family):
+            continue
+        family = str(grid.family)
+        if card.vocabulary is not None or does not in FAMILIES[family].make:
+            found = "inputs are tokens" if card.vocabulary is not None else f"task of this sweep is {does}"
+            why = f"{family} does {listing([*FAMILIES[family].make])} of numbers, and the {found}"
+            able = [name for name, other in FAMILIES.items() if does in other.make and card.vocabulary is None]
+            remedy = f"take {', '.join(able)}" if able else "leave it out"
+            raise SpecError(f"{why}; {remedy}", table="models", keys=("family",), index=index)
+        options = grid_of(family, grid.knobs)
+        (limit,) = grid.knobs.get(TIME_LIMIT, (TIME_LIMIT_SECONDS,))
+        settings = [tuple(zip(options, values, strict=True)) for values in itertools.product(*options.values())]
+        for train_examples, chosen, seed in itertools.product(training_sizes(sweep.data, card), settings, sweep.seeds):
+            yield OlderTrial(
+                family=family,
+                hyperparameters=chosen,
+                task=does,
+                metric=task.metric,
+                data=card.fingerprint,
+                train_examples=train_examples,
+                seed=seed,
+                inputs=math.prod(card.shape),
+                outputs=card.classes or 1,
+                subset_key=random_bits(card.fingerprint, seed, "subset"),
+                random_state=random_bits(card.fingerprint, seed, "initialise"),
+                time_limit=float(limit),
+            )

@@ -1,0 +1,340 @@
+"""The older algorithms: the same examples as the networks, losses that are finite, processes that may die."""
+
+import json
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from engine_helpers import planned
+
+import scalejax as sx
+from scalejax.classical import fit as fitting
+from scalejax.classical.families import CLASSIFICATION, FAMILIES, REGRESSION
+from scalejax.classical.fit import cross_entropy, examples_of, flat, probabilities
+from scalejax.classical.pool import HostPool, OlderFinished
+from scalejax.classical.trial import OlderTrial
+from scalejax.cli import main
+from scalejax.data import DataSet
+from scalejax.data.host_shuffle import own_rows
+from scalejax.errors import RunError, SweepError
+from scalejax.planning.plan import make_plan
+from scalejax.planning.trial import random_bits
+from scalejax.report.plot import TRADITIONAL_FAMILIES
+from scalejax.run.run import planned as plan_of
+from scalejax.spec.file import load_sweep, sweep_to_toml
+from scalejax.train.step import Cursor, batch_indices
+from scalejax.train.task import Classification
+
+DIGITS = sx.DataSpec(source="digits", train_examples=(20, 100), validation_examples=100, test_examples=200)
+SWEEP = """
+name = "both"
+seeds = 2
+[data]
+source = "digits"
+train_examples = [20, 100]
+validation_examples = 100
+test_examples = 200
+[[models]]
+family = "svm"
+C = [1, 10]
+time_limit = 60
+[[models]]
+family = "mlp"
+width = 8
+depth = 1
+[train]
+learning_rate = 1e-2
+batch_size = 16
+steps = 40
+"""
+
+
+def older(data: DataSet, family: str = "naive_bayes", **changes) -> OlderTrial:
+    """Return a trial on the small data set, with a middle value of each option."""
+    options = {
+        name: option.grid[len(option.grid) // 2] for name, option in FAMILIES[family].options.items()
+    } | changes.pop("options", {})
+    trial = OlderTrial(
+        family=family, hyperparameters=tuple(options.items()), task=CLASSIFICATION, metric="error",
+        data=data.card.fingerprint,
+        train_examples=100, seed=0, inputs=12, outputs=3, subset_key=random_bits("fingerprint", 0, "subset"),
+        random_state=7, time_limit=60.0,
+    )  # fmt: skip
+    return replace(trial, **changes)
+
+
+def untold(_: object) -> None:
+    pass
+
+
+def fitted(trials: Sequence[OlderTrial], data: DataSet, *, began: Callable[[HostPool], None] = untold) -> list:
+    """Return how trials end in a pool of one process; `began` is told of the pool when a trial starts."""
+    ends: list[OlderFinished] = []
+    pool = HostPool(trials, data, processes=1, started=lambda _: began(pool), finished=ends.append)
+    with pool:
+        pool.join()
+    return ends
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if CLASSIFICATION in FAMILIES[name].make])
+def test_every_family_learns_classes(family: str, data: DataSet):
+    examples = {"train": data.train, "validation": data.validation, "test": data.test}
+    splits = {name: (abs(split.inputs), split.targets) for name, split in examples.items()}
+    scores = [fitting.fit(older(data, family, train_examples=size), cut(splits, size)) for size in (20, 500)]
+    assert scores[1].validation_loss < min(scores[0].validation_loss, math.log(3))
+    assert scores[1].test_metric < min(scores[0].test_metric, 0.5)
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if REGRESSION in FAMILIES[name].make])
+def test_every_family_learns_numbers(family: str, data: DataSet):
+    splits = {
+        name: (split.inputs, (split.inputs[:, 0] + 0.1 * split.inputs[:, 1]).astype(np.float32))
+        for name, split in {"train": data.train, "validation": data.validation, "test": data.test}.items()
+    }
+    few, many = (
+        fitting.fit(
+            older(data, family, task=REGRESSION, metric="RMSE", outputs=1, train_examples=size), cut(splits, size)
+        )
+        for size in (10, 500)
+    )
+    assert many.test_metric**2 == pytest.approx(many.test_loss)
+    assert many.test_metric < min(few.test_metric, 0.7)
+
+
+def cut(splits: dict, size: int) -> dict:
+    inputs, targets = splits["train"]
+    return {**splits, "train": (inputs[:size], targets[:size])}
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if CLASSIFICATION in FAMILIES[name].make])
+@pytest.mark.parametrize("classes", [(0,), (0, 2), (1, 1, 2)])
+def test_classes_that_no_example_has_get_a_finite_loss(family: str, classes: tuple, data: DataSet):
+    trial = older(data, family, train_examples=len(classes))
+    examples = {
+        "train": (data.train.inputs[: len(classes)], np.array(classes, np.int32)),
+        "validation": (data.validation.inputs, data.validation.targets),
+        "test": (data.test.inputs, data.test.targets),
+    }
+    scores = fitting.fit(trial, examples)
+    assert scores.validation_loss <= math.log(3 * (len(classes) + 1)) + 1e-9  # what the worst answer costs
+    assert 0 < scores.test_metric <= 1
+
+
+class Sure:
+    """A model that has seen two of three classes and is sure of the first."""
+
+    classes_ = np.array([0, 1])
+
+    def predict_proba(self, inputs: np.ndarray) -> np.ndarray:
+        return np.tile([1.0, 0.0], (len(inputs), 1))
+
+
+def test_a_probability_of_zero_costs_what_the_mixture_says(data: DataSet):
+    mixed = probabilities(older(data, train_examples=9), Sure(), np.zeros((2, 1)))
+    np.testing.assert_allclose(mixed, [[0.9 + 0.1 / 3, 0.1 / 3, 0.1 / 3]] * 2)
+    assert cross_entropy(mixed, np.array([0, 2])) == pytest.approx(-(math.log(0.9 + 0.1 / 3) + math.log(0.1 / 3)) / 2)
+
+
+@pytest.mark.parametrize("metric", ["error", "log_loss", "balanced_error", "top2_error"])
+def test_the_metrics_are_those_of_the_networks(metric: str, data: DataSet):
+    splits = {name: getattr(data, name) for name in ("train", "validation", "test")}
+    examples = {name: (split.inputs, split.targets) for name, split in splits.items()}
+    trial = older(data, "logistic_regression", metric=metric, train_examples=500)
+    model = FAMILIES["logistic_regression"].make[CLASSIFICATION]({"C": 1.0}, 500, 0).fit(*examples["train"])
+    logits = np.log(probabilities(trial, model, data.test.inputs)).astype(np.float32)
+    task = Classification(metric)
+    scores = task.score(jax.numpy.asarray(logits), jax.numpy.asarray(data.test.targets))
+    assert fitting.fit(trial, examples).test_metric == pytest.approx(float(task.headline(scores.mean(0))), rel=1e-5)
+
+
+def test_what_is_left_of_the_variance(data: DataSet):
+    examples = {name: (each.inputs, each.inputs[:, 0] ** 3) for name, each in
+                (("train", data.train), ("validation", data.validation), ("test", data.test))}  # fmt: skip
+    scores = fitting.fit(older(data, "ridge", task=REGRESSION, metric="1-R2", outputs=1), examples)
+    assert scores.test_metric == pytest.approx(scores.test_loss / examples["test"][1].var())
+
+
+def test_a_trial_sees_the_examples_of_the_networks_trials(data: DataSet):
+    network = planned(train_examples=96, steps=6)  # one epoch of 6 batches of 16
+    zero = np.uint32(0)
+    rows = batch_indices(network.recipe, jax.tree.map(np.uint32, network.settings), Cursor(zero, zero), pool=500,
+                         first=jax.numpy.int32(0))[:6]  # fmt: skip
+    own = own_rows(96, pool=500, key=older(data).subset_key)
+    assert set(np.ravel(rows).tolist()) == set(own.tolist())
+    assert own_rows(20, pool=500, key=3).tolist() == own_rows(96, pool=500, key=3)[:20].tolist()  # nested
+
+
+def test_bytes_are_pixels_in_units_of_one():
+    pixels = np.array([[[0, 51], [255, 102]]], np.uint8)
+    np.testing.assert_allclose(flat(pixels), [[0, 0.2, 1, 0.4]], rtol=1e-6)
+
+
+def test_a_pool_gives_what_a_fit_here_gives_and_keeps_the_ids(data: DataSet):
+    trials = [older(data, family, seed=seed) for family in ("svm", "random_forest") for seed in (0, 1)]
+    ends = fitted(trials, data)
+    assert [end.trial for end in ends] == trials
+    pool = HostPool(trials, data, processes=1, started=untold, finished=untold)
+    with pool:
+        here = [fitting.fit(trial, examples_of(trial, Path(pool._folder.name))) for trial in trials]
+    assert [end.scores for end in ends] == here  # bit for bit
+    assert len({trial.trial_id for trial in trials}) == 4
+    again = replace(trials[0], time_limit=1.0)
+    assert again.trial_id == trials[0].trial_id == "b18fff6b18cdf759"
+
+
+def test_what_takes_too_long_fails_and_the_others_go_on(data: DataSet):
+    endless = older(data, "gradient_boosting", options={"max_iter": 10_000_000}, time_limit=1.0)
+    late, fine = fitted([endless, older(data)], data)
+    assert (late.status, late.reason, late.scores) == ("failed", "took longer than time_limit = 1 s", None)
+    assert fine.status == "done"
+
+
+def test_a_process_that_dies_fails_its_trial_alone(data: DataSet):
+    def kill(pool: HostPool) -> None:
+        for child in pool._children.values():
+            os.kill(child._process.pid, signal.SIGKILL)
+
+    first, second, third = fitted([older(data, seed=seed) for seed in range(3)], data, began=kill)
+    assert first.status == "done"  # there was no process to kill yet
+    assert {second.status, third.status} == {"failed", "done"}
+    reason = second.reason or third.reason
+    assert reason == "its process ended with exit code -9, probably because memory ran out; the next run tries again"
+
+
+def test_a_mistake_in_a_fit_is_the_reason(data: DataSet):
+    (end,) = fitted([older(data, task="nothing")], data)
+    assert (end.status, end.reason) == ("failed", "KeyError: 'nothing'")
+
+
+def test_a_pool_that_is_stopped_tells_of_nothing_more(data: DataSet):
+    ends: list[OlderFinished] = []
+    pool = HostPool([older(data), older(data, seed=1)], data, processes=1, started=lambda _: pool.stop(),
+                    finished=ends.append)  # fmt: skip
+    with pool:
+        assert not pool.join()
+    assert (ends, pool.dropped) == ([], 0)  # it had not begun
+
+
+def test_trouble_of_the_run_is_raised_and_stops_it(data: DataSet):
+    def full(_: OlderFinished) -> None:
+        raise RunError("the disk is full")
+
+    told = threading.Event()
+    pool = HostPool([older(data)], data, processes=1, started=untold, finished=full, failed=told.set)
+    with pytest.raises(RunError, match="the disk is full"), pool:
+        pool.join()
+    assert told.is_set()
+
+
+def test_networks_and_older_algorithms_in_one_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file, out = tmp_path / "sweep.toml", tmp_path / "run"
+    file.write_text(SWEEP, encoding="utf-8")
+    assert main(["plan", str(file)]) == 0
+    assert "older     8 trials on host cores, in none of the FLOPs and forecasts: svm 8" in capsys.readouterr().out
+    assert main(["plan", str(file), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["trials"], facts["older"]) == (12, [{"family": "svm", "trials": 8}])
+    assert main(["run", str(file), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "12 trials: 12 done; 1 lane program for all networks" in said
+    table = sx.Run(out).results()
+    svm = table[table["family"] == "svm"]
+    assert set(svm["hyperparameters"]) == {"C=1, gamma=scale", "C=10, gamma=scale"}
+    for column in ("learning_rate", "weight_decay", "batch_size"):
+        assert set(map(pd.isna, svm[column].tolist())) == {True}
+    for column in ("steps", "steps_taken", "best_step"):
+        assert set(svm[column].tolist()) == {1}
+    assert set(svm["flops"].tolist()) == {0}
+    for column in ("train_loss", "validation_loss", "test_loss", "test_error"):
+        assert all(map(math.isfinite, svm[column].tolist()))
+    curves = sx.Run(out).curves()
+    assert curves["model"].value_counts().to_dict() == {"svm": 2, "mlp": 2}  # one line, whatever its C
+    assert main(["run", str(file), "--out", str(out)]) == 0
+    pd.testing.assert_frame_equal(sx.Run(out).results(), table)  # nothing was fitted again, seconds included
+
+
+def test_a_sweep_of_older_algorithms_alone_needs_no_table_of_training(tmp_path: Path):
+    sweep = sx.Sweep("alone", DIGITS, models=(sx.ModelGrid("naive_bayes"), sx.ModelGrid("svm", C=[1], gamma=0.05)))
+    text = sweep_to_toml(sweep)
+    assert "[train]" not in text
+    (tmp_path / "alone.toml").write_text(text, encoding="utf-8")
+    assert load_sweep(tmp_path / "alone.toml") == sweep
+    assert str(sx.plan(sweep)).splitlines()[1].startswith("older     10 trials on host cores")
+    run = sx.run_sweep(sweep, tmp_path / "run", progress=False)
+    assert run.counts()["done"] == 10
+    assert run.results()["metric"].unique().tolist() == ["error"]
+    assert (run.directory / "figures" / "learning_curves.png").is_file()
+    assert "naive_bayes" in " ".join(run.summary())
+
+
+def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path: Path):
+    forest = sx.ModelGrid("random_forest", n_estimators=300, min_samples_leaf=[1, 2, 3])
+    sweep = sx.Sweep("stopped", replace(DIGITS, train_examples=(300,)), models=(forest,), seeds=(0, 1))
+    timer = threading.Timer(4.0, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(sx.Interrupted):
+        sx.run_sweep(replace(sweep, seeds=tuple(range(60))), tmp_path / "run", progress=False)
+    before = sx.Run(tmp_path / "run").results()
+    assert set(before["status"]) <= {"done", "pending"}
+    resumed = sx.run_sweep(sweep, tmp_path / "run", progress=False).results()
+    fresh = sx.run_sweep(sweep, tmp_path / "fresh", progress=False).results()
+    pd.testing.assert_frame_equal(resumed.drop(columns="seconds"), fresh.drop(columns="seconds"))
+    kept = before[before["status"] == "done"].merge(resumed, on="trial_id")
+    assert kept["seconds_x"].tolist() == kept["seconds_y"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("models", "says"),
+    [
+        ('family = "svn"', "[train]: needed but missing; only a sweep of nothing but logistic_regression, ridge"),
+        (f'family = "svn"\n[train]{SWEEP.split("[train]")[1]}', "unknown family 'svn'; did you mean svm?"),
+        ('family = "svm"\nc = 3', "unknown option of svm; expected one of C, gamma, time_limit"),
+        ('family = "svm"\nC = [1, 0]', "C: expected a finite number > 0, found 0"),
+        ('family = "svm"\ngamma = "scal"', "expected \"scale\" or a number > 0, found 'scal'"),
+        ('family = "svm"\ntime_limit = [1, 2]', "time_limit: expected one number of seconds, found a list"),
+        ('family = "svm"\ntime_limit = 0', "time_limit: expected a finite number > 0, found 0"),
+        ('family = "random_forest"\nmin_samples_leaf = 1.5', "expected a whole number >= 1, found 1.5"),
+        ('family = "ridge"', "ridge does regression of numbers, and the task of this sweep is classification; take"),
+        ('family = "svm"\n[[models]]\nfamily = "svm"\nC = 1', "repeats a model of index 0 (C = 1.0"),
+        ('family = "mlp"\nwidth = 8\ndepth = 1', "[train]: needed but missing"),
+    ],
+)
+def test_mistakes_are_one_sentence(models: str, says: str, tmp_path: Path):
+    file = tmp_path / "sweep.toml"
+    head, _ = SWEEP.split("[[models]]", 1)
+    file.write_text(f"{head}[[models]]\n{models}\n", encoding="utf-8")
+    with pytest.raises(SweepError) as caught:
+        load_sweep(file, check=make_plan)
+    assert says in str(caught.value)
+    assert "line" in str(caught.value) or "train" in says
+
+
+def test_the_number_of_fits_is_limited():
+    sweep = sx.Sweep("many", DIGITS, models=(sx.ModelGrid("svm", C=range(1, 1_001)),), seeds=tuple(range(1_000)))
+    with pytest.raises(SweepError, match="2,000,000 fits, more than 1,000,000"):
+        plan_of(sweep)
+
+
+def test_figures_know_the_older_families():
+    assert set(FAMILIES) <= set(TRADITIONAL_FAMILIES)
+
+
+def test_scikit_learns_logistic_regression_and_ours_agree(tmp_path: Path):
+    # The same objective: momentum of 0.9 takes ten gradients a step, so a decay is the penalty C = 10 / (decay x n).
+    data = sx.DataSpec(source="digits", train_examples=(20, 100, 500), validation_examples=300, test_examples=600)
+    train = sx.TrainSpec(
+        optimizer="momentum", learning_rate=(0.1,), weight_decay=(5e-4, 5e-3, 5e-2, 0.5), batch_size=(32,), steps=1_000
+    )
+    models = (sx.ModelGrid("logistic"), sx.ModelGrid("logistic_regression"))
+    run = sx.run_sweep(sx.Sweep("agree", data, models, train, seeds=tuple(range(5))), tmp_path, progress=False)
+    curves = run.curves().pivot(index="train_examples", columns="model", values="value")
+    gaps = curves["logistic"].to_numpy(float) - curves["logistic_regression"].to_numpy(float)
+    assert abs(gaps).max() < 0.01, curves
