@@ -4,6 +4,7 @@ import functools
 import hashlib
 import inspect
 import math
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from scalejax.models import own
 from scalejax.models.matrices import matrices
 
 Build = Callable[..., nnx.Module | linen.Module]
+_PARSING = threading.Lock()  # Python's parser fails at times where two threads look for the source of a class
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,8 @@ def fingerprint(build: Callable[..., Any]) -> str:
     while isinstance(build, functools.partial):
         build = build.func
     try:
-        source = inspect.getsource(build if inspect.isroutine(build) or inspect.isclass(build) else type(build))
+        with _PARSING:
+            source = inspect.getsource(build if inspect.isroutine(build) or inspect.isclass(build) else type(build))
     except (OSError, TypeError):
         return ""
     return hashlib.sha256(source.encode()).hexdigest()[:16]
