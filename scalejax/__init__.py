@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from scalejax.data import Facts, Source, Split, arrays
+from scalejax.data import Facts, Features, Source, Split, arrays
 from scalejax.errors import FitError, Interrupted, RunError, SweepError
 from scalejax.run import Fits, Run, plan, run_sweep
 from scalejax.spec import DataSpec, HalvingSpec, ModelGrid, Sweep, TrainSpec
@@ -21,6 +21,7 @@ __all__ = [
     "Classification",
     "DataSpec",
     "Facts",
+    "Features",
     "Fit",
     "FitError",
     "Fits",

@@ -16,7 +16,7 @@ Knob = int | float | str | bool
 Check = Callable[[Any], Any]  # raises SpecError, else returns the value in its final type
 
 LARGEST = 2**31 - 1  # steps, sizes and seeds travel as int32 on the devices
-TABLES = "data", "train", "train.halving"
+TABLES = "data", "data.features", "train", "train.halving"
 HEADERS = {"models": "[[models]]", **{table: f"[{table}]" for table in TABLES}}
 
 _Class = TypeVar("_Class")
@@ -25,7 +25,7 @@ _Class = TypeVar("_Class")
 class SpecError(SweepError):
     """A `SweepError` that remembers which keys it is about, so that the reader of a file can add the line.
 
-    `table` is "", "data", "models", "train" or "train.halving"; `index` the [[models]] table, counted from 0; the
+    `table` is "", "models" or one of `TABLES`; `index` the [[models]] table, counted from 0; the
     first of `keys` is named in the sentence, the others share the blame.
     """
 

@@ -18,12 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalejax.data import DataSet
+from scalejax.data.features import resolve
 from scalejax.errors import RunError
 from scalejax.execute.checkpoint import SEAL, Checkpoints
 from scalejax.execute.scheduler import Observer, Scheduler
 from scalejax.execute.slot import Finished, Paused, Slot
 from scalejax.execute.snapshot import Snapshot, UnreadableError, bits, pack_up, unpack
 from scalejax.execute.successive_halving import History, SuccessiveHalving
+from scalejax.models import MLP
 from scalejax.models.architecture import architecture
 from scalejax.planning.packing import Bucket
 from scalejax.planning.trial import Counted, Trial
@@ -215,6 +217,17 @@ class Keyed(nnx.Module):
 def test_random_keys_go_on_too(data, tmp_path):
     built = architecture(Keyed, {"width": 5}, shape=(12,), outputs=3)
     trials = [replace(each, architecture=built) for each in trials_of((3,))]
+    whole = train(buckets(trials), data)[0]
+    ends, _, _ = train(buckets(trials), data, tmp_path / "c", stop_after=3)
+    ends, _, begun = train(buckets(trials), data, tmp_path / "c", ended=ends)
+    assert begun
+    assert same(ends, whole)
+
+
+def test_what_features_are_fitted_to_goes_on_too(data, tmp_path):
+    chain = resolve(["standardise", "fourier(8)"])
+    built = architecture(MLP, {"width": 3, "depth": 2}, shape=(12,), outputs=3, features=chain)
+    trials = [replace(each, architecture=built, features=("standardise", "fourier")) for each in trials_of((3,))]
     whole = train(buckets(trials), data)[0]
     ends, _, _ = train(buckets(trials), data, tmp_path / "c", stop_after=3)
     ends, _, begun = train(buckets(trials), data, tmp_path / "c", ended=ends)

@@ -30,7 +30,7 @@ ROOMS = {
     "data": BASE,
     "classical": {*BASE, "data"},
     "spec": {*BASE, "data", "classical"},
-    "models": BASE,
+    "models": {*BASE, "data"},
     "train": {*BASE, "data", "models"},
     "planning": {*BASE, "data", "classical", "spec", "models", "train"},
     "execute": {*BASE, "data", "spec", "models", "train", "planning"},

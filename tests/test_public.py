@@ -24,7 +24,7 @@ NAMES = """
     Allocation DataSpec Fit FitError Frontier HalvingSpec Interrupted Law Misallocation ModelGrid Parameter Run RunError
     Sweep SweepError TrainSpec compute_optimal fit_envelope fit_isoflop fit_law load_sweep misallocation run_sweep
 """
-NAMES_ADDED = "Classification Facts Fits Regression Source Split Task arrays plan"
+NAMES_ADDED = "Classification Facts Features Fits Regression Source Split Task arrays plan"
 
 COMMANDS = {
     "plan": "SWEEP.toml --set --json --devices --device-kind",
@@ -95,6 +95,7 @@ SWEEP_KEYS = {
         learning_rate batch_size optimizer weight_decay schedule warmup_fraction clip_norm steps epochs min_steps
         max_steps evaluate_every patience halving weight_decay_on
     """,
+    "data.features": "steps",
     "train.halving": "rungs reduction",
 }
 

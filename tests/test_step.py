@@ -11,6 +11,7 @@ from engine_helpers import device_data, finish, go_on, pack_of, planned, program
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scalejax.data.host_shuffle import own_rows
 from scalejax.train.lanes import blocks
 from scalejax.train.padding import initial_weights
 from scalejax.train.step import (
@@ -51,10 +52,16 @@ def test_a_trial_sees_exactly_its_first_examples_each_once_an_epoch(examples, se
     epochs = rows_seen(each, steps)[: 3 * examples].reshape(3, examples)
     own = np.sort(epochs[0])
     assert len(np.unique(own)) == examples
+    assert np.array_equal(own, np.sort(own_rows(examples, pool=POOL, key=each.settings.subset_key)))
     for epoch in epochs:
         assert np.array_equal(np.sort(epoch), own)
     if examples > 20:
         assert not np.array_equal(epochs[0], epochs[1])
+
+
+def test_own_rows_on_the_host_are_nested_in_order():
+    assert np.array_equal(own_rows(400, pool=POOL, key=7)[:20], own_rows(20, pool=POOL, key=7))
+    assert sorted(own_rows(POOL, pool=POOL, key=7)) == list(range(POOL))
 
 
 def test_fractions_are_nested_and_seeds_draw_their_own():

@@ -2,6 +2,7 @@
 
 from scalejax.data.digits import Digits
 from scalejax.data.examples import Given, Options
+from scalejax.data.features import Features
 from scalejax.data.in_memory import InMemory, arrays
 from scalejax.data.land import Land
 from scalejax.data.mnist1d import MNIST1D
@@ -17,6 +18,7 @@ __all__ = [
     "DataCard",
     "DataSet",
     "Facts",
+    "Features",
     "FromFile",
     "Given",
     "InMemory",

@@ -276,7 +276,7 @@ def _own_content(source: Source, facts: Facts) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name in names:
         try:
-            values[name] = _plain(getattr(source, name))
+            values[name] = plain_value(getattr(source, name))
         except TypeError:
             if not facts.content:
                 problem = f"nothing tells two sources with other {name} apart"
@@ -288,16 +288,16 @@ def _own_content(source: Source, facts: Facts) -> dict[str, Any]:
     return {"type": type(source).__qualname__, "fields": values, "shapes": shapes}
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """Return a value as JSON can hold it, an array by its hash; raises `TypeError` for any other object."""
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return [str(value.dtype), list(value.shape), hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()]
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return plain_value(value.item())
     if isinstance(value, tuple | list):
-        return [_plain(each) for each in value]
+        return [plain_value(each) for each in value]
     if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): plain_value(each) for key, each in value.items()}
     if value is None or isinstance(value, str | bool | int | float):
         return value
     raise TypeError(f"{type(value).__name__} is no plain value")

@@ -27,6 +27,7 @@ from flax import nnx
 
 from scalejax.builders import load_object, name_of, qualified_name
 from scalejax.data import DataCard, DataSet
+from scalejax.data.features import resolve, written
 from scalejax.errors import SweepError
 from scalejax.execute.checkpoint import intact, orbax, seal
 from scalejax.execute.initial_weights import Weights
@@ -80,6 +81,7 @@ def kept_model(trial: Trial, weights: Weights, card: DataCard) -> KeptModel:
         "shape": list(size.shape),
         "dtype": size.dtype,
         "vocabulary": card.vocabulary,
+        "features": list(map(written, size.features)),
         "outputs": outputs[-1] if isinstance(outputs, tuple) else outputs,
         "task": task.name,
         "metric": task.metric,
@@ -184,7 +186,7 @@ def rebuilt(model: KeptModel, build: Any = None) -> tuple[Architecture, Weights]
     try:
         size = architecture(
             build, says["knobs"], shape=tuple(says["shape"]), outputs=says["outputs"], dtype=says["dtype"],
-            vocabulary=says["vocabulary"],
+            vocabulary=says["vocabulary"], features=resolve(says.get("features", ())),
         )  # fmt: skip
         made = structure_of(size)
     except Exception as error:  # whatever the user's own code raises

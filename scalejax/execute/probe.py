@@ -12,6 +12,8 @@ import numpy as np
 from flax import nnx
 
 from scalejax.data import load
+from scalejax.data.features import as_seen, fit
+from scalejax.models.behind import with_fitted
 from scalejax.models.own import named_leaves
 from scalejax.planning.plan import Probe
 from scalejax.spec import DataSpec
@@ -26,6 +28,7 @@ SEGMENTS, SEGMENT_STEPS = 30, 10  # the padded run begins anew from the solo run
 DISTANCE = 1.0  # of the weights from their initialisation, in their own root mean square
 SMALLEST_SPREAD = 0.3  # for weights that begin at zero
 RATE = 1e-2
+FITTED_ON = 1000  # examples, of the features before the model
 FLOOR = 1e-3  # of an array's scale: what is smaller is rounding around zero
 
 
@@ -51,6 +54,8 @@ def probe(small: LaneProgram, large: LaneProgram, examples: Examples) -> str:
     batches = Examples(examples.inputs[rows], examples.targets[rows])
     try:
         params, rest = initial_weights(small.architecture, 0)
+        if chain := small.architecture.features:
+            rest = with_fitted(rest, fit(chain, as_seen(np.asarray(examples.inputs[:FITTED_ON])), 0))
         params = jax.tree.map(functools.partial(_far_from, generator=generator), params)
         running = jax.jit(functools.partial(fast_on_cpu, functools.partial(_side_by_side, small, large)))
         found = jax.device_get(running.lower((params, rest), batches).compile(HASTY)((params, rest), batches))

@@ -18,7 +18,7 @@ from scalejax.data import DataSet
 from scalejax.errors import RunError
 from scalejax.execute.checkpoint import Checkpoints, PackCheckpoints
 from scalejax.execute.devices import Device, groups
-from scalejax.execute.initial_weights import InitialWeights, Weights
+from scalejax.execute.initial_weights import FeatureFits, InitialWeights, Weights
 from scalejax.execute.modes import program_key
 from scalejax.execute.observer import Observer, Progress, guarded
 from scalejax.execute.pack import CallResult
@@ -28,9 +28,10 @@ from scalejax.execute.slot import Finished, Paused, Waiting, failed, step_of, tr
 from scalejax.execute.snapshot import Snapshot
 from scalejax.execute.successive_halving import Decision, SuccessiveHalving
 from scalejax.execute.worker import Feed, LocalWorker, Report, Worker
+from scalejax.models import Architecture
 from scalejax.planning.packing import Bucket
 from scalejax.planning.schedule import work_for_one_more
-from scalejax.planning.trial import Trial
+from scalejax.planning.trial import OwnExamples, Trial
 from scalejax.status import Status
 from scalejax.text import number_of
 
@@ -143,7 +144,8 @@ class Scheduler:
         self.lost: dict[str, int] = {}
         self._errors: list[RunError] = []
         self._compiler = Compiler(data.card)
-        self._weights = InitialWeights(self._compiler.initial_weights)
+        self._fits = FeatureFits(data)
+        self._weights = InitialWeights(self._draw)
         left = [trial for bucket in buckets for trial in bucket.trials if trial.trial_id in fresh | self._begun.keys()]
         self._left = {trial.trial_id for trial in left}
         self._weights.expect(left)
@@ -304,6 +306,10 @@ class Scheduler:
         finally:
             if self._checkpoints and assignment.checkpoints and not self._stopping.is_set():
                 self._checkpoints.close(assignment.checkpoints)
+
+    def _draw(self, architecture: Architecture, key: int, own: OwnExamples | None = None) -> Weights:
+        weights = self._compiler.initial_weights(architecture, key)
+        return weights if own is None else self._fits.fill(weights, architecture, own)
 
     def _take(self, assignment: Assignment, lanes: int) -> list[tuple[Trial, Weights] | Paused]:
         """Return the next trials for free lanes; those whose weights cannot be drawn fail, and others come instead."""

@@ -15,8 +15,10 @@ from flax import linen, nnx
 from jax.extend import core
 
 from scalejax.builders import bound, name_of, parameters, qualified_name
+from scalejax.data import features as steps
 from scalejax.errors import SweepError
 from scalejax.models import own
+from scalejax.models.behind import Behind
 from scalejax.models.matrices import matrices
 
 Build = Callable[..., nnx.Module | linen.Module]
@@ -34,6 +36,7 @@ class Architecture:
         dtype: of these as the model sees them: float32, or int32 if they are tokens.
         occasion: tells apart what the user's own builder makes in two plans of one process: a cell of a notebook may
             have changed the code in between, and what is traced and compiled is remembered by architecture.
+        features: steps between the inputs and the model.
     """
 
     build: Build
@@ -41,14 +44,17 @@ class Architecture:
     shape: tuple[int, ...]
     occasion: object = field(default=None, repr=False)
     dtype: str = "float32"
+    features: steps.Chain = ()
 
     def module(self, key: jax.Array) -> nnx.Module:
         """Build the module with parameters drawn from `key`."""
         rngs = nnx.Rngs(key)
         module = self.build(**dict(self.arguments), rngs=rngs)
         if isinstance(module, linen.Module):
-            module = own.from_linen(module, rngs, self.inputs(1))
-        return own.with_all_state(module)
+            seen = jax.ShapeDtypeStruct((1, *steps.shapes(self.features, self.shape)[-1]), np.dtype(self.dtype))
+            module = own.from_linen(module, rngs, seen)
+        module = own.with_all_state(module)
+        return Behind(module, self.features, self.shape) if self.features else module
 
     def initialise(self, key: jax.Array) -> tuple[nnx.State, nnx.State]:
         """Return the trainable parameters and the rest of the state (sizes, statistics) at the true size."""
@@ -59,7 +65,8 @@ class Architecture:
     def identity(self) -> str:
         """A text that is the same in every process, and another one once the builder's source has changed."""
         seen = "" if self.dtype == "float32" else f" {self.dtype}"
-        return f"{qualified_name(self.build)} {fingerprint(self.build)} {self.arguments}{seen}"
+        behind = f" {steps.digests(self.features)}" if self.features else ""
+        return f"{qualified_name(self.build)} {fingerprint(self.build)} {self.arguments}{seen}{behind}"
 
     def inputs(self, batch_size: int) -> jax.ShapeDtypeStruct:
         """Return a batch of inputs as a shape."""
@@ -75,7 +82,9 @@ class Architecture:
     @functools.cached_property
     def parameter_names(self) -> tuple[str, ...]:
         """What its parameters are called, in the order of the leaves of their state: "hidden.0.kernel"."""
-        return tuple(name for name, _ in own.named_leaves(self.abstract[1]))
+        return tuple(
+            name.removeprefix("model." * bool(self.features)) for name, _ in own.named_leaves(self.abstract[1])
+        )
 
     @functools.cache  # noqa: B019  # as many architectures as a sweep has sizes
     def matrices(self, batch_size: int) -> tuple[bool, ...]:
@@ -112,7 +121,8 @@ class Architecture:
     def title(self) -> str:
         """What it is called in a sentence, for example "MLP(inputs=40, width=8)"."""
         arguments = ", ".join(f"{name}={value}" for name, value in self.arguments)
-        return f"{name_of(self.build)}({arguments})"
+        behind = f" behind {steps.title(self.features)}" if self.features else ""
+        return f"{name_of(self.build)}({arguments}){behind}"
 
     @property
     def parameter_count(self) -> int:
@@ -138,6 +148,7 @@ def architecture(
     dtype: str = "float32",
     vocabulary: int | None = None,
     occasion: object = None,
+    features: steps.Chain = (),
 ) -> Architecture:
     """Fill in a builder's knobs, and what its signature names of the data.
 
@@ -146,20 +157,26 @@ def architecture(
     Args:
         build: as for `Architecture`.
         knobs: of the family.
-        shape: of one example's inputs; `inputs` is how many numbers that are.
+        shape: of one example's inputs; `inputs` is how many numbers the features make of them.
         outputs: numbers that the model returns for an example: of a classification one a class, also called `classes`;
             of next tokens one a token of the vocabulary, at every position.
         dtype: of inputs as the model sees them.
         vocabulary: how many tokens there are, if inputs are tokens.
-        occasion: as for `Architecture`.
+        occasion, features: as for `Architecture`; `shape`, where it is asked for, is that after the features.
+
+    Raises:
+        SweepError: the features are not for these inputs.
     """
-    offered = {"inputs": math.prod(shape), "outputs": outputs, "classes": outputs, "vocabulary": vocabulary}
+    if features and dtype != "float32":
+        raise SweepError(f"the features {steps.title(features)} take numbers, and these inputs are tokens; drop them")
+    made = steps.shapes(features, shape)[-1]
+    offered = {"inputs": math.prod(made), "outputs": outputs, "classes": outputs, "vocabulary": vocabulary}
     takes = parameters(build)
     asked = [name for name in takes if name in offered and name not in bound(build)]
     if "shape" in takes and takes["shape"].default is inspect.Parameter.empty and "shape" not in knobs:
-        asked, offered["shape"] = [*asked, "shape"], shape
+        asked, offered["shape"] = [*asked, "shape"], made
     arguments = (*((name, offered[name]) for name in asked), *sorted(knobs.items()))
-    return Architecture(build, arguments, shape, occasion, dtype)
+    return Architecture(build, arguments, shape, occasion, dtype, features)
 
 
 def fingerprint(build: Callable[..., Any]) -> str:

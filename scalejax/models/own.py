@@ -89,14 +89,19 @@ def _merged(graph: Any, params: nnx.State, rest: nnx.State, *, training: bool) -
 
 
 def _call(module: Any, inputs: jax.Array, *, training: bool) -> Any:
+    found = called_for(module, inputs, training=training)
+    nnx.pop(module, nnx.Intermediate)
+    return found
+
+
+def called_for(module: Any, inputs: jax.Array, *, training: bool) -> Any:
+    """Return what a module makes of inputs [batch, ...], called for training or for evaluation."""
     kind, more = type(module), dict[str, Any]()
     if isinstance(module, nnx.bridge.ToNNX):
         kind = type(module.to_nnx__module)
         changes = DenyList(("params", "intermediates"))
         more["mutable"] = changes if training else False
-    found = module(inputs, **_flags(kind, training=training), **more)
-    nnx.pop(module, nnx.Intermediate)
-    return found
+    return module(inputs, **_flags(kind, training=training), **more)
 
 
 def wide(outputs: jax.Array) -> jax.Array:

@@ -64,6 +64,7 @@ def check_counts(sweep: Sweep, card: DataCard, *, counted: bool) -> None:
     sizes: dict[Key, int] = {
         ("models", name, index): len(values) for index, grid in grids for name, values in grid.knobs.items()
     }
+    sizes |= {("models", "features", index): len(grid.features) for index, grid in grids if grid.features}
     batches: dict[Key, int] = {("train", "batch_size", None): len(train.batch_size)}
     examples_key = "fractions" if sweep.data.train_examples is None else "train_examples"
     data: dict[Key, int] = {("data", examples_key, None): len(examples)}
@@ -72,7 +73,7 @@ def check_counts(sweep: Sweep, card: DataCard, *, counted: bool) -> None:
         **{("train", name, None): len(getattr(train, name) or (None,)) for name in ("weight_decay", *OWN_NUMBERS)},
         ("", "seeds", None): len(sweep.seeds),
     }
-    models = sum(math.prod(map(len, grid.knobs.values())) for _, grid in grids)
+    models = sum(math.prod(map(len, (*grid.knobs.values(), grid.features or "-"))) for _, grid in grids)
     programs = models * len(train.batch_size)
     different = programs * len(examples)
     trials = different * math.prod(alike.values())

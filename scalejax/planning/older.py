@@ -38,6 +38,9 @@ def expand_older(sweep: Sweep, card: DataCard) -> Iterator[OlderTrial]:
             able = [name for name, other in FAMILIES.items() if does in other.make and card.vocabulary is None]
             remedy = f"take {', '.join(able)}" if able else "leave it out"
             raise SpecError(f"{why}; {remedy}", table="models", keys=("family",), index=index)
+        if any(grid.features or (sweep.data.steps,)):
+            why = f"{family} does not take features yet, which models of scalejax alone do"
+            raise SpecError(f'{why}; give it features = "none"', table="models", keys=("features",), index=index)
         options = grid_of(family, grid.knobs)
         (limit,) = grid.knobs.get(TIME_LIMIT, (TIME_LIMIT_SECONDS,))
         settings = [tuple(zip(options, values, strict=True)) for values in itertools.product(*options.values())]

@@ -78,7 +78,7 @@ def outline(
 def _sizes(bucket: Bucket) -> str:
     """Return a bucket's sizes in words, for example "mlp depth 2 width 8, 32"."""
     values: dict[str, set[Any]] = {}
-    for knob, value in (chosen for trial in bucket.trials for chosen in trial.knobs):
+    for knob, value in (chosen for trial in bucket.trials for chosen in trial.named_knobs):
         values.setdefault(knob, set()).add(value)
     # Numbers are sorted as numbers, names as names.
     ranked = {knob: sorted(sizes, key=lambda size: (isinstance(size, str), size)) for knob, sizes in values.items()}

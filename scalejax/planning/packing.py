@@ -141,7 +141,7 @@ def _families(trials: Sequence[Counted]) -> list[tuple[Recipe, Sizes]]:
     families: dict[tuple[object, ...], tuple[Recipe, Sizes]] = {}
     for counted in trials:
         trial = counted.trial
-        key = structure(trial.architecture), trial.architecture.build, trial.recipe
+        key = structure(trial.architecture), trial.architecture.build, trial.architecture.features, trial.recipe
         _, sizes = families.setdefault(key, (trial.recipe, {}))
         sizes.setdefault(trial.architecture, []).append(counted)
     return list(families.values())

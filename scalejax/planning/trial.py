@@ -5,8 +5,9 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from scalejax.builders import name_of
 from scalejax.classical.families import is_older
 from scalejax.data import DataCard
+from scalejax.data.features import Step, is_own_step, resolve, title
 from scalejax.errors import SweepError
 from scalejax.models import FAMILIES
 from scalejax.models.architecture import Architecture, architecture, fingerprint
@@ -24,7 +26,7 @@ from scalejax.spec.sweep import default_numbers
 from scalejax.train.numerics import Numerics, current
 from scalejax.train.recipe import DECAY_FRACTION, FOLLOWS, LaneProgram, Recipe, Settings, content
 from scalejax.train.task import task_of
-from scalejax.train.traced import optimizer_digest, program_digest, schedule_digest, task_digest
+from scalejax.train.traced import features_digest, optimizer_digest, program_digest, schedule_digest, task_digest
 
 # Raise it when a change to the training step or to a family changes results: old rows are then never mixed with new.
 RESULTS_VERSION = 2
@@ -52,6 +54,8 @@ class Trial:
         patience: evaluations without improvement that end it.
         numerics: JAX's settings that change numbers.
         own: digests of a user's own task, optimizer and schedule.
+        features: digests of the steps before the model.
+        features_named: what these are called in the rows; None where the sweep does not compare features.
         rungs: steps at which it waits for its competitors, ascending; none without halving. Part of no id.
     """
 
@@ -67,6 +71,8 @@ class Trial:
     patience: int | None
     numerics: Numerics = ()
     own: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    features_named: str | None = field(default=None, metadata=FOLLOWS)
     rungs: tuple[int, ...] = field(default=(), metadata=FOLLOWS)
 
     @functools.cached_property
@@ -94,6 +100,18 @@ class Trial:
         return LaneProgram(self.architecture, self.recipe)
 
     @property
+    def named_knobs(self) -> Knobs:
+        """What tells its model from others in the rows: its size knobs, and features that it compares."""
+        return self.knobs if self.features_named is None else (("features", self.features_named), *self.knobs)
+
+    @property
+    def own_examples(self) -> "OwnExamples | None":
+        """What its features are fitted on; None without features."""
+        if not self.features:
+            return None
+        return OwnExamples(self.settings.train_examples, self.settings.subset_key, self.key("features"))
+
+    @property
     def competition(self) -> "Trial":
         """What it has in common with its competitors: itself, with no seed and no learning rate of its own."""
         return replace(self, settings=replace(self.settings, learning_rate=0, subset_key=0, shuffle_key=0), seed=0)
@@ -103,8 +121,16 @@ class Trial:
         return random_bits(self.data, self.seed, purpose)
 
 
+class OwnExamples(NamedTuple):
+    """A trial's own training examples, which its features are fitted on, and the bits that a fit may draw from."""
+
+    examples: int
+    subset_key: int
+    features_key: int
+
+
 def random_bits(data: str, seed: int, purpose: str) -> int:
-    """Return 32 random bits for one purpose: "initialise", "subset" or "shuffle".
+    """Return 32 random bits for one purpose: "initialise", "subset", "shuffle" or "features".
 
     They depend on the data and the seed alone, so trials that differ in size, learning rate or number of examples are
     compared on common random numbers, and never on the lane that a trial happens to run in.
@@ -228,7 +254,12 @@ def _trials(sweep: Sweep, card: DataCard) -> Iterator[Trial]:
     for grid in sweep.models:
         if is_older(grid.family):
             continue
-        for knobs, size, source in _sizes(grid, card, recipe, outputs=outputs, occasion=occasion):
+        for features, (knobs, size, source) in (
+            (steps, each)
+            for steps in grid.features or (sweep.data.steps,)
+            for each in _sizes(grid, steps, card, recipe, outputs=outputs, occasion=occasion)
+        ):
+            behind = features_digest(size)
             own = own_task + optimizer_digest(LaneProgram(size, recipe)) + own_schedule
             for train_examples, batch_size in itertools.product(training_sizes(sweep.data, card), train.batch_size):
                 steps, interval = horizon(train, train_examples, batch_size)
@@ -259,6 +290,8 @@ def _trials(sweep: Sweep, card: DataCard) -> Iterator[Trial]:
                         patience=train.patience,
                         numerics=numerics,
                         own=own,
+                        features=behind,
+                        features_named=None if grid.features is None else title(features),
                     )
 
 
@@ -280,16 +313,23 @@ def _numbers(train: TrainSpec) -> list[dict[str, float]]:
 
 
 def _sizes(
-    grid: ModelGrid, card: DataCard, recipe: Recipe, *, outputs: tuple[int, ...], occasion: object
+    grid: ModelGrid,
+    features: Sequence[Step],
+    card: DataCard,
+    recipe: Recipe,
+    *,
+    outputs: tuple[int, ...],
+    occasion: object,
 ) -> Iterator[tuple[Knobs, Architecture, str | None]]:
-    """Yield knobs, architecture and the digest of the user's own source for every size of one grid.
+    """Yield knobs, architecture and the digest of the user's own source for every size of one grid behind features.
 
     Raises:
         SweepError: a module of the user's own cannot be trained, or is another one each time it is built or called:
             its trials would never be found again.
     """
+    chain = resolve(features)
     if isinstance(grid.family, str):
-        build, source, occasion = FAMILIES[grid.family], None, None
+        build, source, occasion = FAMILIES[grid.family], None, occasion if any(map(is_own_step, chain)) else None
     else:
         build, source = grid.family, fingerprint(grid.family)
     unseen = source is not None
@@ -304,6 +344,7 @@ def _sizes(
             dtype=card.sees,
             vocabulary=card.vocabulary,
             occasion=occasion,
+            features=chain,
         )
         if source is not None or card.vocabulary is not None:  # the families are tested, but not on any task of tokens
             size.check(outputs=outputs, task=recipe.task.name)

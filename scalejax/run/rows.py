@@ -28,7 +28,7 @@ def trial_row(trial: "Trial", plan: "Plan") -> TrialRow:
     return TrialRow(
         trial_id=trial.trial_id,
         family=trial.family,
-        knobs=dict(trial.knobs),
+        knobs=dict(trial.named_knobs),
         params=trial.architecture.parameter_count,
         train_examples=trial.settings.train_examples,
         fraction=trial.settings.train_examples / plan.card.examples,

@@ -413,6 +413,7 @@ def _train(
     from scalejax.classical.pool import HostPool
     from scalejax.data import load
     from scalejax.execute.devices import processes_beside
+    from scalejax.execute.initial_weights import FeatureFits
     from scalejax.execute.observer import Observer
     from scalejax.execute.scheduler import Scheduler
     from scalejax.report.progress import ProgressDisplay
@@ -420,6 +421,7 @@ def _train(
     data = load(plan.sweep.data)
     if data.card.fingerprint != plan.card.fingerprint:
         raise SweepError("[data] source: the data have changed since the sweep was planned; run again")
+    FeatureFits(data).check(plan.trials)
     waiting = [*unfinished, *recalled]
     accountant = Accountant(plan, waiting, begun=begun)
     with ExitStack() as exits:

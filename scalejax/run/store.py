@@ -317,10 +317,10 @@ class Store:
             )
             transaction.executemany(
                 f"INSERT INTO trials (position, {_names(PLANNED)}) VALUES (?{', ?' * len(PLANNED)}) "
-                # Not part of what a trial is: its place, its share of a pool that the sweep may name differently, and
-                # how FLOPs are counted.
+                # Not part of what a trial is: its place, its share of a pool that the sweep may name differently, how
+                # FLOPs are counted, and whether the sweep calls its features by a name.
                 "ON CONFLICT (trial_id) DO UPDATE SET position = excluded.position, fraction = excluded.fraction, "
-                "flops = excluded.flops",
+                "flops = excluded.flops, knobs = excluded.knobs",
                 [(position, *_values(row, PLANNED)) for position, row in enumerate(trials)],
             )
 

@@ -134,7 +134,7 @@ class Keeper:
     @staticmethod
     def _cell(trial: "Trial") -> Any:
         # As a text: in Python True == 1, and these are two sizes.
-        return trial.family, repr(trial.knobs), trial.settings.train_examples
+        return trial.family, repr(trial.named_knobs), trial.settings.train_examples
 
 
 def chosen(rows: "pd.DataFrame") -> set[str]:

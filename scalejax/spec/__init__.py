@@ -1,5 +1,5 @@
 """The sweep: frozen, strictly validated dataclasses, and their TOML file."""
 
-from scalejax.spec.sweep import DataSpec, HalvingSpec, Knob, ModelGrid, Sweep, TrainSpec, check_models
+from scalejax.spec.sweep import DataSpec, FeaturesSpec, HalvingSpec, Knob, ModelGrid, Sweep, TrainSpec, check_models
 
-__all__ = ["DataSpec", "HalvingSpec", "Knob", "ModelGrid", "Sweep", "TrainSpec", "check_models"]
+__all__ = ["DataSpec", "FeaturesSpec", "HalvingSpec", "Knob", "ModelGrid", "Sweep", "TrainSpec", "check_models"]

@@ -9,12 +9,13 @@ from typing import Any
 
 from scalejax.builders import load_object, qualified_name
 from scalejax.data import SOURCES, Options, is_path, is_there
+from scalejax.data.features import title, written
 from scalejax.errors import SweepError
 from scalejax.rules import SpecError, nearest, shown, shown_name
-from scalejax.spec import DataSpec, HalvingSpec, ModelGrid, Sweep, TrainSpec
+from scalejax.spec import DataSpec, FeaturesSpec, HalvingSpec, ModelGrid, Sweep, TrainSpec
 from scalejax.spec.sweep import UNTRAINED
 
-_TABLES = {"data": DataSpec, "train": TrainSpec, "train.halving": HalvingSpec}
+_TABLES = {"data": DataSpec, "train": TrainSpec, "train.halving": HalvingSpec, "data.features": FeaturesSpec}
 _KEYS = {
     "": tuple(field.name for field in fields(Sweep)),
     **{table: tuple(each.name for each in fields(spec) if each.name != "options") for table, spec in _TABLES.items()},
@@ -224,7 +225,8 @@ def _made(value: Any, path: str) -> Any:
         if not isinstance(value.get("source", ""), str):
             says = f"expected the name of a source or the path of a file, found {shown(value['source'])}"
             raise SpecError(says, table="data", keys=("source",))
-        return DataSpec(**{key: inner for key, inner in value.items() if key in _KEYS[path]}, options=options)
+        own = {key: _made(inner, f"{path}.{key}") for key, inner in value.items() if key in _KEYS[path]}
+        return DataSpec(**own, options=options)
     return _TABLES[path](**{key: _made(inner, f"{path}.{key}") for key, inner in value.items()})
 
 
@@ -362,13 +364,17 @@ def sweep_to_toml(sweep: Sweep) -> str:
     for grid in sweep.models:
         lines += ["", "[[models]]", f"family = {_object(grid.family)}"]
         lines += [f"{_toml_key(name)} = {_toml(values)}" for name, values in grid.knobs.items()]
+        if grid.features is not None:
+            lines.append(f"features = {_toml(tuple(title([*map(written, steps)]) for steps in grid.features))}")
     train = [] if sweep.train == UNTRAINED else _table("train", sweep.train)
     return "\n".join([*lines, *train, ""])
 
 
-def _table(table: str, spec: DataSpec | TrainSpec | HalvingSpec) -> list[str]:
+def _table(table: str, spec: DataSpec | TrainSpec | HalvingSpec | FeaturesSpec) -> list[str]:
     values = {field.name: getattr(spec, field.name) for field in fields(spec) if field.name != "options"}
-    inner = {name: value for name, value in values.items() if isinstance(value, HalvingSpec)}
+    if isinstance(spec, FeaturesSpec):
+        values["steps"] = tuple(map(written, spec.steps))
+    inner = {name: value for name, value in values.items() if isinstance(value, HalvingSpec | FeaturesSpec)}
     own = {name: value for name, value in values.items() if value is not None and name not in inner}
     lines = ["", f"[{table}]", *(f"{name} = {_object(value)}" for name, value in own.items())]
     if isinstance(spec, DataSpec) and spec.options:

@@ -15,6 +15,7 @@ from typing import Any
 from scalejax.builders import load_object, name_of, parameters
 from scalejax.classical import families as older
 from scalejax.data import SOURCES, FromFile, Given, InMemory, Options, Source, as_source, is_path, source_name
+from scalejax.data.features import Step, listed_steps, resolve, title
 from scalejax.errors import SweepError
 from scalejax.rules import (
     Check,
@@ -179,6 +180,31 @@ def _options(value: Any) -> Mapping[str, Any]:
     return {name: option for name, option in settled.items() if option is not None}
 
 
+def _steps(value: Any) -> tuple[Step, ...]:
+    """Return the steps of a chain of features as they are written, each held against what there is."""
+    steps = listed_steps(value)
+    resolve(steps)
+    return steps
+
+
+@strict("data.features")
+@dataclass(frozen=True)
+class FeaturesSpec:
+    """Steps between the inputs and every model, each fitted on a trial's own training examples; see `Features`.
+
+    A step is a text such as "pca(16)", a function of a batch, or an object of one's own. Raises `SweepError`.
+    """
+
+    steps: Sequence[Step] = field(metadata={"rule": _steps})
+
+
+def _features(value: Any) -> FeaturesSpec:
+    try:
+        return value if isinstance(value, FeaturesSpec) else FeaturesSpec(value)
+    except SpecError as fault:
+        raise SpecError(fault.says) from None
+
+
 @strict("data", extra="options")
 @dataclass(frozen=True)
 class DataSpec:
@@ -207,6 +233,8 @@ class DataSpec:
     # Whether batches come from the host; None: only where the training pool does not fit on the devices.
     stream: bool | None = field(default=None, metadata={"rule": _true_or_false})
     options: Mapping[str, Any] = field(default_factory=dict, metadata={"rule": _options})
+    # Before all models that name none themselves; also given as the steps alone.
+    features: FeaturesSpec | Step | Sequence[Step] | None = field(default=None, metadata={"rule": _features})
 
     def __post_init__(self) -> None:
         _one_of(self, "data", "train_examples", "fractions")
@@ -217,6 +245,11 @@ class DataSpec:
 
     def __hash__(self) -> int:
         return hash((self.source, self.train_examples, self.fractions, self.examples, self.seed))
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The steps of its features; none without."""
+        return tuple(self.features.steps) if isinstance(self.features, FeaturesSpec) else ()
 
     @property
     def origin(self) -> Source:
@@ -278,30 +311,55 @@ class ModelGrid:
     `family` is a name, or the user's own builder `build(*, width, rngs)`, whose signature the knobs must fit. The
     knobs may also come as a mapping, `ModelGrid("mlp", {"width": (8, 32)})`. Two grids are equal, and hash alike, by
     content. Raises `SweepError`; a family given by name is held against its knobs by `check_models`.
+
+    `features` are alternatives, in the place of those of the data: `features=["none", "standardise + pca(16)"]`. A
+    list in the list is one chain of steps. A builder of one's own that takes a parameter `features` keeps it as a knob.
     """
 
     family: str | Callable[..., Any]
     knobs: Mapping[str, tuple[Knob, ...]]
+    features: tuple[tuple[Step, ...], ...] | None  # None: those of the data
 
     def __init__(self, family: str | Callable[..., Any], knobs: Mapping[str, Any] | None = None, **more: Any):
         grid: dict[str, tuple[Knob, ...]] = {}
+        features = None
         for name, value in (*(knobs or {}).items(), *more.items()):
             try:
                 if not isinstance(name, str) or not name.isidentifier() or name in ("family", *NOT_KNOBS):
                     raise SpecError("this cannot be a size knob; expected a parameter of the model")
-                if name in grid:
+                if name in grid or (name == "features" and features):
                     raise SpecError("given twice")
+                if name == "features" and not _takes_features(_family(family)):
+                    features = None if value is None else _alternatives(value)
+                    continue
                 grid[name] = distinct(map(as_knob, listed(value)))
             except SpecError as fault:
                 raise SpecError(fault.says, table="models", keys=(str(name),)) from None
         family = _family(family)
         object.__setattr__(self, "family", family)
         object.__setattr__(self, "knobs", grid)
+        object.__setattr__(self, "features", features)
         if callable(family):
             _check_builder(family, grid, family=_title(family))
 
     def __hash__(self) -> int:
-        return hash((self.family, frozenset(self.knobs.items())))
+        return hash((self.family, frozenset(self.knobs.items()), self.features))
+
+
+def _takes_features(family: object) -> bool:
+    """Say whether `features` is a parameter of a builder of one's own, as it is of many layers."""
+    try:
+        takes = parameters(family) if callable(family) else {}
+    except (ValueError, TypeError):
+        return False
+    return "features" in takes or any(each.kind is each.VAR_KEYWORD for each in takes.values())
+
+
+def _alternatives(value: Any) -> tuple[tuple[Step, ...], ...]:
+    """Return the chains of features that a model is tried with."""
+    chains = tuple(map(_steps, value if isinstance(value, list | tuple) else [value]))
+    distinct(map(title, chains))
+    return chains
 
 
 def _family(family: Any) -> Any:
@@ -426,9 +484,18 @@ class Sweep:
         if self.train is UNTRAINED and not all(older.is_older(grid.family) for grid in self.models):
             says = f"needed but missing; only a sweep of nothing but {', '.join(older.FAMILIES)} does without"
             raise SpecError(says, keys=("train",))
-        _check_overlap([(grid.family, grid.knobs) for grid in self.models])
+        _check_overlap([(grid.family, {**grid.knobs, **_told_apart(self, grid)}) for grid in self.models])
         of_targets = self.task if isinstance(self.task, str) and self.task in TASKS[:2] else None
         object.__setattr__(self, "data", self.data.for_task(of_targets))
+
+
+def _told_apart(sweep: Sweep, grid: ModelGrid) -> dict[str, tuple[Knob, ...]]:
+    """Return the features of a grid's models as if they were a knob, in a sweep that has any."""
+    common = sweep.data.steps
+    if not common and not any(each.features for each in sweep.models):
+        return {}
+    key = "data.features" if "features" in grid.knobs else "features"
+    return {key: tuple(map(title, grid.features or (common,)))}
 
 
 def _check_overlap(grids: Sequence[tuple[object, Mapping[str, tuple[Knob, ...]]]]) -> None:
@@ -468,7 +535,7 @@ def check_models(sweep: Sweep, families: Mapping[str, Callable[..., Any]]) -> No
             raise SpecError(says, table="models", keys=("family",), index=index)
         builder = families[family] if isinstance(family, str) else family
         _check_builder(builder, grid.knobs, index=index, family=_title(family))
-        grids.append((family, {**_defaults(builder), **grid.knobs}))
+        grids.append((family, {**_defaults(builder), **grid.knobs, **_told_apart(sweep, grid)}))
     _check_overlap(grids)
 
 

@@ -5,7 +5,6 @@ and every optimizer here maps zero to zero. So models of different sizes share o
 may is proven (`scalejax.planning.proof`) or, where the user asks for it, tried (`scalejax.execute.probe`).
 """
 
-import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from scalejax.data.host import beside_the_training
 from scalejax.models import Architecture
 from scalejax.train.numerics import Numerics, current
 from scalejax.train.recipe import Leaf
@@ -66,18 +66,8 @@ def initialiser(architecture: Architecture) -> Callable[[np.uint32], tuple[nnx.S
 def _initialiser(architecture: Architecture, numerics: Numerics) -> Callable[[np.uint32], tuple[nnx.State, nnx.State]]:
     del numerics  # a program compiled under other settings draws other numbers
     drawing = jax.jit(lambda key: architecture.initialise(jax.random.key(key)))
-    with _beside_the_training():
+    with beside_the_training():
         return drawing.lower(jax.ShapeDtypeStruct((), np.uint32)).compile(HASTY)
-
-
-def _beside_the_training() -> contextlib.AbstractContextManager[object]:
-    """Return a context in which programs are compiled for the CPU; for the usual device if that is the CPU itself."""
-    if jax.default_backend() == "cpu":
-        return contextlib.nullcontext()
-    try:
-        return jax.default_device(jax.local_devices(backend="cpu")[0])
-    except RuntimeError:  # JAX_PLATFORMS leaves it out
-        return contextlib.nullcontext()
 
 
 def pad(tree: Tree, like: Tree) -> Tree:

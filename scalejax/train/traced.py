@@ -13,6 +13,7 @@ from jax import lax
 from jax.extend import core
 
 from scalejax.builders import qualified_name
+from scalejax.data.features import digests, is_own_step, shapes, title
 from scalejax.errors import SweepError
 from scalejax.models import Architecture
 from scalejax.models.equations import SILENT, called, closed, constant, digest, settled, text
@@ -111,6 +112,28 @@ def task_digest(recipe: Recipe, outputs: int | tuple[int, ...], *, inputs: jax.S
             shapes = ", ".join(map(str, found)) or "no array"
             raise SweepError(f"{name} returns as {part} {of} {shapes}; expected the shape {expected}")
     return (digest(recipe.task.metric, *(text(each.program) for each in programs.values())),)
+
+
+def features_digest(architecture: Architecture) -> tuple[str, ...]:
+    """Return the digest of each step before a model; of a user's own its program is a part.
+
+    Raises:
+        SweepError: a step computes something else each time: its trials would never be found again.
+    """
+    found, before = [], shapes(architecture.features, architecture.shape)
+    for step, said, shape in zip(architecture.features, digests(architecture.features), before, strict=False):
+        if not is_own_step(step):
+            found.append(said)
+            continue
+        fitted = {name: jax.ShapeDtypeStruct(of, jnp.float32) for name, of in step.arrays(shape).items()}
+        batch = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+        # Traced anew each time: what Python remembers of a function may be of an earlier form of it.
+        programs = [text(_traced(lambda *each: step.apply(*each), fitted, batch).program) for _ in range(2)]  # noqa: B023
+        if programs[0] != programs[1]:
+            why = "computes something else each time it is called, for instance from NumPy's random numbers"
+            raise SweepError(f"the features step {title((step,))} {why}; draw in `fit`, from its seed")
+        found.append(f"{said} {digest(programs[0])}")
+    return tuple(found)
 
 
 def optimizer_digest(program: LaneProgram) -> tuple[str, ...]:
