@@ -14,7 +14,7 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 import scalejax as sx
 from scalejax.data import DataSet, Split
 from scalejax.data.features import Chain, Function, fit, listed_steps, resolve, shapes, title, transform
-from scalejax.data.shuffle import own_rows
+from scalejax.data.host_shuffle import own_rows
 from scalejax.execute.initial_weights import FeatureFits
 from scalejax.models import FAMILIES, architecture
 from scalejax.models.own import named_leaves
@@ -137,7 +137,7 @@ def test_a_trial_behind_features_is_the_training_on_inputs_made_beforehand(data)
     """The features of all data, made on the host, and a model alone on them: the same losses."""
     each = behind("standardise + pca(6)", train_examples=40)
     chain, pool = each.architecture.features, data.train.inputs
-    own = pool[own_rows(40, len(pool), each.settings.subset_key)]
+    own = pool[own_rows(40, pool=len(pool), key=each.settings.subset_key)]
     fitted = fit(chain, own, SEED)
 
     def made(split: Split) -> Split:
@@ -160,7 +160,7 @@ def test_a_trial_behind_features_is_the_training_on_inputs_made_beforehand(data)
 
 def test_what_is_not_a_trials_own_changes_nothing_and_what_is_does(data):
     each = behind("standardise + pca(4)", train_examples=20)
-    own = set(own_rows(20, len(data.train.inputs), each.settings.subset_key).tolist())
+    own = set(own_rows(20, pool=len(data.train.inputs), key=each.settings.subset_key).tolist())
 
     def fitted_after_changing(row: int) -> list[np.ndarray]:
         inputs = data.train.inputs.copy()
