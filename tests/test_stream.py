@@ -1,13 +1,20 @@
 """Batches from the host, to the last bit those that a device draws itself; and text that is read where it lies."""
 
 import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +22,7 @@ import scalejax as sx
 from scalejax.data import describe, load
 from scalejax.data.host_shuffle import batch_rows, own_rows, shuffled
 from scalejax.data.shuffle import index_shuffle
+from scalejax.run.watch import Accountant
 from scalejax.train.recipe import Recipe, Settings
 from scalejax.train.step import BLOCK_STEPS, Cursor, batch_indices
 
@@ -177,3 +185,78 @@ def test_binary_and_hidden_files_of_a_folder_are_left_out(tmp_path: Path):
     )
     assert sum(describe(globbed).sizes.values()) == 99
     assert len(list(itertools.chain(describe(globbed).sizes))) == 3
+
+
+def test_a_streamed_run_that_is_stopped_resumes_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = token_file(tmp_path / "tokens.bin")
+    data = replace(tokens_of(path), stream=True, train_examples=(20, 400))
+    sweep = sweep_of(data, models=sx.ModelGrid(Bigrams, width=[4, 8]))
+    whole = sx.run_sweep(sweep, tmp_path / "whole", progress=False)
+    shown, show = [], Accountant.show
+
+    def stop(*arguments):
+        show(*arguments)
+        shown.append(None)
+        if len(shown) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.5)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Accountant, "show", stop)
+        with pytest.raises(sx.Interrupted):
+            sx.run_sweep(sweep, tmp_path / "stopped", progress=False)
+    assert sx.Run(tmp_path / "stopped").counts()["done"] < len(whole.results())
+    resumed = sx.run_sweep(sweep, tmp_path / "stopped", progress=False)
+    for one, other in zip(tables(whole), tables(resumed), strict=True):
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
+    assert set(whole.results()["metric"]) == {"bits_per_token"}
+    nats, bits = whole.results()["test_loss"], whole.results()["test_metric"]
+    np.testing.assert_allclose(bits, nats / np.log(2), rtol=1e-6)
+
+
+class Bigrams(nnx.Module):
+    """Each token says what follows it, through few numbers."""
+
+    def __init__(self, *, vocabulary: int, width: int, rngs: nnx.Rngs):
+        self.embed = nnx.Embed(vocabulary, width, rngs=rngs)
+        self.output = nnx.Linear(width, vocabulary, rngs=rngs)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        return self.output(self.embed(tokens))
+
+
+LONG = """
+import resource, sys
+import scalejax as sx
+path, tokens, stream, out = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "True", sys.argv[4]
+data = {"path": path, "vocabulary": 256, "sequence_length": 256}
+sweep = sx.Sweep(
+    name="long",
+    data=sx.DataSpec(
+        source="tokens", fractions=(1.0,), validation_examples=16, test_examples=16, stream=stream, options=data
+    ),
+    models=sx.ModelGrid("transformer", width=256, depth=2),
+    train=sx.TrainSpec(learning_rate=(1e-3,), batch_size=(8,), steps=80, evaluate_every=80),
+)
+result = sx.run_sweep(sweep, out, progress=False).results().iloc[0]
+print(result["status"], result["seconds"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_a_large_file_is_streamed_in_little_memory_and_about_as_fast_as_from_memory(tmp_path: Path):
+    large, small = tmp_path / "large.bin", tmp_path / "small.bin"
+    with large.open("wb") as file:
+        file.truncate(20_000_000_000)  # sparse: it reads as zeros
+    with small.open("wb") as file:
+        file.truncate(50_000_000)
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for number in range(3):  # in turns, for machines drift
+        for streamed, path in ((True, large), (False, small)):
+            command = [sys.executable, "-c", LONG, path, "0", streamed, tmp_path / f"{number}-{streamed}"]
+            found = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True).stdout.split()
+            assert found[0] == "done"
+            seconds[streamed].append(float(found[1]))
+            assert not streamed or int(found[2]) * 1024 < 1.5e9
+    print(seconds)
+    assert np.median(seconds[False]) / np.median(seconds[True]) > 0.8
