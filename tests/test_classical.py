@@ -10,10 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from engine_helpers import planned
+from engine_helpers import planned, trial_of
+from flax import nnx
 
 import scalejax as sx
 from scalejax.classical import fit as fitting
@@ -22,9 +24,14 @@ from scalejax.classical.fit import cross_entropy, examples_of, flat, probabiliti
 from scalejax.classical.pool import HostPool, OlderFinished
 from scalejax.classical.trial import OlderTrial
 from scalejax.cli import main
-from scalejax.data import DataSet
+from scalejax.data import DataSet, Split
+from scalejax.data.features import Chain, Function, resolve
 from scalejax.data.host_shuffle import own_rows
+from scalejax.data.own_examples import FeatureFits
 from scalejax.errors import RunError, SweepError
+from scalejax.models import FAMILIES as NETWORKS
+from scalejax.models import architecture
+from scalejax.models.behind import Behind, with_fitted
 from scalejax.planning.plan import make_plan
 from scalejax.planning.trial import random_bits
 from scalejax.report.plot import TRADITIONAL_FAMILIES
@@ -321,6 +328,9 @@ def test_the_number_of_fits_is_limited():
     sweep = sx.Sweep("many", DIGITS, models=(sx.ModelGrid("svm", C=range(1, 1_001)),), seeds=tuple(range(1_000)))
     with pytest.raises(SweepError, match="2,000,000 fits, more than 1,000,000"):
         plan_of(sweep)
+    both = replace(sweep, models=(sx.ModelGrid("svm", C=range(1, 1_001), features=["none", "spectrum"]),))
+    with pytest.raises(SweepError, match="4,000,000 fits"):
+        plan_of(both)
 
 
 def test_figures_know_the_older_families():
@@ -338,3 +348,112 @@ def test_scikit_learns_logistic_regression_and_ours_agree(tmp_path: Path):
     curves = run.curves().pivot(index="train_examples", columns="model", values="value")
     gaps = curves["logistic"].to_numpy(float) - curves["logistic_regression"].to_numpy(float)
     assert abs(gaps).max() < 0.01, curves
+
+
+# Behind features
+
+CHAIN = resolve(("standardise", "pca(4)"))
+
+
+def behind(data: DataSet, chain: Chain = CHAIN, *, smoothing: float = 1e-9, **changes) -> OlderTrial:
+    trial = older(data, options={"var_smoothing": smoothing}, **changes)
+    keys = {f"{purpose}_key": random_bits("fingerprint", trial.seed, purpose) for purpose in ("subset", "features")}
+    return replace(trial, features=tuple(map(repr, chain)), chain=chain, **keys)
+
+
+def inputs_of(trial: OlderTrial, data: DataSet) -> dict[str, np.ndarray]:
+    """Return the inputs that are there for the process which fits, while another trial still needs them."""
+    seen: list[dict[str, np.ndarray]] = []
+
+    def look(end: OlderFinished) -> None:
+        assert end.status == "done"
+        if not seen:
+            examples = examples_of(replace(trial, chain=()), Path(pool._folder.name))
+            seen.append({split: np.array(inputs) for split, (inputs, _) in examples.items()})
+
+    both = [trial, replace(trial, hyperparameters=(("var_smoothing", 0.1),))]
+    pool = HostPool(both, data, processes=1, started=untold, finished=look)
+    with pool:
+        pool.join()
+    return seen[0]
+
+
+class Passed(nnx.Module):
+    """A model that puts out what it sees."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+def test_an_older_algorithm_sees_what_a_network_behind_the_same_features_sees(pixels: bool, data: DataSet):
+    if pixels:
+        parts = {name: getattr(data, name) for name in ("train", "validation", "test")}
+        data = replace(data, **{name: Split(np.clip(40 * each.inputs + 128, 0, 255).astype(np.uint8), each.targets)
+                                for name, each in parts.items()})  # fmt: skip
+    built = architecture(NETWORKS["logistic"], {}, shape=(12,), outputs=3, features=CHAIN)
+    network = trial_of(built, "logistic", features=tuple(map(repr, CHAIN)), train_examples=20)
+    trial = behind(data, train_examples=20)
+    assert trial.own_examples is not None
+    assert trial.own_examples == network.own_examples
+    module = Behind(Passed(), CHAIN, (12,))
+    nnx.update(module, with_fitted(nnx.state(module), FeatureFits(data).fitted(CHAIN, trial.own_examples)))
+    own = own_rows(20, pool=500, key=network.settings.subset_key)
+    made = inputs_of(trial, data)
+    assert made["train"].shape == (20, 4)
+    for split, rows in (("train", own), ("validation", slice(None)), ("test", slice(None))):
+        stored = getattr(data, split).inputs[rows]
+        seen = jnp.float32(stored) / 255 if pixels else jnp.asarray(stored)
+        np.testing.assert_allclose(made[split], nnx.jit(module)(seen), rtol=1e-6, atol=1e-6)
+
+
+def test_features_are_fitted_on_a_trials_own_examples_alone(data: DataSet):
+    trial = behind(data, train_examples=20)
+    own = set(own_rows(20, pool=500, key=trial.subset_key).tolist())
+    stranger = next(row for row in range(500) if row not in own)
+
+    def test_inputs_after_changing(row: int) -> np.ndarray:
+        inputs = data.train.inputs.copy()
+        inputs[row] += 5
+        return inputs_of(trial, replace(data, train=Split(inputs, data.train.targets)))["test"]
+
+    before = inputs_of(trial, data)["test"]
+    assert np.array_equal(before, test_inputs_after_changing(stranger))
+    assert not np.allclose(before, test_inputs_after_changing(min(own)))
+
+
+def test_inputs_behind_features_are_made_once_and_deleted_when_no_trial_needs_them(data: DataSet, monkeypatch):
+    transformed, made, there = FeatureFits.transformed, [], []
+    monkeypatch.setattr(FeatureFits, "transformed", lambda *each: made.append(each[2]) or transformed(*each))
+    trials = [behind(data, seed=seed, smoothing=smoothing) for smoothing in (1e-9, 0.1) for seed in (0, 1)]
+    pool = HostPool(
+        [older(data), *trials], data, processes=1, started=untold,
+        finished=lambda _: there.append(len([*Path(pool._folder.name).glob("features-*")])),
+    )  # fmt: skip
+    with pool:
+        pool.join()
+    assert made == [trials[0].own_examples, trials[1].own_examples]
+    assert there == [0, 1, 0, 1, 0]
+
+
+def test_features_that_fail_fail_their_trials_alone(data: DataSet):
+    logarithm = (Function(lambda x: jnp.log(x)),)  # which could not be pickled
+    absolute = (Function(lambda x: jnp.abs(x)),)
+    first, second, third, fourth = fitted(
+        [behind(data, logarithm, features=("log",)) if made else behind(data, absolute, seed=seed)
+         for made, seed in ((True, 0), (True, 1), (False, 0), (False, 1))], data
+    )  # fmt: skip
+    for end in (first, second):
+        assert (end.status, end.scores) == ("failed", None)
+        assert "make numbers that are not finite; see what it makes of few examples" in end.reason
+    assert {third.status, fourth.status} == {"done"}
+
+
+def test_the_id_of_a_trial_contains_its_features_and_is_that_of_before_without(data: DataSet):
+    plain = older(data, "svm")
+    assert plain.trial_id == "b18fff6b18cdf759"
+    assert replace(plain, features_named="none").trial_id == plain.trial_id
+    some = [replace(plain, features=each) for each in (("a",), ("b",), ("a", "b"))]
+    some.append(replace(some[0], numerics=(("jax_default_matmul_precision", "bfloat16"),)))
+    assert len({trial.trial_id for trial in (plain, *some)}) == 5
+    assert replace(some[0], chain=CHAIN, features_named="x", features_key=3).trial_id == some[0].trial_id

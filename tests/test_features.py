@@ -12,16 +12,19 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 import scalejax as sx
-from scalejax.data import DataSet, Split
+from scalejax.data import DataSet, Split, describe, load, own_examples
 from scalejax.data.features import Chain, Function, fit, listed_steps, resolve, shapes, title, transform
 from scalejax.data.host_shuffle import own_rows
-from scalejax.execute.initial_weights import FeatureFits
+from scalejax.data.own_examples import FeatureFits, OwnExamples
+from scalejax.execute.initial_weights import behind_features
 from scalejax.models import FAMILIES, architecture
 from scalejax.models.own import named_leaves
+from scalejax.planning.older import expand_older
 from scalejax.planning.proof.prove import prove
-from scalejax.planning.trial import OwnExamples, Trial, expand
+from scalejax.planning.trial import Trial, expand
 from scalejax.spec import FeaturesSpec
 from scalejax.spec.file import load_sweep, sweep_to_toml
+from scalejax.spec.sweep import UNTRAINED
 from scalejax.train.padding import initial_weights
 
 SEED = 7
@@ -109,7 +112,7 @@ def own_of(each: Trial) -> OwnExamples:
 
 def weights_of(each: Trial, data: DataSet):
     weights = initial_weights(each.architecture, each.key("initialise"))
-    return FeatureFits(data).fill(weights, each.architecture, own_of(each))
+    return behind_features(weights, FeatureFits(data), each.chain, own_of(each))
 
 
 def place_all(trials: list[Trial | None], data: DataSet, largest: Trial):
@@ -177,23 +180,20 @@ def test_what_is_not_a_trials_own_changes_nothing_and_what_is_does(data):
 
 
 def test_a_fit_is_made_once_for_all_sizes_and_rates_and_memory_is_bounded(data, monkeypatch):
-    from scalejax.execute import initial_weights as module
-
     made = []
-    monkeypatch.setattr(module, "fit", lambda *each: made.append(each[2]) or fit(*each))
+    monkeypatch.setattr(own_examples, "fit", lambda *each: made.append(each[2]) or fit(*each))
     fits = FeatureFits(data)
-
-    def fill(each: Trial) -> None:
-        fits.fill(initial_weights(each.architecture, 0), each.architecture, own_of(each))
 
     for width in (3, 5):
         for rate in (1e-3, 1e-2):
             for seed in (0, 1):
-                fill(behind("standardise", width, learning_rate=rate, seed=seed))
+                each = behind("standardise", width, learning_rate=rate, seed=seed)
+                fits.fitted(each.chain, own_of(each))
     assert len(made) == len(set(made)) == 2
-    monkeypatch.setattr(module, "KEPT_BYTES", 0)
+    monkeypatch.setattr(own_examples, "KEPT_BYTES", 0)
     for seed in (0, 1, 0):
-        fill(behind("standardise", 3, seed=seed))
+        each = behind("standardise", 3, seed=seed)
+        fits.fitted(each.chain, own_of(each))
     assert len(made) == 4  # the last one is kept whatever it takes, and seed 0 is fitted anew
 
 
@@ -213,9 +213,9 @@ def sweep_of(*models: sx.ModelGrid, sizes=(20, 100), features: Any = None) -> sx
 
 
 def ids(sweep: sx.Sweep) -> list[str]:
-    from scalejax.data import describe
-
-    return [counted.trial.trial_id for counted in expand(sweep, describe(sweep.data))]
+    card = describe(sweep.data)
+    older = [trial.trial_id for trial in expand_older(sweep, card)]
+    return older or [counted.trial.trial_id for counted in expand(sweep, card)]
 
 
 def half(x):
@@ -241,18 +241,19 @@ class Centred:
         return inputs - fitted["mean"][None]
 
 
-def test_ids_contain_the_features_and_are_those_of_before_without():
-    plain = ids(sweep_of(sx.ModelGrid("logistic")))
-    assert ids(sweep_of(sx.ModelGrid("logistic", features="none"))) == plain
-    assert ids(sweep_of(sx.ModelGrid("logistic"), features=[])) == plain
-    standardised = ids(sweep_of(sx.ModelGrid("logistic"), features=["standardise"]))
-    assert ids(sweep_of(sx.ModelGrid("logistic", features="standardise"))) == standardised
+@pytest.mark.parametrize("family", ["logistic", "naive_bayes"])
+def test_ids_contain_the_features_and_are_those_of_before_without(family):
+    plain = ids(sweep_of(sx.ModelGrid(family)))
+    assert ids(sweep_of(sx.ModelGrid(family, features="none"))) == plain
+    assert ids(sweep_of(sx.ModelGrid(family), features=[])) == plain
+    standardised = ids(sweep_of(sx.ModelGrid(family), features=["standardise"]))
+    assert ids(sweep_of(sx.ModelGrid(family, features="standardise"))) == standardised
     variants = ["pca(3)", "pca(4)", "standardise + pca(3)", half, double_half, Centred(), Centred(2.0)]
-    others = [ids(sweep_of(sx.ModelGrid("logistic"), features=each)) for each in variants]
-    assert ids(sweep_of(sx.ModelGrid("logistic"), features=Centred())) == others[5]
+    others = [ids(sweep_of(sx.ModelGrid(family), features=each)) for each in variants]
+    assert ids(sweep_of(sx.ModelGrid(family), features=Centred())) == others[5]
     every = [*plain, *standardised, *(name for each in others for name in each)]
     assert len(set(every)) == len(every)
-    assert ids(sweep_of(sx.ModelGrid("logistic"), features="pca(components=3)")) == others[0]
+    assert ids(sweep_of(sx.ModelGrid(family), features="pca(components=3)")) == others[0]
 
 
 def test_a_sweep_compares_features_resumes_and_extends(tmp_path):
@@ -274,6 +275,48 @@ def test_a_sweep_compares_features_resumes_and_extends(tmp_path):
     assert set(run.curves()["model"]) == {f"mlp features {name}, width {width}" for name in names for width in (4, 8)}
     again = sx.run_sweep(both, tmp_path, progress=False).results()
     assert again["seconds"].tolist() == rows["seconds"].tolist()
+
+
+def test_older_algorithms_are_compared_behind_features_beside_networks(tmp_path):
+    names = ["none", "standardise + pca(4)"]
+    grids = [sx.ModelGrid("logistic", features=names), sx.ModelGrid("logistic_regression", C=[0.1, 1], features=names)]
+    one = sx.ModelGrid("naive_bayes", var_smoothing=1e-3, features="none")
+    two = sx.ModelGrid("naive_bayes", var_smoothing=1e-3, features=[half])
+    run = sx.run_sweep(sweep_of(*grids, one, two), tmp_path, progress=False)
+    rows = run.results()
+    assert set(rows["status"]) == {"done"}
+    assert rows.groupby(["family", "features"])["params"].first().to_dict() == {
+        ("logistic", "none"): 410,
+        ("logistic", "standardise + pca(4)"): 50,
+        ("logistic_regression", "none"): 410,
+        ("logistic_regression", "standardise + pca(4)"): 50,
+        ("naive_bayes", "none"): 810,
+        ("naive_bayes", "half"): 410,
+    }
+    labels = {f"{family} features {name}" for family in ("logistic", "logistic_regression") for name in names}
+    assert set(run.curves()["model"]) == {*labels, "naive_bayes features none", "naive_bayes features half"}
+    again = sx.run_sweep(sweep_of(*grids, one, two), tmp_path, progress=False).results()
+    assert again["seconds"].tolist() == rows["seconds"].tolist()
+
+
+def test_features_of_the_data_are_those_of_an_older_algorithm_too(tmp_path):
+    sweep = replace(
+        sweep_of(sx.ModelGrid("nearest_neighbours", n_neighbors=[1, 3]), features=[half, "standardise"]),
+        train=UNTRAINED,
+    )
+    run = sx.run_sweep(sweep, tmp_path / "both", progress=False)
+    assert "features" not in run.results()
+    assert set(run.curves()["model"]) == {"nearest_neighbours"}
+    data = load(sweep.data)
+    trial = next(expand_older(sweep, describe(sweep.data)))
+    assert trial.inputs == 20
+    assert trial.own_examples is not None
+    made = FeatureFits(data).transformed(trial.chain, trial.own_examples)
+    nearest = ((made["test"][:, None] - made["train"][None]) ** 2).sum(-1).argmin(1)
+    own = own_rows(20, pool=data.card.examples, key=trial.subset_key)
+    wrong = np.mean(data.train.targets[own][nearest] != data.test.targets)
+    found = run.results().set_index("trial_id")["test_error"].to_dict()[trial.trial_id]
+    assert found == pytest.approx(float(wrong))
 
 
 def test_steps_of_ones_own_are_trained(tmp_path):
@@ -406,9 +449,10 @@ class Unsaid:
     ],
 )
 def test_what_cannot_be_a_step_is_one_sentence_before_any_training(features, says):
-    with pytest.raises(sx.SweepError) as error:
-        sx.plan(sweep_of(sx.ModelGrid("logistic"), features=features))
-    assert says in str(error.value)
+    for family in ("logistic", "naive_bayes"):
+        with pytest.raises(sx.SweepError) as error:
+            sx.plan(sweep_of(sx.ModelGrid(family), features=features))
+        assert says in str(error.value)
 
 
 def test_an_older_algorithm_refuses_features_in_a_sentence():
@@ -440,10 +484,11 @@ class Missing(Centred):
         (Missing(), "fits mean with numbers that are not finite"),
     ],
 )
+@pytest.mark.parametrize("grid", [sx.ModelGrid("logistic"), sx.ModelGrid("naive_bayes", var_smoothing=0.1)], ids=str)
 @pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value", "ignore:overflow")
-def test_what_features_make_is_checked_before_any_training(tmp_path, features, says):
+def test_what_features_make_is_checked_before_any_training(tmp_path, grid, features, says):
     with pytest.raises(sx.SweepError) as error:
-        sx.run_sweep(sweep_of(sx.ModelGrid("logistic"), features=features), tmp_path, progress=False)
+        sx.run_sweep(sweep_of(grid, features=features), tmp_path, progress=False)
     assert says in str(error.value)
     assert sx.Run(tmp_path).counts()["pending"] == 4
 

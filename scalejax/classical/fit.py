@@ -1,5 +1,6 @@
 """One fit and its losses, in a process of its own. Nothing here imports JAX."""
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,17 @@ def rows_file(seed: int) -> str:
     return f"rows-{seed}.npy"
 
 
+def inputs_folder(trial: OlderTrial) -> str:
+    """Return the folder, in that of the arrays, with the inputs of a trial: of one behind features what these make.
+
+    All trials with the same features, seed and number of examples have it in common.
+    """
+    if not trial.features:
+        return ""
+    shared = repr((trial.features, trial.seed, trial.train_examples))
+    return f"features-{hashlib.sha256(shared.encode()).hexdigest()[:16]}"
+
+
 def examples_of(trial: OlderTrial, folder: Path) -> dict[str, Examples]:
     """Return what a trial is fitted to ("train") and measured on ("validation", "test"): the one place that makes it.
 
@@ -41,9 +53,11 @@ def examples_of(trial: OlderTrial, folder: Path) -> dict[str, Examples]:
     own = np.load(folder / rows_file(trial.seed), mmap_mode="r")[: trial.train_examples]
     made = {}
     for split in ("train", "validation", "test"):
-        inputs, targets = (np.load(folder / f"{split}_{part}.npy", mmap_mode="r") for part in ("inputs", "targets"))
+        inputs = np.load(folder / inputs_folder(trial) / f"{split}_inputs.npy", mmap_mode="r")
+        targets = np.load(folder / f"{split}_targets.npy", mmap_mode="r")
         chosen = own if split == "train" else slice(None)
-        made[split] = flat(inputs[chosen]), np.asarray(targets[chosen])
+        # Behind features there are inputs of the trial's own examples alone, which the features were fitted on.
+        made[split] = flat(inputs if trial.features else inputs[chosen]), np.asarray(targets[chosen])
     return made
 
 

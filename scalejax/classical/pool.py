@@ -4,22 +4,25 @@ import contextlib
 import importlib.metadata
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from scalejax.classical.fit import Scores, rows_file
+from scalejax.classical.fit import Scores, inputs_folder, rows_file
 from scalejax.classical.trial import OlderTrial
 from scalejax.data import DataSet
 from scalejax.data.host_shuffle import own_rows
+from scalejax.data.own_examples import FeatureFits
+from scalejax.errors import SweepError
 from scalejax.status import Status
 
 PACKAGE = "scikit-learn"
@@ -49,11 +52,13 @@ class HostPool:
     child of `multiprocessing` would run the user's script once more.
 
     Args:
-        trials: that are to be fitted, in this order.
+        trials: that are to be fitted, in this order; but those that share the inputs that features make follow each
+            other, so that few of these are on the disk at a time.
         data: in memory; the processes map a copy of it in a temporary folder.
         processes: at most so many at a time.
         started, finished: are told what happens, by one thread at a time.
         failed: is called if something else than a trial fails; `close` then raises it.
+        within: is called first in each thread, to let settings of JAX hold there, which features run in.
     """
 
     def __init__(
@@ -65,8 +70,12 @@ class HostPool:
         started: Callable[[OlderTrial], None],
         finished: Callable[[OlderFinished], None],
         failed: Callable[[], None] = lambda: None,
+        within: Callable[[], None] = lambda: None,
     ):
-        self._waiting, self._data = deque(trials), data
+        places = {folder: place for place, folder in enumerate(dict.fromkeys(map(inputs_folder, trials)))}
+        self._waiting = deque(sorted(trials, key=lambda trial: places[inputs_folder(trial)]))
+        self._data, self._within = data, within
+        self._made = MadeInputs(trials, FeatureFits(data))
         self._started, self._finished, self._failed = started, finished, failed
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -137,17 +146,24 @@ class HostPool:
     def _work(self, number: int) -> None:
         """Fit trial after trial in one process, and in another one where that has ended."""
         try:
+            self._within()
             while not self._stopping.is_set():
                 with self._lock:
                     if not self._waiting:
                         break
                     trial = self._waiting.popleft()
                     self._started(trial)
+                folder = Path(self._folder.name)
                 if number not in self._children:
-                    self._children[number] = Child(Path(self._folder.name), number)
+                    self._children[number] = Child(folder, number)
                     if self._stopping.is_set():  # `stop` may have come too early to see it
                         break
-                finished = self._children[number].fit(trial)
+                try:
+                    self._made.write(trial, folder)
+                    finished = self._children[number].fit(trial)
+                except SweepError as error:  # of the features
+                    finished = OlderFinished(trial, Status.FAILED, str(error), None, 0.0, package())
+                self._made.ended(trial, folder)
                 if self._children[number].ended:
                     self._children.pop(number).close()
                 with self._lock:
@@ -162,6 +178,43 @@ class HostPool:
         finally:
             if child := self._children.pop(number, None):
                 child.close()
+
+
+class MadeInputs:
+    """Inputs that features make, in files: written for the first trial that needs them, deleted after the last one.
+
+    Args:
+        trials: that will need them.
+        fits: of the data.
+    """
+
+    def __init__(self, trials: Sequence[OlderTrial], fits: FeatureFits):
+        self._needed = Counter(map(inputs_folder, trials))  # by trials that have not ended
+        self._fits = fits
+        self._lock = threading.Lock()  # also while they are made: others would wait for the same inputs or cores
+
+    def write(self, trial: OlderTrial, folder: Path) -> None:
+        """See that the inputs of a trial are there.
+
+        Raises:
+            SweepError: what the features make is not finite.
+        """
+        own, place = trial.own_examples, folder / inputs_folder(trial)
+        with self._lock:
+            if own is None or place.exists():
+                return
+            made = self._fits.transformed(trial.chain, own)
+            place.mkdir()
+            for split, inputs in made.items():
+                np.save(place / f"{split}_inputs.npy", inputs)
+
+    def ended(self, trial: OlderTrial, folder: Path) -> None:
+        """Take note of a trial that needs its inputs no more."""
+        name = inputs_folder(trial)
+        with self._lock:
+            self._needed[name] -= 1
+            if name and not self._needed[name]:
+                shutil.rmtree(folder / name, ignore_errors=True)  # there is none where the features have failed
 
 
 class Child:
@@ -229,7 +282,7 @@ class Child:
         if self._process.stdin is None or self._version is None:
             return None
         try:
-            pickle.dump(trial, self._process.stdin)
+            pickle.dump(replace(trial, chain=()), self._process.stdin)  # a step of one's own may not be pickled
             self._process.stdin.flush()
         except OSError:  # it is gone
             return None

@@ -1,23 +1,19 @@
 """Initial weights, drawn beside the training shortly before their trials are placed; and the features before them."""
 
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 
-from scalejax.data import DataSet
-from scalejax.data.features import Chain, Fitted, as_seen, fit, title, transform
-from scalejax.data.host_shuffle import own_rows
-from scalejax.errors import SweepError
+from scalejax.data.features import Chain
+from scalejax.data.own_examples import FeatureFits, OwnExamples
 from scalejax.execute.refusal import short_of_memory
 from scalejax.models import Architecture
 from scalejax.models.behind import with_fitted
-from scalejax.planning.trial import OwnExamples, Trial
+from scalejax.planning.trial import Trial
 from scalejax.train.numerics import current, hold
 
 KEPT_BYTES = 2**28  # of weights that more trials are to share; beyond that they are drawn again
@@ -28,61 +24,9 @@ Weights = tuple[nnx.State, nnx.State]  # parameters, and the rest of the state
 Identity = tuple[Architecture, int] | tuple[Architecture, int, OwnExamples]
 
 
-class FeatureFits:
-    """Fits features on trials' own examples, each fit once. In memory are those used last, as many as `KEPT_BYTES`.
-
-    Args:
-        data: in memory.
-    """
-
-    def __init__(self, data: DataSet):
-        self._data = data
-        self._lock = threading.Lock()  # also while fitting: others would wait for the same fit, or for the same cores
-        self._kept: OrderedDict[Any, tuple[Fitted, ...]] = OrderedDict()
-
-    def fill(self, weights: Weights, architecture: Architecture, own: OwnExamples) -> Weights:
-        """Return the weights of a model behind features with what these are fitted to."""
-        return weights[0], with_fitted(weights[1], self._fitted(architecture.features, own))
-
-    def check(self, trials: Iterable[Trial]) -> None:
-        """Try the features of a sweep on the fewest and on the most examples of its first seed.
-
-        Raises:
-            SweepError: a step makes numbers that are not finite, or of an example what depends on those beside it.
-        """
-        groups: dict[Any, list[Trial]] = {}
-        for trial in trials:
-            if trial.own_examples:
-                groups.setdefault(trial.architecture.features, []).append(trial)
-        for chain, group in groups.items():
-            first = [trial.own_examples for trial in group if trial.seed == group[0].seed and trial.own_examples]
-            for own in dict.fromkeys((min(first), max(first))):
-                fitted, examples = self._fitted(chain, own), self._inputs(own)
-                transform(chain, fitted, examples)
-                validation = as_seen(self._data.validation.inputs)
-                unseen, alone = transform(chain, fitted, validation), transform(chain, fitted, validation[:1])
-                if not np.allclose(unseen[:1], alone, rtol=1e-3, atol=1e-3 * np.abs(unseen).max()):
-                    why = "make something else of an example when others are beside it in a batch"
-                    raise SweepError(
-                        f"the features {title(chain)} {why}; treat each example by itself, and fit in `fit`"
-                    )
-
-    def _inputs(self, own: OwnExamples) -> np.ndarray:
-        pool = self._data.train.inputs
-        return as_seen(pool[own_rows(own.examples, pool=len(pool), key=own.subset_key)])
-
-    def _fitted(self, chain: Chain, own: OwnExamples) -> tuple[Fitted, ...]:
-        with self._lock:
-            if (chain, own) not in self._kept:
-                self._kept[chain, own] = fit(chain, self._inputs(own), own.features_key)
-            self._kept.move_to_end((chain, own))
-            while len(self._kept) > 1 and sum(map(_bytes, self._kept.values())) > KEPT_BYTES:
-                self._kept.popitem(last=False)
-            return self._kept[chain, own]
-
-
-def _bytes(fitted: Sequence[Fitted]) -> int:
-    return sum(array.nbytes for arrays in fitted for array in arrays.values())
+def behind_features(weights: Weights, fits: FeatureFits, chain: Chain, own: OwnExamples) -> Weights:
+    """Return the weights of a model behind features with what these are fitted to."""
+    return weights[0], with_fitted(weights[1], fits.fitted(chain, own))
 
 
 class InitialWeights:

@@ -15,10 +15,11 @@ from heapq import heapify, heapreplace
 from itertools import islice
 
 from scalejax.data import DataSet
+from scalejax.data.own_examples import FeatureFits, OwnExamples
 from scalejax.errors import RunError
 from scalejax.execute.checkpoint import Checkpoints, PackCheckpoints
 from scalejax.execute.devices import Device, groups
-from scalejax.execute.initial_weights import FeatureFits, InitialWeights, Weights
+from scalejax.execute.initial_weights import InitialWeights, Weights, behind_features
 from scalejax.execute.modes import program_key
 from scalejax.execute.observer import Observer, Progress, guarded
 from scalejax.execute.pack import CallResult
@@ -31,7 +32,7 @@ from scalejax.execute.worker import Feed, LocalWorker, Report, Worker
 from scalejax.models import Architecture
 from scalejax.planning.packing import Bucket
 from scalejax.planning.schedule import work_for_one_more
-from scalejax.planning.trial import OwnExamples, Trial
+from scalejax.planning.trial import Trial
 from scalejax.status import Status
 from scalejax.text import number_of
 
@@ -309,7 +310,7 @@ class Scheduler:
 
     def _draw(self, architecture: Architecture, key: int, own: OwnExamples | None = None) -> Weights:
         weights = self._compiler.initial_weights(architecture, key)
-        return weights if own is None else self._fits.fill(weights, architecture, own)
+        return weights if own is None else behind_features(weights, self._fits, architecture.features, own)
 
     def _take(self, assignment: Assignment, lanes: int) -> list[tuple[Trial, Weights] | Paused]:
         """Return the next trials for free lanes; those whose weights cannot be drawn fail, and others come instead."""

@@ -85,7 +85,7 @@ def check_counts(sweep: Sweep, card: DataCard, *, counted: bool) -> None:
         ("models", name, index): len(values)
         for index, grid in enumerate(sweep.models)
         if is_older(grid.family)
-        for name, values in grid.knobs.items()
+        for name, values in {**grid.knobs, "features": grid.features or ()}.items()
     }
     seeds: dict[Key, int] = {("", "seeds", None): len(sweep.seeds)}
     _at_most(MOST_TRIALS, older_count(sweep, examples=len(examples)), "fits", options | data | seeds)

@@ -7,26 +7,34 @@ from collections.abc import Iterator
 from scalejax.classical.families import FAMILIES, TIME_LIMIT, TIME_LIMIT_SECONDS, grid_of, is_older
 from scalejax.classical.trial import OlderTrial
 from scalejax.data import DataCard
+from scalejax.data.features import resolve, shapes, title
 from scalejax.planning.trial import random_bits, training_sizes
 from scalejax.rules import SpecError
 from scalejax.spec import Sweep
 from scalejax.text import listing
+from scalejax.train.numerics import current
 from scalejax.train.task import is_own, task_of
+from scalejax.train.traced import features_digest
 
 
 def older_count(sweep: Sweep, *, examples: int) -> int:
     """Return how many fits a sweep asks for on so many numbers of training examples, without spelling them out."""
-    grids = [grid_of(str(grid.family), grid.knobs) for grid in sweep.models if is_older(grid.family)]
-    return sum(math.prod(map(len, grid.values())) for grid in grids) * examples * len(sweep.seeds)
+    fits = 0
+    for grid in sweep.models:
+        if is_older(grid.family):
+            options = grid_of(str(grid.family), grid.knobs)
+            fits += math.prod(map(len, (*options.values(), grid.features or "-")))
+    return fits * examples * len(sweep.seeds)
 
 
 def expand_older(sweep: Sweep, card: DataCard) -> Iterator[OlderTrial]:
-    """Yield the trials of the older algorithms in the order of the file: models, examples, options, seeds.
+    """Yield the trials of the older algorithms in the order of the file: models, features, examples, options, seeds.
 
     Raises:
         SpecError: an algorithm does not do the task of the sweep.
+        SweepError: features are not for these inputs, or compute something else each time.
     """
-    task = task_of(sweep.task, card, metric=sweep.metric)
+    task, numerics = task_of(sweep.task, card, metric=sweep.metric), current()
     does = "a task of your own" if is_own(task) else task.name
     for index, grid in enumerate(sweep.models):
         if not is_older(grid.family):
@@ -38,13 +46,14 @@ def expand_older(sweep: Sweep, card: DataCard) -> Iterator[OlderTrial]:
             able = [name for name, other in FAMILIES.items() if does in other.make and card.vocabulary is None]
             remedy = f"take {', '.join(able)}" if able else "leave it out"
             raise SpecError(f"{why}; {remedy}", table="models", keys=("family",), index=index)
-        if any(grid.features or (sweep.data.steps,)):
-            why = f"{family} does not take features yet, which models of scalejax alone do"
-            raise SpecError(f'{why}; give it features = "none"', table="models", keys=("features",), index=index)
         options = grid_of(family, grid.knobs)
         (limit,) = grid.knobs.get(TIME_LIMIT, (TIME_LIMIT_SECONDS,))
         settings = [tuple(zip(options, values, strict=True)) for values in itertools.product(*options.values())]
-        for train_examples, chosen, seed in itertools.product(training_sizes(sweep.data, card), settings, sweep.seeds):
+        chains = [(steps, resolve(steps)) for steps in grid.features or (sweep.data.steps,)]
+        digests = {chain: features_digest(chain, card.shape) for _, chain in chains}
+        for (steps, chain), train_examples, chosen, seed in itertools.product(
+            chains, training_sizes(sweep.data, card), settings, sweep.seeds
+        ):
             yield OlderTrial(
                 family=family,
                 hyperparameters=chosen,
@@ -53,9 +62,14 @@ def expand_older(sweep: Sweep, card: DataCard) -> Iterator[OlderTrial]:
                 data=card.fingerprint,
                 train_examples=train_examples,
                 seed=seed,
-                inputs=math.prod(card.shape),
+                inputs=math.prod(shapes(chain, card.shape)[-1]),
                 outputs=card.classes or 1,
                 subset_key=random_bits(card.fingerprint, seed, "subset"),
                 random_state=random_bits(card.fingerprint, seed, "initialise"),
                 time_limit=float(limit),
+                features=digests[chain],
+                numerics=numerics if chain else (),
+                features_named=None if grid.features is None else title(steps),
+                features_key=random_bits(card.fingerprint, seed, "features") if chain else 0,
+                chain=chain,
             )

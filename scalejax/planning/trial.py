@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,7 +14,8 @@ import numpy as np
 from scalejax.builders import name_of
 from scalejax.classical.families import is_older
 from scalejax.data import DataCard
-from scalejax.data.features import Step, is_own_step, resolve, title
+from scalejax.data.features import Chain, Step, is_own_step, resolve, title
+from scalejax.data.own_examples import OwnExamples
 from scalejax.errors import SweepError
 from scalejax.models import FAMILIES
 from scalejax.models.architecture import Architecture, architecture, fingerprint
@@ -105,7 +105,12 @@ class Trial:
         return self.knobs if self.features_named is None else (("features", self.features_named), *self.knobs)
 
     @property
-    def own_examples(self) -> "OwnExamples | None":
+    def chain(self) -> Chain:
+        """The steps of its features; none without."""
+        return self.architecture.features
+
+    @property
+    def own_examples(self) -> OwnExamples | None:
         """What its features are fitted on; None without features."""
         if not self.features:
             return None
@@ -119,14 +124,6 @@ class Trial:
     def key(self, purpose: str) -> int:
         """Return the 32 random bits that this trial uses for one purpose, such as "initialise"."""
         return random_bits(self.data, self.seed, purpose)
-
-
-class OwnExamples(NamedTuple):
-    """A trial's own training examples, which its features are fitted on, and the bits that a fit may draw from."""
-
-    examples: int
-    subset_key: int
-    features_key: int
 
 
 def random_bits(data: str, seed: int, purpose: str) -> int:
@@ -259,7 +256,7 @@ def _trials(sweep: Sweep, card: DataCard) -> Iterator[Trial]:
             for steps in grid.features or (sweep.data.steps,)
             for each in _sizes(grid, steps, card, recipe, outputs=outputs, occasion=occasion)
         ):
-            behind = features_digest(size)
+            behind = features_digest(size.features, size.shape)
             own = own_task + optimizer_digest(LaneProgram(size, recipe)) + own_schedule
             for train_examples, batch_size in itertools.product(training_sizes(sweep.data, card), train.batch_size):
                 steps, interval = horizon(train, train_examples, batch_size)

@@ -47,7 +47,7 @@ def older_row(trial: "OlderTrial", plan: "Plan") -> TrialRow:
     return TrialRow(
         trial_id=trial.trial_id,
         family=trial.family,
-        knobs={},
+        knobs=dict(trial.knobs),
         params=trial.params,
         train_examples=trial.train_examples,
         fraction=trial.train_examples / plan.card.examples,

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -412,16 +413,17 @@ def _train(
 
     from scalejax.classical.pool import HostPool
     from scalejax.data import load
+    from scalejax.data.own_examples import FeatureFits
     from scalejax.execute.devices import processes_beside
-    from scalejax.execute.initial_weights import FeatureFits
     from scalejax.execute.observer import Observer
     from scalejax.execute.scheduler import Scheduler
     from scalejax.report.progress import ProgressDisplay
+    from scalejax.train.numerics import current, hold
 
     data = load(plan.sweep.data)
     if data.card.fingerprint != plan.card.fingerprint:
         raise SweepError("[data] source: the data have changed since the sweep was planned; run again")
-    FeatureFits(data).check(plan.trials)
+    FeatureFits(data).check((each.chain, each.own_examples) for each in (*plan.trials, *plan.older))
     waiting = [*unfinished, *recalled]
     accountant = Accountant(plan, waiting, begun=begun)
     with ExitStack() as exits:
@@ -477,6 +479,7 @@ def _train(
             started=lambda trial: store.start([trial.trial_id]),
             finished=fitted,
             failed=scheduler.stop,
+            within=partial(hold, current()),
         )
 
         def stop() -> None:

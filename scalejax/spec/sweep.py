@@ -526,7 +526,7 @@ def check_models(sweep: Sweep, families: Mapping[str, Callable[..., Any]]) -> No
         family = grid.family
         if isinstance(family, str) and older.is_older(family):
             try:
-                grids.append((family, older.grid_of(family, grid.knobs)))
+                grids.append((family, {**older.grid_of(family, grid.knobs), **_told_apart(sweep, grid)}))
             except SpecError as fault:
                 raise SpecError(fault.says, table="models", keys=fault.keys, index=index) from None
             continue

@@ -13,7 +13,7 @@ from jax import lax
 from jax.extend import core
 
 from scalejax.builders import qualified_name
-from scalejax.data.features import digests, is_own_step, shapes, title
+from scalejax.data.features import Chain, Shape, digests, is_own_step, shapes, title
 from scalejax.errors import SweepError
 from scalejax.models import Architecture
 from scalejax.models.equations import SILENT, called, closed, constant, digest, settled, text
@@ -114,14 +114,18 @@ def task_digest(recipe: Recipe, outputs: int | tuple[int, ...], *, inputs: jax.S
     return (digest(recipe.task.metric, *(text(each.program) for each in programs.values())),)
 
 
-def features_digest(architecture: Architecture) -> tuple[str, ...]:
+def features_digest(chain: Chain, shape: Shape) -> tuple[str, ...]:
     """Return the digest of each step before a model; of a user's own its program is a part.
+
+    Args:
+        chain: the steps.
+        shape: of one example before them.
 
     Raises:
         SweepError: a step computes something else each time: its trials would never be found again.
     """
-    found, before = [], shapes(architecture.features, architecture.shape)
-    for step, said, shape in zip(architecture.features, digests(architecture.features), before, strict=False):
+    found, before = [], shapes(chain, shape)
+    for step, said, shape in zip(chain, digests(chain), before, strict=False):
         if not is_own_step(step):
             found.append(said)
             continue
