@@ -49,7 +49,7 @@ def cnn(width: int, depth: int, **changes) -> Trial:
     return trial_of(architecture(CNN, sizes, shape=(SIDE, SIDE), outputs=CLASSES), "cnn", sizes, **changes)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "momentum"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("momentum", marks=pytest.mark.slow)])
 def test_packed_equals_solo_for_convolutional_networks_of_several_widths(images: DataSet, optimizer: str):
     trials = [cnn(width, 3, optimizer=optimizer, seed=width) for width in (1, 2, 5)]
     assert prove(trials[0].program, trials[-1].program) == Proof(True, "")
@@ -121,7 +121,7 @@ def decoder(depth: int, **knobs) -> Trial:
     return trial_of(built, "transformer", sizes, task=NextToken(), target=("int32", ()), **changes)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "lion"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("lion", marks=pytest.mark.slow)])
 def test_packed_equals_solo_for_decoders_of_several_heads_and_depths(text: DataSet, optimizer: str):
     sizes = [(1, 1), (3, 1), (1, 2), (2, 3)]
     trials = [decoder(depth, heads=heads, optimizer=optimizer, seed=heads, clip_norm=1.0) for depth, heads in sizes]

@@ -279,7 +279,9 @@ def test_one_learning_rate_is_bad_input(command: str, tmp_path: Path, capsys: py
 
 def test_the_example_of_the_readme_is_a_sweep_and_saves_what_it_says(tmp_path: Path):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    whole, halving = (block.split("```")[0] for block in readme.split("```toml\n")[1:3])
+    blocks = [block.split("```")[0] for block in readme.split("```toml\n")[1:]]
+    (whole,) = (block for block in blocks if 'name = "quickstart"' in block)
+    (halving,) = (block for block in blocks if block.startswith("[train.halving]"))
     (tmp_path / "sweep.toml").write_text(whole + halving)
     found = load_sweep(tmp_path / "sweep.toml", check=check_sweep).train.halving
     assert found == HalvingSpec((0.1, 0.3), 2)

@@ -354,7 +354,7 @@ def test_results_of_another_program_are_not_served_in_silence(tmp_path: Path):
         (program,) = ledger.execute("SELECT program FROM trials").fetchone()
         assert len(program) == 16
         ledger.execute("UPDATE trials SET program = 'another'")
-    with pytest.warns(UserWarning, match="1 finished trial came from another program than this version") as caught:
+    with pytest.warns(UserWarning, match="1 finished trial came from another program than these versions") as caught:
         sx.run_sweep(sweep_of("mlp"), directory, progress=False)
     assert len(caught) == 1
 
