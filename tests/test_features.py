@@ -455,14 +455,6 @@ def test_what_cannot_be_a_step_is_one_sentence_before_any_training(features, say
         assert says in str(error.value)
 
 
-def test_an_older_algorithm_refuses_features_in_a_sentence():
-    data = sweep_of(sx.ModelGrid("logistic"), features="standardise").data
-    with pytest.raises(sx.SweepError, match="does not take features yet"):
-        sx.plan(sx.Sweep("older", data, (sx.ModelGrid("logistic_regression", C=1.0),), TRAIN))
-    plain = sx.ModelGrid("logistic_regression", C=1.0, features="none")
-    assert sx.plan(sx.Sweep("older", data, (plain, sx.ModelGrid("logistic")), TRAIN)).facts["trials"] == 4
-
-
 class Wrong(Centred):
     def fit(self, inputs, seed):
         del seed

@@ -22,7 +22,7 @@ from scalejax.train.convolutions import fast_on_cpu
 from scalejax.train.lanes import abstract_lane
 from scalejax.train.padding import HASTY, SOLO_TOLERANCE, initial_weights, pad
 from scalejax.train.recipe import LaneProgram, Leaf, Settings
-from scalejax.train.step import Examples, Learner, start, train_step
+from scalejax.train.step import Examples, Learner, seen, start, train_step
 
 SEGMENTS, SEGMENT_STEPS = 30, 10  # the padded run begins anew from the solo run in each segment
 DISTANCE = 1.0  # of the weights from their initialisation, in their own root mean square
@@ -51,7 +51,9 @@ def probe(small: LaneProgram, large: LaneProgram, examples: Examples) -> str:
     """
     generator = np.random.default_rng(0)
     rows = generator.integers(0, len(examples.targets), (SEGMENTS, SEGMENT_STEPS, small.recipe.batch_size))
-    batches = Examples(examples.inputs[rows], examples.targets[rows])
+    batches = seen(
+        small.architecture, Examples(jnp.asarray(examples.inputs[rows]), jnp.asarray(examples.targets[rows]))
+    )
     try:
         params, rest = initial_weights(small.architecture, 0)
         if chain := small.architecture.features:

@@ -4,7 +4,6 @@ import functools
 import hashlib
 import inspect
 import math
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +21,6 @@ from scalejax.models.behind import Behind
 from scalejax.models.matrices import matrices
 
 Build = Callable[..., nnx.Module | linen.Module]
-_PARSING = threading.Lock()  # Python's parser fails at times where two threads look for the source of a class
 
 
 @dataclass(frozen=True)
@@ -187,9 +185,13 @@ def fingerprint(build: Callable[..., Any]) -> str:
     """
     while isinstance(build, functools.partial):
         build = build.func
+    return _fingerprint(build if inspect.isroutine(build) or inspect.isclass(build) else type(build))
+
+
+@functools.cache  # Python's parser may fail where two threads parse: it is read once, by the thread that plans
+def _fingerprint(code: Any) -> str:
     try:
-        with _PARSING:
-            source = inspect.getsource(build if inspect.isroutine(build) or inspect.isclass(build) else type(build))
+        source = inspect.getsource(code)
     except (OSError, TypeError):
         return ""
     return hashlib.sha256(source.encode()).hexdigest()[:16]
