@@ -24,6 +24,7 @@ from optax import contrib
 import scalejax as sx
 from scalejax.data import describe
 from scalejax.errors import SweepError
+from scalejax.models.equations import _code_text
 from scalejax.planning.packing import PROVEN, Capacity, Verdict, pack
 from scalejax.planning.trial import Counted, expand
 from scalejax.spec import DataSpec, ModelGrid, Sweep, TrainSpec
@@ -188,6 +189,14 @@ HOSTS = {
 def test_code_that_a_model_calls_on_the_host_is_part_of_the_id(kind: str):
     assert ids(sweep_of(calling(HOSTS[kind](1)))) == ids(sweep_of(calling(HOSTS[kind](1))))
     assert not ids(sweep_of(calling(HOSTS[kind](1)))) & ids(sweep_of(calling(HOSTS[kind](2))))
+
+
+def test_what_host_code_reads_has_the_same_text_every_time():
+    def reads(number: int):
+        return functools.partial(np.multiply, [[number], {"a": [number, [number]]}, (Scaling(number), [Scaling(2)])])
+
+    assert len({_code_text(reads(1)) for _ in range(300)}) == 1
+    assert _code_text(reads(1)) != _code_text(reads(3))
 
 
 def test_a_number_that_host_code_reads_from_its_module_is_part_of_the_id(monkeypatch: pytest.MonkeyPatch):

@@ -170,11 +170,14 @@ def _plain(value: Any, *, shapes: bool) -> str:
 
 def _code_text(function: Any) -> str:
     """Return what is known of a function that a program calls on the host: its code and what that reads."""
-    return digest(*_words_of(getattr(function, "callback_func", function), set()))
+    return digest(*_words_of(getattr(function, "callback_func", function), {}))
 
 
-def _words_of(value: Any, seen: set[int]) -> Iterator[str]:
-    """Yield what tells a value that code reads from another one; of what has been seen nothing more."""
+def _words_of(value: Any, seen: dict[int, Any]) -> Iterator[str]:
+    """Yield what tells a value that code reads from another one; of what has been seen nothing more.
+
+    What has been seen is held: a list that is gone could give its address to another one.
+    """
     if isinstance(value, np.ndarray | np.generic | jax.Array):
         yield _constant_text(value, shapes=True)
         return
@@ -187,7 +190,7 @@ def _words_of(value: Any, seen: set[int]) -> Iterator[str]:
         return
     if id(value) in seen:
         return
-    seen.add(id(value))
+    seen[id(value)] = value
     yield type(value).__qualname__
     match value:
         case functools.partial():
