@@ -146,7 +146,7 @@ def test_a_run_that_is_stopped_again_and_again_is_as_one_that_never_was(data, tm
 
 
 @pytest.mark.parametrize("mode", ["vmap", "map"])
-@pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1)])
+@pytest.mark.parametrize(("first", "then"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.slow)])
 def test_another_number_of_devices_goes_on(data, tmp_path, mode, first, then):
     wanted = buckets(trials_of(), lanes=2, mode=mode)
     whole = train(wanted, data, devices=then)[0]
@@ -224,6 +224,7 @@ def test_random_keys_go_on_too(data, tmp_path):
     assert same(ends, whole)
 
 
+@pytest.mark.slow
 def test_what_features_are_fitted_to_goes_on_too(data, tmp_path):
     chain = resolve(["standardise", "fourier(8)"])
     built = architecture(MLP, {"width": 3, "depth": 2}, shape=(12,), outputs=3, features=chain)

@@ -125,7 +125,7 @@ def place_all(trials: list[Trial | None], data: DataSet, largest: Trial):
 CHAINS = ["standardise + fourier(32)", "standardise + pca(5) + polynomial", "spectrum"]
 
 
-@pytest.mark.parametrize("text", CHAINS)
+@pytest.mark.parametrize("text", [*(pytest.param(text, marks=pytest.mark.slow) for text in CHAINS[:2]), CHAINS[2]])
 def test_two_widths_behind_features_are_packed_and_train_as_they_do_alone(data, text):
     small, large = behind(text, 3, train_examples=30), behind(text, 8, train_examples=60)
     proof = prove(small.program, large.program)

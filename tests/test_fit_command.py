@@ -201,7 +201,9 @@ def test_several_rows_are_told_as_several():
     assert "6 rows repeat others exactly" in text
 
 
-@pytest.mark.parametrize("name", ["power_floor", "chinchilla", "data_constrained"])
+@pytest.mark.parametrize(
+    "name", ["power_floor", "chinchilla", pytest.param("data_constrained", marks=pytest.mark.slow)]
+)
 def test_every_kind_of_law_is_drawn_with_points_law_interval_and_residuals(name):
     rng, law = np.random.default_rng(1), LAWS[name]
     predictors = {each: 10 ** rng.uniform(3, 6, 30) for each in law.predictors}

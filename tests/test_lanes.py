@@ -49,7 +49,9 @@ def test_every_family_is_among_the_cases_below():
     assert set(FAMILIES) == {"logistic", "mlp", "cnn", "transformer"}  # the last two in test_families.py
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "momentum", "lion"])
+@pytest.mark.parametrize(
+    "optimizer", ["adamw", "lion", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sgd", "momentum"))]
+)
 def test_packed_equals_solo_for_mlps_of_several_widths(data, optimizer):
     trials = [planned(knobs={"width": width, "depth": 2}, optimizer=optimizer, seed=width) for width in (1, 3, 13)]
     assert_equal_to_solo(trials, data)

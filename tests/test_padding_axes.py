@@ -134,6 +134,7 @@ def transformers() -> list[Trial]:
     return [transformer(size, seed=seed) for seed, size in enumerate(sizes)]
 
 
+@pytest.mark.slow
 def test_transformers_padded_to_eight_heads_and_four_blocks_equal_their_solo_runs(
     data: DataSet, transformers: list[Trial]
 ):

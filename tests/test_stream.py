@@ -38,7 +38,7 @@ def test_the_host_shuffles_as_the_devices_do(size: int, key: int):
     assert shuffled(index, size=size, key=key).tolist() == np.asarray(device).tolist()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     examples=st.integers(1, 500), more=st.integers(0, 1000), batch=st.integers(1, 9), step=st.integers(0, 10**6),
     subset=KEYS, shuffle=KEYS,

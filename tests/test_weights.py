@@ -217,8 +217,10 @@ def test_every_family_comes_back(family: str, tmp_path: Path):
         (BatchNorm, {"width": (4, 7)}, "classification"),
         (BatchNorm, {"width": (4, 7)}, "regression"),
         (Dropout, {"width": (4, 7)}, "classification"),
-        (InBfloat16, {"width": (4, 7)}, "regression"),
-        (Transformer, {"heads": (1, 2), "depth": 2, "width": 6}, "classification"),  # padded, with a number in its rest
+        pytest.param(InBfloat16, {"width": (4, 7)}, "regression", marks=pytest.mark.slow),
+        pytest.param(  # padded, with a number in its rest
+            Transformer, {"heads": (1, 2), "depth": 2, "width": 6}, "classification", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_modules_of_ones_own_come_back(build, knobs, task: str, tmp_path: Path):
