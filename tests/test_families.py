@@ -113,7 +113,7 @@ def text(data: DataSet) -> DataSet:
 
 
 def decoder(depth: int, **knobs) -> Trial:
-    changes = {name: knobs.pop(name) for name in ("optimizer", "seed", "clip_norm") if name in knobs}
+    changes = {name: knobs.pop(name) for name in ("optimizer", "seed", "clip_norm", "numbers") if name in knobs}
     sizes = {"depth": depth, "head_size": 4, **knobs}
     built = architecture(
         Transformer, sizes, shape=(LENGTH,), outputs=TOKENS, dtype="int32", vocabulary=TOKENS, occasion=None
@@ -129,8 +129,11 @@ MANY = [(1, 1), (3, 1), (1, 2), (2, 3)]  # depths and heads
     [("adamw", [(2, 1)]), *(pytest.param(name, MANY, marks=pytest.mark.slow) for name in ("adamw", "lion"))],
 )
 def test_packed_equals_solo_for_decoders_of_several_heads_and_depths(text: DataSet, optimizer: str, sizes):
-    trials = [decoder(depth, heads=heads, optimizer=optimizer, seed=heads, clip_norm=1.0) for depth, heads in sizes]
-    large = decoder(3, heads=3, optimizer=optimizer, clip_norm=1.0)
+    # The first gradients of all but the output are near zero, and Adam's update there is the sign of their rounding
+    # unless its eps is above them.
+    recipe = {"optimizer": optimizer, "clip_norm": 1.0, "numbers": {"eps": 1e-4} if optimizer == "adamw" else {}}
+    trials = [decoder(depth, heads=heads, seed=heads, **recipe) for depth, heads in sizes]
+    large = decoder(3, heads=3, **recipe)
     for trial in trials:
         assert prove(trial.program, large.program) == Proof(True, "")
     assert_equal_to_solo([*trials, large], text)
