@@ -9,12 +9,19 @@ os.environ["SCALEJAX_CACHE"] = os.environ.get("SCALEJAX_TEST_CACHE") or tempfile
 import jax
 import numpy as np
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from scalejax.data import DataCard, DataSet, Split
 from scalejax.execute.devices import prepare
 
 prepare()
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileScheduling:
+    """All tests of a file run in one process: what they share is compiled once."""
+    return LoadFileScheduling(config, log)
 
 
 @pytest.fixture(scope="session")

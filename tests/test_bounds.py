@@ -87,6 +87,12 @@ def test_the_memory_is_that_of_the_devices_planned_for():
         check_sweep(sweep, spec=device_spec_named("t4"))
 
 
+def test_data_that_the_user_will_not_have_streamed_are_refused_with_that_key():
+    sweep = changed("data", test_examples=10**8, stream=False)
+    with pytest.raises(SpecError, match=r"ask for less, or leave out stream = false$"):
+        check_sweep(sweep, spec=device_spec_named("t4"))
+
+
 def test_trials_that_are_only_counted_may_be_many_more():
     spec = device_spec_named("h200")
     sweep = replace(SWEEP, seeds=MANY)

@@ -131,6 +131,7 @@ def untouched(data) -> Ends:
 
 @settings(max_examples=4, deadline=None)
 @given(stops=st.lists(st.integers(1, 9), min_size=1, max_size=5), lanes=st.sampled_from([2, 3, 8]))
+@pytest.mark.slow
 def test_a_run_that_is_stopped_again_and_again_is_as_one_that_never_was(data, tmp_path_factory, stops, lanes):
     wanted, folder = buckets(trials_of(), lanes=lanes), tmp_path_factory.mktemp("run") / "checkpoints"
     untouched, _, _ = train(wanted, data)

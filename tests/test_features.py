@@ -277,6 +277,7 @@ def test_a_sweep_compares_features_resumes_and_extends(tmp_path):
     assert again["seconds"].tolist() == rows["seconds"].tolist()
 
 
+@pytest.mark.slow
 def test_older_algorithms_are_compared_behind_features_beside_networks(tmp_path):
     names = ["none", "standardise + pca(4)"]
     grids = [sx.ModelGrid("logistic", features=names), sx.ModelGrid("logistic_regression", C=[0.1, 1], features=names)]
@@ -465,6 +466,19 @@ class Missing(Centred):
     def fit(self, inputs, seed):
         del seed
         return {"mean": inputs.mean(0) / (len(inputs) > 50)}
+
+
+@pytest.mark.parametrize("again", ["pca(components=3)", "pca( 3 )"])
+def test_two_spellings_of_one_chain_are_one_alternative(again: str):
+    assert sx.ModelGrid("logistic", features=[again]).features == (("pca(3)",),)
+    with pytest.raises(sx.SweepError, match=r"pca\(3\).? is given twice"):
+        sx.ModelGrid("logistic", features=["pca(3)", again])
+    data = sx.DataSpec(source="mnist1d", train_examples=(20,))
+    models = [sx.ModelGrid("logistic", features=[each]) for each in ("pca(3)", again)]
+    with pytest.raises(sx.SweepError, match=r"repeats a model of index 0 \(features = "):
+        sx.Sweep(
+            name="twice", data=data, models=models, train=sx.TrainSpec(learning_rate=(0.01,), batch_size=(8,), steps=10)
+        )
 
 
 @pytest.mark.parametrize(

@@ -50,14 +50,14 @@ def test_every_family_is_among_the_cases_below():
 
 
 @pytest.mark.parametrize(
-    "optimizer", ["adamw", "lion", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sgd", "momentum"))]
+    "optimizer", ["adamw", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lion", "sgd", "momentum"))]
 )
 def test_packed_equals_solo_for_mlps_of_several_widths(data, optimizer):
     trials = [planned(knobs={"width": width, "depth": 2}, optimizer=optimizer, seed=width) for width in (1, 3, 13)]
     assert_equal_to_solo(trials, data)
 
 
-@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("depth", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_packed_equals_solo_at_other_depths_with_clipping(data, depth):
     trials = [planned(knobs={"width": width, "depth": depth}, clip_norm=0.5) for width in (2, 16)]
     assert_equal_to_solo(trials, data)

@@ -68,7 +68,9 @@ def test_ten_steps_with_other_numbers_equal_a_plain_loop_with_optax(data: DataSe
         np.testing.assert_allclose(mine, theirs, rtol=EXACT_SOLO, atol=1e-6)
 
 
-@pytest.mark.parametrize("optimizer", OTHERS)
+@pytest.mark.parametrize(
+    "optimizer", [name if name == "adamw" else pytest.param(name, marks=pytest.mark.slow) for name in OTHERS]
+)
 def test_sizes_with_other_numbers_share_a_program_and_equal_their_solo_runs(data: DataSet, optimizer: str):
     """Each lane has numbers of its own; the default among them."""
     usual = dict(zip(OTHERS[optimizer], (0.9, 0.999, 1e-8), strict=False))

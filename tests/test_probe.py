@@ -143,6 +143,7 @@ def test_what_is_proven_is_not_probed():
     assert plan.packing.buckets[0].grounds == "proven"
 
 
+@pytest.mark.slow
 def test_probed_and_packed_apart_train_the_same(tmp_path):
     packed, solo = (
         sx.run_sweep(sweep_of(RectifiedMaximum, packing), tmp_path / packing, progress=False).results()
@@ -205,9 +206,13 @@ def probed(build: Callable[..., nnx.Module]) -> str:
     ("build", "says"),
     [
         (Between, ""),
-        (RectifiedMaximum, ""),
+        pytest.param(RectifiedMaximum, "", marks=pytest.mark.slow),
         (ScaledByMaximum, r"padded and solo differ by \S+ in the loss within 10 steps"),
-        (OverUnitsInEvaluation, r"padded and solo differ by \S+ in the outputs of evaluation within 10 steps"),
+        pytest.param(
+            OverUnitsInEvaluation,
+            r"padded and solo differ by \S+ in the outputs of evaluation within 10 steps",
+            marks=pytest.mark.slow,
+        ),
         (Growing, r"padding grows to \S+ in params.drift within 10 steps"),
     ],
 )

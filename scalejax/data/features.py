@@ -273,6 +273,15 @@ def written(step: Step) -> str:
     return qualified_name(own if callable(own) else type(own))
 
 
+def canonical(step: Step) -> Step:
+    """Return a step as it is written everywhere: "pca(components=3)" is "pca(3)".
+
+    Raises:
+        SpecError: there is no such step.
+    """
+    return _step_name(_built_in(step)) if isinstance(step, str) and ":" not in step else step
+
+
 def resolve(steps: Sequence[Step]) -> Chain:
     """Return the objects that steps stand for: texts, functions and objects.
 

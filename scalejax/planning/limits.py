@@ -121,14 +121,21 @@ def streams(card: DataCard, spec: DeviceSpec | None, *, asked: bool | None) -> b
     return spec.name == LOCAL and copies * pool > DATA_SHARE * host_memory()
 
 
-def check_data(card: DataCard, spec: DeviceSpec | None, *, streamed: bool) -> None:
+def check_data(card: DataCard, spec: DeviceSpec | None, *, asked: bool | None) -> None:
     """Refuse a data set that the memory cannot hold: that of each device of a spec, of this machine if it is None.
+
+    Args:
+        card: of the data.
+        spec: as described.
+        asked: whether the sweep asks that the data be streamed; None: it leaves that open.
 
     Raises:
         SpecError: about its largest part.
     """
+    streamed = streams(card, spec, asked=asked)
+    less = "ask for less" if asked is not False else "ask for less, or leave out stream = false"
     parts = {name: getattr(card, name) for name in ("examples", "validation_examples", "test_examples")}
-    key = "fourier_features" if math.prod(card.shape) > max(parts.values()) else max(parts, key=parts.__getitem__)
+    key = max(parts, key=parts.__getitem__)
     count = sum(parts.values())
     spec = spec or local_spec()
     cpu = spec.platform == "cpu"
@@ -140,7 +147,7 @@ def check_data(card: DataCard, spec: DeviceSpec | None, *, streamed: bool) -> No
         if needed > room:
             often = f", {copies} times" if copies > 1 else ""
             why = f"{count:,} examples, validation and test included{often}, take {_bytes(needed)}"
-            why = f"{why}, more than the {_bytes(room)} that {what} may hold; ask for less"
+            why = f"{why}, more than the {_bytes(room)} that {what} may hold; {less}"
             raise SpecError(why, table="data", keys=(key, "train_examples"))
 
     if spec.name == LOCAL:

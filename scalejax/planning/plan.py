@@ -101,7 +101,7 @@ def check_sweep(sweep: Sweep, *, spec: DeviceSpec | None = None) -> None:
     check_models(sweep, FAMILIES)
     card = describe(sweep.data)
     limits.check_counts(sweep, card, counted=spec is not None)
-    limits.check_data(card, spec, streamed=limits.streams(card, spec, asked=sweep.data.stream))
+    limits.check_data(card, spec, asked=sweep.data.stream)
     names: dict[str, object] = {**FAMILIES, **OLDER_FAMILIES}
     for index, grid in enumerate(sweep.models):
         name = family_name(grid)

@@ -34,8 +34,9 @@ def plan_lines(facts: Mapping[str, Any]) -> list[str]:
         count = sum(each["trials"] for each in facts["older"])
         where = "on host cores, in none of the FLOPs and forecasts"
         older = [f"older     {number_of(count, 'trial')} {where}: {', '.join(older)}"]
+    notes = [f"  note: {note}" for note in facts["notes"]]
     if not facts["programs"]:
-        return [heading, *older]
+        return [heading, *notes, *older]
     total = facts["useful_flops"] + facts["padding_flops"] + facts["idle_flops"]
     stopped = facts["stopped_early"]
     unless = f", except the {stopped:,} that halving is expected to stop early" if stopped else ""
@@ -47,7 +48,7 @@ def plan_lines(facts: Mapping[str, Any]) -> list[str]:
         heading,
         f"programs  {number_of(facts['lane_programs'], 'lane program')}, each shared by all its trials:",
         *(_program_line(program) for program in facts["programs"]),
-        *(f"  note: {note}" for note in facts["notes"]),
+        *notes,
         *older,
         f"waste     {facts['waste']:.1%} of {quantity(total, 'FLOP')} "
         f"({facts['padding_flops'] / total:.1%} padding, {facts['idle_flops'] / total:.1%} idle lanes)",

@@ -15,7 +15,7 @@ from typing import Any
 from scalejax.builders import load_object, name_of, parameters
 from scalejax.classical import families as older
 from scalejax.data import SOURCES, FromFile, Given, InMemory, Options, Source, as_source, is_path, source_name
-from scalejax.data.features import Step, listed_steps, resolve, title
+from scalejax.data.features import Step, canonical, listed_steps, resolve, title
 from scalejax.errors import SweepError
 from scalejax.rules import (
     Check,
@@ -184,7 +184,7 @@ def _steps(value: Any) -> tuple[Step, ...]:
     """Return the steps of a chain of features as they are written, each held against what there is."""
     steps = listed_steps(value)
     resolve(steps)
-    return steps
+    return tuple(map(canonical, steps))
 
 
 @strict("data.features")
