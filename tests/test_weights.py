@@ -159,7 +159,9 @@ def test_a_padded_lane_hands_over_what_was_tested(mode: str, group, data):
         assert end.test_loss is not None
         shapes = jax.tree.map(lambda leaf: leaf.shape, trial.architecture.abstract[1:])
         assert jax.tree.map(np.shape, end.weights) == shapes
-        loss, metric = jax.jit(functools.partial(evaluate_one, trial.program))(*end.weights, test)
+        loss, metric = jax.jit(functools.partial(evaluate_one, trial.architecture, trial.recipe.task))(
+            *end.weights, blocks=test
+        )
         np.testing.assert_allclose(loss, end.test_loss, rtol=RTOL)
         assert float(metric) == end.test_metric
 
