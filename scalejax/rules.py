@@ -15,6 +15,7 @@ from scalejax.errors import SweepError
 Knob = int | float | str | bool
 Check = Callable[[Any], Any]  # raises SpecError, else returns the value in its final type
 
+TOP_ERROR = r"top([1-9]\d{0,3})_error"  # the metrics of a classification that have a number in their name
 LARGEST = 2**31 - 1  # steps, sizes and seeds travel as int32 on the devices
 TABLES = "data", "data.features", "train", "train.halving"
 HEADERS = {"models": "[[models]]", **{table: f"[{table}]" for table in TABLES}}

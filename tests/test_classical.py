@@ -38,7 +38,7 @@ from scalejax.report.plot import TRADITIONAL_FAMILIES
 from scalejax.run.run import planned as plan_of
 from scalejax.spec.file import load_sweep, sweep_to_toml
 from scalejax.train.step import Cursor, batch_indices
-from scalejax.train.task import Classification
+from scalejax.train.task import TASKS, Classification, Regression
 
 DIGITS = sx.DataSpec(source="digits", train_examples=(20, 100), validation_examples=100, test_examples=200)
 SWEEP = """
@@ -150,7 +150,7 @@ def test_a_probability_of_zero_costs_what_the_mixture_says(data: DataSet):
     assert cross_entropy(mixed, np.array([0, 2])) == pytest.approx(-(math.log(0.9 + 0.1 / 3) + math.log(0.1 / 3)) / 2)
 
 
-@pytest.mark.parametrize("metric", ["error", "log_loss", "balanced_error", "top2_error"])
+@pytest.mark.parametrize("metric", [*TASKS[CLASSIFICATION][1], "top2_error"])
 def test_the_metrics_are_those_of_the_networks(metric: str, data: DataSet):
     splits = {name: getattr(data, name) for name in ("train", "validation", "test")}
     examples = {name: (split.inputs, split.targets) for name, split in splits.items()}
@@ -162,11 +162,23 @@ def test_the_metrics_are_those_of_the_networks(metric: str, data: DataSet):
     assert fitting.fit(trial, examples).test_metric == pytest.approx(float(task.headline(scores.mean(0))), rel=1e-5)
 
 
-def test_what_is_left_of_the_variance(data: DataSet):
+@pytest.mark.parametrize("metric", TASKS[REGRESSION][1])
+def test_the_metrics_of_a_regression_are_those_of_the_networks(metric: str, data: DataSet):
     examples = {name: (each.inputs, each.inputs[:, 0] ** 3) for name, each in
                 (("train", data.train), ("validation", data.validation), ("test", data.test))}  # fmt: skip
-    scores = fitting.fit(older(data, "ridge", task=REGRESSION, metric="1-R2", outputs=1), examples)
-    assert scores.test_metric == pytest.approx(scores.test_loss / examples["test"][1].var())
+    trial = older(data, "ridge", task=REGRESSION, metric=metric, outputs=1)
+    model = FAMILIES["ridge"].make[REGRESSION](dict(trial.hyperparameters), 500, 0).fit(*examples["train"])
+    inputs, targets = examples["test"]
+    task = Regression(metric)
+    outputs = np.asarray(model.predict(inputs), np.float32)[:, None]
+    scores = task.score(jax.numpy.asarray(outputs), jax.numpy.asarray(targets))
+    assert fitting.fit(trial, examples).test_metric == pytest.approx(float(task.headline(scores.mean(0))), rel=1e-5)
+
+
+@pytest.mark.parametrize("task", [CLASSIFICATION, REGRESSION])
+def test_a_metric_that_is_not_known_is_no_other_one(task: str, data: DataSet):
+    with pytest.raises(KeyError, match="F1"):
+        fitting.metric_of(older(data, task=task, metric="F1"))
 
 
 def test_a_trial_sees_the_examples_of_the_networks_trials(data: DataSet):

@@ -13,6 +13,7 @@ import pytest
 import scalejax as sx
 from scalejax.cli import main
 from scalejax.data import describe, load, opening
+from scalejax.spec.file import located, sweep_to_toml
 
 HOUSES = "area,city,price\n50,Bonn,100.5\n80,Ulm,210.0\n65,Bonn,150.25\n120,Jena,300.0\n"
 FRACTIONS: Any = (1.0,)
@@ -454,7 +455,7 @@ def test_a_sweep_file_with_a_table_is_trained(folder: Path, capsys: pytest.Captu
     assert list(table.status) == ["done", "done"]
     assert set(table.metric) == {"RMSE"}
     again = sx.load_sweep("run/sweep.toml")
-    assert again == sx.load_sweep("sweeps/houses.toml")
+    assert again == located(sx.load_sweep("sweeps/houses.toml"))
     assert describe(again.data) == describe(sx.load_sweep("sweeps/houses.toml").data)
     twice.to_csv("elsewhere.csv", index=False)
     assert main(["plan", "sweeps/houses.toml", "--set", "data.source=elsewhere.csv"]) == 0
@@ -467,6 +468,36 @@ def test_a_sweep_file_with_a_table_is_trained(folder: Path, capsys: pytest.Captu
     assert capsys.readouterr().err.startswith(
         'scalejax plan: sweeps/houses.toml, line 7, [data] categories: expected "o'
     )
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"source": "h.csv", "target": "price", "columns": ("area",), "validation_source": "v.csv"},
+        {"source": "x.npy", "targets": "y.npy"},
+        {"source": "bytes", "path": "*.txt", "sequence_length": 3},
+        {"source": "mnist1d"},
+    ],
+    ids=lambda data: data["source"],
+)
+def test_the_copy_of_a_sweep_in_its_run_is_read_from_any_folder(data, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("h.csv", "v.csv"):
+        houses().to_csv(name, index=False)
+    np.save("x.npy", houses()[["area"]])
+    np.save("y.npy", houses()["price"])
+    Path("a.txt").write_text("the quick brown fox jumps over the lazy dog" * 9)
+    sizes: Any = {"train_examples": (5,), "validation_examples": 40 if "validation_source" in data else 5}
+    asked = sx.DataSpec(**data, **sizes, test_examples=5)
+    sweep = sx.Sweep("s", asked, (sx.ModelGrid("logistic"),), sx.TrainSpec((0.1,), (4,), steps=5))
+    before = describe(sweep.data)
+    Path("run").mkdir()
+    Path("run/sweep.toml").write_text(sweep_to_toml(located(sweep)))
+    elsewhere = folder / "q"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    again = sx.load_sweep("../run/sweep.toml")
+    assert describe(again.data) == before
+    assert located(again) == again
 
 
 def test_a_second_header_is_exit_code_2(folder: Path, capsys: pytest.CaptureFixture[str]):

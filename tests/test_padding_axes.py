@@ -207,7 +207,8 @@ def test_sizes_that_padding_would_change_keep_to_themselves_and_the_note_says_wh
 
 def test_flax_s_own_scan_runs_inside_the_loops_of_an_evaluation(data: DataSet):
     own = sized(sized_modules.ScannedMLP, {"width": 3, "depth": 2}).program
-    measure = functools.partial(loss_and_metric, own, blocks=blocks(data.validation.inputs, data.validation.targets))
+    held_out = blocks(data.validation.inputs, data.validation.targets)
+    measure = functools.partial(loss_and_metric, own.architecture, own.recipe.task, blocks=held_out)
     loss, error = jax.eval_shape(measure, *own.architecture.abstract[1:])
     assert loss.shape == error.shape == ()
 

@@ -134,7 +134,9 @@ def test_blocks_measure_what_one_large_batch_measures(count):
     labels = generator.integers(0, 3, count).astype(np.int32)
     each = planned()
     params, rest = initial_weights(each.architecture, 0)
-    loss, error = loss_and_metric(each.program, params, rest, blocks=jax.device_put(blocks(inputs, labels)))
+    loss, error = loss_and_metric(
+        each.architecture, each.recipe.task, params, rest, blocks=jax.device_put(blocks(inputs, labels))
+    )
     logits = each.architecture.predict(params, rest, jnp.asarray(inputs))
     whole = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(labels)).mean()
     np.testing.assert_allclose(loss, whole, rtol=1e-5)
@@ -147,7 +149,9 @@ def measured_at(each, step, data):
     while pack.occupied[0][1].step < step:
         go_on(pack)
     learner = jax.tree.map(lambda leaf: leaf[0], pack.lanes.learner)
-    loss, error = loss_and_metric(each.program, learner.params, learner.rest, blocks=device_data(data).test)
+    loss, error = loss_and_metric(
+        each.architecture, each.recipe.task, learner.params, learner.rest, blocks=device_data(data).test
+    )
     return float(loss), float(error)
 
 

@@ -31,6 +31,7 @@ from scalejax.execute import kept
 from scalejax.execute.pack import Pack
 from scalejax.models import FAMILIES
 from scalejax.planning.trial import expand
+from scalejax.run.store import Store, TrialRow
 from scalejax.run.weights import Keeper
 from scalejax.train.lanes import blocks, evaluate_one
 from scalejax.train.padding import crop, stack_padded
@@ -158,7 +159,9 @@ def test_a_padded_lane_hands_over_what_was_tested(mode: str, group, data):
         assert end.test_loss is not None
         shapes = jax.tree.map(lambda leaf: leaf.shape, trial.architecture.abstract[1:])
         assert jax.tree.map(np.shape, end.weights) == shapes
-        loss, metric = jax.jit(functools.partial(evaluate_one, trial.program))(*end.weights, test)
+        loss, metric = jax.jit(functools.partial(evaluate_one, trial.architecture, trial.recipe.task))(
+            *end.weights, blocks=test
+        )
         np.testing.assert_allclose(loss, end.test_loss, rtol=RTOL)
         assert float(metric) == end.test_metric
 
@@ -415,6 +418,22 @@ def test_what_was_not_kept_is_said_with_the_remedy(best: sx.Run, copied: sx.Run)
     data.write_bytes(data.read_bytes()[::-1])
     with pytest.raises(sx.SweepError, match=r"cannot be read \(its checksum does not match\); restore"):
         copied.model(name)
+
+
+def test_a_model_of_an_older_algorithm_is_said_to_be_none(tmp_path: Path):
+    row = TrialRow(
+        trial_id="b507", family="ridge", knobs={}, params=4, train_examples=20, fraction=0.1, seed=0,
+        learning_rate=None, weight_decay=None, batch_size=None, steps=0, flops=0,
+    )  # fmt: skip
+    with Store(tmp_path / "results.sqlite", write=True) as store:
+        store.plan([row, replace(row, trial_id="c1", family="mlp"), replace(row, trial_id="d2", family="cnn")])
+    says = r"trial b507 is of ridge, an algorithm of scikit-learn, whose models are not kept; "
+    with pytest.raises(sx.SweepError, match=says + r'run\.best\(family="mlp"\) or run\.best\(family="cnn"\) names a'):
+        sx.Run(tmp_path).model("b507")
+    with Store(tmp_path / "results.sqlite", write=True) as store:
+        store.plan([row])
+    with pytest.raises(sx.SweepError, match=says + "this run has no network"):
+        sx.Run(tmp_path).model("b507")
 
 
 def test_other_data_are_noticed(best: sx.Run):

@@ -1,16 +1,18 @@
 """One fit and its losses, in a process of its own. Nothing here imports JAX."""
 
+import functools
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scalejax.classical.families import CLASSIFICATION, FAMILIES
+from scalejax.classical.families import CLASSIFICATION, FAMILIES, REGRESSION
 from scalejax.classical.trial import OlderTrial
+from scalejax.rules import TOP_ERROR
 
 FOLDS = 5  # at most, of the cross-validation from which the probabilities of a machine without any are learned
 
@@ -76,33 +78,72 @@ def fit(trial: OlderTrial, examples: Mapping[str, Examples]) -> Scores:
 
 
 def _fit(trial: OlderTrial, examples: Mapping[str, Examples]) -> Scores:
+    measure = metric_of(trial)
     inputs, targets = examples["train"]
     make = FAMILIES[trial.family].make[trial.task]
     model = make(dict(trial.hyperparameters), len(targets), trial.random_state)
     if trial.task == CLASSIFICATION:
-        return _classification(trial, model, examples)
-    model.fit(inputs, targets)
-    loss = {split: float(np.mean((model.predict(x) - y) ** 2)) for split, (x, y) in examples.items()}
-    metric = loss["test"] ** 0.5 if trial.metric == "RMSE" else loss["test"] / float(examples["test"][1].var())
+        model = _with_probabilities(model, inputs, targets)
+        loss = {split: cross_entropy(probabilities(trial, model, x), y) for split, (x, y) in examples.items()}
+    else:
+        model.fit(inputs, targets)
+        loss = {split: float(np.mean((model.predict(x) - y) ** 2)) for split, (x, y) in examples.items()}
+    metric = measure(trial, model, loss["test"], *examples["test"])
     return Scores(loss["train"], loss["validation"], loss["test"], metric)
 
 
-def _classification(trial: OlderTrial, model: Any, examples: Mapping[str, Examples]) -> Scores:
-    model = _with_probabilities(model, *examples["train"])
-    loss = {split: cross_entropy(probabilities(trial, model, x), y) for split, (x, y) in examples.items()}
-    inputs, targets = examples["test"]
-    metric = loss["test"]
-    if top := re.fullmatch(r"top(\d+)_error", trial.metric):
-        known = probabilities(trial, model, inputs)
-        above = known > known[np.arange(len(targets)), targets][:, None]
-        metric = float(np.mean(above.sum(1) >= int(top[1])))
-    elif trial.metric != "log_loss":
-        # What the algorithm itself answers: calibrated probabilities of a support vector machine may say otherwise.
-        calibrated = getattr(model, "calibrated_classifiers_", None)
-        wrong = (calibrated[0].estimator if calibrated else model).predict(inputs) != targets
-        parts = [targets == each for each in np.unique(targets)] if trial.metric == "balanced_error" else [slice(None)]
-        metric = float(np.mean([wrong[part].mean() for part in parts]))
-    return Scores(loss["train"], loss["validation"], loss["test"], metric)
+# From the trial, its fitted model, its loss on some examples, and their inputs and targets, to its headline metric.
+Measure = Callable[[OlderTrial, Any, float, np.ndarray, np.ndarray], float]
+
+
+def metric_of(trial: OlderTrial) -> Measure:
+    """Return the headline metric of a trial; raises `KeyError` if there is none of its name."""
+    if trial.task == CLASSIFICATION and (top := re.fullmatch(TOP_ERROR, trial.metric)):
+        return functools.partial(_top_error, int(top[1]))
+    return METRICS[trial.task][trial.metric]
+
+
+def _top_error(
+    count: int, trial: OlderTrial, model: Any, _loss: float, inputs: np.ndarray, targets: np.ndarray
+) -> float:
+    known = probabilities(trial, model, inputs)
+    above = known > known[np.arange(len(targets)), targets][:, None]
+    return float(np.mean(above.sum(1) >= count))
+
+
+def _error(_trial: OlderTrial, model: Any, _loss: float, inputs: np.ndarray, targets: np.ndarray) -> float:
+    return float(_wrong(model, inputs, targets).mean())
+
+
+def _balanced_error(_trial: OlderTrial, model: Any, _loss: float, inputs: np.ndarray, targets: np.ndarray) -> float:
+    wrong = _wrong(model, inputs, targets)
+    return float(np.mean([wrong[targets == each].mean() for each in np.unique(targets)]))
+
+
+def _wrong(model: Any, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return where the algorithm itself is wrong: calibrated probabilities of a machine may say otherwise."""
+    calibrated = getattr(model, "calibrated_classifiers_", None)
+    return (calibrated[0].estimator if calibrated else model).predict(inputs) != targets
+
+
+def _log_loss(_trial: OlderTrial, _model: Any, loss: float, _inputs: np.ndarray, _targets: np.ndarray) -> float:
+    return loss
+
+
+def _rmse(_trial: OlderTrial, _model: Any, loss: float, _inputs: np.ndarray, _targets: np.ndarray) -> float:
+    return loss**0.5
+
+
+def _unexplained(_trial: OlderTrial, _model: Any, loss: float, _inputs: np.ndarray, targets: np.ndarray) -> float:
+    return loss / float(targets.var())
+
+
+# Task -> name -> metric, as in `train.task.TASKS`, which imports JAX; a test holds both equal. Those of TOP_ERROR are
+# no names here, but numbers.
+METRICS: Mapping[str, Mapping[str, Measure]] = {
+    CLASSIFICATION: {"error": _error, "log_loss": _log_loss, "balanced_error": _balanced_error},
+    REGRESSION: {"RMSE": _rmse, "1-R2": _unexplained},
+}
 
 
 def _with_probabilities(model: Any, inputs: np.ndarray, targets: np.ndarray) -> Any:

@@ -38,8 +38,7 @@ from scalejax.models.own import named_leaves
 from scalejax.planning.trial import Trial
 from scalejax.text import first_line
 from scalejax.train.lanes import blocks, evaluate_one
-from scalejax.train.recipe import LaneProgram, Recipe
-from scalejax.train.task import Task
+from scalejax.train.task import Task, output_shape
 
 FORMAT = 1  # of the folder of a model; another one is not read
 WAITING, WEIGHTS, DESCRIPTION = "waiting", "weights", "model.json"
@@ -71,7 +70,6 @@ def kept_model(trial: Trial, weights: Weights, card: DataCard) -> KeptModel:
         card: of the data that it was trained on.
     """
     size, task = trial.architecture, trial.recipe.task
-    outputs = task.outputs(card)
     description = {
         "format": FORMAT,
         "trial_id": trial.trial_id,
@@ -82,7 +80,7 @@ def kept_model(trial: Trial, weights: Weights, card: DataCard) -> KeptModel:
         "dtype": size.dtype,
         "vocabulary": card.vocabulary,
         "features": list(map(written, size.features)),
-        "outputs": outputs[-1] if isinstance(outputs, tuple) else outputs,
+        "outputs": output_shape(task, card)[-1],
         "task": task.name,
         "metric": task.metric,
         "data": trial.data,
@@ -211,10 +209,8 @@ def module_of(size: Architecture, weights: Weights) -> nnx.Module:
 def evaluate(module: nnx.Module, size: Architecture, *, task: Task, data: DataSet) -> tuple[float, float]:
     """Return the loss and the headline metric of a module on the test examples, in the blocks of the engine."""
     _, params, rest = nnx.split(module, nnx.Param, ...)
-    card = data.card
-    recipe = Recipe("sgd", "constant", None, batch_size=1, task=task, target=(card.learns, card.target_shape))
     test = jax.device_put(blocks(data.test.inputs, data.test.targets))
-    found = jax.jit(functools.partial(evaluate_one, LaneProgram(size, recipe)))(params, rest, test)
+    found = jax.jit(functools.partial(evaluate_one, size, task))(params, rest, blocks=test)
     loss, metric = jax.device_get(found)
     return float(loss), float(metric)
 

@@ -25,7 +25,7 @@ from scalejax.spec import DataSpec, Knob, ModelGrid, Sweep, TrainSpec
 from scalejax.spec.sweep import default_numbers
 from scalejax.train.numerics import Numerics, current
 from scalejax.train.recipe import DECAY_FRACTION, FOLLOWS, LaneProgram, Recipe, Settings, content
-from scalejax.train.task import task_of
+from scalejax.train.task import output_shape, task_of
 from scalejax.train.traced import features_digest, optimizer_digest, program_digest, schedule_digest, task_digest
 
 # Raise it when a change to the training step or to a family changes results: old rows are then never mixed with new.
@@ -230,7 +230,7 @@ def _trials(sweep: Sweep, card: DataCard) -> Iterator[Trial]:
     train, numerics, occasion = sweep.train, current(), object()
     task = task_of(sweep.task, card, metric=sweep.metric)
     try:
-        outputs = task.outputs(card)
+        outputs = output_shape(task, card)
     except ValueError as error:
         raise SweepError(f"the task {task.name} {error}; give other data, or another task") from error
     recipe = Recipe(
@@ -245,7 +245,6 @@ def _trials(sweep: Sweep, card: DataCard) -> Iterator[Trial]:
     inputs = jax.ShapeDtypeStruct((2, *card.shape), np.dtype(card.sees))
     own_task, own_schedule = task_digest(recipe, outputs, inputs=inputs), schedule_digest(recipe)
     numbers = _numbers(train)
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     subset_keys = {seed: random_bits(card.fingerprint, seed, "subset") for seed in sweep.seeds}
     shuffle_keys = {seed: random_bits(card.fingerprint, seed, "shuffle") for seed in sweep.seeds}
     for grid in sweep.models:

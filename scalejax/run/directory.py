@@ -15,7 +15,7 @@ from scalejax.errors import SweepError
 from scalejax.files import write_atomically
 from scalejax.run.store import Store
 from scalejax.spec import Sweep
-from scalejax.spec.file import sweep_to_toml
+from scalejax.spec.file import located, sweep_to_toml
 
 if TYPE_CHECKING:
     from scalejax.planning.plan import Plan
@@ -69,7 +69,7 @@ def prepare(directory: Path, plan: "Plan") -> None:
         SweepError: the directory cannot be written.
     """
     try:
-        write_atomically(directory / SWEEP, sweep_to_toml(plan.sweep))
+        write_atomically(directory / SWEEP, sweep_to_toml(located(plan.sweep)))
         write_atomically(directory / ENVIRONMENT, json.dumps(_environment(plan, directory), indent=2) + "\n")
     except OSError as error:
         raise _unwritable(directory, error) from error

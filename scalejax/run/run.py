@@ -135,6 +135,9 @@ class Run(Shown):
     def best(self, family: str | None = None) -> "pd.Series":
         """Return the row of the trial with the lowest validation loss of those that are done; it has its `trial_id`.
 
+        Of a family of networks `keep_weights = "best"` keeps the model of this trial. Without `family` it may be one of
+        an algorithm of scikit-learn, whose models are not kept: `run.model` then says which families are networks.
+
         Args:
             family: to look at alone.
 

@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scalejax.classical.families import is_older
 from scalejax.errors import RunError, SweepError
 from scalejax.run.directory import LEDGER, MODELS, SWEEP
 from scalejax.run.store import Store
@@ -202,8 +203,13 @@ def model_parts(directory: Path, name: str, build: Any = None) -> tuple[Any, Any
 def _missing(directory: Path, trial_id: str) -> str:
     """Say why a trial has no model, and what to do."""
     with Store(directory / LEDGER, write=False) as store:
-        rows = store.results([trial_id])
-    status = rows["status"].iloc[0] if len(rows) else Status.DONE
+        rows = store.results().set_index("trial_id")
+    family, status = rows.loc[trial_id, ["family", "status"]] if trial_id in rows.index else ("", Status.DONE)
+    if is_older(family):
+        networks = [each for each in dict.fromkeys(rows["family"]) if not is_older(each)]
+        named = " or ".join(f'run.best(family="{each}")' for each in networks)
+        remedy = f"{named} names a network" if named else "this run has no network, whose models would be"
+        return f"trial {trial_id} is of {family}, an algorithm of scikit-learn, whose models are not kept; {remedy}"
     if status in (Status.PENDING, Status.RUNNING):
         return f"trial {trial_id} is {status}; its model is there once it is done, if keep_weights says so"
     if status != Status.DONE:

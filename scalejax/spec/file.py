@@ -1,9 +1,10 @@
 """The sweep file: TOML read into a `Sweep`, with the line of every mistake, and a `Sweep` written back as TOML."""
 
+import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -368,6 +369,20 @@ def sweep_to_toml(sweep: Sweep) -> str:
             lines.append(f"features = {_toml(tuple(title([*map(written, steps)]) for steps in grid.features))}")
     train = [] if sweep.train == UNTRAINED else _table("train", sweep.train)
     return "\n".join([*lines, *train, ""])
+
+
+def located(sweep: Sweep) -> Sweep:
+    """Return the same sweep with its data files named from the root, so that it can be read in any folder."""
+    data = sweep.data
+    options = {key: _absolute(value) if key in _PATHS else value for key, value in data.options.items()}
+    is_file = isinstance(data.source, str) and data.source not in SOURCES and is_path(data.source)
+    source = _absolute(data.source) if is_file else data.source
+    return replace(sweep, data=replace(data, source=source, options=options))
+
+
+def _absolute(path: str) -> str:
+    found = os.path.abspath(path)  # noqa: PTH100  # without the ".." that Path.absolute leaves
+    return found if found.isprintable() else path  # as every text of a sweep must be
 
 
 def _table(table: str, spec: DataSpec | TrainSpec | HalvingSpec | FeaturesSpec) -> list[str]:

@@ -33,7 +33,8 @@ from scalejax.rules import (
     strict,
 )
 
-TASKS = "classification", "regression", "next_token"
+OF_TARGETS = "classification", "regression"  # the tasks that say what whole numbers as targets are
+TASKS = *OF_TARGETS, "next_token"
 # Optimizer -> its own numbers, which may be grids, and their defaults (those of optax).
 OPTIMIZER_NUMBERS: Mapping[str, Mapping[str, float]] = {
     "adamw": {"b1": 0.9, "b2": 0.999, "eps": 1e-8},
@@ -75,13 +76,6 @@ def _loaded(value: str) -> Any:
         return load_object(value)
     except SweepError as error:
         raise SpecError(str(error)) from error
-
-
-def _by_name(value: str, rule: Rule) -> Any:
-    if ":" in value:  # as written by sweep_to_toml
-        what = f"{shown(value)} is a Python object, which a file cannot hold"
-        raise SpecError(f"{what}; make this sweep in Python, with Sweep(...)")
-    return rule(value)
 
 
 def _task(value: Any) -> Any:
@@ -485,7 +479,7 @@ class Sweep:
             says = f"needed but missing; only a sweep of nothing but {', '.join(older.FAMILIES)} does without"
             raise SpecError(says, keys=("train",))
         _check_overlap([(grid.family, {**grid.knobs, **_told_apart(self, grid)}) for grid in self.models])
-        of_targets = self.task if isinstance(self.task, str) and self.task in TASKS[:2] else None
+        of_targets = self.task if isinstance(self.task, str) and self.task in OF_TARGETS else None
         object.__setattr__(self, "data", self.data.for_task(of_targets))
 
 

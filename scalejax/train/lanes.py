@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from scalejax.models import Architecture
 from scalejax.train.convolutions import convolves, fast_on_cpu
 from scalejax.train.recipe import LaneProgram, Leaf, Recipe, Settings
 from scalejax.train.step import (
@@ -26,6 +27,7 @@ from scalejax.train.step import (
     train,
     validate,
 )
+from scalejax.train.task import Task
 
 BLOCK = 1024  # examples that are evaluated at once
 
@@ -81,8 +83,10 @@ def advance(
         commands: as described there.
     """
 
+    convolved = _convolves(program.architecture, program.recipe.batch_size)
+
     def run(function: Callable[..., Any], *operands: Any) -> Any:
-        return fast_on_cpu(function, *operands) if _convolves(program) else function(*operands)
+        return fast_on_cpu(function, *operands) if convolved else function(*operands)
 
     # What each lane has of the pool: its own batches if they are streamed, else nothing, and all see the same one.
     own = data.pool if program.stream_steps else None
@@ -124,18 +128,18 @@ def _where(
 
 
 def evaluate_one(
-    program: LaneProgram, params: nnx.State, rest: nnx.State, blocks: Blocks
+    architecture: Architecture, task: Task, params: nnx.State, rest: nnx.State, *, blocks: Blocks
 ) -> tuple[jax.Array, jax.Array]:
     """Return the loss and the headline metric of one model, in the order in which lanes are measured."""
 
     def measure(*weights: nnx.State) -> tuple[jax.Array, jax.Array]:
-        return loss_and_metric(program, *weights, blocks=blocks)
+        return loss_and_metric(architecture, task, *weights, blocks=blocks)
 
-    return fast_on_cpu(measure, params, rest) if _convolves(program) else measure(params, rest)
+    return fast_on_cpu(measure, params, rest) if _convolves(architecture, 1) else measure(params, rest)
 
 
-def _convolves(program: LaneProgram) -> bool:
-    return convolves(program.architecture.forward_program(program.recipe.batch_size).jaxpr)
+def _convolves(architecture: Architecture, batch_size: int) -> bool:
+    return convolves(architecture.forward_program(batch_size).jaxpr)
 
 
 def place(

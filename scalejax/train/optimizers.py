@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 Optimizer = Callable[[], optax.GradientTransformation]
-SMALLEST_EPS = 1e-30  # a sweep gives none below; said here for the proof of packing
+SMALLEST_EPS = 1e-30  # a sweep gives none below (a test holds it); said here for the proof of packing
 
 
 # Optax takes arrays where its annotations ask for numbers.
@@ -28,7 +28,8 @@ def momentum(*, momentum: Any = 0.9) -> optax.GradientTransformation:
     return optax.trace(decay=momentum)
 
 
-# The one table that the sweep file needs: name -> optimizer, its own numbers by keyword only.
+# Name -> optimizer, its own numbers by keyword only. A sweep file takes names, numbers and defaults from
+# `spec.sweep.OPTIMIZER_NUMBERS`, since `spec` may not import `train`; a test holds both equal.
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adamw": adamw,
     "sgd": optax.identity,

@@ -2,7 +2,6 @@
 
 import fnmatch
 import functools
-from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
@@ -12,10 +11,10 @@ import numpy as np
 from scalejax.builders import qualified_name
 from scalejax.models import Architecture
 from scalejax.train.optimizers import Optimizer
+from scalejax.train.schedules import Schedule
 from scalejax.train.task import CLASSIFICATION, Task
 
 Leaf = Any  # an array of the type and shape in the comment: JAX's in a program, NumPy's on the host
-Schedule = Callable[[Leaf, Leaf], Leaf]  # from step and steps, int32 [], to a factor in [0, 1]
 
 # What a setting is in a program; and whether the id of a trial hashes it, or it follows from what the id hashes.
 FLOAT, INT, UINT = ({"type": kind} for kind in (np.float32, np.int32, np.uint32))

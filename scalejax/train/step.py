@@ -14,7 +14,8 @@ from jax import lax
 from scalejax.data.shuffle import divide, index_shuffle, mix
 from scalejax.models import Architecture
 from scalejax.train.optimizers import make_optimizer
-from scalejax.train.recipe import DECAY_FRACTION, LaneProgram, Leaf, Recipe, Schedule, Settings
+from scalejax.train.recipe import DECAY_FRACTION, LaneProgram, Leaf, Recipe, Settings
+from scalejax.train.schedules import SCHEDULES, Schedule
 from scalejax.train.task import Task
 
 BLOCK_STEPS = 32  # whose batches are drawn at once
@@ -116,25 +117,17 @@ def learning_rate(
     Args:
         settings: of the trial.
         step: int32 [].
-        schedule: what comes after the warm-up: "constant"; half a "cosine" to 0 (Loshchilov & Hutter 2017,
-            arXiv:1608.03983); a line to 0, "linear"; "wsd", which is constant and then falls as one minus a square root
-            (Hu et al. 2024, arXiv:2404.06395; Haegele et al. 2024, arXiv:2405.18392, for the square root); or the
-            user's own function of the step and the horizon to a factor.
+        schedule: what comes after the warm-up: a name of `SCHEDULES`, or the user's own function of the step and the
+            horizon to a factor.
         decay_fraction: share of the horizon over which "wsd" falls.
     """
     warmup = jnp.maximum(settings.warmup_steps, 1).astype(jnp.float32)
     ramp = jnp.where(settings.warmup_steps > 0, jnp.minimum(1.0, (step + 1) / warmup), 1.0)
     rate = settings.learning_rate * ramp
-    if schedule == "constant":
-        return rate
     if not isinstance(schedule, str):
         return rate * jnp.asarray(schedule(step, settings.steps), jnp.float32)
-    if schedule == "wsd":
-        decay = jnp.ceil(decay_fraction * settings.steps.astype(jnp.float32))
-        return rate * (1.0 - jnp.sqrt(jnp.clip((step - settings.steps + decay) / decay, 0.0, 1.0)))
-    span = jnp.maximum(settings.steps - settings.warmup_steps, 1).astype(jnp.float32)
-    progress = jnp.clip((step - settings.warmup_steps) / span, 0.0, 1.0)
-    return rate * (1.0 - progress) if schedule == "linear" else rate * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+    factor = SCHEDULES[schedule]
+    return rate * factor(step, settings.steps, warmup_steps=settings.warmup_steps, decay_fraction=decay_fraction)
 
 
 def _rule(recipe: Recipe, settings: Settings) -> optax.GradientTransformation:
@@ -271,14 +264,13 @@ def train(program: LaneProgram, state: TrialState, cursor: Cursor, *, pool: Exam
 
 
 def loss_and_metric(
-    program: LaneProgram, params: nnx.State, rest: nnx.State, *, blocks: Blocks
+    architecture: Architecture, task: Task, params: nnx.State, rest: nnx.State, *, blocks: Blocks
 ) -> tuple[jax.Array, jax.Array]:
     """Return the mean loss and the headline metric over all blocks."""
-    task = program.recipe.task
 
     def sums(block: Blocks) -> jax.Array:
-        batch = seen(program.architecture, Examples(block.inputs, block.targets))
-        outputs = program.architecture.predict(params, rest, batch.inputs)
+        batch = seen(architecture, Examples(block.inputs, block.targets))
+        outputs = architecture.predict(params, rest, batch.inputs)
         targets = learned(task, batch)
         # A padded example must not turn a finite sum into NaN through 0 * inf.
         kept = block.weight > 0
@@ -299,7 +291,8 @@ def loss_and_metric(
 
 def validate(program: LaneProgram, state: TrialState, *, blocks: Blocks) -> tuple[jax.Array, jax.Array]:
     """Return the validation loss and metric of the parameters as they stand."""
-    return loss_and_metric(program, state.learner.params, state.learner.rest, blocks=blocks)
+    weights = state.learner.params, state.learner.rest
+    return loss_and_metric(program.architecture, program.recipe.task, *weights, blocks=blocks)
 
 
 def record_evaluation(
@@ -339,4 +332,5 @@ def record_evaluation(
 
 def test(program: LaneProgram, state: TrialState, *, blocks: Blocks) -> tuple[jax.Array, jax.Array]:
     """Return the test loss and metric of the best parameters."""
-    return loss_and_metric(program, state.best.params, state.best.rest, blocks=blocks)
+    weights = state.best.params, state.best.rest
+    return loss_and_metric(program.architecture, program.recipe.task, *weights, blocks=blocks)

@@ -11,7 +11,7 @@ import optax
 
 from scalejax.builders import load_object
 from scalejax.data import DataCard
-from scalejax.rules import SpecError, shown
+from scalejax.rules import TOP_ERROR, SpecError, shown
 
 
 class Task(Protocol):
@@ -189,8 +189,9 @@ class NextToken:
 
 
 CLASSIFICATION = Classification()
-TOP_ERROR = r"top([1-9]\d{0,3})_error"
-# The one table that the sweep file needs: name -> (task, the metrics that it has; the first is the default).
+# Name -> (task, the metrics that it has; the first is the default). A sweep file takes the names of
+# `spec.sweep.TASKS`, since `spec` may not import `train`; a test holds both equal. A classification has the metrics
+# of TOP_ERROR too, of which top5_error is one.
 TASKS = {
     "classification": (Classification, ("error", "log_loss", "balanced_error", "top5_error")),
     "regression": (Regression, ("RMSE", "1-R2")),
@@ -222,13 +223,19 @@ def task_of(choice: str | Task | None, card: DataCard, *, metric: str | None = N
     if (
         metric is not None
         and metric not in metrics
-        and not (metrics[:1] == ("error",) and re.fullmatch(TOP_ERROR, metric))
+        and not (kind is Classification and re.fullmatch(TOP_ERROR, metric))
     ):
         has = f"it has {', '.join(metrics)}" if metrics else "its metric follows from the data; drop this key"
         raise SpecError(f"{choice} has no metric {shown(metric)}; {has}", keys=("metric",))
     if kind is NextToken:
         return NextToken(card.bytes_per_token)
     return kind() if metric is None else kind(metric=metric)
+
+
+def output_shape(task: Task, card: DataCard) -> tuple[int, ...]:
+    """Return the shape of what a model returns for an example; raises as `Task.outputs` does."""
+    found = task.outputs(card)
+    return found if isinstance(found, tuple) else (found,)
 
 
 def is_own(task: Task) -> bool:

@@ -78,12 +78,12 @@ def _program_digest(
     return digest(*(text(each.program) for each in (*programs, traced_evaluation(architecture, batch_size))))
 
 
-def task_digest(recipe: Recipe, outputs: int | tuple[int, ...], *, inputs: jax.ShapeDtypeStruct) -> tuple[str, ...]:
+def task_digest(recipe: Recipe, outputs: tuple[int, ...], *, inputs: jax.ShapeDtypeStruct) -> tuple[str, ...]:
     """Return the digest of what a user's own task computes; nothing for those of scalejax.
 
     Args:
         recipe: with the task.
-        outputs: that the task asks for.
+        outputs: shape of what the task asks for.
         inputs: of two examples.
 
     Raises:
@@ -92,10 +92,10 @@ def task_digest(recipe: Recipe, outputs: int | tuple[int, ...], *, inputs: jax.S
     if not is_own(recipe.task):
         return ()
     name, (kind, shape) = f"the task {recipe.task.name}", recipe.target
-    asked = outputs if isinstance(outputs, tuple) and outputs else (outputs,)
-    if not all(type(each) is int and each >= 1 for each in asked):
-        raise SweepError(f"{name} asks for {outputs!r} outputs of a model; expected a whole number from 1 on")
-    returned, targets = jax.ShapeDtypeStruct((2, *asked), jnp.float32), jax.ShapeDtypeStruct((2, *shape), kind)
+    if not outputs or not all(type(each) is int and each >= 1 for each in outputs):
+        asked = outputs[0] if len(outputs) == 1 else outputs
+        raise SweepError(f"{name} asks for {asked!r} outputs of a model; expected a whole number from 1 on")
+    returned, targets = jax.ShapeDtypeStruct((2, *outputs), jnp.float32), jax.ShapeDtypeStruct((2, *shape), kind)
     programs = {}
     with failing(f"{name} fails on outputs of shape {returned.shape}"):
         if hasattr(recipe.task, "targets"):
