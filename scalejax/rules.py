@@ -240,3 +240,16 @@ def strict(table: str, *, extra: str | None = None) -> Callable[[type[_Class]], 
         return cls
 
     return decorate
+
+
+def beyond(places: int, above: Any, equal: Any) -> Any:
+    """Return the chance that a class is not among the first `places`, float [n].
+
+    Where several are equal, each order of them is as likely: an answer without information has the error of guessing.
+
+    Args:
+        places: how many count as right.
+        above: how many classes come before it, [n].
+        equal: how many are equal to it, itself among them, [n].
+    """
+    return 1.0 - ((places - above) / equal).clip(0.0, 1.0)

@@ -38,7 +38,7 @@ from scalejax.report.plot import TRADITIONAL_FAMILIES
 from scalejax.run.run import planned as plan_of
 from scalejax.spec.file import load_sweep, sweep_to_toml
 from scalejax.train.step import Cursor, batch_indices
-from scalejax.train.task import TASKS, Classification, Regression
+from scalejax.train.task import TASKS, Classification, Regression, task_of
 
 DIGITS = sx.DataSpec(source="digits", train_examples=(20, 100), validation_examples=100, test_examples=200)
 SWEEP = """
@@ -160,6 +160,23 @@ def test_the_metrics_are_those_of_the_networks(metric: str, data: DataSet):
     task = Classification(metric)
     scores = task.score(jax.numpy.asarray(logits), jax.numpy.asarray(data.test.targets))
     assert fitting.fit(trial, examples).test_metric == pytest.approx(float(task.headline(scores.mean(0))), rel=1e-5)
+
+
+def test_equal_answers_are_in_any_order():
+    """An answer without information has the error of guessing, and not that of the lucky."""
+    targets = np.arange(8) % 4
+    logits = np.zeros((8, 4), np.float32)
+    scores = Classification("top3_error").score(jax.numpy.asarray(logits), jax.numpy.asarray(targets))
+    np.testing.assert_allclose(scores, 0.25)
+    logits[:, 0] = 1  # the class 0 is sure to be among two; each of three others with a chance of a third
+    scores = Classification("top2_error").score(jax.numpy.asarray(logits), jax.numpy.asarray(targets))
+    np.testing.assert_allclose(scores, [0, 2 / 3, 2 / 3, 2 / 3] * 2, rtol=1e-6)
+
+
+def test_a_top_error_of_as_many_as_there_are_classes_is_refused(data: DataSet):
+    assert task_of("classification", data.card, metric="top2_error") == Classification("top2_error")
+    with pytest.raises(sx.SweepError, match="top3_error of 3 classes is always 0; expected a number below"):
+        task_of("classification", data.card, metric="top3_error")
 
 
 @pytest.mark.parametrize("metric", TASKS[REGRESSION][1])

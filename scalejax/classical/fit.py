@@ -12,7 +12,7 @@ import numpy as np
 
 from scalejax.classical.families import CLASSIFICATION, FAMILIES, REGRESSION
 from scalejax.classical.trial import OlderTrial
-from scalejax.rules import TOP_ERROR
+from scalejax.rules import TOP_ERROR, beyond
 
 FOLDS = 5  # at most, of the cross-validation from which the probabilities of a machine without any are learned
 
@@ -107,8 +107,8 @@ def _top_error(
     count: int, trial: OlderTrial, model: Any, _loss: float, inputs: np.ndarray, targets: np.ndarray
 ) -> float:
     known = probabilities(trial, model, inputs)
-    above = known > known[np.arange(len(targets)), targets][:, None]
-    return float(np.mean(above.sum(1) >= count))
+    own = known[np.arange(len(targets)), targets][:, None]
+    return float(np.mean(beyond(count, (known > own).sum(1), (known == own).sum(1))))
 
 
 def _error(_trial: OlderTrial, model: Any, _loss: float, inputs: np.ndarray, targets: np.ndarray) -> float:

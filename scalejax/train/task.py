@@ -11,7 +11,7 @@ import optax
 
 from scalejax.builders import load_object
 from scalejax.data import DataCard
-from scalejax.rules import TOP_ERROR, SpecError, shown
+from scalejax.rules import TOP_ERROR, SpecError, beyond, shown
 
 
 class Task(Protocol):
@@ -61,7 +61,8 @@ class Classification:
     """One of several classes: cross-entropy in nats, and the share of wrong answers.
 
     Attributes:
-        metric: "error"; "top5_error" (the target is not among the five largest logits; any number for the 5);
+        metric: "error"; "top5_error" (the target is not among the five largest logits; any number below that of the
+            classes for the 5; equal logits are in any order);
             "balanced_error" (the mean of the classes' own errors); "log_loss" (the loss itself, in nats).
     """
 
@@ -89,7 +90,7 @@ class Classification:
             return self.loss(outputs, targets)
         if top := re.fullmatch(TOP_ERROR, self.metric):
             own = jnp.take_along_axis(outputs, targets[:, None], axis=-1)
-            return ((outputs > own).sum(-1) >= int(top[1])).astype(jnp.float32)
+            return beyond(int(top[1]), (outputs > own).sum(-1), (outputs == own).sum(-1))
         wrong = (outputs.argmax(-1) != targets).astype(jnp.float32)
         if self.metric == "balanced_error":
             of_class = jax.nn.one_hot(targets, outputs.shape[-1])
@@ -227,6 +228,10 @@ def task_of(choice: str | Task | None, card: DataCard, *, metric: str | None = N
     ):
         has = f"it has {', '.join(metrics)}" if metrics else "its metric follows from the data; drop this key"
         raise SpecError(f"{choice} has no metric {shown(metric)}; {has}", keys=("metric",))
+    top = re.fullmatch(TOP_ERROR, metric or "")
+    if top and card.classes is not None and int(top[1]) >= card.classes:
+        says = f"{metric} of {card.classes} classes is always 0; expected a number below that of the classes"
+        raise SpecError(says, keys=("metric",))
     if kind is NextToken:
         return NextToken(card.bytes_per_token)
     return kind() if metric is None else kind(metric=metric)
