@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import scalejax as sx
 from scalejax.cli import main
 from scalejax.data import describe, load, opening
+from scalejax.data.partition import divide
 
 HOUSES = "area,city,price\n50,Bonn,100.5\n80,Ulm,210.0\n65,Bonn,150.25\n120,Jena,300.0\n"
 FRACTIONS: Any = (1.0,)
@@ -164,6 +166,26 @@ def test_groups_stay_together():
     assert says.startswith("[data] group: its groups are too few or too large (the largest has 399 of 399 rows)")
 
 
+def test_a_split_of_whole_groups_that_is_larger_than_asked_for_is_noted():
+    x, groups = np.arange(200.0)[:, None], np.arange(200) // 50
+    asked = sx.DataSpec(sx.arrays(x, x[:, 0], groups=groups), fractions=FRACTIONS, test_examples=50)
+    larger = describe(replace(asked, validation_examples=10))
+    assert larger.sizes == {"train": 100, "validation": 50, "test": 50}
+    assert larger.notes == ("validation has 50 examples instead of 10: groups stay together",)
+    assert not describe(replace(asked, validation_examples=60)).notes
+
+
+def test_whole_groups_are_those_that_are_drawn_if_their_own_sizes_are_asked_for():
+    for seed in range(40):
+        groups = np.repeat(np.arange(7), np.random.default_rng(seed).choice([20, 20, 50, 60], 7))
+        for validation, test in ((70, 10), (10, 10), (55, 30), (85, 15)):
+            asked = {"validation": validation, "test": test}
+            rows = divide(len(groups), seed=seed, sizes=asked, groups=groups)
+            sizes = {name: len(each) for name, each in rows.items()}
+            again = divide(len(groups), seed=seed, sizes=sizes, groups=groups)
+            assert {name: each.tolist() for name, each in again.items()} == {n: r.tolist() for n, r in rows.items()}
+
+
 @pytest.mark.usefixtures("folder")
 def test_classes_in_proportion():
     y = (np.arange(1000) % 50 == 0).astype(int)
@@ -219,11 +241,14 @@ def test_repeated_rows_and_rare_classes_are_noted():
     pool = set(data.train.inputs[:, 0])
     twice = {name: sum(each in pool for each in split.inputs[:, 0]) for name, split in
              (("validation", data.validation), ("test", data.test))}  # fmt: skip
+    both = sum(each in data.validation.inputs[:, 0] for each in data.test.inputs[:, 0])
+    assert both
     notes = describe(asked).notes
-    assert list(notes[:2]) == [
-        f"{count} of 30 {name} examples are also in the training pool" for name, count in twice.items()
+    assert list(notes[:3]) == [
+        *(f"{count} of 30 {name} examples are also in the training pool" for name, count in twice.items()),
+        f"{both} of 30 test examples are also in the validation set",
     ]
-    assert notes[2:] == ("the rarest class has 1 example of 140: it may be missing from the smallest fraction, 20",)
+    assert notes[3:] == ("the rarest class has 1 example of 140: it may be missing from the smallest fraction, 20",)
     assert not describe(spec(sx.arrays(np.arange(200.0)[:, None], np.arange(200) % 2))).notes
 
 

@@ -1,6 +1,5 @@
 """Batches from the host, to the last bit those that a device draws itself; and text that is read where it lies."""
 
-import itertools
 import os
 import signal
 import subprocess
@@ -184,7 +183,6 @@ def test_binary_and_hidden_files_of_a_folder_are_left_out(tmp_path: Path):
         source="bytes", train_examples=(10,), options={"path": f"{tmp_path}/**/b.txt", "sequence_length": 10}
     )
     assert sum(describe(globbed).sizes.values()) == 99
-    assert len(list(itertools.chain(describe(globbed).sizes))) == 3
 
 
 def test_a_streamed_run_that_is_stopped_resumes_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,7 @@
-"""Data sets: described for the planner, generated or read once, and kept in the cache."""
+"""Data sets: described for the planner, then generated or read.
+
+What takes long to make is kept in the cache on disk; the user's own files and objects are not.
+"""
 
 from scalejax.data.digits import Digits
 from scalejax.data.examples import Given, Options

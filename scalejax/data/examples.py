@@ -12,18 +12,12 @@ import numpy as np
 
 from scalejax.data.in_memory import InMemory, checked, group_codes, is_images
 from scalejax.data.source import SPLITS, Facts, Split
-from scalejax.rules import Rule, SpecError, shown, strict
+from scalejax.rules import Rule, SpecError, shown, strict, true_or_false
 from scalejax.text import first_line, number_of
 
-INPUTS, TARGETS = ("x", "inputs", "data", "image", "images"), ("y", "targets", "target", "label", "labels")
+INPUT_NAMES, TARGET_NAMES = ("x", "inputs", "data", "image", "images"), ("y", "targets", "target", "label", "labels")
 ONE_HOT = "one-hot"
 PART_NAMES = {"train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2}
-
-
-def _true_or_false(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise SpecError(f"expected true or false, found {shown(value)}")
-    return value
 
 
 def _categories(value: Any) -> Any:
@@ -32,7 +26,7 @@ def _categories(value: Any) -> Any:
     return value if value == ONE_HOT else _COLUMNS["rule"](value)
 
 
-_COLUMN, _COLUMNS, _FLAG = Rule(str).beside, Rule(str, grid=True).beside, {"rule": _true_or_false}
+_COLUMN, _COLUMNS, _FLAG = Rule(str).beside, Rule(str, grid=True).beside, {"rule": true_or_false}
 
 
 @strict("data")
@@ -296,7 +290,10 @@ def from_mapping(found: Mapping[str, Any], options: Options, place: str) -> Exam
     """
 
     def pair(prefix: str) -> tuple[str, str] | None:
-        x, y = (next((prefix + name for name in names if prefix + name in found), None) for names in (INPUTS, TARGETS))
+        x, y = (
+            next((prefix + name for name in names if prefix + name in found), None)
+            for names in (INPUT_NAMES, TARGET_NAMES)
+        )
         return (x, y) if x is not None and y is not None else None
 
     declared = {name: pair(f"{alias}_") for alias, name in _aliases().items() if pair(f"{alias}_")}

@@ -14,6 +14,7 @@ from scalejax.errors import SweepError
 from scalejax.rules import SpecError
 from scalejax.text import number_of
 
+_IN_WORDS = {"train": "training pool", "validation": "validation set"}
 SHARE = 0.15  # of the examples for validation, and as many for the test, where the sweep does not say
 
 
@@ -120,8 +121,8 @@ class InMemory:
         rows = self._rows(seed, sizes[VALIDATION], sizes[TEST])
         rows = {name: rows[name][:size] for name, size in zip(SPLITS, sizes, strict=True)}
         lines = [
-            f"{count:,} of {len(rows[name]):,} {name} examples are also in the training pool"
-            for name, count in repeated(self.inputs, rows).items()
+            f"{count:,} of {len(rows[name]):,} {name} examples are also in the {_IN_WORDS[other]}"
+            for (name, other), count in repeated(self.inputs, rows).items()
             if count
         ]
         if self._classes is not None:

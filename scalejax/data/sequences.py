@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scalejax.data.examples import INPUTS, PART_NAMES, TARGETS, Examples, Options, fault, from_arrays, joined
+from scalejax.data.examples import INPUT_NAMES, PART_NAMES, TARGET_NAMES, Examples, Options, fault, from_arrays, joined
 from scalejax.data.source import SPLITS
 from scalejax.data.table import from_table
 from scalejax.text import first_line
@@ -68,10 +68,10 @@ def _array(value: Any, index: int, place: str) -> np.ndarray:
 
 def _names(item: Mapping[str, Any], options: Options, place: str) -> "tuple[str, str]":
     """Return the names of the input and of the target in an example that is a table."""
-    y = options.target or next((name for name in TARGETS if name in item), None)
-    x = next((name for name in INPUTS if name in item and name != y), None)
+    y = options.target or next((name for name in TARGET_NAMES if name in item), None)
+    x = next((name for name in INPUT_NAMES if name in item and name != y), None)
     if x is None or y is None or y not in item:
-        expected = "expected one of x, inputs, data, image, and one of y, targets, target, label"
+        expected = f"expected one of {', '.join(INPUT_NAMES)}, and one of {', '.join(TARGET_NAMES)}"
         raise fault(place, f"{expected}; found {', '.join(map(str, item))}")
     return x, y
 
@@ -127,5 +127,5 @@ def _table(value: Any) -> "pd.DataFrame":
 
 def _with_target(options: Options, table: "pd.DataFrame") -> Options:
     """Fill in the usual name of the target, where none is given."""
-    usual = next((name for name in TARGETS if name in table.columns), None)
+    usual = next((name for name in TARGET_NAMES if name in table.columns), None)
     return replace(options, target=usual) if options.target is None and usual else options

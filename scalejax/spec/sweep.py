@@ -31,6 +31,7 @@ from scalejax.rules import (
     plain,
     shown,
     strict,
+    true_or_false,
 )
 
 TASKS = "classification", "regression", "next_token"
@@ -133,12 +134,6 @@ def default_numbers(optimizer: Any, schedule: Any) -> dict[str, float]:
     return {**(OPTIMIZER_NUMBERS[optimizer] if isinstance(optimizer, str) else {}), **of_schedule}
 
 
-def _true_or_false(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise SpecError(f"expected true or false, found {shown(value)}")
-    return value
-
-
 def _part(kind: type) -> Check:
     def check(value: Any) -> Any:
         if not isinstance(value, kind):
@@ -210,10 +205,10 @@ def _features(value: Any) -> FeaturesSpec:
 class DataSpec:
     """The data of a sweep: where it comes from and which numbers of training examples are tried.
 
-    `source` is the name of a source, the path of a file (.csv, .parquet, .npz, .npy) or of a folder that a Hugging Face
-    dataset was saved to, the "package.module:object" of what follows, or that itself: a `Source` of one's own, (x, y),
-    a table of pandas, a mapping of arrays, a data set whose items are examples. Options of a named source, and those
-    of files and objects (`scalejax.data.Options`), are given as keywords, or as `options`.
+    `source` is the name of a source; the path of a file (.csv, .parquet, .npz, .npy), or of a folder that a Hugging
+    Face dataset was saved to; an object (a `Source` of one's own, (x, y), a table of pandas, a mapping of arrays, a data
+    set whose items are examples); or "package.module:object", which names one, or a function that returns one. Options
+    of a named source, and those of files and objects (`scalejax.data.Options`), are given as keywords, or as `options`.
     Exactly one of `train_examples` (numbers) and `fractions` (shares in (0, 1] of the pool) is given.
     Raises `SweepError` for anything that is not as described here.
     """
@@ -231,7 +226,7 @@ class DataSpec:
     # Draws generated data and the split; NOT the trial's seed.
     seed: int = field(default=0, metadata=Rule(int, at_least=0).beside)
     # Whether batches come from the host; None: only where the training pool does not fit on the devices.
-    stream: bool | None = field(default=None, metadata={"rule": _true_or_false})
+    stream: bool | None = field(default=None, metadata={"rule": true_or_false})
     options: Mapping[str, Any] = field(default_factory=dict, metadata={"rule": _options})
     # Before all models that name none themselves; also given as the steps alone.
     features: FeaturesSpec | Step | Sequence[Step] | None = field(default=None, metadata={"rule": _features})
@@ -585,7 +580,7 @@ _KNOB_CHECKS: Mapping[str, Check] = {
     "int": Rule(int, at_least=1),
     "float": Rule(float),
     "str": Rule(str),
-    "bool": _true_or_false,
+    "bool": true_or_false,
 }
 
 
