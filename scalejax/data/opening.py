@@ -1,9 +1,7 @@
 """Whatever holds the user's data, as a source: a file, a folder, or an object in Python."""
 
-import difflib
 import functools
 import importlib.util
-import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 from scalejax.builders import load_object
 from scalejax.data.array_files import read_npy, read_npz
 from scalejax.data.examples import Examples, Given, Options, fault, from_arrays, from_mapping, joined
+from scalejax.data.file_state import Stamp, stamp, stamps
 from scalejax.data.in_memory import InMemory
 from scalejax.data.sequences import from_hugging_face, from_sequence, is_hugging_face, is_sequence
 from scalejax.data.source import SPLITS, Facts, Source, Split
@@ -22,7 +21,7 @@ from scalejax.rules import SpecError, shown
 from scalejax.text import first_line
 
 Paths = tuple[tuple[str, str], ...]  # of each split, and "targets"
-Stamps = tuple[tuple[str, int, int], ...]  # of each file: path, bytes, nanoseconds of its last change
+Stamps = tuple[Stamp, ...]
 _KEPT = 2  # files in memory, so that a command that asks more than once reads once
 
 _Reader = Callable[[Mapping[str, Path], Options], Examples]
@@ -159,41 +158,11 @@ def _stamps(paths: Paths) -> Stamps:
     Raises:
         SpecError: one of them is not there or may not be read, or is neither a file nor a folder.
     """
-    return tuple(stamp for name, path in paths for stamp in _stamps_of(Path(path), _KEYS[name]))
-
-
-def _stamps_of(path: Path, key: str) -> Stamps:
-    kind = path.suffix.lower()
-    try:
-        found = path.stat()
-        is_folder, is_file = stat.S_ISDIR(found.st_mode), stat.S_ISREG(found.st_mode)
-        inner = sorted(each for each in path.rglob("*") if each.is_file()) if is_folder and kind not in _READERS else []
-        if is_file:  # a pipe would wait for a writer
-            path.open("rb").close()
-    except FileNotFoundError:
-        raise fault(str(path), f"there is no such file{_similar(path)}", key) from None
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        reason = getattr(error, "strerror", None) or "not a valid file name"
-        raise fault(str(path), f"cannot be read ({reason})", key) from None
-    if is_folder and kind in _READERS:
-        raise fault(str(path), f"this is a folder; expected a {kind} file", key)
-    if not is_file and not is_folder:
-        raise fault(str(path), "this is no regular file; copy the data into one", key)
-    return (
-        (str(path), found.st_size, found.st_mtime_ns),
-        *(stamp for each in inner for stamp in _stamps_of(each, key)),
-    )
-
-
-def _similar(path: Path) -> str:
-    """Name the file that was probably meant, or say where the path begins."""
-    try:
-        there = {each.stem: each for each in path.parent.iterdir() if each.suffix == path.suffix}
-    except OSError:
-        there = {}
-    if close := difflib.get_close_matches(path.stem, there, n=1):
-        return f"; did you mean {there[close[0]]}?"
-    return "" if path.is_absolute() else f" in {Path.cwd()}, nor beside the sweep file"
+    found: list[Stamp] = []
+    for name, path in paths:
+        kind, key = Path(path).suffix.lower(), _KEYS[name]
+        found += [stamp(path, key, kind=f"{kind} file")] if kind in _READERS else stamps(Path(path), key)
+    return tuple(found)
 
 
 def as_source(value: Any, options: Mapping[str, Any] | None = None, *, task: str | None = None) -> Source:

@@ -206,9 +206,10 @@ class DataSpec:
     """The data of a sweep: where it comes from and which numbers of training examples are tried.
 
     `source` is the name of a source; the path of a file (.csv, .parquet, .npz, .npy), or of a folder that a Hugging
-    Face dataset was saved to; an object (a `Source` of one's own, (x, y), a table of pandas, a mapping of arrays, a data
-    set whose items are examples); or "package.module:object", which names one, or a function that returns one. Options
-    of a named source, and those of files and objects (`scalejax.data.Options`), are given as keywords, or as `options`.
+    Face dataset was saved to; an object (a `Source` of one's own, (x, y), a table of pandas, a mapping of arrays, or a
+    data set whose items are examples); or "package.module:object", which names one, or a function that returns one.
+    Options of a named source, and those of files and objects (`scalejax.data.Options`), are given as keywords, or as
+    `options`.
     Exactly one of `train_examples` (numbers) and `fractions` (shares in (0, 1] of the pool) is given.
     Raises `SweepError` for anything that is not as described here.
     """
