@@ -399,14 +399,14 @@ def test_a_file_that_changes(folder: Path, monkeypatch: pytest.MonkeyPatch):
     file = folder / "h.csv"
     houses().to_csv(file, index=False)
     asked = spec("h.csv", target="price", columns=["area"])
-    reader = opening._READERS[".csv"]
+    kind = opening.FILES[".csv"]
 
-    def slow(paths: Any, options: Any) -> Any:
-        found = reader(paths, options)
+    def slow(paths: Any, options: Any, place: str) -> Any:
+        found = kind.make(paths, options, place)
         file.write_text(file.read_text() + "1,Ulm,1950,3\n")
         return found
 
-    monkeypatch.setitem(opening._READERS, ".csv", slow)
+    monkeypatch.setitem(opening.FILES, ".csv", replace(kind, make=slow))
     assert "it changed while it was read; run again" in refused(lambda: describe(asked))
     monkeypatch.undo()
     os.chdir(folder)
@@ -422,8 +422,9 @@ def test_a_file_that_changes(folder: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_file_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch):
     houses().to_csv(folder / "h.csv", index=False)
     reads = []
-    reader = opening._READERS[".csv"]
-    monkeypatch.setitem(opening._READERS, ".csv", lambda *given: reads.append(given) or reader(*given))
+    kind = opening.FILES[".csv"]
+    counted = replace(kind, make=lambda *given: reads.append(given) or kind.make(*given))
+    monkeypatch.setitem(opening.FILES, ".csv", counted)
     asked = spec("h.csv", target="price", columns=["area"])
     describe(asked), describe(asked), load(asked)
     assert len(reads) == 1

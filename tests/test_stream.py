@@ -151,7 +151,7 @@ def test_of_a_large_file_pieces_are_read_and_other_tokens_checked_as_they_are(
                 describe(spec)
         else:
             train = load(spec).train.inputs
-            with pytest.raises(sx.RunError, match="holds the token 500 where .* correct the vocabulary, the dtype or"):
+            with pytest.raises(sx.RunError, match=r"holds the token 500 where .* correct the vocabulary, the dtype or"):
                 train[:]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from scalejax.builders import load_object, name_of, parameters
 from scalejax.classical import families as older
-from scalejax.data import SOURCES, FromFile, Given, InMemory, Options, Source, as_source, is_path, source_name
+from scalejax.data import SOURCES, Given, Held, Options, Source, as_source, is_path, source_name
 from scalejax.data.features import Step, listed_steps, resolve, title
 from scalejax.errors import SweepError
 from scalejax.rules import (
@@ -254,7 +254,7 @@ class DataSpec:
 
     def for_task(self, task: str | None) -> "DataSpec":
         """Return the same data, their targets read as a task needs them; None: as they are."""
-        if not isinstance(self.origin, FromFile | Given) or self.origin.task == task:
+        if not isinstance(self.origin, Held) or self.origin.task == task:
             return self
         decided = copy.copy(self)
         object.__setattr__(decided, "_origin", self.origin.for_task(task))
@@ -273,7 +273,7 @@ class DataSpec:
             if name not in known:
                 raise SpecError(f"unknown key; {nearest(name, [*names, *known])}", table="data", keys=(name,))
         origin = as_source(self.source, self.options)
-        own = {**SOURCES, InMemory.name: (InMemory, FromFile, Given)}
+        own = {**SOURCES, Held.name: Held}
         name = source_name(origin)
         if not isinstance(origin, own.get(name, object)):
             message = f"{shown(name)} is the name of a source of scalejax; give your own another name"
