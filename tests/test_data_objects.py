@@ -322,7 +322,7 @@ def test_as_source_says_what_it_made(tmp_path: Path):
     assert isinstance(as_source((X, Y)), sx.Source)
 
 
-# --- Hugging Face and PyTorch, where they are installed
+# --- Hugging Face, where it is installed, and what PyTorch has
 
 
 def test_hugging_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -338,10 +338,18 @@ def test_hugging_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     both.save_to_disk("both")
     for source in (both, "both"):
         assert describe(spec(source, categories="one-hot")).sizes == {"train": 26, "validation": 4, "test": 10}
+    plain = datasets.Dataset.from_pandas(table.drop(columns="city"))
+    assert describe(spec(plain)) == describe(spec((X, Y)))
+    assert refused(made, targets="y.npy").startswith("targets: means nothing to a table of Hugging Face")
     images = np.random.default_rng(0).integers(0, 256, (40, 4, 4), np.uint8)
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(4)})
     pictures = datasets.Dataset.from_dict({"image": list(images), "label": Y}, features=features)
     assert describe(spec(pictures)) == describe(spec((images, Y)))
+    pictures.save_to_disk("pictures")
+    for source in (pictures, "pictures"):
+        assert refused(source, group="label").startswith(
+            "group: means nothing to a data set of Hugging Face that is no"
+        )
     Path("saved/state.json").write_text("{")
     assert refused("saved").startswith("source: saved: the dataset cannot be read (")
     renamed = datasets.DatasetDict({"unsupervised": made, "train": made})
@@ -354,7 +362,19 @@ def test_a_folder_needs_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert 'run pip install "scalejax[datasets]"' in refused(str(tmp_path))
 
 
+class Tensor:
+    """What NumPy reads as it reads a tensor of PyTorch."""
+
+    def __init__(self, values: Any):
+        self.values = np.asarray(values)
+
+    def numpy(self) -> np.ndarray:
+        return self.values
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.numpy() if dtype is None else self.numpy().astype(dtype)
+
+
 def test_pytorch():
-    torch = pytest.importorskip("torch")
-    made = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
-    assert describe(spec(made)) == describe(spec((X, Y))) == describe(spec((torch.from_numpy(X), torch.from_numpy(Y))))
+    made = Items(lambda index: (Tensor(X[index]), Tensor(Y[index])))  # as a TensorDataset
+    assert describe(spec(made)) == describe(spec((X, Y))) == describe(spec((Tensor(X), Tensor(Y))))
