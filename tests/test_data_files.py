@@ -340,6 +340,15 @@ def test_archives_that_are_refused(arrays: dict[str, Any], options: dict[str, An
 
 
 @pytest.mark.usefixtures("folder")
+def test_archives_that_declare_the_splits_take_no_groups():
+    for name in ("a.npz", "b.npz"):
+        np.savez(name, x=np.arange(20.0).reshape(10, 2), y=np.arange(10) % 2, g=np.arange(10) // 5)
+    for key in ("group", "split"):
+        says = refused(lambda key=key: describe(spec("a.npz", test_source="b.npz", **{key: "g"})))
+        assert says.startswith(f"[data] {key}: a.npz: means nothing where further archives declare the splits; put all")
+
+
+@pytest.mark.usefixtures("folder")
 def test_arrays_in_two_files():
     x, y = np.arange(40.0).reshape(20, 2), np.arange(20) % 3
     np.save("x.npy", x)

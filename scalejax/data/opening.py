@@ -66,7 +66,7 @@ def _read_archives(paths: Mapping[str, Path], options: Options, place: str) -> E
         return read_npz(paths[SPLITS[0]], options, place)
     for key in ("group", "split"):
         if getattr(options, key) is not None:
-            remedy = f"put all examples into one archive, with arrays for {key} and split, or drop this key"
+            remedy = "put all examples into one, with an array that says the split, or drop this key"
             raise fault(place, f"means nothing where further archives declare the splits; {remedy}", key)
     return joined({name: read_npz(path, options, str(path)) for name, path in paths.items()}, place)
 
