@@ -183,6 +183,13 @@ def identity(value: Knob) -> tuple[bool, Knob]:
     return isinstance(value, bool), value
 
 
+def true_or_false(value: Any) -> bool:
+    """Return a truth value, or raise `SpecError`."""
+    if not isinstance(value, bool):
+        raise SpecError(f"expected true or false, found {shown(value)}")
+    return value
+
+
 def as_knob(value: Any) -> Knob:
     """Return one value of a size knob, or raise `SpecError`."""
     value = plain(value)

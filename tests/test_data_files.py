@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import scalejax as sx
 from scalejax.cli import main
 from scalejax.data import describe, load, opening
+from scalejax.data.partition import divide
 from scalejax.spec.file import located, sweep_to_toml
 
 HOUSES = "area,city,price\n50,Bonn,100.5\n80,Ulm,210.0\n65,Bonn,150.25\n120,Jena,300.0\n"
@@ -165,6 +167,26 @@ def test_groups_stay_together():
     assert says.startswith("[data] group: its groups are too few or too large (the largest has 399 of 399 rows)")
 
 
+def test_a_split_of_whole_groups_that_is_larger_than_asked_for_is_noted():
+    x, groups = np.arange(200.0)[:, None], np.arange(200) // 50
+    asked = sx.DataSpec(sx.arrays(x, x[:, 0], groups=groups), fractions=FRACTIONS, test_examples=50)
+    larger = describe(replace(asked, validation_examples=10))
+    assert larger.sizes == {"train": 100, "validation": 50, "test": 50}
+    assert larger.notes == ("validation has 50 examples instead of 10: groups stay together",)
+    assert not describe(replace(asked, validation_examples=60)).notes
+
+
+def test_whole_groups_are_those_that_are_drawn_if_their_own_sizes_are_asked_for():
+    for seed in range(40):
+        groups = np.repeat(np.arange(7), np.random.default_rng(seed).choice([20, 20, 50, 60], 7))
+        for validation, test in ((70, 10), (10, 10), (55, 30), (85, 15)):
+            asked = {"validation": validation, "test": test}
+            rows = divide(len(groups), seed=seed, sizes=asked, groups=groups)
+            sizes = {name: len(each) for name, each in rows.items()}
+            again = divide(len(groups), seed=seed, sizes=sizes, groups=groups)
+            assert {name: each.tolist() for name, each in again.items()} == {n: r.tolist() for n, r in rows.items()}
+
+
 @pytest.mark.usefixtures("folder")
 def test_classes_in_proportion():
     y = (np.arange(1000) % 50 == 0).astype(int)
@@ -220,11 +242,14 @@ def test_repeated_rows_and_rare_classes_are_noted():
     pool = set(data.train.inputs[:, 0])
     twice = {name: sum(each in pool for each in split.inputs[:, 0]) for name, split in
              (("validation", data.validation), ("test", data.test))}  # fmt: skip
+    both = sum(each in data.validation.inputs[:, 0] for each in data.test.inputs[:, 0])
+    assert both
     notes = describe(asked).notes
-    assert list(notes[:2]) == [
-        f"{count} of 30 {name} examples are also in the training pool" for name, count in twice.items()
+    assert list(notes[:3]) == [
+        *(f"{count} of 30 {name} examples are also in the training pool" for name, count in twice.items()),
+        f"{both} of 30 test examples are also in the validation set",
     ]
-    assert notes[2:] == ("the rarest class has 1 example of 140: it may be missing from the smallest fraction, 20",)
+    assert notes[3:] == ("the rarest class has 1 example of 140: it may be missing from the smallest fraction, 20",)
     assert not describe(spec(sx.arrays(np.arange(200.0)[:, None], np.arange(200) % 2))).notes
 
 
@@ -316,6 +341,15 @@ def test_archives_that_are_refused(arrays: dict[str, Any], options: dict[str, An
 
 
 @pytest.mark.usefixtures("folder")
+def test_archives_that_declare_the_splits_take_no_groups():
+    for name in ("a.npz", "b.npz"):
+        np.savez(name, x=np.arange(20.0).reshape(10, 2), y=np.arange(10) % 2, g=np.arange(10) // 5)
+    for key in ("group", "split"):
+        says = refused(lambda key=key: describe(spec("a.npz", test_source="b.npz", **{key: "g"})))
+        assert says.startswith(f"[data] {key}: a.npz: means nothing where further archives declare the splits; put all")
+
+
+@pytest.mark.usefixtures("folder")
 def test_arrays_in_two_files():
     x, y = np.arange(40.0).reshape(20, 2), np.arange(20) % 3
     np.save("x.npy", x)
@@ -375,14 +409,14 @@ def test_a_file_that_changes(folder: Path, monkeypatch: pytest.MonkeyPatch):
     file = folder / "h.csv"
     houses().to_csv(file, index=False)
     asked = spec("h.csv", target="price", columns=["area"])
-    reader = opening._READERS[".csv"]
+    kind = opening.FILES[".csv"]
 
-    def slow(paths: Any, options: Any) -> Any:
-        found = reader(paths, options)
+    def slow(paths: Any, options: Any, place: str) -> Any:
+        found = kind.make(paths, options, place)
         file.write_text(file.read_text() + "1,Ulm,1950,3\n")
         return found
 
-    monkeypatch.setitem(opening._READERS, ".csv", slow)
+    monkeypatch.setitem(opening.FILES, ".csv", replace(kind, make=slow))
     assert "it changed while it was read; run again" in refused(lambda: describe(asked))
     monkeypatch.undo()
     os.chdir(folder)
@@ -398,8 +432,9 @@ def test_a_file_that_changes(folder: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_file_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch):
     houses().to_csv(folder / "h.csv", index=False)
     reads = []
-    reader = opening._READERS[".csv"]
-    monkeypatch.setitem(opening._READERS, ".csv", lambda *given: reads.append(given) or reader(*given))
+    kind = opening.FILES[".csv"]
+    counted = replace(kind, make=lambda *given: reads.append(given) or kind.make(*given))
+    monkeypatch.setitem(opening.FILES, ".csv", counted)
     asked = spec("h.csv", target="price", columns=["area"])
     describe(asked), describe(asked), load(asked)
     assert len(reads) == 1

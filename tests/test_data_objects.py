@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 import scalejax as sx
-from scalejax.data import FromFile, Given, InMemory, as_source, describe, load
+from scalejax.data import FromFile, Given, Options, as_source, describe, load
+from scalejax.data.opening import FILES, FOLDER, OBJECTS
 
 X = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
 Y = np.arange(40) % 4
@@ -124,8 +125,43 @@ def test_the_task_reads_the_targets():
     assert card((X, [f"class {y}" for y in Y]), None).classes == 4
     assert card(FRAME.assign(y=pd.Categorical(Y.astype(str))), None, target="y").classes == 4
     assert card(FRAME.assign(y=Y % 2 == 0), None, target="y").classes == 2
-    assert card(sx.arrays(X, Y), "regression").fingerprint == card(sx.arrays(X, Y), None).fingerprint  # ids of old
+    assert card((X, Y % 2), "regression").targets == "float32"
     assert "may be classes or numbers" in refused((X, Y + 1))
+
+
+def test_arrays_and_a_pair_are_one_door():
+    texts = [f"class {y}" for y in Y]
+    for y, tasks in ((Y + 1, ("classification", "regression")), (Y % 2, (None, "classification", "regression")),
+                     (Y * 1.0, (None, "classification", "regression")), (texts, (None, "classification"))):  # fmt: skip
+        for x in (X, FRAME):
+            made, pair = spec(sx.arrays(x, y)), spec((x, y))
+            assert made == pair
+            for task in tasks:
+                assert describe(made.for_task(task)) == describe(pair.for_task(task))
+    assert describe(spec(sx.arrays(X, Y), stratify=True)) == describe(spec(sx.arrays(X, Y, stratify=True)))
+    assert describe(spec((X, Y), stratify=True)) == describe(spec(sx.arrays(X, Y, stratify=True)))
+
+
+def test_fingerprints_of_arrays_are_those_of_old():
+    x, y, groups = np.arange(80.0).reshape(40, 2), np.arange(40) % 4, np.arange(40) // 8
+    found = {
+        "classes": sx.arrays(x, y),
+        "numbers": sx.arrays(x, (y / 2).astype(np.float32)),
+        "truths": sx.arrays(x, y > 1),
+        "groups": sx.arrays(x, y, groups=[f"g{n}" for n in groups]),
+        "stratified": sx.arrays(x, y, stratify=True),
+        "standardised": sx.arrays(x, y / 2, standardise_target=True),
+        "table": sx.arrays(pd.DataFrame(x), pd.Series(y)),
+    }
+    assert {name: describe(spec(source)).fingerprint[:12] for name, source in found.items()} == {
+        "classes": "032449173433",
+        "numbers": "32a1180df409",
+        "truths": "9197d0d06096",
+        "groups": "c78cf90850c9",
+        "stratified": "5b4d0aa29330",
+        "standardised": "813ebf253147",
+        "table": "032449173433",
+    }
 
 
 def test_arrays_by_request():
@@ -141,14 +177,20 @@ def test_arrays_by_request():
     scaled = load(spec(sx.arrays(X, X[:, 0] * 50 + 1000, standardise_target=True)))
     assert np.allclose([scaled.train.targets.mean(), scaled.train.targets.std()], [0, 1], atol=1e-5)
     for call, says in (
-        (lambda: sx.arrays(X, Y, groups=[1]), "groups: expected one group for each of the 40 examples, found the shap"),
-        (lambda: sx.arrays(X, Y, standardise_target=True), "standardise_target: classes have no mean"),
-        (lambda: sx.arrays(X, Y / 3, stratify=True), "stratify: only classes have proportions"),
-        (lambda: sx.arrays(X, Y, groups=groups, stratify=True), "stratify: groups and classes cannot both decide"),
+        (lambda: sx.arrays(X, Y, groups=[1]), "group: expected a group for each of 40 examples, found [1]"),
+        (lambda: sx.arrays(X, Y, groups=[object()] * 40), "group: the groups are neither all numbers nor all texts"),
+        (lambda: sx.arrays(X, Y, stratify="yes"), "stratify: expected true or false, found 'yes'"),  # pyright: ignore
+        (lambda: sx.arrays(FRAME.assign(a="u"), Y), 'categories: column a holds texts, such as "u"; categories = ["a"'),
     ):
         with pytest.raises(sx.SweepError) as caught:
             call()
         assert str(caught.value).startswith(f"arrays(x, y): {says}")
+    for source, says in (
+        (sx.arrays(X, Y, standardise_target=True), "standardise_target: classes have no mean"),
+        (sx.arrays(X, Y / 3, stratify=True), "stratify: only classes have proportions"),
+        (sx.arrays(X, Y, groups=groups, stratify=True), "stratify: groups and classes cannot both decide"),
+    ):
+        assert refused(source).startswith(says)
     assert describe(spec(sx.arrays(X, Y))).fingerprint != describe(spec(sx.arrays(X, Y, stratify=True))).fingerprint
     same = {"validation_examples": 5, "test_examples": 5}
     with pytest.raises(sx.SweepError, match="all targets of the training pool are the same number"):
@@ -161,7 +203,7 @@ def test_images_of_examples_stay_bytes():
     assert (describe(found).inputs, describe(found).shape) == ("uint8", (5, 5, 3))
     assert load(found).train.inputs.dtype == np.uint8
     with pytest.raises(ValueError, match="read-only"):
-        load(found).card and found.origin.held.inputs.__setitem__(0, 0)  # pyright: ignore
+        load(found).card and found.origin.held().inputs.__setitem__(0, 0)  # pyright: ignore
 
 
 def failing(index: int) -> Any:
@@ -177,8 +219,9 @@ def failing(index: int) -> Any:
         (7, {}, "source: expected the name of a source, a file, (x, y), a table, a data set whose items are examples,"),
         (Own, {}, "source: expected an object, found the class Own; write Own()"),
         (Own(), {"target": "y"}, "target: means nothing to the Own; drop this key"),
-        (sx.arrays(X, Y), {"stratify": True}, "stratify: means nothing to the InMemory; drop this key"),
+        (sx.arrays(X, Y), {"group": "a"}, "group: means nothing to examples that are read already; drop this key"),
         ((X, Y), {"columns": ["a"]}, "columns: means nothing to (x, y); drop this key"),
+        ((FRAME, Y), {"target": "a"}, "target: means nothing to a table with targets beside it; drop this key"),
         ((X, Y[1:]), {}, "source: (x, y): y: expected one target for each of the 40 examples of x, found the shape [3"),
         ((FRAME, Y[1:]), {}, "source: (x, y): expected one target for each of the 40 rows, found 39"),
         (([[1], [1, 2]], [0, 1]), {}, "source: (x, y): x: NumPy can make no array of it (setting an array element"),
@@ -194,7 +237,8 @@ def failing(index: int) -> Any:
         (Items(failing), {}, "source: the Items: example 17 cannot be read (KeyError: 'jpeg')"),
         (Items(lambda index: X[index]), {}, 'source: the Items: example 0: expected (input, target), or {"x": input'),
         (Items(lambda index: (X[0, : 1 + index % 2], 0)), {}, "source: the Items: example 1: expected the shape [1] o"),
-        (Items(lambda index: {"pixels": X[0], "label": index}), {}, "source: the Items: expected one of x, inputs, da"),
+        (Items(lambda index: {"pixels": X[0], "label": index}), {}, "source: the Items: expected one of x, inputs, da"
+         "ta, image, images, and one of y, targets, target, label, labels; found pixels, label"),
         (Items(lambda _: (X[0], 0), count=0), {}, "source: the Items: there is no example in it"),
         (Items(lambda _: (X[0], 0)), {"group": "id"}, "group: means nothing to a sequence of examples; drop this key"),
         (Items(lambda _: (X[0], 0)), {}, "source: the Items: y: expected at least two classes, found only 0"),
@@ -203,6 +247,25 @@ def failing(index: int) -> Any:
 )  # fmt: skip
 def test_objects_that_are_refused(source: Any, options: dict[str, Any], says: str):
     assert refused(source, **options).startswith(says)
+
+
+class Polars:
+    """A table of another package."""
+
+    def to_pandas(self) -> pd.DataFrame:
+        return FRAME.assign(y=Y)
+
+
+@pytest.mark.parametrize("value", [(X, Y), (FRAME, Y), {"x": X, "y": Y}, {"data": FRAME, "target": Y},
+                                   FRAME.assign(y=Y), Polars(), Items(lambda index: (X[index], Y[index]))])  # fmt: skip
+def test_an_option_means_something_or_is_refused(value: Any):
+    for name in ("validation_source", "test_source", "targets"):
+        assert refused(value, **{name: "nowhere.csv"}).startswith(f"{name}: means nothing to ")
+
+
+def test_options_of_kinds_are_options():
+    for kind in (*FILES.values(), FOLDER, *(kind for _, kind in OBJECTS)):
+        assert set(kind.means) <= {each.name for each in dataclasses.fields(Options)}
 
 
 # --- by name
@@ -255,11 +318,11 @@ def sx_text(source: str, more: str) -> str:
 def test_as_source_says_what_it_made(tmp_path: Path):
     assert isinstance(as_source((X, Y)), Given)
     assert isinstance(as_source(str(tmp_path / "a.csv"), {"target": "y"}), FromFile)
-    assert isinstance(as_source(sx.arrays(X, Y)), InMemory)
+    assert isinstance(as_source(sx.arrays(X, Y)), Given)
     assert isinstance(as_source((X, Y)), sx.Source)
 
 
-# --- Hugging Face and PyTorch, where they are installed
+# --- Hugging Face, where it is installed, and what PyTorch has
 
 
 def test_hugging_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -275,10 +338,18 @@ def test_hugging_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     both.save_to_disk("both")
     for source in (both, "both"):
         assert describe(spec(source, categories="one-hot")).sizes == {"train": 26, "validation": 4, "test": 10}
+    plain = datasets.Dataset.from_pandas(table.drop(columns="city"))
+    assert describe(spec(plain)) == describe(spec((X, Y)))
+    assert refused(made, targets="y.npy").startswith("targets: means nothing to a table of Hugging Face")
     images = np.random.default_rng(0).integers(0, 256, (40, 4, 4), np.uint8)
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(4)})
     pictures = datasets.Dataset.from_dict({"image": list(images), "label": Y}, features=features)
     assert describe(spec(pictures)) == describe(spec((images, Y)))
+    pictures.save_to_disk("pictures")
+    for source in (pictures, "pictures"):
+        assert refused(source, group="label").startswith(
+            "group: means nothing to a data set of Hugging Face that is no"
+        )
     Path("saved/state.json").write_text("{")
     assert refused("saved").startswith("source: saved: the dataset cannot be read (")
     renamed = datasets.DatasetDict({"unsupervised": made, "train": made})
@@ -291,7 +362,19 @@ def test_a_folder_needs_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert 'run pip install "scalejax[datasets]"' in refused(str(tmp_path))
 
 
+class Tensor:
+    """What NumPy reads as it reads a tensor of PyTorch."""
+
+    def __init__(self, values: Any):
+        self.values = np.asarray(values)
+
+    def numpy(self) -> np.ndarray:
+        return self.values
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.numpy() if dtype is None else self.numpy().astype(dtype)
+
+
 def test_pytorch():
-    torch = pytest.importorskip("torch")
-    made = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
-    assert describe(spec(made)) == describe(spec((X, Y))) == describe(spec((torch.from_numpy(X), torch.from_numpy(Y))))
+    made = Items(lambda index: (Tensor(X[index]), Tensor(Y[index])))  # as a TensorDataset
+    assert describe(spec(made)) == describe(spec((X, Y))) == describe(spec((Tensor(X), Tensor(Y))))

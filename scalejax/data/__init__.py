@@ -1,12 +1,15 @@
-"""Data sets: described for the planner, generated or read once, and kept in the cache."""
+"""Data sets: described for the planner, then generated or read.
+
+What takes long to make is kept in the cache on disk; the user's own files and objects are not.
+"""
 
 from scalejax.data.digits import Digits
-from scalejax.data.examples import Given, Options
+from scalejax.data.examples import Options
 from scalejax.data.features import Features
-from scalejax.data.in_memory import InMemory, arrays
+from scalejax.data.held import Given, Held
 from scalejax.data.land import Land
 from scalejax.data.mnist1d import MNIST1D
-from scalejax.data.opening import FromFile, as_source, is_path, is_there
+from scalejax.data.opening import FromFile, arrays, as_source, is_path, is_there
 from scalejax.data.source import DataCard, DataSet, Facts, Source, Split, cut, describe, drawn, load, source_name
 from scalejax.data.tokens import Bytes, Tokens
 
@@ -21,7 +24,7 @@ __all__ = [
     "Features",
     "FromFile",
     "Given",
-    "InMemory",
+    "Held",
     "Options",
     "Source",
     "Split",

@@ -2,37 +2,31 @@
 
 import difflib
 import functools
-import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
-from scalejax.data.in_memory import InMemory, checked, group_codes, is_images
-from scalejax.data.source import SPLITS, Facts, Split
-from scalejax.rules import Rule, SpecError, shown, strict
+from scalejax.data.in_memory import InMemory, checked, is_images
+from scalejax.data.source import SPLITS
+from scalejax.rules import Rule, SpecError, shown, strict, true_or_false
 from scalejax.text import first_line, number_of
 
-INPUTS, TARGETS = ("x", "inputs", "data", "image", "images"), ("y", "targets", "target", "label", "labels")
+INPUT_NAMES, TARGET_NAMES = ("x", "inputs", "data", "image", "images"), ("y", "targets", "target", "label", "labels")
 ONE_HOT = "one-hot"
 PART_NAMES = {"train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2}
-
-
-def _true_or_false(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise SpecError(f"expected true or false, found {shown(value)}")
-    return value
 
 
 def _categories(value: Any) -> Any:
     if isinstance(value, str) and value != ONE_HOT:
         raise SpecError(f'expected "{ONE_HOT}", for all columns of texts, or a list of columns, found {shown(value)}')
-    return value if value == ONE_HOT else _COLUMNS["rule"](value)
+    # No categories is the default, which `dataclasses.replace` gives again.
+    return value if value in (ONE_HOT, ()) else _COLUMNS["rule"](value)
 
 
-_COLUMN, _COLUMNS, _FLAG = Rule(str).beside, Rule(str, grid=True).beside, {"rule": _true_or_false}
+_COLUMN, _COLUMNS, _FLAG = Rule(str).beside, Rule(str, grid=True).beside, {"rule": true_or_false}
 
 
 @strict("data")
@@ -205,7 +199,8 @@ def from_arrays(
         raise fault(place, f"{names[0]}: expected numbers, found texts; turn them into numbers first")
     if inputs.ndim < 2 or inputs.size == 0:
         found = f"found the shape {list(inputs.shape)}"
-        raise fault(place, f"{names[0]}: expected at least one example in an array [n, ...], {found}")
+        remedy = "; reshape(-1, 1) makes examples of one number each" if inputs.ndim == 1 and inputs.size else ""
+        raise fault(place, f"{names[0]}: expected at least one example in an array [n, ...], {found}{remedy}")
     if targets.shape == (len(inputs), 1):
         targets = targets[:, 0]
     if targets.shape != inputs.shape[:1]:
@@ -215,7 +210,7 @@ def from_arrays(
     inputs = inputs.copy() if is_images(inputs) else _finite(inputs, place, names[0])
     targets = targets.copy()
     if groups is not None:
-        groups = _codes(groups, len(inputs), place)
+        groups = as_groups(groups, len(inputs), place)
     if parts is not None:
         parts = as_parts(parts, len(inputs), place)
     return Examples(place, inputs, targets, names[1], groups, parts)
@@ -226,6 +221,8 @@ def _finite(array: np.ndarray, place: str, name: str) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):
         copy = np.array(array, np.float32, order="C")
     bad = ~np.isfinite(copy)
+    if bad.any() and np.isfinite(array).all():
+        raise fault(place, f"{name}: numbers too large for float32; give them in a larger unit")
     if bad.any():
         rows = int(bad.reshape(len(bad), -1).any(1).sum())
         column = f", the first in column {int(bad.any(0).argmax())}" if bad.ndim == 2 else ""
@@ -234,10 +231,16 @@ def _finite(array: np.ndarray, place: str, name: str) -> np.ndarray:
     return copy
 
 
-def _codes(groups: Any, count: int, place: str) -> np.ndarray:
+def as_groups(groups: Any, count: int, place: str) -> np.ndarray:
+    """Return the number of the group that each example belongs to.
+
+    Raises:
+        SpecError: they cannot be sorted, or there is not one for each example.
+    """
     try:
-        codes = group_codes(groups)
-    except TypeError:
+        array = np.asarray(groups)
+        codes = np.unique(array, return_inverse=True)[1].reshape(array.shape)
+    except (TypeError, ValueError):
         raise fault(place, "the groups are neither all numbers nor all texts", "group") from None
     if codes.shape != (count,):
         raise fault(place, f"expected a group for each of {count:,} examples, found {list(codes.shape)}", "group")
@@ -296,7 +299,10 @@ def from_mapping(found: Mapping[str, Any], options: Options, place: str) -> Exam
     """
 
     def pair(prefix: str) -> tuple[str, str] | None:
-        x, y = (next((prefix + name for name in names if prefix + name in found), None) for names in (INPUTS, TARGETS))
+        x, y = (
+            next((prefix + name for name in names if prefix + name in found), None)
+            for names in (INPUT_NAMES, TARGET_NAMES)
+        )
         return (x, y) if x is not None and y is not None else None
 
     declared = {name: pair(f"{alias}_") for alias, name in _aliases().items() if pair(f"{alias}_")}
@@ -329,49 +335,3 @@ def from_mapping(found: Mapping[str, Any], options: Options, place: str) -> Exam
 @functools.cache
 def _aliases() -> dict[str, str]:
     return {alias: SPLITS[number] for alias, number in PART_NAMES.items()}
-
-
-@dataclass(frozen=True)
-class Given:
-    """The source of examples that are in memory already; equal to another of the same content and options."""
-
-    name = InMemory.name
-    examples: Examples = field(compare=False, repr=False)
-    sha256: str
-    options: Options
-    task: str | None = None
-
-    def for_task(self, task: str | None) -> "Given":
-        """Return the same data, their targets read as a task needs them."""
-        return replace(self, task=task)
-
-    @classmethod
-    def of(cls, examples: Examples, options: Options, *, task: str | None) -> "Given":
-        """Make the source."""
-        digest = hashlib.sha256(examples.target.encode())
-        for array in (examples.inputs, examples.targets, examples.groups, examples.parts):
-            if array is not None:
-                digest.update(f"{array.dtype} {array.shape} ".encode())
-                digest.update(np.ascontiguousarray(array).tobytes())
-        return cls(examples, digest.hexdigest(), options, task)
-
-    @functools.cached_property
-    def held(self) -> InMemory:
-        """The data set itself."""
-        return self.examples.decided(self.task, self.options)
-
-    def facts(self) -> Facts:
-        """Describe them."""
-        return self.held.facts()
-
-    def settled(self, seed: int, sizes: Mapping[str, int]) -> dict[str, int]:
-        """Return the sizes that are possible."""
-        return self.held.settled(seed, sizes)
-
-    def splits(self, seed: int, sizes: Mapping[str, int]) -> dict[str, Split]:
-        """Divide them."""
-        return self.held.splits(seed, sizes)
-
-    def notes(self, seed: int, sizes: Mapping[str, int], smallest: int) -> tuple[str, ...]:
-        """Say what is to be known of them."""
-        return self.held.notes(seed, sizes, smallest)

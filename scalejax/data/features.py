@@ -1,8 +1,8 @@
 """Features: steps between the inputs and a model, fitted on a trial's own training examples and then held.
 
-With twenty examples it is the features that decide which algorithm is best. A step says which arrays it fits, fits
-them on the host, and applies them as a pure JAX function of a batch. Steps are chained: each is fitted on what those
-before it make of the same examples.
+With few examples features can change which algorithm is best (sweeps/small_data.toml). A step says which arrays it
+fits, fits them on the host, and applies them as a pure JAX function of a batch. Steps are chained: each is fitted on
+what those before it make of the same examples.
 """
 
 import dataclasses
@@ -98,8 +98,8 @@ class Polynomial:
         count = math.prod(shape)
         made = count + count * (count + 1) // 2
         if made > LARGEST_PRODUCTS:
-            remedy = "put a step before it that leaves fewer, such as pca(32)"
-            raise SpecError(f"polynomial would make {made:,} numbers of {count:,}, more than 20,000; {remedy}")
+            says = f"polynomial would make {made:,} numbers of {count:,}, more than {LARGEST_PRODUCTS:,}"
+            raise SpecError(f"{says}; put a step before it that leaves fewer, such as pca(32)")
         return {}
 
     def fit(self, inputs: np.ndarray, seed: int) -> Fitted:  # noqa: D102

@@ -1,25 +1,25 @@
-"""Arrays of the user's own as a data set: `sx.DataSpec(source=sx.arrays(x, y), fractions=[0.1, 1.0])`."""
+"""Examples in two arrays, in their final types: what is known of them, their division, and what is to be noted."""
 
 import functools
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from scalejax.data.partition import TEST, TRAIN, VALIDATION, divide, repeated
 from scalejax.data.source import SPLITS, Facts, Split
-from scalejax.errors import SweepError
 from scalejax.rules import SpecError
 from scalejax.text import number_of
 
+_IN_WORDS = {"train": "training pool", "validation": "validation set"}
 SHARE = 0.15  # of the examples for validation, and as many for the test, where the sweep does not say
 
 
 @dataclass(frozen=True)
 class InMemory:
-    """A data set in two arrays, made and checked by `arrays`; equal to another of the same content.
+    """A data set in two arrays, made by `checked`; equal to another of the same content.
 
     Attributes:
         inputs: uint8 or float32 [n, ...].
@@ -120,8 +120,8 @@ class InMemory:
         rows = self._rows(seed, sizes[VALIDATION], sizes[TEST])
         rows = {name: rows[name][:size] for name, size in zip(SPLITS, sizes, strict=True)}
         lines = [
-            f"{count:,} of {len(rows[name]):,} {name} examples are also in the training pool"
-            for name, count in repeated(self.inputs, rows).items()
+            f"{count:,} of {len(rows[name]):,} {name} examples are also in the {_IN_WORDS[other]}"
+            for (name, other), count in repeated(self.inputs, rows).items()
             if count
         ]
         if self._classes is not None:
@@ -147,77 +147,9 @@ class InMemory:
         )
 
 
-def arrays(x: Any, y: Any, *, groups: Any = None, stratify: bool = False, standardise_target: bool = False) -> InMemory:
-    """Make a data set of arrays, for `DataSpec(source=arrays(x, y), ...)`.
-
-    Args:
-        x: inputs [n, ...], whatever `np.asarray` takes, a pandas table too. Images, which are uint8 [n, height, width]
-            or [n, height, width, channels], stay uint8, and are divided by 255 when they are trained on; all else is
-            copied as float32.
-        y: targets [n]. Integers or booleans are classes, which must be 0, 1, ..., and become int32; floats are numbers
-            for a regression, and become float32.
-        groups: what each example belongs to, [n], such as the number of a patient: all examples of a group come into
-            one split. Validation and test are then of whole groups, and may be a little smaller than asked for.
-        stratify: give validation and test each class in proportion.
-        standardise_target: take the mean of the training pool's targets out of all targets, and divide them by their
-            standard deviation, which is then the unit of the RMSE: 1.0 is that of always guessing the mean.
-
-    Returns:
-        The source. Unless the sweep says otherwise, 15 % of the examples are for validation and 15 % for the test. The
-        fingerprint is a hash of the content, and nothing is copied to the cache on disk.
-
-    Raises:
-        SweepError: they are not numbers or not finite, have other lengths or ranks, or the classes are not 0, 1, ...
-    """
-    inputs, targets = numbers(x, "x"), numbers(y, "y")
-    if inputs.ndim < 2 or inputs.size == 0:
-        message = f"expected at least one example in an array [n, ...], found the shape {list(inputs.shape)}"
-        remedy = "; x.reshape(-1, 1) makes examples of one number each" if inputs.ndim == 1 and inputs.size else ""
-        raise SweepError(f"arrays(x, y): x: {message}{remedy}")
-    if targets.shape != inputs.shape[:1]:
-        message = (
-            f"expected one target for each of the {len(inputs)} examples of x, found the shape {list(targets.shape)}"
-        )
-        remedy = "; y.ravel() makes it a list" if targets.size == len(inputs) else ""
-        raise SweepError(f"arrays(x, y): y: {message}{remedy}")
-    if targets.dtype.kind == "f":
-        targets = _float32(targets, "y")
-    else:
-        found = np.unique(targets)
-        if len(found) < 2 or not np.array_equal(found, np.arange(len(found))):
-            message = (
-                f"expected at least two classes, numbered 0, 1, ..., found {len(found)} from {found[0]} to {found[-1]}"
-            )
-            remedy = "np.unique(y, return_inverse=True)[1] numbers them, y.astype(float) makes it a regression"
-            raise SweepError(f"arrays(x, y): y: {message}; {remedy}")
-        targets = targets.astype(np.int32)
-    codes = None
-    if groups is not None:
-        try:
-            codes = group_codes(groups)
-        except TypeError:
-            raise SweepError("arrays(x, y): groups: expected numbers or texts, found a mixture of types") from None
-        if codes.shape != targets.shape:
-            message = f"expected one group for each of the {len(inputs)} examples, found the shape {list(codes.shape)}"
-            raise SweepError(f"arrays(x, y): groups: {message}")
-    try:
-        return checked(
-            inputs.copy() if is_images(inputs) else _float32(inputs, "x"), targets, groups=codes, stratify=stratify,
-            standardise_target=standardise_target,
-        )  # fmt: skip
-    except SpecError as fault:
-        raise SweepError(f"arrays(x, y): {fault.keys[0]}: {fault.says}") from None
-
-
 def is_images(array: np.ndarray) -> bool:
     """Say whether an array [n, ...] is one of pixels, which stay bytes: uint8, in at least two axes an example."""
     return array.dtype == np.uint8 and array.ndim >= 3
-
-
-def group_codes(groups: Any) -> np.ndarray:
-    """Number the groups that examples belong to; raises `TypeError` if they cannot be sorted."""
-    array = np.asarray(groups)
-    return np.unique(array, return_inverse=True)[1].reshape(array.shape)
 
 
 def checked(
@@ -254,33 +186,3 @@ def checked(
         inputs, targets, digest.hexdigest(), groups=groups, parts=parts, stratify=stratify,
         standardise_target=standardise_target,
     )  # fmt: skip
-
-
-def numbers(value: Any, name: str) -> np.ndarray:
-    """Return an array of numbers or booleans; refuse all else."""
-    if np.ma.is_masked(value):
-        raise SweepError(
-            f"arrays(x, y): {name}: expected numbers, found masked ones; fill them in or drop their examples"
-        )
-    try:
-        array = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors that NumPy cannot read
-        reason = str(error).partition("\n")[0]
-        raise SweepError(f"arrays(x, y): {name}: NumPy can make no array of it ({reason})") from None
-    if array.dtype.kind not in "fiub":
-        message = (
-            f"expected numbers, found an array of type {array.dtype}; turn texts, dates and gaps into numbers first"
-        )
-        raise SweepError(f"arrays(x, y): {name}: {message}")
-    return array
-
-
-def _float32(array: np.ndarray, name: str) -> np.ndarray:
-    """Return a contiguous copy as float32; refuse what is not finite, or too large for it."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        copy = np.array(array, np.float32, order="C")
-    if not np.isfinite(copy).all():
-        count = np.count_nonzero(~np.isfinite(copy))
-        message = f"expected finite numbers, found {count} of {copy.size} that are not, or not as float32"
-        raise SweepError(f"arrays(x, y): {name}: {message}; fill them in or drop their examples")
-    return copy

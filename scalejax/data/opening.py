@@ -1,9 +1,7 @@
 """Whatever holds the user's data, as a source: a file, a folder, or an object in Python."""
 
-import difflib
 import functools
 import importlib.util
-import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,72 +9,171 @@ from typing import Any
 
 from scalejax.builders import load_object
 from scalejax.data.array_files import read_npy, read_npz
-from scalejax.data.examples import Examples, Given, Options, fault, from_arrays, from_mapping, joined
+from scalejax.data.examples import Examples, Options, as_groups, fault, from_arrays, from_mapping, joined
+from scalejax.data.file_state import Stamp, stamp, stamps
+from scalejax.data.held import Given, Held
 from scalejax.data.in_memory import InMemory
-from scalejax.data.sequences import from_hugging_face, from_sequence, is_hugging_face, is_sequence
-from scalejax.data.source import SPLITS, Facts, Source, Split
+from scalejax.data.sequences import (
+    from_hugging_face,
+    from_hugging_face_table,
+    from_sequence,
+    is_hugging_face,
+    is_hugging_face_table,
+    is_sequence,
+)
+from scalejax.data.source import SPLITS, Source
 from scalejax.data.table import from_table
-from scalejax.data.table_files import read_tables
+from scalejax.data.table_files import read_csv, read_parquet
 from scalejax.errors import SweepError
 from scalejax.rules import SpecError, shown
 from scalejax.text import first_line
 
 Paths = tuple[tuple[str, str], ...]  # of each split, and "targets"
-Stamps = tuple[tuple[str, int, int], ...]  # of each file: path, bytes, nanoseconds of its last change
 _KEPT = 2  # files in memory, so that a command that asks more than once reads once
 
-_Reader = Callable[[Mapping[str, Path], Options], Examples]
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of thing that holds examples.
+
+    Attributes:
+        what: it is called in sentences.
+        means: the options that mean something to it, besides `stratify` and `standardise_target`.
+        make: makes examples of it: of an object, or of the paths by split of files, with the options, and with the
+            place that sentences name.
+    """
+
+    what: str
+    means: tuple[str, ...]
+    make: Callable[[Any, Options, str], Examples]
+
+    def check(self, options: Options) -> None:
+        """Raise `SpecError` if an option is given that means nothing to it."""
+        options.only(*self.means, what=self.what)
+
+    def read(self, value: Any, options: Options, place: str) -> Examples:
+        """Return its examples.
+
+        Raises:
+            SpecError: an option means nothing to it, or it holds no examples.
+        """
+        self.check(options)
+        return self.make(value, options, place)
 
 
-def _read_archives(paths: Mapping[str, Path], options: Options) -> Examples:
-    parts = {name: read_npz(path, options, str(path)) for name, path in paths.items()}
-    return joined(parts, str(paths[SPLITS[0]])) if len(parts) > 1 else parts[SPLITS[0]]
+def _read_archives(paths: Mapping[str, Path], options: Options, place: str) -> Examples:
+    if len(paths) == 1:
+        return read_npz(paths[SPLITS[0]], options, place)
+    for key in ("group", "split"):
+        if getattr(options, key) is not None:
+            remedy = "put all examples into one, with an array that says the split, or drop this key"
+            raise fault(place, f"means nothing where further archives declare the splits; {remedy}", key)
+    return joined({name: read_npz(path, options, str(path)) for name, path in paths.items()}, place)
 
 
-def _read_array(paths: Mapping[str, Path], options: Options) -> Examples:
-    return read_npy(paths[SPLITS[0]], options, str(paths[SPLITS[0]]))
+def _read_array(paths: Mapping[str, Path], options: Options, place: str) -> Examples:
+    return read_npy(paths[SPLITS[0]], options, place)
 
 
-def _read_folder(paths: Mapping[str, Path], options: Options) -> Examples:
+def _read_folder(paths: Mapping[str, Path], options: Options, place: str) -> Examples:
     path = paths[SPLITS[0]]
     if not any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
         message = "this is a folder, but none of a Hugging Face dataset saved with save_to_disk"
-        raise fault(str(path), f"{message}; name a file: {', '.join(_READERS)}")
+        raise fault(place, f"{message}; name a file: {', '.join(FILES)}")
     if importlib.util.find_spec("datasets") is None:
         needs = "a folder of a Hugging Face dataset needs the package datasets, which is not installed"
-        raise fault(str(path), f'{needs}: run pip install "scalejax[datasets]"')
+        raise fault(place, f'{needs}: run pip install "scalejax[datasets]"')
     import datasets  # pyright: ignore[reportMissingImports]  # an extra
 
     try:
         found = datasets.load_from_disk(str(path))
     except Exception as error:
-        raise fault(str(path), f"the dataset cannot be read ({first_line(error)})") from None
-    return from_hugging_face(found, options, str(path))
+        raise fault(place, f"the dataset cannot be read ({first_line(error)})") from None
+    return _kind_of(found).read(found, options, place)
 
 
-# The one table that a file's name needs: its ending -> reader.
-_READERS: dict[str, _Reader] = {
-    ".csv": read_tables,
-    ".parquet": read_tables,
-    ".npz": _read_archives,
-    ".npy": _read_array,
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2
+
+
+def _is_table(value: Any) -> bool:
+    """Say whether an object is a table of pandas, without importing that."""
+    return type(value).__module__.partition(".")[0] == "pandas" and hasattr(value, "columns")
+
+
+def _beside(value: Any) -> tuple[Any, Any]:
+    """Return what may be a table and the targets beside it, of a pair or of a mapping such as a Bunch."""
+    if _is_pair(value):
+        return value
+    for x, y in (("data", "target"), ("x", "y")) if isinstance(value, Mapping) else ():
+        if x in value and y in value:
+            return value[x], value[y]
+    return None, None
+
+
+def _from_table_and_targets(value: Any, options: Options, place: str) -> Examples:
+    import pandas as pd
+
+    x, y = _beside(value)
+    target = pd.Series(y.squeeze() if _is_table(y) else y)
+    if len(target) != len(x):
+        raise fault(place, f"expected one target for each of the {len(x):,} rows, found {len(target):,}")
+    return from_table(x, options, place, target=target)
+
+
+# Ending of a file's name -> kind.
+_SPLIT_FILES = "validation_source", "test_source"
+_BESIDE = "columns", "categories", "group", "split"  # of a table with targets beside it
+_TABLE = "target", *_BESIDE
+FILES: dict[str, Kind] = {
+    ".csv": Kind("a .csv file", (*_TABLE, *_SPLIT_FILES), read_csv),
+    ".parquet": Kind("a .parquet file", (*_TABLE, *_SPLIT_FILES), read_parquet),
+    ".npz": Kind("a .npz file", ("group", "split", *_SPLIT_FILES), _read_archives),
+    ".npy": Kind("a .npy file", ("targets",), _read_array),
 }
+FOLDER = Kind("a folder", _TABLE, _read_folder)
+# How an object is known, and its kind; the first that fits.
+OBJECTS: tuple[tuple[Callable[[Any], Any], Kind], ...] = (
+    (is_hugging_face_table, Kind("a table of Hugging Face", _TABLE, from_hugging_face_table)),
+    (is_hugging_face, Kind("a data set of Hugging Face that is no table", ("target",), from_hugging_face)),
+    (
+        lambda value: _is_table(_beside(value)[0]),
+        Kind("a table with targets beside it", _BESIDE, _from_table_and_targets),
+    ),
+    (_is_pair, Kind("(x, y)", (), lambda pair, _, place: from_arrays(pair[0], pair[1], place))),
+    (lambda value: isinstance(value, Mapping), Kind("a mapping of arrays", ("group", "split"), from_mapping)),
+    (
+        _is_table,
+        Kind("a table", _TABLE, lambda table, options, place: from_table(table.reset_index(drop=True), options, place)),
+    ),
+    (
+        lambda value: hasattr(value, "to_pandas") and not isinstance(value, tuple),
+        Kind("a table", _TABLE, lambda table, options, place: from_table(table.to_pandas(), options, place)),
+    ),
+    (
+        lambda value: is_sequence(value) and not hasattr(value, "dtype"),
+        Kind("a sequence of examples", ("target",), from_sequence),
+    ),
+)
 
-_TABLE = "target", "columns", "categories", "group", "split", "validation_source", "test_source"
-_MEANT = {  # ending -> the options that mean something to such a file
-    ".csv": _TABLE,
-    ".parquet": _TABLE,
-    ".npz": ("group", "split", "validation_source", "test_source"),
-    ".npy": ("targets",),
-    "": ("target", "columns", "categories", "group", "split"),  # a folder
-}
+
+def _kind_of(value: Any) -> Kind:
+    """Return the kind of an object; raises `SpecError` if it is of none."""
+    for fits, kind in OBJECTS:
+        if fits(value):
+            return kind
+    if hasattr(value, "dtype"):
+        raise fault(_place(value), "it holds no targets; give a pair, source=(x, y)")
+    expected = "expected the name of a source, a file, (x, y), a table, a data set whose items are examples, "
+    says = f"{expected}or an object with the methods facts and splits, found {shown(value)}"
+    raise SpecError(says, table="data", keys=("source",))
 
 
 def is_path(text: str) -> bool:
     """Say whether a text is the path of a file or a folder, rather than the name of a source."""
     if not text or "\0" in text:
         return False
-    named = Path(text).suffix.lower() in _READERS or "/" in text or "\\" in text
+    named = Path(text).suffix.lower() in FILES or "/" in text or "\\" in text
     return named or (is_there(Path(text)) and Path(text).is_dir())
 
 
@@ -89,22 +186,16 @@ def is_there(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class FromFile:
-    """Data in a file, or in several for the splits; read when something is asked of them, and kept for the next time.
+class FromFile(Held):
+    """Examples in a file, or in several for the splits; read when they are asked for, and kept for the next time.
 
     They are those of `arrays` of the same content: where the file lies, and in which format, is part of no id.
     """
 
-    name = InMemory.name
     path: str
-    options: Options
-    task: str | None = None
 
-    def for_task(self, task: str | None) -> "FromFile":
-        """Return the same data, their targets read as a task needs them."""
-        return replace(self, task=task)
-
-    def _held(self) -> InMemory:
+    def held(self) -> InMemory:
+        """Return the data set itself, as the files are now."""
         further = {"validation": self.options.validation_source, "test": self.options.test_source}
         paths = {SPLITS[0]: self.path, **{name: path for name, path in further.items() if path is not None}}
         if self.options.targets is not None:
@@ -112,29 +203,13 @@ class FromFile:
         found = tuple(paths.items())
         return _read(found, _stamps(found), self.options, self.task)
 
-    def facts(self) -> Facts:
-        """Describe them."""
-        return self._held().facts()
-
-    def settled(self, seed: int, sizes: Mapping[str, int]) -> dict[str, int]:
-        """Return the sizes that are possible."""
-        return self._held().settled(seed, sizes)
-
-    def splits(self, seed: int, sizes: Mapping[str, int]) -> dict[str, Split]:
-        """Divide them."""
-        return self._held().splits(seed, sizes)
-
-    def notes(self, seed: int, sizes: Mapping[str, int], smallest: int) -> tuple[str, ...]:
-        """Say what is to be known of them."""
-        return self._held().notes(seed, sizes, smallest)
-
 
 _KEYS = {"train": "source", "validation": "validation_source", "test": "test_source", "targets": "targets"}
 
 
 @functools.lru_cache(maxsize=_KEPT)
-def _read(paths: Paths, stamps: Stamps, options: Options, task: str | None) -> InMemory:
-    """Read files that are in the state that the stamps say; they are part of what is remembered.
+def _read(paths: Paths, before: tuple[Stamp, ...], options: Options, task: str | None) -> InMemory:
+    """Read files that are in the state that `before` says; it is part of what is remembered.
 
     Raises:
         SpecError: they cannot be read, or change meanwhile; or they hold no examples for the task.
@@ -144,56 +219,26 @@ def _read(paths: Paths, stamps: Stamps, options: Options, task: str | None) -> I
     for (name, path), kind in zip(paths, kinds, strict=False):
         if kind != kinds[0]:
             raise fault(path, f"expected a {kinds[0]} file like {paths[0][1]}, found another kind", _KEYS[name])
-    folder = named[SPLITS[0]].is_dir()
+    kind = FOLDER if named[SPLITS[0]].is_dir() else FILES[kinds[0]]
     try:
-        examples = (_read_folder if folder else _READERS[kinds[0]])(named, options)
+        examples = kind.read(named, options, paths[0][1])
     finally:  # also where it could not be read, for that may be why
-        if _stamps(paths) != stamps:
+        if _stamps(paths) != before:
             raise fault(paths[0][1], "it changed while it was read; run again when it is written")
     return examples.decided(task, options)
 
 
-def _stamps(paths: Paths) -> Stamps:
+def _stamps(paths: Paths) -> tuple[Stamp, ...]:
     """Return the state of files and of those in a folder.
 
     Raises:
         SpecError: one of them is not there or may not be read, or is neither a file nor a folder.
     """
-    return tuple(stamp for name, path in paths for stamp in _stamps_of(Path(path), _KEYS[name]))
-
-
-def _stamps_of(path: Path, key: str) -> Stamps:
-    kind = path.suffix.lower()
-    try:
-        found = path.stat()
-        is_folder, is_file = stat.S_ISDIR(found.st_mode), stat.S_ISREG(found.st_mode)
-        inner = sorted(each for each in path.rglob("*") if each.is_file()) if is_folder and kind not in _READERS else []
-        if is_file:  # a pipe would wait for a writer
-            path.open("rb").close()
-    except FileNotFoundError:
-        raise fault(str(path), f"there is no such file{_similar(path)}", key) from None
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        reason = getattr(error, "strerror", None) or "not a valid file name"
-        raise fault(str(path), f"cannot be read ({reason})", key) from None
-    if is_folder and kind in _READERS:
-        raise fault(str(path), f"this is a folder; expected a {kind} file", key)
-    if not is_file and not is_folder:
-        raise fault(str(path), "this is no regular file; copy the data into one", key)
-    return (
-        (str(path), found.st_size, found.st_mtime_ns),
-        *(stamp for each in inner for stamp in _stamps_of(each, key)),
-    )
-
-
-def _similar(path: Path) -> str:
-    """Name the file that was probably meant, or say where the path begins."""
-    try:
-        there = {each.stem: each for each in path.parent.iterdir() if each.suffix == path.suffix}
-    except OSError:
-        there = {}
-    if close := difflib.get_close_matches(path.stem, there, n=1):
-        return f"; did you mean {there[close[0]]}?"
-    return "" if path.is_absolute() else f" in {Path.cwd()}, nor beside the sweep file"
+    found: list[Stamp] = []
+    for name, path in paths:
+        kind, key = Path(path).suffix.lower(), _KEYS[name]
+        found += [stamp(path, key, kind=f"{kind} file")] if kind in FILES else stamps(Path(path), key)
+    return tuple(found)
 
 
 def as_source(value: Any, options: Mapping[str, Any] | None = None, *, task: str | None = None) -> Source:
@@ -210,26 +255,70 @@ def as_source(value: Any, options: Mapping[str, Any] | None = None, *, task: str
         SpecError: it is nothing of these, or an option is wrong or means nothing to it. Files are not read yet.
     """
     if isinstance(value, str) and is_path(value):
-        there = is_there(Path(value))
-        if Path(value).suffix.lower() not in _READERS and not (there and Path(value).is_dir()):
-            what = "expected another kind of file" if there else "there is no such folder"
-            raise fault(value, f"{what}; files are {', '.join(_READERS)}")
-        chosen, kind = Options(**dict(options or {})), Path(value).suffix.lower()
-        chosen.only(
-            *_MEANT[kind if kind in _READERS else ""], what=f"a {kind} file" if kind in _READERS else "a folder"
-        )
-        return FromFile(value, chosen, task)
+        kind = FILES.get(Path(value).suffix.lower())
+        if kind is None:
+            there = is_there(Path(value))
+            if not (there and Path(value).is_dir()):
+                what = "expected another kind of file" if there else "there is no such folder"
+                raise fault(value, f"{what}; files are {', '.join(FILES)}")
+            kind = FOLDER
+        chosen = Options(**dict(options or {}))
+        kind.check(chosen)
+        return FromFile(value, options=chosen, task=task)
     if isinstance(value, str):
         return as_source(_called(value), options, task=task)
     if isinstance(value, type):
         says = f"expected an object, found the class {value.__name__}; write {value.__name__}()"
         raise SpecError(says, table="data", keys=("source",))
-    if isinstance(value, Source):
+    if isinstance(value, Given) and options:
+        Options(**dict(options)).only(what="examples that are read already")
+        value = replace(value, options=replace(value.options, **dict(options)))
+    elif isinstance(value, Source):
         for name in options or {}:
             raise SpecError(f"means nothing to {_place(value)}; drop this key", table="data", keys=(name,))
+    if isinstance(value, Source):
         return value
     chosen = Options(**dict(options or {}))
-    return Given.of(_examples(value, chosen), chosen, task=task)
+    examples = _kind_of(value).read(value, chosen, _place(value))
+    return Given.of(examples, chosen).for_task(task)
+
+
+def arrays(x: Any, y: Any, *, groups: Any = None, stratify: bool = False, standardise_target: bool = False) -> Given:
+    """Make a data set of arrays, for `DataSpec(source=arrays(x, y), ...)`; as `source=(x, y)` does, and with groups.
+
+    Args:
+        x: inputs [n, ...], whatever `np.asarray` takes, or a pandas table. Images, which are uint8 [n, height, width]
+            or [n, height, width, channels], stay uint8, and are divided by 255 when they are trained on; all else is
+            copied as float32.
+        y: targets [n]. The sweep's task says what they are. Without one, texts and the whole numbers or truth values
+            0, 1, ... are classes, and other numbers are those of a regression.
+        groups: what each example belongs to, [n], such as the number of a patient: all examples of a group come into
+            one split. Validation and test are then of whole groups: smaller than asked for, or larger where no group
+            is as small.
+        stratify: give validation and test each class in proportion.
+        standardise_target: take the mean of the training pool's targets out of all targets, and divide them by their
+            standard deviation, which is then the unit of the RMSE: 1.0 is that of always guessing the mean.
+
+    Returns:
+        The source. Unless the sweep says otherwise, 15 % of the examples are for validation and 15 % for the test. The
+        fingerprint is a hash of the content, and nothing is copied to the cache on disk.
+
+    Raises:
+        SweepError: inputs are no numbers or not finite, or x, y and groups have other lengths or ranks. Whether the
+            targets are those of the task is said when the sweep is planned.
+    """
+    place = "arrays(x, y)"
+    try:
+        options = Options(stratify=stratify, standardise_target=standardise_target)
+        examples = _kind_of((x, y)).read((x, y), options, place)
+        if groups is not None:
+            examples = replace(examples, groups=as_groups(groups, len(examples.inputs), place))
+    except SpecError as error:
+        key, says = error.keys[0], error.says.removeprefix(f"{place}: ")
+        if key in _BESIDE[:2]:
+            says += f"; {' and '.join(_BESIDE[:2])} are options of DataSpec(source=(x, y), ...)"
+        raise SweepError(f"{place}: {says if key == 'source' else f'{key}: {says}'}") from None
+    return Given.of(examples, options)
 
 
 def _called(text: str) -> Any:
@@ -254,56 +343,4 @@ def _called(text: str) -> Any:
 
 
 def _place(value: Any) -> str:
-    return f"the {type(value).__name__}"
-
-
-def _examples(value: Any, options: Options) -> Examples:
-    """Read an object in Python."""
-    place = _place(value)
-    if isinstance(value, tuple) and len(value) == 2:
-        return _pair(value[0], value[1], options, "(x, y)", names=("x", "y"))
-    if is_hugging_face(value):
-        return from_hugging_face(value, options, place)
-    if isinstance(value, Mapping):
-        names = next(
-            (names for names in (("data", "target"), ("x", "y")) if all(name in value for name in names)), None
-        )
-        if names and _is_table(value[names[0]]):
-            return _pair(value[names[0]], value[names[1]], options, place, names=names)
-        options.only("group", "split", what=place)
-        return from_mapping(value, options, place)
-    if _is_table(value):
-        return from_table(_table(value), options, place)
-    if not isinstance(value, tuple) and hasattr(value, "to_pandas"):
-        return from_table(value.to_pandas(), options, place)
-    if hasattr(value, "dtype"):
-        raise fault(place, "it holds no targets; give a pair, source=(x, y)")
-    if is_sequence(value):
-        return from_sequence(value, options, place)
-    expected = "expected the name of a source, a file, (x, y), a table, a data set whose items are examples, "
-    raise SpecError(
-        f"{expected}or an object with the methods facts and splits, found {shown(value)}",
-        table="data",
-        keys=("source",),
-    )
-
-
-def _pair(x: Any, y: Any, options: Options, place: str, *, names: tuple[str, str]) -> Examples:
-    if not _is_table(x):
-        options.only(what=place)
-        return from_arrays(x, y, place, names=names)
-    import pandas as pd
-
-    target = pd.Series(y.squeeze() if _is_table(y) else y)
-    if len(target) != len(x):
-        raise fault(place, f"expected one target for each of the {len(x):,} rows, found {len(target):,}")
-    return from_table(x, options, place, target=target)
-
-
-def _is_table(value: Any) -> bool:
-    """Say whether an object is a table of pandas, without importing that."""
-    return type(value).__module__.partition(".")[0] == "pandas" and hasattr(value, "columns")
-
-
-def _table(value: Any) -> Any:
-    return value.reset_index(drop=True)
+    return "(x, y)" if _is_pair(value) else f"the {type(value).__name__}"

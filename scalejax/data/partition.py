@@ -1,6 +1,6 @@
 """Examples in memory divided into training pool, validation and test: drawn, in proportion, by groups, or declared."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -28,7 +28,8 @@ def divide(
         sizes: of "validation" and "test".
         labels: int [count]; validation and test then have each label in proportion.
         groups: int [count]; all rows of a group then come into one split. Whole groups are taken as they are drawn,
-            as long as they fit; so validation and test may be a little smaller than asked for.
+            as long as they fit, and the smallest one where none fits; so validation and test may be smaller than asked
+            for, and where all groups are larger than that, larger.
         parts: int [count], the split of each row as its position in SPLITS. What it has no row of is drawn from the
             training rows.
 
@@ -68,22 +69,35 @@ def _in_proportion(labels: np.ndarray, size: int) -> np.ndarray:
 
 
 def _whole_groups(groups: np.ndarray, size: int) -> np.ndarray:
-    """Mark the rows of whole groups, in order of appearance, that together have at most `size`; of one at least."""
+    """Mark the rows of whole groups, in order of appearance, that together have at most `size`; of one at least.
+
+    Where none fits that is the first of the smallest: the same one is taken if its own size is asked for.
+    """
     _, first, codes, counts = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
-    taken, left = np.zeros(len(counts), bool), size
-    for group in np.argsort(first):
+    taken, left, order = np.zeros(len(counts), bool), size, np.argsort(first)
+    for group in order:
         if counts[group] <= left:
             taken[group] = True
             left -= counts[group]
     if not taken.any() and len(counts):
-        taken[np.argmin(counts)] = True
+        taken[order[np.argmin(counts[order])]] = True
     return taken[codes]
 
 
-def repeated(inputs: np.ndarray, rows: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Count the examples of validation and test whose inputs are, bit for bit, those of a training example."""
+def repeated(inputs: np.ndarray, rows: Mapping[str, np.ndarray]) -> dict[tuple[str, str], int]:
+    """Count the examples of a split whose inputs are, bit for bit, those of an example of another split.
+
+    Returns:
+        By the names of both splits: how many of validation and of test are in train, and of test in validation.
+    """
     flat = inputs.reshape(len(inputs), -1)
-    found = {name: [hash(flat[row].tobytes()) for row in rows[name]] for name in SPLITS if name != SPLITS[TRAIN]}
-    outside = {each for hashes in found.values() for each in hashes}
-    seen = {each for row in rows[SPLITS[TRAIN]] if (each := hash(flat[row].tobytes())) in outside}
-    return {name: sum(each in seen for each in hashes) for name, hashes in found.items()}
+
+    def hashes(name: str) -> Iterator[int]:
+        return (hash(flat[row].tobytes()) for row in rows[name])
+
+    train, validation, test = SPLITS
+    held_out = {name: list(hashes(name)) for name in (validation, test)}
+    seen = {each for hashed in held_out.values() for each in hashed}
+    there = {train: {each for each in hashes(train) if each in seen}, validation: set(held_out[validation])}
+    pairs = (validation, train), (test, train), (test, validation)
+    return {(name, other): sum(each in there[other] for each in held_out[name]) for name, other in pairs}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scalejax.data.examples import INPUTS, PART_NAMES, TARGETS, Examples, Options, fault, from_arrays, joined
+from scalejax.data.examples import INPUT_NAMES, PART_NAMES, TARGET_NAMES, Examples, Options, fault, from_arrays, joined
 from scalejax.data.source import SPLITS
 from scalejax.data.table import from_table
 from scalejax.text import first_line
@@ -26,7 +26,6 @@ def from_sequence(value: Any, options: Options, place: str) -> Examples:
     Raises:
         SpecError: an item cannot be read, or the items are no examples of one shape.
     """
-    options.only("target", what="a sequence of examples")
     inputs, targets, names = [], [], ("x", "y")
     try:
         count = len(value)
@@ -68,52 +67,66 @@ def _array(value: Any, index: int, place: str) -> np.ndarray:
 
 def _names(item: Mapping[str, Any], options: Options, place: str) -> "tuple[str, str]":
     """Return the names of the input and of the target in an example that is a table."""
-    y = options.target or next((name for name in TARGETS if name in item), None)
-    x = next((name for name in INPUTS if name in item and name != y), None)
+    y = options.target or next((name for name in TARGET_NAMES if name in item), None)
+    x = next((name for name in INPUT_NAMES if name in item and name != y), None)
     if x is None or y is None or y not in item:
-        expected = "expected one of x, inputs, data, image, and one of y, targets, target, label"
+        expected = f"expected one of {', '.join(INPUT_NAMES)}, and one of {', '.join(TARGET_NAMES)}"
         raise fault(place, f"{expected}; found {', '.join(map(str, item))}")
     return x, y
 
 
-def from_hugging_face(value: Any, options: Options, place: str) -> Examples:
-    """Make examples of a Dataset of Hugging Face, or of a DatasetDict, which declares its splits.
-
-    Pictures and lists are read one by one; all else is a table.
-
-    Raises:
-        SpecError: as for a table or a sequence; or the splits go by unknown names.
-    """
-    if isinstance(value, Mapping):  # a DatasetDict
-        unknown = [name for name in value if str(name) not in PART_NAMES]
-        if unknown or not value:
-            found = unknown[0] if unknown else "nothing"
-            raise fault(place, f"expected splits called train, validation and test, found {found}")
-        if len(value) == 1:
-            return from_hugging_face(next(iter(value.values())), options, place)
-        parts = {SPLITS[PART_NAMES[name]]: value[name] for name in value}
-        if "train" not in parts:
-            raise fault(place, f"expected a split train, found {', '.join(parts)}")
-        if all(map(_is_table, parts.values())):
-            import pandas as pd
-
-            names = [name for name in SPLITS if name in parts]
-            tables = [_table(parts[name]) for name in names]
-            numbers = np.repeat([SPLITS.index(name) for name in names], list(map(len, tables)))
-            table = pd.concat(tables, ignore_index=True)
-            return from_table(table, _with_target(options, table), place, parts=numbers)
-        return joined(
-            {name: from_hugging_face(each, options, f"{place}, {name}") for name, each in parts.items()}, place
-        )
-    if _is_table(value):
-        table = _table(value)
-        return from_table(table, _with_target(options, table), place)
-    return from_sequence(value.with_format(None), options, place)
-
-
 def is_hugging_face(value: Any) -> bool:
     """Say whether an object is a Dataset or a DatasetDict of Hugging Face, without importing its package."""
-    return type(value).__module__.partition(".")[0] == "datasets"
+    kind = type(value)
+    return kind.__module__.partition(".")[0] == "datasets" and kind.__name__ in ("Dataset", "DatasetDict")
+
+
+def is_hugging_face_table(value: Any) -> bool:
+    """Say whether an object is one whose columns all hold single values."""
+    return is_hugging_face(value) and all(map(_is_table, value.values() if isinstance(value, Mapping) else (value,)))
+
+
+def from_hugging_face_table(value: Any, options: Options, place: str) -> Examples:
+    """Make examples of the rows of a Dataset, or of a DatasetDict, which declares its splits.
+
+    Raises:
+        SpecError: as for a table; or the splits go by unknown names.
+    """
+    import pandas as pd
+
+    tables = {name: _table(each) for name, each in _parts(value, place).items()}
+    table = pd.concat(list(tables.values()), ignore_index=True)
+    numbers = np.repeat([SPLITS.index(name) for name in tables], list(map(len, tables.values())))
+    return from_table(table, _with_target(options, table), place, parts=numbers if len(tables) > 1 else None)
+
+
+def from_hugging_face(value: Any, options: Options, place: str) -> Examples:
+    """Make examples of a Dataset or a DatasetDict that holds pictures or lists, which are read one by one.
+
+    Raises:
+        SpecError: as for a sequence; or the splits go by unknown names.
+    """
+    parts = _parts(value, place)
+    items = {name: each.with_format(None) for name, each in parts.items()}
+    if len(items) == 1:
+        return from_sequence(items[SPLITS[0]], options, place)
+    return joined({name: from_sequence(each, options, f"{place}, {name}") for name, each in items.items()}, place)
+
+
+def _parts(value: Any, place: str) -> dict[str, Any]:
+    """Return the Datasets by split, "train" first; one that is alone is called that."""
+    if not isinstance(value, Mapping):
+        return {SPLITS[0]: value}
+    unknown = [name for name in value if str(name) not in PART_NAMES]
+    if unknown or not value:
+        found = unknown[0] if unknown else "nothing"
+        raise fault(place, f"expected splits called train, validation and test, found {found}")
+    if len(value) == 1:
+        return {SPLITS[0]: next(iter(value.values()))}
+    parts = {SPLITS[PART_NAMES[name]]: value[name] for name in value}
+    if SPLITS[0] not in parts:
+        raise fault(place, f"expected a split train, found {', '.join(parts)}")
+    return {name: parts[name] for name in SPLITS if name in parts}
 
 
 def _is_table(value: Any) -> bool:
@@ -127,5 +140,5 @@ def _table(value: Any) -> "pd.DataFrame":
 
 def _with_target(options: Options, table: "pd.DataFrame") -> Options:
     """Fill in the usual name of the target, where none is given."""
-    usual = next((name for name in TARGETS if name in table.columns), None)
+    usual = next((name for name in TARGET_NAMES if name in table.columns), None)
     return replace(options, target=usual) if options.target is None and usual else options

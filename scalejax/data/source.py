@@ -1,4 +1,4 @@
-"""What a data set is, described without loading it; its splits; and the part of it that a sweep asks for."""
+"""What a data set is, described before it is divided; its splits; and the part of it that a sweep asks for."""
 
 import hashlib
 import json
@@ -13,16 +13,17 @@ from scalejax.data.storage import recall
 from scalejax.errors import SweepError
 from scalejax.files import cache_directory
 from scalejax.rules import SpecError, shown
+from scalejax.text import number_of
 
 SPLITS = ("train", "validation", "test")  # the position is the number of the split's random stream: append only
 
-PARTS = "inputs", "targets"  # of a split
-INPUTS = "float32", "uint8", "uint16", "uint32", "int32"  # types in which inputs may be stored
+ARRAYS = "inputs", "targets"  # of a split
+INPUT_TYPES = "float32", "uint8", "uint16", "uint32", "int32"  # types in which inputs may be stored
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a source says of its data without loading them.
+    """What a source says of its data without making their splits.
 
     Attributes:
         shape: of one example's inputs.
@@ -68,7 +69,7 @@ class Split:
     Those of the training set may be anything with `shape`, `dtype` and `array[rows]`, int [n], that reads from a disk.
     """
 
-    inputs: np.ndarray  # of a type in INPUTS, [n, *shape]
+    inputs: np.ndarray  # of a type in INPUT_TYPES, [n, *shape]
     targets: np.ndarray  # int32, float32 or the type of the tokens, [n, *target_shape]
 
 
@@ -80,7 +81,7 @@ class Source(Protocol):
     """
 
     def facts(self) -> Facts:
-        """Describe the data without loading them.
+        """Describe the data without making their splits.
 
         Raises:
             SpecError: an option is wrong, or what the source needs is missing.
@@ -200,7 +201,7 @@ def source_name(source: Source) -> str:
 
 
 def describe(spec: Request) -> DataCard:
-    """Return the card of a data set, without making or loading any of it.
+    """Return the card of a data set, without making its splits.
 
     Args:
         spec: the sweep's data table.
@@ -217,20 +218,28 @@ def _described(spec: Request) -> tuple[Facts, DataCard]:
     if not isinstance(facts, Facts) or not isinstance(facts.shape, tuple):
         message = f"facts() of {source_name(source)} must return Facts(shape=(...), ...), found {shown(facts)}"
         raise SpecError(message, table="data", keys=("source",))
-    if facts.inputs not in INPUTS or (facts.vocabulary is None and facts.inputs not in INPUTS[:2]):
+    if facts.inputs not in INPUT_TYPES or (facts.vocabulary is None and facts.inputs not in INPUT_TYPES[:2]):
         allowed = "float32 or uint8 (with a vocabulary uint8, uint16, uint32 or int32)"
         message = f"facts() of {source_name(source)}: inputs must be {allowed}, found {shown(facts.inputs)}"
         raise SpecError(message, table="data", keys=("source",))
     validation = facts.validation_examples if spec.validation_examples is None else spec.validation_examples
     test = facts.test_examples if spec.test_examples is None else spec.test_examples
+    asked = {"validation": validation, "test": test}
     if isinstance(source, Divided) and validation + test < (facts.examples or 0):
-        sizes = source.settled(spec.seed, {"validation": validation, "test": test})
+        sizes = source.settled(spec.seed, asked)
         validation, test = sizes["validation"], sizes["test"]
     pool = _pool(spec, facts, validation=validation, test=test)
     if spec.fractions and round(min(spec.fractions) * pool) < 1:
         message = f"{min(spec.fractions)} is less than one of {pool} examples; expected at least {1 / pool:.3g}"
         raise SpecError(message, table="data", keys=("fractions",))
     sizes = {"train": pool, "validation": validation, "test": test}
+    notes = [
+        f"{name} has {number_of(sizes[name], 'example')} instead of {size:,}: groups stay together"
+        for name, size in asked.items()
+        if sizes[name] > size
+    ]
+    if isinstance(source, Divided):
+        notes += source.notes(spec.seed, sizes, _smallest(spec, pool))
     content = {"source": source_name(source), "sizes": sizes, "seed": spec.seed, "options": dict(facts.content)}
     if not type(source).__module__.startswith(f"{__package__}."):  # of these `content` says all, and ids hash it
         content["own"] = _own_content(source, facts)
@@ -253,7 +262,7 @@ def _described(spec: Request) -> tuple[Facts, DataCard]:
         vocabulary=facts.vocabulary,
         bytes_per_token=facts.bytes_per_token,
         mapped=facts.mapped,
-        notes=source.notes(spec.seed, sizes, _smallest(spec, pool)) if isinstance(source, Divided) else (),
+        notes=tuple(notes),
     )
     return facts, card
 
@@ -340,7 +349,7 @@ def load(spec: Request) -> DataSet:
     def make() -> dict[str, np.ndarray]:
         splits = spec.origin.splits(spec.seed, card.sizes)
         arrays: dict[str, Any] = {
-            f"{name}_{part}": getattr(splits.get(name), part, None) for name in SPLITS for part in PARTS
+            f"{name}_{part}": getattr(splits.get(name), part, None) for name in SPLITS for part in ARRAYS
         }
         _check_types(arrays, card)
         _check_numbers(arrays, card)
@@ -349,7 +358,7 @@ def load(spec: Request) -> DataSet:
     file = re.sub(r"[^\w-]", "-", f"{card.source}-{card.fingerprint[:32]}")
     arrays = recall(cache_directory("data") / f"{file}.safetensors", make) if facts.kept else make()
     _check_types(arrays, card)  # the numbers of what is recalled are those that were checked when it was made
-    return DataSet(card, *(Split(*(arrays[f"{name}_{part}"] for part in PARTS)) for name in SPLITS))
+    return DataSet(card, *(Split(*(arrays[f"{name}_{part}"] for part in ARRAYS)) for name in SPLITS))
 
 
 def _check_types(arrays: Mapping[str, Any], card: DataCard) -> None:
@@ -368,7 +377,7 @@ def _check_types(arrays: Mapping[str, Any], card: DataCard) -> None:
 
 def _check_numbers(arrays: Mapping[str, np.ndarray], card: DataCard) -> None:
     """Refuse numbers that are not finite, and classes beyond those that there are."""
-    for name, part in ((name, part) for name in SPLITS for part in PARTS):
+    for name, part in ((name, part) for name in SPLITS for part in ARRAYS):
         array, what = arrays[f"{name}_{part}"], f"the source {card.source}: {part} of {name}"
         if not isinstance(array, np.ndarray):  # read when it is asked for, and checked then
             continue

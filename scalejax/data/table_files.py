@@ -3,7 +3,7 @@
 import csv
 import importlib.util
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,19 +19,40 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def read_tables(paths: Mapping[str, Path], options: Options) -> Examples:
-    """Read one file, or several that declare the splits.
+_Line = Callable[[Path, int], str]
+
+
+def read_csv(paths: Mapping[str, Path], options: Options, place: str) -> Examples:
+    """Read one .csv file, or several that declare the splits.
 
     Args:
         paths: by split, "train" first; of one file alone, its rows are divided.
         options: which columns are what.
+        place: what is read, for sentences.
 
     Raises:
         SpecError: a file cannot be read, has other columns than the first, or a column is no input or target.
     """
+    return _read(paths, options, place, one=_read_csv, where=lambda path, row: f"line {_line(path, row):,}")
+
+
+def read_parquet(paths: Mapping[str, Path], options: Options, place: str) -> Examples:
+    """Read one .parquet file, or several that declare the splits; arguments and errors are those of `read_csv`."""
+    return _read(paths, options, place, one=_read_parquet, where=lambda _, row: f"row {row + 1:,}")
+
+
+def _read(
+    paths: Mapping[str, Path],
+    options: Options,
+    place: str,
+    *,
+    one: "Callable[[Path, str], pd.DataFrame]",
+    where: _Line,
+) -> Examples:
+    """Read files by `one`; `where` names the place of a row in a file."""
     import pandas as pd
 
-    tables: dict[str, Any] = {name: _READERS[path.suffix.lower()](path, str(path)) for name, path in paths.items()}
+    tables: dict[str, Any] = {name: one(path, str(path)) for name, path in paths.items()}
     first, *others = tables
     for name in others:
         for column in tables[first].columns:
@@ -43,19 +64,19 @@ def read_tables(paths: Mapping[str, Path], options: Options) -> Examples:
         parts = np.repeat([SPLITS.index(name) for name in tables], [len(table) for table in tables.values()])
     table = pd.concat(list(tables.values()), ignore_index=True) if others else tables[first]
     try:
-        return from_table(table, options, str(paths[first]), parts=parts)
+        return from_table(table, options, place, parts=parts)
     except BadCellError as error:
-        raise _with_line(error, paths, tables) from None
+        raise _with_place(error, paths, tables, where) from None
 
 
-def _with_line(error: BadCellError, paths: Mapping[str, Path], tables: "Mapping[str, pd.DataFrame]") -> SpecError:
-    """Name the line of a file that a bad cell stands in."""
+def _with_place(
+    error: BadCellError, paths: Mapping[str, Path], tables: "Mapping[str, pd.DataFrame]", where: _Line
+) -> SpecError:
+    """Name the line or the row of a file that a bad cell stands in."""
     row = error.row
     for name, table in tables.items():
         if row < len(table):
-            path = paths[name]
-            where = f"line {_line(path, row):,}" if path.suffix.lower() == ".csv" else f"row {row + 1:,}"
-            return fault(str(path), f"{where}, {error.what}", "columns")
+            return fault(str(paths[name]), f"{where(paths[name], row)}, {error.what}", "columns")
         row -= len(table)
     return error
 
@@ -120,6 +141,3 @@ def _read_parquet(path: Path, place: str) -> "pd.DataFrame":
         raise fault(place, f"not a Parquet file that can be read: {error.strerror or first_line(error)}") from None
     except Exception as error:
         raise fault(place, f"not a Parquet file that can be read: {first_line(error)}") from None
-
-
-_READERS = {".csv": _read_csv, ".parquet": _read_parquet}

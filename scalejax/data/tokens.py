@@ -5,17 +5,18 @@ of neighbouring windows, in an order drawn from the data's seed: what a model is
 """
 
 import functools
-import glob
 import hashlib
 import math
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from scalejax.data.examples import fault
+from scalejax.data.file_state import Stamp, found_files, stamp
 from scalejax.data.host_shuffle import shuffled
 from scalejax.data.source import SPLITS, Facts, Split
 from scalejax.errors import RunError
@@ -26,6 +27,7 @@ SMALLEST_SPLIT = 100  # passages that there are at least, if there are as many w
 SHARE, MOST = 0.1, 2_000  # of the windows for validation, and as many for the test, where the sweep does not say
 HASHED_WHOLE = 2**30  # bytes up to which a file is hashed whole; of a larger one PIECES pieces are
 PIECES, PIECE = 1_024, 2**16
+BLOCK = 2**24  # bytes, or tokens, that are read at a time
 SEPARATOR = b"\0"  # between two files
 
 
@@ -104,17 +106,25 @@ class Tokens:
     bytes_per_token: float | None = field(default=None, metadata=Rule(float, above=0).beside)
 
     def facts(self) -> Facts:
-        """Describe the file; a large one is known by its size and a thousand pieces of it.
+        """Describe the file.
+
+        One of at most HASHED_WHOLE bytes is read whole, and each of its tokens held against the vocabulary. A larger
+        one is known by its size and a thousand pieces of it; the other tokens are checked as they are read, those of
+        the validation and the test set before the training and those of the training set in its course.
 
         Raises:
-            SpecError: it cannot be read, or is no file of such tokens.
+            SpecError: it cannot be read, is no file of such tokens, or holds one that the vocabulary does not have.
         """
-        stamp = _stamp(self.path)
-        size, width = stamp[1], np.dtype(self.dtype).itemsize
+        file = stamp(self.path, "path")
+        size, width = file.size, np.dtype(self.dtype).itemsize
         if size % width or size // width <= 3 * self.sequence_length:
             expected = f"expected {self.dtype} tokens, {width} bytes each, for at least three windows"
             message = f"{self.path}: {expected} of {self.sequence_length}, found {size:,} bytes"
             raise SpecError(message, table="data", keys=("path", "sequence_length"))
+        sha256, largest = _digest(file, self.dtype)
+        if largest >= self.vocabulary:
+            place = _first_beyond(self.path, self.dtype, self.vocabulary)
+            raise fault(self.path, self._beyond(largest, f"; the first beyond is at position {place:,}"), "vocabulary")
         windows = (size // width - 1) // self.sequence_length
         share = _share(windows)
         return Facts(
@@ -123,7 +133,7 @@ class Tokens:
             examples=windows,
             validation_examples=share,
             test_examples=share,
-            content={"sha256": _digest(stamp), "dtype": self.dtype, "bytes_per_token": self.bytes_per_token},
+            content={"sha256": sha256, "dtype": self.dtype, "bytes_per_token": self.bytes_per_token},
             inputs=self.dtype,
             vocabulary=self.vocabulary,
             bytes_per_token=self.bytes_per_token,
@@ -132,22 +142,25 @@ class Tokens:
 
     def splits(self, seed: int, sizes: Mapping[str, int]) -> dict[str, Split]:
         """Return windows of the file; those of the training set are read when they are asked for."""
-        stamp = _stamp(self.path)
+        before = stamp(self.path, "path")
         tokens = np.memmap(self.path, self.dtype, "r")
 
         def check(found: np.ndarray) -> None:
             # What was read is no longer held: pages of a map count as memory of the process.
             tokens._mmap.madvise(mmap.MADV_DONTNEED)  # pyright: ignore[reportAttributeAccessIssue]
             if found.size and int(found.max()) >= self.vocabulary:
-                problem = f"token {found.max()} where vocabulary = {self.vocabulary} says that there is none"
-                raise RunError(f"{self.path}: {problem}; correct the vocabulary, or the dtype {self.dtype}")
-            if _stamp(self.path) != stamp:
+                raise RunError(f"{self.path}: {self._beyond(int(found.max()))}")
+            if stamp(self.path, "path") != before:
                 raise RunError(f"{self.path}: changed while it was read; run again once nothing writes to it")
 
         try:
             return passages(tokens, self.sequence_length, seed=seed, sizes=sizes, check=check)
         except RunError as error:  # in the validation or the test set, which are read here and now
             raise SpecError(str(error), table="data", keys=("vocabulary",)) from error
+
+    def _beyond(self, token: int, where: str = "") -> str:
+        known = f"vocabulary = {self.vocabulary} has tokens from 0 to {self.vocabulary - 1}"
+        return f"it holds the token {token} where {known}{where}; correct the vocabulary, the dtype or the file"
 
 
 @strict("data")
@@ -195,58 +208,45 @@ def _share(windows: int) -> int:
     return max(1, min(MOST, round(SHARE * windows)))
 
 
-Stamp = tuple[str, int, int]  # path, size and time of the last change: another one where the content may be another
-
-
-def _stamp(path: str | Path) -> Stamp:
-    try:
-        found = Path(path).stat()
-        with Path(path).open("rb"):
-            return str(path), found.st_size, found.st_mtime_ns
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not a valid file name"
-        message = f"{path}: cannot be read ({reason}); expected a file"
-        raise SpecError(message, table="data", keys=("path",)) from error
-
-
 def _stamps(path: str) -> tuple[Stamp, ...]:
-    """Return the files that a path names, sorted; of a folder all in it, hidden ones left out."""
-    place = Path(path)
-    if place.is_dir():
-        files = [each for each in place.rglob("*") if not any(p.startswith(".") for p in each.relative_to(place).parts)]
-    elif glob.has_magic(path) and not place.exists():
-        files = [Path(each) for each in glob.glob(path, recursive=True)]  # noqa: PTH207
-    else:
-        files = [place]
-    found = sorted(each for each in files if place == each or each.is_file())
-    if not found:
-        raise SpecError(f"{path}: there are no files; correct the path", table="data", keys=("path",))
-    return tuple(_stamp(each) for each in found)
+    return tuple(stamp(each, "path") for each in found_files(path, "path"))
 
 
 @functools.lru_cache(maxsize=2)  # a plan asks several times
-def _text(files: Sequence[Stamp]) -> bytes:
+def _text(files: tuple[Stamp, ...]) -> bytes:
     """Return the text of all files, one after the other; files with a zero byte are no text and are left out."""
     texts = []
-    for path, size, _ in files:
-        content = Path(path).read_bytes()
-        if len(content) != size:
-            raise SpecError(f"{path}: changed while it was read; run again", table="data", keys=("path",))
+    for file in files:
+        content = Path(file.path).read_bytes()
+        if len(content) != file.size:
+            raise fault(file.path, "it changed while it was read; run again when it is written", "path")
         if SEPARATOR not in content and content:
             texts.append(content)
     return SEPARATOR.join(texts)
 
 
-@functools.lru_cache(maxsize=8)
-def _digest(stamp: Stamp) -> str:
-    path, size, _ = stamp
-    digest = hashlib.sha256(str(size).encode())
-    with Path(path).open("rb") as file:
-        if size <= HASHED_WHOLE:
-            while piece := file.read(2**24):
-                digest.update(piece)
-        else:
-            for number in range(PIECES):
-                file.seek(number * (size - PIECE) // (PIECES - 1))
-                digest.update(file.read(PIECE))
-    return digest.hexdigest()
+@functools.lru_cache(maxsize=8)  # a plan asks several times
+def _digest(file: Stamp, dtype: str) -> tuple[str, int]:
+    """Return the hash of a token file, and the largest token in what was read for that: of a large one, some pieces."""
+    digest, largest, width = hashlib.sha256(str(file.size).encode()), 0, np.dtype(dtype).itemsize
+    whole = file.size <= HASHED_WHOLE
+    places = range(0, file.size, BLOCK) if whole else (n * (file.size - PIECE) // (PIECES - 1) for n in range(PIECES))
+    with Path(file.path).open("rb") as opened:
+        for place in places:
+            opened.seek(place)
+            piece = opened.read(BLOCK if whole else PIECE)
+            digest.update(piece)
+            first = -place % width  # a piece may begin within a token
+            tokens = np.frombuffer(piece, dtype, count=(len(piece) - first) // width, offset=first)
+            largest = max(largest, int(tokens.max(initial=0)))
+    return digest.hexdigest(), largest
+
+
+def _first_beyond(path: str, dtype: str, vocabulary: int) -> int:
+    """Return the number, counted from 0, of the first token of a file that the vocabulary does not have."""
+    tokens = np.memmap(path, dtype, "r")
+    for place in range(0, len(tokens), BLOCK):
+        beyond = tokens[place : place + BLOCK] >= vocabulary
+        if beyond.any():
+            return place + int(beyond.argmax())
+    return len(tokens)

@@ -14,7 +14,7 @@ from typing import Any
 
 from scalejax.builders import load_object, name_of, parameters
 from scalejax.classical import families as older
-from scalejax.data import SOURCES, FromFile, Given, InMemory, Options, Source, as_source, is_path, source_name
+from scalejax.data import SOURCES, Given, Held, Options, Source, as_source, is_path, source_name
 from scalejax.data.features import Step, canonical, listed_steps, resolve, title
 from scalejax.errors import SweepError
 from scalejax.rules import (
@@ -31,6 +31,7 @@ from scalejax.rules import (
     plain,
     shown,
     strict,
+    true_or_false,
 )
 
 OF_TARGETS = "classification", "regression"  # the tasks that say what whole numbers as targets are
@@ -127,12 +128,6 @@ def default_numbers(optimizer: Any, schedule: Any) -> dict[str, float]:
     return {**(OPTIMIZER_NUMBERS[optimizer] if isinstance(optimizer, str) else {}), **of_schedule}
 
 
-def _true_or_false(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise SpecError(f"expected true or false, found {shown(value)}")
-    return value
-
-
 def _part(kind: type) -> Check:
     def check(value: Any) -> Any:
         if not isinstance(value, kind):
@@ -204,10 +199,11 @@ def _features(value: Any) -> FeaturesSpec:
 class DataSpec:
     """The data of a sweep: where it comes from and which numbers of training examples are tried.
 
-    `source` is the name of a source, the path of a file (.csv, .parquet, .npz, .npy) or of a folder that a Hugging Face
-    dataset was saved to, the "package.module:object" of what follows, or that itself: a `Source` of one's own, (x, y),
-    a table of pandas, a mapping of arrays, a data set whose items are examples. Options of a named source, and those
-    of files and objects (`scalejax.data.Options`), are given as keywords, or as `options`.
+    `source` is the name of a source; the path of a file (.csv, .parquet, .npz, .npy), or of a folder that a Hugging
+    Face dataset was saved to; an object (a `Source` of one's own, (x, y), a table of pandas, a mapping of arrays, or a
+    data set whose items are examples); or "package.module:object", which names one, or a function that returns one.
+    Options of a named source, and those of files and objects (`scalejax.data.Options`), are given as keywords, or as
+    `options`.
     Exactly one of `train_examples` (numbers) and `fractions` (shares in (0, 1] of the pool) is given.
     Raises `SweepError` for anything that is not as described here.
     """
@@ -225,7 +221,7 @@ class DataSpec:
     # Draws generated data and the split; NOT the trial's seed.
     seed: int = field(default=0, metadata=Rule(int, at_least=0).beside)
     # Whether batches come from the host; None: only where the training pool does not fit on the devices.
-    stream: bool | None = field(default=None, metadata={"rule": _true_or_false})
+    stream: bool | None = field(default=None, metadata={"rule": true_or_false})
     options: Mapping[str, Any] = field(default_factory=dict, metadata={"rule": _options})
     # Before all models that name none themselves; also given as the steps alone.
     features: FeaturesSpec | Step | Sequence[Step] | None = field(default=None, metadata={"rule": _features})
@@ -252,7 +248,7 @@ class DataSpec:
 
     def for_task(self, task: str | None) -> "DataSpec":
         """Return the same data, their targets read as a task needs them; None: as they are."""
-        if not isinstance(self.origin, FromFile | Given) or self.origin.task == task:
+        if not isinstance(self.origin, Held) or self.origin.task == task:
             return self
         decided = copy.copy(self)
         object.__setattr__(decided, "_origin", self.origin.for_task(task))
@@ -271,7 +267,7 @@ class DataSpec:
             if name not in known:
                 raise SpecError(f"unknown key; {nearest(name, [*names, *known])}", table="data", keys=(name,))
         origin = as_source(self.source, self.options)
-        own = {**SOURCES, InMemory.name: (InMemory, FromFile, Given)}
+        own = {**SOURCES, Held.name: Held}
         name = source_name(origin)
         if not isinstance(origin, own.get(name, object)):
             message = f"{shown(name)} is the name of a source of scalejax; give your own another name"
@@ -579,7 +575,7 @@ _KNOB_CHECKS: Mapping[str, Check] = {
     "int": Rule(int, at_least=1),
     "float": Rule(float),
     "str": Rule(str),
-    "bool": _true_or_false,
+    "bool": true_or_false,
 }
 
 
