@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
 from scalejax.data import DataCard, DataSet
 from scalejax.execute.devices import Group
@@ -29,6 +30,11 @@ FIRST: Group = (jax.local_devices()[0],)
 
 RECIPE = Recipe(optimizer="adamw", schedule="cosine", clip_norm=None, batch_size=16)
 NUMBERS = {"learning_rate": 1e-2, "weight_decay": 1e-2, "steps": 10, "warmup_steps": 2, "train_examples": 100}
+
+
+def slow(*cases: Any) -> list[Any]:
+    """Return cases of a parametrized test that the long form alone runs; a tuple is one case of several parameters."""
+    return [pytest.param(*(each if isinstance(each, tuple) else (each,)), marks=pytest.mark.slow) for each in cases]
 
 
 def planned(family: str = "mlp", knobs: Mapping[str, int] | None = None, **changes) -> Trial:

@@ -210,7 +210,8 @@ class Fixed(Between):
         return self.last(lax.stop_gradient(self.hidden(x)) * self.other(x)) + 0 * self.output(self.hidden(x))
 
 
-MAY = [Gelu, GatedUnits, Gains, CarriedRMSNorm, ConvBatchNorm, HeadedAttention, Embedded, Residuals, Recurrent, Remat]
+MAY = [Gelu, CarriedRMSNorm, ConvBatchNorm, HeadedAttention, Embedded, Residuals]
+MAY_TOO = [GatedUnits, Gains, Recurrent, Remat]
 # The equation that a refusal names.
 MAY_NOT = {
     Maximum: "reduce_max",

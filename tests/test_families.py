@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from engine_helpers import trial_of
+from engine_helpers import slow, trial_of
 from flax import nnx
 from jax import lax
 from test_lanes import assert_equal_to_solo
@@ -49,7 +49,7 @@ def cnn(width: int, depth: int, **changes) -> Trial:
     return trial_of(architecture(CNN, sizes, shape=(SIDE, SIDE), outputs=CLASSES), "cnn", sizes, **changes)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("momentum", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("optimizer", ["adamw", *slow("momentum")])
 def test_packed_equals_solo_for_convolutional_networks_of_several_widths(images: DataSet, optimizer: str):
     trials = [cnn(width, 3, optimizer=optimizer, seed=width) for width in (1, 2, 5)]
     assert prove(trials[0].program, trials[-1].program) == Proof(True, "")

@@ -5,7 +5,19 @@ import functools
 import jax
 import numpy as np
 import pytest
-from engine_helpers import EXACT_SOLO, device_data, finish, go_on, numbers, pack_of, params_of, place, planned, program
+from engine_helpers import (
+    EXACT_SOLO,
+    device_data,
+    finish,
+    go_on,
+    numbers,
+    pack_of,
+    params_of,
+    place,
+    planned,
+    program,
+    slow,
+)
 
 from scalejax.models import FAMILIES
 from scalejax.train.lanes import Commands, abstract_lane, advance
@@ -49,15 +61,13 @@ def test_every_family_is_among_the_cases_below():
     assert set(FAMILIES) == {"logistic", "mlp", "cnn", "transformer"}  # the last two in test_families.py
 
 
-@pytest.mark.parametrize(
-    "optimizer", ["adamw", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lion", "sgd", "momentum"))]
-)
+@pytest.mark.parametrize("optimizer", ["adamw", *slow("lion", "sgd", "momentum")])
 def test_packed_equals_solo_for_mlps_of_several_widths(data, optimizer):
     trials = [planned(knobs={"width": width, "depth": 2}, optimizer=optimizer, seed=width) for width in (1, 3, 13)]
     assert_equal_to_solo(trials, data)
 
 
-@pytest.mark.parametrize("depth", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("depth", [1, *slow(3)])
 def test_packed_equals_solo_at_other_depths_with_clipping(data, depth):
     trials = [planned(knobs={"width": width, "depth": depth}, clip_norm=0.5) for width in (2, 16)]
     assert_equal_to_solo(trials, data)

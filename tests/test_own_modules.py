@@ -1,7 +1,7 @@
 """Modules of the user's own train as in a plain loop of Flax and Optax, or one sentence says before why they cannot."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from engine_helpers import (
     numbers,
     pack_of,
     program,
+    slow,
     summed_losses,
     trial_of,
 )
@@ -170,11 +171,7 @@ TRAINED_TOO = [
 ]
 
 
-def slow(builds: Sequence[Build]) -> list[Any]:
-    return [pytest.param(build, marks=pytest.mark.slow) for build in builds]
-
-
-@pytest.mark.parametrize("build", [*TRAINED, *slow(TRAINED_TOO)], ids=name_of)
+@pytest.mark.parametrize("build", [*TRAINED, *slow(*TRAINED_TOO)], ids=name_of)
 def test_a_module_trains_and_is_evaluated_as_in_a_plain_loop(data: DataSet, build: Build):
     each, labels = own(build), data.validation.targets
     each.architecture.check(outputs=(CLASSES,), task="classification")
@@ -368,7 +365,7 @@ LANES = [own_modules.InBfloat16, own_modules.Sows, own_modules.BatchNorm, own_mo
 
 
 @pytest.mark.parametrize("mode", ["vmap", "map"])
-@pytest.mark.parametrize("build", [own_modules.Everything, own_modules.Dropout, *slow(LANES)], ids=name_of)
+@pytest.mark.parametrize("build", [own_modules.Everything, own_modules.Dropout, *slow(*LANES)], ids=name_of)
 def test_lanes_equal_their_solo_runs(data: DataSet, build: Build, mode: str):
     # Masks are drawn for all units of a program, so dropout is compared at one size.
     widths = (8, 8, 8) if build is own_modules.Dropout else (3, 8, 3)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import jax
 import pytest
-from engine_helpers import finish, numbers, pack_of, place, planned
+from engine_helpers import finish, numbers, pack_of, place, planned, slow
 
 from scalejax.execute import pace
 from scalejax.execute.pack import Pack
@@ -92,7 +92,7 @@ def test_an_evaluation_longer_than_a_call_is_made_one_lane_at_a_time(data, monke
     assert max(clock.seconds) == 10.0  # validation and test of one lane
 
 
-@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("devices", [*slow(1), 2])
 @pytest.mark.parametrize("patience", [None, 1])
 @pytest.mark.parametrize("mode", ["vmap", "map"])
 def test_results_do_not_depend_on_how_evaluations_are_spread(data, monkeypatch, devices, patience, mode):

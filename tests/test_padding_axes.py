@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 import sized_modules
-from engine_helpers import CLASSES, INPUTS, pack_of, params_of, program, summed_losses, trial_of
+from engine_helpers import CLASSES, INPUTS, pack_of, params_of, program, slow, summed_losses, trial_of
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -162,7 +162,7 @@ def test_how_far_a_size_is_padded_changes_no_loss(
         assert_zero_outside(found, true_shapes(each))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "lion"])
+@pytest.mark.parametrize("optimizer", ["momentum", *slow("sgd", "lion")])
 def test_sizes_carried_in_the_state_give_the_solo_run_with_every_optimizer(data: DataSet, optimizer: str):
     small, largest = (
         sized(sized_modules.Shallow, {"width": width}, optimizer=optimizer, clip_norm=0.5) for width in (3, 8)

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from engine_helpers import FIRST, device_data, pack_of, planned, program, ready
+from engine_helpers import FIRST, device_data, pack_of, planned, program, ready, slow
 
 from scalejax.execute import programs
 from scalejax.execute.devices import groups
@@ -44,9 +44,7 @@ def test_few_trials_are_spread_over_the_devices(data):
     assert {pack.placement.device(lane) for lane in pack.free[: len(group)]} == set(range(len(group)))
 
 
-@pytest.mark.parametrize(
-    "count", [1, *(pytest.param(count, marks=pytest.mark.slow) for count in (PLACED - 1, PLACED)), PLACED + 3]
-)
+@pytest.mark.parametrize("count", [1, *slow(PLACED - 1, PLACED), PLACED + 3])
 def test_any_number_of_trials_is_placed_each_in_its_lane(data, count):
     group = tuple(jax.local_devices())
     trials = [planned(seed=seed, learning_rate=10.0 ** -(1 + seed % 5)) for seed in range(count)]

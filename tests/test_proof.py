@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import provable_modules
 import pytest
-from engine_helpers import CLASSES, EXACT_SOLO, INPUTS
+from engine_helpers import CLASSES, EXACT_SOLO, INPUTS, slow
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -67,7 +67,7 @@ def test_the_built_in_families_are_proven_with_every_optimizer(optimizer: str):
     assert prove(same, same) == Proof(True, "")
 
 
-@pytest.mark.parametrize("build", provable_modules.MAY)
+@pytest.mark.parametrize("build", [*provable_modules.MAY, *slow(*provable_modules.MAY_TOO)])
 def test_what_may_be_padded_is_proven_and_padding_changes_nothing(build: Build):
     assert proof_of(build) == Proof(True, "")
     for seed in range(3):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from engine_helpers import planned
+from engine_helpers import planned, slow
 from flax import nnx
 from test_checkpoint import buckets, homes, same, train, trials_of
 
@@ -89,8 +89,14 @@ def test_only_one_copy_of_the_lanes_is_asked_for_at_a_time(tmp_path):
     assert not checkpoints.due(pack)  # the first is not saved yet: its call is still pending
 
 
-@pytest.mark.parametrize("lanes", [1, 3])
-@pytest.mark.parametrize("where", ["launch", "land"])
+@pytest.mark.parametrize(
+    ("where", "lanes"),
+    [
+        ("launch", 3),
+        ("land", 1),
+        *slow(("launch", 1), ("land", 3)),
+    ],
+)
 def test_a_refusal_in_the_middle_costs_no_more_than_the_steps_since_the_last_checkpoint(
     data, tmp_path, monkeypatch, where, lanes
 ):

@@ -6,7 +6,7 @@ from collections import Counter
 import jax
 import numpy as np
 import pytest
-from engine_helpers import EXACT_SOLO, finish, pack_of, planned, program
+from engine_helpers import EXACT_SOLO, finish, pack_of, planned, program, slow
 
 from scalejax.errors import RunError
 from scalejax.execute import pack
@@ -92,7 +92,13 @@ def test_a_device_error_fails_the_trials_in_its_lanes_and_no_others(data, monkey
 
 
 @pytest.mark.parametrize("where", ["__init__", "place", "launch", "land"])
-@pytest.mark.parametrize("error", [jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"), MemoryError()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"),
+        *slow(MemoryError()),
+    ],
+)
 def test_out_of_memory_halves_the_lanes_and_loses_no_trial(data, monkeypatch, where, error):
     expected = {each.trial_id for bucket in buckets() for each in bucket.trials}
     original, sizes = getattr(Pack, where), []

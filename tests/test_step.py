@@ -103,7 +103,9 @@ REFERENCES = {
 }
 
 
-@pytest.mark.parametrize("optimizer", list(REFERENCES))
+@pytest.mark.parametrize(
+    "optimizer", ["adamw", *(pytest.param(name, marks=pytest.mark.slow) for name in REFERENCES if name != "adamw")]
+)
 def test_ten_steps_equal_a_plain_loop_with_optax(data, optimizer):
     each = planned(optimizer=optimizer, schedule="constant", warmup_steps=0, learning_rate=1e-2, weight_decay=0.1)
     constants, own = program(each), each.settings.scalars()

@@ -5,7 +5,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from engine_helpers import numbers, planned, program
+from engine_helpers import numbers, planned, program, slow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -118,7 +118,7 @@ def test_the_stopped_are_those_with_the_worst_losses_and_the_others_do_not_notic
             assert steps[each.trial_id] == stop
 
 
-@pytest.mark.parametrize(("lanes", "devices"), [(1, 1), (5, 2), (20, 1)])
+@pytest.mark.parametrize(("lanes", "devices"), [(5, 2), *slow((1, 1), (20, 1))])
 def test_neither_lanes_nor_devices_decide_who_stops(data, full, lanes, devices):
     trials = competitors((3, 4))
     ends, _ = train(trials, data, lanes=lanes, devices=devices)
@@ -218,7 +218,7 @@ def test_the_order_of_arrival_decides_nothing(drawn, order):
     assert len(stops) + len(finished) == len(trials)
 
 
-@pytest.mark.parametrize("lanes", [2, 3])
+@pytest.mark.parametrize("lanes", [3, *slow(2)])
 def test_every_checkpoint_holds_all_trials_that_have_been_at_a_rung(data, tmp_path, monkeypatch, lanes):
     """A trial that goes on from a rung is in a checkpoint even before the first call in its new lane has landed."""
     arrived, ended, saved = set(), set(), []

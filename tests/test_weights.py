@@ -143,9 +143,16 @@ def test_cropping_undoes_padding_on_any_axis(shapes, count, most, random):
         jax.tree.map(np.testing.assert_array_equal, crop([leaf[row] for leaf in stacked], small), tree)
 
 
-@pytest.mark.parametrize("mode", ["vmap", "map"])
-@pytest.mark.parametrize("group", [FIRST, tuple(jax.local_devices()[:2])], ids=len)
-def test_a_padded_lane_hands_over_what_was_tested(mode: str, group, data):
+@pytest.mark.parametrize(
+    ("group", "mode"),
+    [
+        (tuple(jax.local_devices()[:2]), "vmap"),
+        (FIRST, "map"),
+        pytest.param(tuple(jax.local_devices()[:2]), "map", marks=pytest.mark.slow),
+        pytest.param(FIRST, "vmap", marks=pytest.mark.slow),
+    ],
+)
+def test_a_padded_lane_hands_over_what_was_tested(group, mode: str, data):
     """Also with a sibling that diverges, which hands over nothing, and lanes of other sizes."""
     trials = [planned(knobs={"width": width, "depth": 2}, seed=width) for width in (3, 5, 8)]
     trials.append(planned(knobs={"width": 8, "depth": 2}, learning_rate=1e30))
@@ -206,7 +213,9 @@ def test_ids_and_numbers_are_the_same_whatever_is_kept(best: sx.Run, tmp_path: P
     pd.testing.assert_frame_equal(none.results().drop(columns=timings), best.results().drop(columns=timings))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=pytest.mark.slow) if name == "transformer" else name for name in FAMILIES]
+)
 def test_every_family_comes_back(family: str, tmp_path: Path):
     sweep = replace(ALL, models=(sx.ModelGrid(family, KNOBS[family]),), data=data_for(family))
     run = trained(sweep, tmp_path)
@@ -218,8 +227,8 @@ def test_every_family_comes_back(family: str, tmp_path: Path):
     ("build", "knobs", "task"),
     [
         (BatchNorm, {"width": (4, 7)}, "classification"),
-        (BatchNorm, {"width": (4, 7)}, "regression"),
-        (Dropout, {"width": (4, 7)}, "classification"),
+        pytest.param(BatchNorm, {"width": (4, 7)}, "regression", marks=pytest.mark.slow),
+        pytest.param(Dropout, {"width": (4, 7)}, "classification", marks=pytest.mark.slow),
         pytest.param(InBfloat16, {"width": (4, 7)}, "regression", marks=pytest.mark.slow),
         pytest.param(  # padded, with a number in its rest
             Transformer, {"heads": (1, 2), "depth": 2, "width": 6}, "classification", marks=pytest.mark.slow
@@ -354,6 +363,7 @@ def test_a_model_has_its_true_size_and_says_what_it_is(best: sx.Run):
         )
 
 
+@pytest.mark.slow
 def test_another_process_with_other_devices_brings_them_back(best: sx.Run, tmp_path: Path):
     """From the directory alone; of a builder in a package too."""
     own = trained(replace(ALL, models=(sx.ModelGrid(Net, width=(4, 7)),)), tmp_path)
