@@ -233,6 +233,10 @@ def failing(index: int) -> Any:
         (FRAME.assign(when=pd.Timestamp("2020-01-02")), {"target": "c"}, "columns: the DataFrame: column when holds d"),
         (FRAME.assign(y=1j), {"target": "c"}, "columns: the DataFrame: column y: expected real numbers, found complex"),
         (FRAME.assign(y=[{}] * 40), {"target": "y"}, "target: the DataFrame: column y: expected numbers or texts, fou"),
+        *((FRAME.assign(k=pd.Series([each] * 40)), {"target": "c", "group": "k"}, "group: the DataFrame: column k: the "
+           "groups are neither all numbers nor all texts") for each in ([1], {"a": 1}, {1}, np.ones(2))),
+        *((FRAME.assign(k=pd.Series([each] * 40)), {"target": "c", "split": "k"}, "split: the DataFrame: expected "
+           "train, validation or test, found values that are no texts") for each in ([1, 2], (1, 2), np.ones(2))),
         (FRAME[:0], {"target": "c"}, "source: the DataFrame: there is no example in it"),
         (Items(failing), {}, "source: the Items: example 17 cannot be read (KeyError: 'jpeg')"),
         (Items(lambda index: X[index]), {}, 'source: the Items: example 0: expected (input, target), or {"x": input'),

@@ -16,6 +16,7 @@ from scalejax.text import first_line, number_of
 
 INPUT_NAMES, TARGET_NAMES = ("x", "inputs", "data", "image", "images"), ("y", "targets", "target", "label", "labels")
 ONE_HOT = "one-hot"
+NO_GROUPS = "the groups are neither all numbers nor all texts"
 PART_NAMES = {"train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2}
 
 
@@ -241,7 +242,7 @@ def as_groups(groups: Any, count: int, place: str) -> np.ndarray:
         array = np.asarray(groups)
         codes = np.unique(array, return_inverse=True)[1].reshape(array.shape)
     except (TypeError, ValueError):
-        raise fault(place, "the groups are neither all numbers nor all texts", "group") from None
+        raise fault(place, NO_GROUPS, "group") from None
     if codes.shape != (count,):
         raise fault(place, f"expected a group for each of {count:,} examples, found {list(codes.shape)}", "group")
     return codes
@@ -253,7 +254,10 @@ def as_parts(names: Any, count: int, place: str) -> np.ndarray:
     Raises:
         SpecError: a name is none of a split, or no example is for training.
     """
-    values, codes = np.unique(np.asarray(names).astype(str), return_inverse=True)
+    try:
+        values, codes = np.unique(np.asarray(names).astype(str), return_inverse=True)
+    except (TypeError, ValueError):  # lists and arrays in a column
+        raise fault(place, "expected train, validation or test, found values that are no texts", "split") from None
     if codes.shape != (count,):
         raise fault(place, f"expected a split for each of {count:,} examples, found {list(codes.shape)}", "split")
     unknown = [value for value in values.tolist() if value.strip().lower() not in PART_NAMES]
