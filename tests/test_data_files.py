@@ -19,6 +19,7 @@ from scalejax.spec.file import located, sweep_to_toml
 
 HOUSES = "area,city,price\n50,Bonn,100.5\n80,Ulm,210.0\n65,Bonn,150.25\n120,Jena,300.0\n"
 FRACTIONS: Any = (1.0,)
+TEN = {"x": np.arange(20.0).reshape(10, 2), "y": np.arange(10) % 2}
 
 
 @pytest.fixture
@@ -371,6 +372,19 @@ def test_tables_that_are_refused(text: str, options: dict[str, Any], says: str, 
         ({"x": np.array([{}] * 3), "y": np.ones(3)}, {}, "source: a.npz: not a .npz file that NumPy can read: it hold"),
         ({"x": np.eye(3), "y": np.ones(3)}, {"target": "y"}, "target: means nothing to a .npz file; drop this key"),
         ({"x": np.eye(3), "y": np.ones(3)}, {"group": "g"}, "group: a.npz: there is no array g; it has x, y"),
+        (TEN | {f"{a}_{k}": v for a in ("val", "dev") for k, v in TEN.items()}, {},
+         "source: a.npz: val_x and dev_x are both of the split validation; take out one of them"),
+        (TEN | {f"train_{k}": v for k, v in TEN.items()}, {},
+         "source: a.npz: train_x and x are both of the split train; take out one of them"),
+        (TEN | {"test_x": np.ones((9, 2))}, {},
+         "source: a.npz: there is test_x, but no targets of it, such as test_y; add them, or take it out"),
+        (TEN | {"test_labels": np.ones(9)}, {},
+         "source: a.npz: there is test_labels, but no inputs of it, such as test_x; add them, or take it out"),
+        (TEN | {"g": np.arange(10) // 2, "s": np.array(["train"] * 6 + ["test"] * 4)} | {"y": np.arange(10) / 3},
+         {"group": "g", "split": "s", "validation_examples": 2, "test_examples": 5},
+         "test_examples: expected the 4 that the data themselves declare"),
+        (TEN | {"g": np.arange(10) // 2, "s": np.array(["train"] * 5 + ["test"] * 5)}, {"group": "g", "split": "s"},
+         "group: rows of 1 of 5 groups are in more than one of the declared splits; correct those, or drop this key"),
         ({"train_x": np.eye(3), "train_y": np.ones(3), "test_x": np.eye(2), "test_y": np.ones(2)}, {},
          "source: a.npz: test: expected examples as in train, float32 [3], found float32 [2]"),
     ],
@@ -387,6 +401,17 @@ def test_archives_that_declare_the_splits_take_no_groups():
     for key in ("group", "split"):
         says = refused(lambda key=key: describe(spec("a.npz", test_source="b.npz", **{key: "g"})))
         assert says.startswith(f"[data] {key}: a.npz: means nothing where further archives declare the splits; put all")
+
+
+@pytest.mark.usefixtures("folder")
+def test_archives_that_declare_splits_take_no_further_ones():
+    np.savez("a.npz", allow_pickle=False, **TEN)
+    np.savez("b.npz", allow_pickle=False, **{f"{part}_{k}": v for part in ("train", "test") for k, v in TEN.items()})
+    for one, other in (("b.npz", "a.npz"), ("a.npz", "b.npz")):
+        says = refused(lambda one=one, other=other: describe(spec(one, test_source=other)))
+        assert (
+            says == "[data] test_source: b.npz: it declares splits itself, and so do further archives; take out either"
+        )
 
 
 @pytest.mark.usefixtures("folder")

@@ -309,19 +309,26 @@ def from_mapping(found: Mapping[str, Any], options: Options, place: str) -> Exam
         )
         return (x, y) if x is not None and y is not None else None
 
-    declared = {name: pair(f"{alias}_") for alias, name in _aliases().items() if pair(f"{alias}_")}
     names = pair("")
-    if declared and names and "train" not in declared:
+    declared: dict[str, tuple[str, str]] = {}
+    for alias, name in _aliases().items():
+        both = pair(f"{alias}_")
+        if both is None:
+            _alone(found, alias, place)
+        elif name in declared:
+            raise fault(place, f"{declared[name][0]} and {both[0]} are both of the split {name}; take out one of them")
+        else:
+            declared[name] = both
+    if declared and names:
+        if "train" in declared:
+            train = declared["train"][0]
+            raise fault(place, f"{train} and {names[0]} are both of the split train; take out one of them")
         declared["train"] = names
     if "train" in declared:
         for key, value in (("group", options.group), ("split", options.split)):
             if value is not None:
                 raise fault(place, "it declares its splits itself; drop this key", key)
-        made = {
-            name: from_arrays(found[both[0]], found[both[1]], place, names=both)
-            for name, both in declared.items()
-            if both is not None
-        }
+        made = {name: from_arrays(found[both[0]], found[both[1]], place, names=both) for name, both in declared.items()}
         return joined(made, place)
     if names is None:
         there = ", ".join(map(str, list(found)[:8])) or "nothing"
@@ -334,6 +341,21 @@ def from_mapping(found: Mapping[str, Any], options: Options, place: str) -> Exam
         further[key] = None if name is None else as_array(found[name], place, name)
     x, y = (found[name] for name in names)
     return from_arrays(x, y, place, names=names, groups=further["group"], parts=further["split"])
+
+
+def of_splits(found: Mapping[str, Any]) -> list[str]:
+    """Return the names that declare a split, such as test_x."""
+    names = (f"{alias}_{name}" for alias in _aliases() for name in (*INPUT_NAMES, *TARGET_NAMES))
+    return [name for name in names if name in found]
+
+
+def _alone(found: Mapping[str, Any], alias: str, place: str) -> None:
+    """Refuse inputs or targets of a split that are there without the others."""
+    for names, others, what in ((INPUT_NAMES, TARGET_NAMES, "targets"), (TARGET_NAMES, INPUT_NAMES, "inputs")):
+        there = next((f"{alias}_{name}" for name in names if f"{alias}_{name}" in found), None)
+        if there is not None:
+            says = f"there is {there}, but no {what} of it, such as {alias}_{others[0]}; add them, or take it out"
+            raise fault(place, says)
 
 
 @functools.cache

@@ -173,6 +173,13 @@ def checked(
     if stratify and groups is not None:
         message = "groups and classes cannot both decide on the split; drop one of them"
         raise SpecError(message, table="data", keys=("stratify", "group"))
+    if groups is not None and parts is not None:
+        first = np.zeros(int(groups.max()) + 1, int)
+        first[groups] = parts  # of one of its rows
+        if apart := len(np.unique(groups[first[groups] != parts])):
+            total = len(np.unique(groups))
+            message = f"rows of {apart:,} of {number_of(total, 'group')} are in more than one of the declared splits"
+            raise SpecError(f"{message}; correct those, or drop this key", table="data", keys=("group",))
     digest = hashlib.sha256()
     named = {"groups": groups, "parts": parts}
     extra = [(f"{name} ", array.astype("<i8")) for name, array in named.items() if array is not None]
