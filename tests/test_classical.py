@@ -24,7 +24,7 @@ from scalejax.classical.fit import cross_entropy, examples_of, flat, probabiliti
 from scalejax.classical.pool import HostPool, OlderFinished
 from scalejax.classical.trial import OlderTrial
 from scalejax.cli import main
-from scalejax.data import DataSet, Split
+from scalejax.data import DataSet, Split, describe, load
 from scalejax.data.features import Chain, Function, resolve
 from scalejax.data.host_shuffle import own_rows
 from scalejax.data.own_examples import FeatureFits
@@ -190,6 +190,44 @@ def test_the_metrics_of_a_regression_are_those_of_the_networks(metric: str, data
     outputs = np.asarray(model.predict(inputs), np.float32)[:, None]
     scores = task.score(jax.numpy.asarray(outputs), jax.numpy.asarray(targets))
     assert fitting.fit(trial, examples).test_metric == pytest.approx(float(task.headline(scores.mean(0))), rel=1e-5)
+
+
+def test_what_a_regression_leaves_unexplained_beside_a_large_mean(tmp_path: Path):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(4_000, 2))
+    y = (1e4 + x[:, 0] * 0.9 + random.normal(size=4_000) * 0.4).astype(np.float32)
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    for source in (sx.arrays(x, y), str(tmp_path / "a.npz")):
+        asked = sx.DataSpec(source=source, fractions=(1.0,))
+        found = load(asked)
+        task = task_of(None, found.card, metric="1-R2")
+        assert isinstance(task, Regression)
+        assert task.centre == pytest.approx(1e4, abs=0.1)
+        assert Regression("1-R2").identity == task.identity
+        assert repr(found.card) == repr(replace(found.card, target_centre=None))
+        outputs = (1e4 + 0.9 * found.test.inputs[:, :1]).astype(np.float32)
+        targets = found.test.targets.astype(np.float64)
+        expected = np.mean((outputs[:, 0].astype(np.float64) - targets) ** 2) / targets.var()
+        scores = task.score(jax.numpy.asarray(outputs), jax.numpy.asarray(found.test.targets))
+        assert float(task.headline(scores.mean(0))) == pytest.approx(expected, rel=1e-4)
+        assert task_of(None, found.card) == Regression()
+    assert describe(replace(asked, options={"standardise_target": True})).target_centre is None
+    assert describe(sx.DataSpec(source=sx.arrays(x, y > y.mean()), fractions=(1.0,))).target_centre is None
+
+
+def test_test_targets_without_variance_are_refused_where_they_are_known_and_lose_no_fit(data: DataSet):
+    x, y = np.arange(40.0)[:, None], np.arange(40.0)
+    constant = {"train_x": x, "train_y": y, "test_x": x + 50, "test_y": np.ones(40)}
+    card = describe(sx.DataSpec(source=constant, fractions=(1.0,)))
+    assert task_of(None, card, metric="RMSE") == Regression()
+    with pytest.raises(sx.SweepError, match="metric: 1-R2 needs test targets that differ; take metric"):
+        task_of(None, card, metric="1-R2")
+    examples = {"train": (x, y), "validation": (x, y), "test": (x, np.ones(40))}
+    scores = fitting.fit(older(data, "ridge", task=REGRESSION, metric="1-R2", outputs=1), examples)
+    assert np.isfinite(scores.test_loss)
+    assert np.isnan(scores.test_metric)
+    summed = Regression("1-R2").score(jax.numpy.ones((4, 1)), jax.numpy.ones(4))
+    assert np.isnan(Regression("1-R2").headline(summed.mean(0)))
 
 
 @pytest.mark.parametrize("task", [CLASSIFICATION, REGRESSION])

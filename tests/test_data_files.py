@@ -19,6 +19,7 @@ from scalejax.spec.file import located, sweep_to_toml
 
 HOUSES = "area,city,price\n50,Bonn,100.5\n80,Ulm,210.0\n65,Bonn,150.25\n120,Jena,300.0\n"
 FRACTIONS: Any = (1.0,)
+TEN = {"x": np.arange(20.0).reshape(10, 2), "y": np.arange(10) % 2}
 
 
 @pytest.fixture
@@ -143,6 +144,39 @@ def test_the_format_and_the_place_of_a_file_are_part_of_no_id():
     assert len({describe(each).fingerprint for each in asked}) == 1
     table.assign(area=table.area + 1).to_csv("a.csv", index=False)
     assert describe(asked[0]).fingerprint != describe(asked[1]).fingerprint
+
+
+@pytest.mark.usefixtures("folder")
+def test_groups_are_the_same_in_a_file_and_in_arrays():
+    x, groups = np.arange(40.0)[:, None], np.array([3, 1, 12, 0] * 10)
+    pd.DataFrame({"a": x[:, 0], "g": groups, "y": x[:, 0]}).to_csv("h.csv", index=False)
+    for each in (groups, [f"g{n}" for n in groups]):
+        pd.DataFrame({"a": x[:, 0], "g": each, "y": x[:, 0]}).to_csv("h.csv", index=False)
+        card = describe(spec("h.csv", target="y", group="g"))
+        assert card == describe(spec(sx.arrays(x, x[:, 0], groups=each)))
+
+
+def test_two_columns_of_one_name_in_a_parquet_file_are_refused(folder: Path):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pa.table([[1, 2], [3, 4], [5, 6]], names=["a", "y", "y"]), folder / "d.parquet")
+    assert refused(lambda: describe(spec("d.parquet", target="y"))).endswith("two columns y; rename one of them")
+
+
+@pytest.mark.usefixtures("folder")
+def test_in_a_column_of_texts_only_an_empty_cell_is_missing():
+    Path("h.csv").write_text(
+        "a,c,y\n" + "".join(f"{n},{['NA', '', 'u'][n % 3]},{['None', 'some'][n % 2]}\n" for n in range(30))
+    )
+    inputs, targets = everything(spec("h.csv", target="y", categories="one-hot"))
+    assert targets.tolist() == [0, 1] * 15
+    assert inputs[:3, 1:].tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 0]]  # NA, u, and missing
+
+
+@pytest.mark.usefixtures("folder")
+def test_whole_numbers_beyond_those_of_64_bits_with_a_sign_do_not_wrap_around():
+    Path("h.csv").write_text("a,y\n" + "".join(f"{n},{2**64 - 1 - n}\n" for n in range(20)))
+    _, targets = everything(spec("h.csv", target="y").for_task("regression"))
+    assert (targets == np.float32(2.0**64)).all()
 
 
 # --- splits
@@ -294,6 +328,13 @@ def test_standardised_targets():
         ("a,y\n1,2\n3,4,5\n", {"target": "y"}, "source: h.csv: not a table: expected 2 fields in line 3, saw 3"),
         ("a,y\n1,2,3\n3,4,5\n", {"target": "y"}, "source: h.csv: its rows have more values than there are names"),
         ("a;y\n1;2\n3;4\n", {"target": "y"}, 'source: h.csv: its columns are separated by ";"; save it with commas'),
+        ("a,y,y\n1,2,2\n3,4,4\n", {"target": "y"}, "source: h.csv: there are two columns y; rename one of them"),
+        ("\na,y,c\n1,2,u\n\n1.5,2.5\n3,4,v\n", {"target": "y", "categories": "one-hot"},
+         "source: h.csv: line 5: expected 3 values, one a column, found 2; complete that line, or take it out"),
+        ("a,y,c\n1,2,u\n3,4,v\n1.5,2", {"target": "y", "categories": "one-hot"}, "source: h.csv: line 4: expected 3"),
+        ("a,y\n1,2\nNA,3\n4,5\n", {"target": "y"}, "columns: h.csv: column a: missing in 1 of 3 rows; fill them in or"),
+        ("a,y\n1,2\n3,NaN\n4,5\n", {"target": "y"}, "target: h.csv: column y: missing in 1 of 3 rows"),
+        ("a,y\n1,True\n3,NA\n4,False\n", {"target": "y"}, "target: h.csv: column y: missing in 1 of 3 rows"),
         (",a,y\n0,1,2\n1,3,4\n", {"target": "y"}, "source: h.csv: column 1 has no name, as row numbers have; choose t"),
         ("d,y\n2020-01-02,2\n2020-01-03,3\n", {"target": "y"}, "columns: h.csv: column d holds dates, such as 2020-01"),
         ("d,y\n2020-01-02,2\n2020-01-03,3\n", {"target": "y", "categories": "one-hot"}, "columns: h.csv: column d hol"),
@@ -331,6 +372,19 @@ def test_tables_that_are_refused(text: str, options: dict[str, Any], says: str, 
         ({"x": np.array([{}] * 3), "y": np.ones(3)}, {}, "source: a.npz: not a .npz file that NumPy can read: it hold"),
         ({"x": np.eye(3), "y": np.ones(3)}, {"target": "y"}, "target: means nothing to a .npz file; drop this key"),
         ({"x": np.eye(3), "y": np.ones(3)}, {"group": "g"}, "group: a.npz: there is no array g; it has x, y"),
+        (TEN | {f"{a}_{k}": v for a in ("val", "dev") for k, v in TEN.items()}, {},
+         "source: a.npz: val_x and dev_x are both of the split validation; take out one of them"),
+        (TEN | {f"train_{k}": v for k, v in TEN.items()}, {},
+         "source: a.npz: train_x and x are both of the split train; take out one of them"),
+        (TEN | {"test_x": np.ones((9, 2))}, {},
+         "source: a.npz: there is test_x, but no targets of it, such as test_y; add them, or take it out"),
+        (TEN | {"test_labels": np.ones(9)}, {},
+         "source: a.npz: there is test_labels, but no inputs of it, such as test_x; add them, or take it out"),
+        (TEN | {"g": np.arange(10) // 2, "s": np.array(["train"] * 6 + ["test"] * 4)} | {"y": np.arange(10) / 3},
+         {"group": "g", "split": "s", "validation_examples": 2, "test_examples": 5},
+         "test_examples: expected the 4 that the data themselves declare"),
+        (TEN | {"g": np.arange(10) // 2, "s": np.array(["train"] * 5 + ["test"] * 5)}, {"group": "g", "split": "s"},
+         "group: rows of 1 of 5 groups are in more than one of the declared splits; correct those, or drop this key"),
         ({"train_x": np.eye(3), "train_y": np.ones(3), "test_x": np.eye(2), "test_y": np.ones(2)}, {},
          "source: a.npz: test: expected examples as in train, float32 [3], found float32 [2]"),
     ],
@@ -347,6 +401,17 @@ def test_archives_that_declare_the_splits_take_no_groups():
     for key in ("group", "split"):
         says = refused(lambda key=key: describe(spec("a.npz", test_source="b.npz", **{key: "g"})))
         assert says.startswith(f"[data] {key}: a.npz: means nothing where further archives declare the splits; put all")
+
+
+@pytest.mark.usefixtures("folder")
+def test_archives_that_declare_splits_take_no_further_ones():
+    np.savez("a.npz", allow_pickle=False, **TEN)
+    np.savez("b.npz", allow_pickle=False, **{f"{part}_{k}": v for part in ("train", "test") for k, v in TEN.items()})
+    for one, other in (("b.npz", "a.npz"), ("a.npz", "b.npz")):
+        says = refused(lambda one=one, other=other: describe(spec(one, test_source=other)))
+        assert (
+            says == "[data] test_source: b.npz: it declares splits itself, and so do further archives; take out either"
+        )
 
 
 @pytest.mark.usefixtures("folder")

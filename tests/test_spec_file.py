@@ -505,6 +505,20 @@ def test_a_builder_without_a_name_that_leads_to_it_is_written_for_the_record_onl
 LAND = GOOD.replace('source = "mnist1d"', 'source = "land"')
 
 
+def test_a_file_in_the_table_of_a_source_is_sought_beside_the_sweep_file(tmp_path):
+    (tmp_path / "text.bin").write_text("the quick brown fox")
+    for name, more in (("bytes", ""), ("tokens", "vocabulary = 300\n")):
+        source, path = f'source = "{name}"', 'path = "text.bin"\n'
+        texts = (
+            GOOD.replace('source = "mnist1d"', f"{source}\n{path}{more}"),
+            GOOD.replace('source = "mnist1d"', source).replace(
+                "[[models]]", f"[data.{name}]\n{path}{more}[[models]]", 1
+            ),
+        )
+        found = [load_sweep(write(tmp_path, text)).data.options["path"] for text in texts]
+        assert found == [str(tmp_path / "text.bin")] * 2
+
+
 def test_options_of_a_source_stand_in_its_table_or_beside_the_keys_of_all(tmp_path):
     flat = LAND.replace('source = "land"', 'source = "land"\nfourier_features = 8')
     table = LAND.replace("[[models]]", "[data.land]\nfourier_features = 8\n[[models]]", 1)

@@ -181,6 +181,18 @@ def test_the_fingerprint_is_that_of_the_content(tmp_path: Path):
     assert len(set(found)) == 4
 
 
+def test_windows_of_another_length_and_another_vocabulary_are_other_data_of_the_same_sizes(tmp_path: Path):
+    sizes = {"examples": 300, "validation_examples": 20, "test_examples": 20}
+    path = token_file(tmp_path / "tokens.bin")
+    lengths = [replace(tokens_of(path, sequence_length=length), **sizes) for length in (8, 16)]
+    changed = [*lengths, replace(tokens_of(path, sequence_length=16, vocabulary=900), **sizes)]
+    (tmp_path / "a.txt").write_bytes(b"the quick brown fox " * 1_000)
+    for length in (8, 16):
+        options = {"path": str(tmp_path / "a.txt"), "sequence_length": length}
+        changed.append(replace(tokens_of(path), source="bytes", options=options, **sizes))
+    assert len({describe(each).fingerprint for each in changed}) == 5
+
+
 def test_a_token_beyond_the_vocabulary_and_a_file_that_changes_are_one_sentence(tmp_path: Path):
     path = token_file(tmp_path / "tokens.bin")
     says = (

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -135,7 +136,8 @@ def _rmse(_trial: OlderTrial, _model: Any, loss: float, _inputs: np.ndarray, _ta
 
 
 def _unexplained(_trial: OlderTrial, _model: Any, loss: float, _inputs: np.ndarray, targets: np.ndarray) -> float:
-    return loss / float(targets.var())
+    variance = float(targets.var())
+    return loss / variance if variance > 0 else math.nan  # the fit and its losses are worth keeping
 
 
 # Task -> name -> metric, as in `train.task.TASKS`, which imports JAX; a test holds both equal. Those of TOP_ERROR are

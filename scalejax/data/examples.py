@@ -16,6 +16,7 @@ from scalejax.text import first_line, number_of
 
 INPUT_NAMES, TARGET_NAMES = ("x", "inputs", "data", "image", "images"), ("y", "targets", "target", "label", "labels")
 ONE_HOT = "one-hot"
+NO_GROUPS = "the groups are neither all numbers nor all texts"
 PART_NAMES = {"train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2}
 
 
@@ -241,7 +242,7 @@ def as_groups(groups: Any, count: int, place: str) -> np.ndarray:
         array = np.asarray(groups)
         codes = np.unique(array, return_inverse=True)[1].reshape(array.shape)
     except (TypeError, ValueError):
-        raise fault(place, "the groups are neither all numbers nor all texts", "group") from None
+        raise fault(place, NO_GROUPS, "group") from None
     if codes.shape != (count,):
         raise fault(place, f"expected a group for each of {count:,} examples, found {list(codes.shape)}", "group")
     return codes
@@ -253,7 +254,10 @@ def as_parts(names: Any, count: int, place: str) -> np.ndarray:
     Raises:
         SpecError: a name is none of a split, or no example is for training.
     """
-    values, codes = np.unique(np.asarray(names).astype(str), return_inverse=True)
+    try:
+        values, codes = np.unique(np.asarray(names).astype(str), return_inverse=True)
+    except (TypeError, ValueError):  # lists and arrays in a column
+        raise fault(place, "expected train, validation or test, found values that are no texts", "split") from None
     if codes.shape != (count,):
         raise fault(place, f"expected a split for each of {count:,} examples, found {list(codes.shape)}", "split")
     unknown = [value for value in values.tolist() if value.strip().lower() not in PART_NAMES]
@@ -305,19 +309,26 @@ def from_mapping(found: Mapping[str, Any], options: Options, place: str) -> Exam
         )
         return (x, y) if x is not None and y is not None else None
 
-    declared = {name: pair(f"{alias}_") for alias, name in _aliases().items() if pair(f"{alias}_")}
     names = pair("")
-    if declared and names and "train" not in declared:
+    declared: dict[str, tuple[str, str]] = {}
+    for alias, name in _aliases().items():
+        both = pair(f"{alias}_")
+        if both is None:
+            _alone(found, alias, place)
+        elif name in declared:
+            raise fault(place, f"{declared[name][0]} and {both[0]} are both of the split {name}; take out one of them")
+        else:
+            declared[name] = both
+    if declared and names:
+        if "train" in declared:
+            train = declared["train"][0]
+            raise fault(place, f"{train} and {names[0]} are both of the split train; take out one of them")
         declared["train"] = names
     if "train" in declared:
         for key, value in (("group", options.group), ("split", options.split)):
             if value is not None:
                 raise fault(place, "it declares its splits itself; drop this key", key)
-        made = {
-            name: from_arrays(found[both[0]], found[both[1]], place, names=both)
-            for name, both in declared.items()
-            if both is not None
-        }
+        made = {name: from_arrays(found[both[0]], found[both[1]], place, names=both) for name, both in declared.items()}
         return joined(made, place)
     if names is None:
         there = ", ".join(map(str, list(found)[:8])) or "nothing"
@@ -330,6 +341,21 @@ def from_mapping(found: Mapping[str, Any], options: Options, place: str) -> Exam
         further[key] = None if name is None else as_array(found[name], place, name)
     x, y = (found[name] for name in names)
     return from_arrays(x, y, place, names=names, groups=further["group"], parts=further["split"])
+
+
+def of_splits(found: Mapping[str, Any]) -> list[str]:
+    """Return the names that declare a split, such as test_x."""
+    names = (f"{alias}_{name}" for alias in _aliases() for name in (*INPUT_NAMES, *TARGET_NAMES))
+    return [name for name in names if name in found]
+
+
+def _alone(found: Mapping[str, Any], alias: str, place: str) -> None:
+    """Refuse inputs or targets of a split that are there without the others."""
+    for names, others, what in ((INPUT_NAMES, TARGET_NAMES, "targets"), (TARGET_NAMES, INPUT_NAMES, "inputs")):
+        there = next((f"{alias}_{name}" for name in names if f"{alias}_{name}" in found), None)
+        if there is not None:
+            says = f"there is {there}, but no {what} of it, such as {alias}_{others[0]}; add them, or take it out"
+            raise fault(place, says)
 
 
 @functools.cache

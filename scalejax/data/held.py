@@ -47,6 +47,10 @@ class Held(abc.ABC):
         """Divide them."""
         return self.held().splits(seed, sizes)
 
+    def test_differs(self, seed: int, sizes: Mapping[str, int]) -> bool:
+        """Say whether there are two test targets that differ."""
+        return self.held().test_differs(seed, sizes)
+
     def notes(self, seed: int, sizes: Mapping[str, int], smallest: int) -> tuple[str, ...]:
         """Say what is to be known of them."""
         return self.held().notes(seed, sizes, smallest)

@@ -44,6 +44,14 @@ class InMemory:
     def _classes(self) -> int | None:
         return int(self.targets.max()) + 1 if self.targets.dtype == np.int32 else None
 
+    @functools.cached_property
+    def _centre(self) -> float | None:
+        """The mean of the targets that may be for training; None of classes, and where it is taken out."""
+        if self._classes is not None or self.standardise_target:
+            return None
+        pool = self.targets if self.parts is None else self.targets[self.parts == TRAIN]
+        return float(pool.mean(dtype=np.float64))
+
     def facts(self) -> Facts:
         """Return what is known of them."""
         count = len(self.inputs)
@@ -58,6 +66,7 @@ class InMemory:
             test_examples=int(declared[TEST]) or share,
             content={"sha256": self.sha256, **flags},
             inputs=self.inputs.dtype.name,
+            target_centre=self._centre,
         )
 
     def settled(self, seed: int, sizes: Mapping[str, int]) -> dict[str, int]:
@@ -98,6 +107,18 @@ class InMemory:
                 raise SpecError(message, table="data", keys=("standardise_target",))
             targets = ((targets - pool.mean()) / scale).astype(np.float32)
         return {name: Split(self.inputs[each], targets[each]) for name, each in found.items()}
+
+    def test_differs(self, seed: int, sizes: Mapping[str, int]) -> bool:
+        """Say whether there are two test targets that differ, in splits of these sizes."""
+        asked = seed, tuple(sizes[name] for name in SPLITS[1:])
+        if asked not in self._differing:
+            test = self.targets[self._rows(seed, *asked[1])["test"][: sizes["test"]]]
+            self._differing[asked] = bool((test != test[:1]).any())
+        return self._differing[asked]
+
+    @functools.cached_property
+    def _differing(self) -> dict[tuple[int, tuple[int, ...]], bool]:
+        return {}  # a plan asks more than once
 
     def notes(self, seed: int, sizes: Mapping[str, int], smallest: int) -> tuple[str, ...]:
         """Say what a reader of the results must know of the data, one sentence each.
@@ -173,6 +194,13 @@ def checked(
     if stratify and groups is not None:
         message = "groups and classes cannot both decide on the split; drop one of them"
         raise SpecError(message, table="data", keys=("stratify", "group"))
+    if groups is not None and parts is not None:
+        first = np.zeros(int(groups.max()) + 1, int)
+        first[groups] = parts  # of one of its rows
+        if apart := len(np.unique(groups[first[groups] != parts])):
+            total = len(np.unique(groups))
+            message = f"rows of {apart:,} of {number_of(total, 'group')} are in more than one of the declared splits"
+            raise SpecError(f"{message}; correct those, or drop this key", table="data", keys=("group",))
     digest = hashlib.sha256()
     named = {"groups": groups, "parts": parts}
     extra = [(f"{name} ", array.astype("<i8")) for name, array in named.items() if array is not None]

@@ -9,7 +9,7 @@ from typing import Any
 
 from scalejax.builders import load_object
 from scalejax.data.array_files import read_npy, read_npz
-from scalejax.data.examples import Examples, Options, as_groups, fault, from_arrays, from_mapping, joined
+from scalejax.data.examples import Examples, Options, as_groups, fault, from_arrays, from_mapping, joined, of_splits
 from scalejax.data.file_state import Stamp, stamp, stamps
 from scalejax.data.held import Given, Held
 from scalejax.data.in_memory import InMemory
@@ -68,7 +68,13 @@ def _read_archives(paths: Mapping[str, Path], options: Options, place: str) -> E
         if getattr(options, key) is not None:
             remedy = "put all examples into one, with an array that says the split, or drop this key"
             raise fault(place, f"means nothing where further archives declare the splits; {remedy}", key)
-    return joined({name: read_npz(path, options, str(path)) for name, path in paths.items()}, place)
+    parts = {name: read_npz(path, options, str(path)) for name, path in paths.items()}
+    for name, each in parts.items():
+        if each.parts is not None:
+            further = next(other for other in (name, *list(paths)[1:]) if other != SPLITS[0])
+            says = "it declares splits itself, and so do further archives; take out either"
+            raise fault(each.place, says, f"{further}_source")
+    return joined(parts, place)
 
 
 def _read_array(paths: Mapping[str, Path], options: Options, place: str) -> Examples:
@@ -115,7 +121,18 @@ def _from_table_and_targets(value: Any, options: Options, place: str) -> Example
     import pandas as pd
 
     x, y = _beside(value)
-    target = pd.Series(y.squeeze() if _is_table(y) else y)
+    if isinstance(value, Mapping) and (further := of_splits(value)):
+        remedy = "give arrays, or one table with a column that says the split"
+        raise fault(place, f"there is {further[0]}, which means nothing beside a table; {remedy}")
+    shape = getattr(y, "shape", (len(x),))
+    if tuple(shape[1:]) == (1,):
+        y = y.iloc[:, 0] if _is_table(y) else y[:, 0]
+    elif len(shape) != 1:
+        raise fault(place, f"expected one target for each of the {len(x):,} rows, found the shape {list(shape)}")
+    try:
+        target = pd.Series(y)
+    except Exception as error:  # of whatever the user's object is
+        raise fault(place, f"pandas can make no column of the targets ({first_line(error)})") from None
     if len(target) != len(x):
         raise fault(place, f"expected one target for each of the {len(x):,} rows, found {len(target):,}")
     return from_table(x, options, place, target=target)

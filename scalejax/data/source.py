@@ -39,6 +39,8 @@ class Facts:
             of an example is the token that follows it.
         bytes_per_token: of the text that tokens stand for, where it is known.
         mapped: whether training examples stay on disk and are read from there when they are asked for.
+        target_centre: about the mean of targets that are numbers, where it is known: sums of their squares are taken
+            around it, since float32 would lose a small variance beside a large mean. It is part of no fingerprint.
     """
 
     shape: tuple[int, ...]
@@ -53,6 +55,7 @@ class Facts:
     vocabulary: int | None = None
     bytes_per_token: float | None = None
     mapped: bool = False
+    target_centre: float | None = None
 
     @property
     def targets(self) -> str:
@@ -101,6 +104,10 @@ class Source(Protocol):
 class Divided(Source, Protocol):
     """A source of examples in memory, which knows what can be said of their splits before they are made."""
 
+    def test_differs(self, seed: int, sizes: Mapping[str, int]) -> bool:
+        """Say whether there are two test targets that differ, in splits of these sizes."""
+        ...
+
     def settled(self, seed: int, sizes: Mapping[str, int]) -> Mapping[str, int]:
         """Return the sizes of "validation" and "test" that are possible where these are asked for.
 
@@ -146,6 +153,9 @@ class DataCard:
     bytes_per_token: float | None = None
     mapped: bool = False  # training examples are read from disk when they are asked for
     notes: tuple[str, ...] = ()  # what a reader of the results must know, one sentence each
+    # Of the targets' numbers, not of their form: what is remembered on disk by the text of a card knows nothing of it.
+    target_centre: float | None = field(default=None, repr=False)  # as in Facts
+    test_differs: bool = field(default=True, repr=False)  # False: all test targets are known to be equal
 
     @property
     def sees(self) -> str:
@@ -263,6 +273,8 @@ def _described(spec: Request) -> tuple[Facts, DataCard]:
         bytes_per_token=facts.bytes_per_token,
         mapped=facts.mapped,
         notes=tuple(notes),
+        target_centre=facts.target_centre,
+        test_differs=not isinstance(source, Divided) or source.test_differs(spec.seed, sizes),
     )
     return facts, card
 

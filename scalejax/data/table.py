@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scalejax.data.examples import ONE_HOT, Examples, Options, absent, as_parts, brief, fault, printable
+from scalejax.data.examples import NO_GROUPS, ONE_HOT, Examples, Options, absent, as_parts, brief, fault, printable
 from scalejax.rules import SpecError
 from scalejax.text import number_of
 
@@ -82,8 +82,11 @@ def from_table(
     inputs = np.concatenate([_inputs(table[column], options, place) for column in names], axis=1)
     groups = None
     if options.group is not None:
-        groups = pd.factorize(table[options.group], use_na_sentinel=True)[0]
-        _complete(groups >= 0, f"column {options.group}", "group", place)
+        _complete(table[options.group].notna().to_numpy(bool), f"column {options.group}", "group", place)
+        try:
+            groups = pd.factorize(table[options.group], sort=True)[0]
+        except TypeError:
+            raise fault(place, f"column {options.group}: {NO_GROUPS}", "group") from None
     if options.split is not None:
         if parts is not None:
             raise fault(place, "the splits are declared already; drop this key", "split")
@@ -193,6 +196,8 @@ def _targets(target: Any, name: str, place: str) -> np.ndarray:
     _complete(target.notna().to_numpy(bool), name, key, place)
     if isinstance(target.dtype, pd.CategoricalDtype):
         target = target.astype(target.cat.categories.dtype)
+    if types.is_unsigned_integer_dtype(target) and target.max() > np.iinfo(np.int64).max:
+        return target.to_numpy(np.uint64)
     if types.is_bool_dtype(target) or types.is_integer_dtype(target):
         return target.to_numpy(np.int64)
     if types.is_float_dtype(target):

@@ -3,7 +3,7 @@
 import csv
 import importlib.util
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,19 @@ from scalejax.data.examples import Examples, Options, absent, fault
 from scalejax.data.source import SPLITS
 from scalejax.data.table import BadCellError, from_table
 from scalejax.rules import SpecError
-from scalejax.text import first_line
+from scalejax.text import first_line, number_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 _Line = Callable[[Path, int], str]
+# What stands for a missing number, as pandas has it. In a column of texts it is a text: only an empty cell is missing.
+_GAPS = (
+    "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL",
+    "NaN", "None", "n/a", "nan", "null",
+)  # fmt: skip
+_TRUTHS = {"True": True, "TRUE": True, "true": True, "False": False, "FALSE": False, "false": False}
 
 
 def read_csv(paths: Mapping[str, Path], options: Options, place: str) -> Examples:
@@ -81,18 +87,56 @@ def _with_place(
     return error
 
 
-def _line(path: Path, row: int) -> int:
-    """Return the line, counted from 1, on which a row of a CSV file ends; rows are counted from 0, below the header."""
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the cells of each row of a CSV file, the header first, and the line on which it ends, counted from 1.
+
+    Blank lines are no rows. It ends early where the file is none of the standard library's reader.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader, seen = csv.reader(file), -2
+            reader = csv.reader(file)
             for cells in reader:
-                seen += bool(cells)  # blank lines are no rows; the header is row -1
-                if seen == row:
-                    return reader.line_num
+                if len(cells) > 1 or "".join(cells).strip():
+                    yield reader.line_num, cells
     except (csv.Error, OSError, ValueError):
         pass
-    return row + 2
+
+
+def _line(path: Path, row: int) -> int:
+    """Return the line, counted from 1, on which a row of a CSV file ends; rows are counted from 0, below the header."""
+    return next((line for seen, (line, _) in enumerate(_lines(path), start=-1) if seen == row), row + 2)
+
+
+def _once(names: Sequence[str], place: str) -> None:
+    """Refuse two columns of one name: pandas would rename the second, and it would be an input beside the target."""
+    for name in names:
+        if name and names.count(name) > 1:
+            raise fault(place, f"there are two columns {name}; rename one of them")
+
+
+def _same_length(path: Path, place: str) -> None:
+    """Refuse rows that are shorter than the header."""
+    count = 0
+    for line, cells in _lines(path):
+        count = count or len(cells)
+        if len(cells) < count:
+            found = f"line {line:,}: expected {number_of(count, 'value')}, one a column, found {len(cells)}"
+            raise fault(place, f"{found}; complete that line, or take it out")
+
+
+def _with_gaps(column: Any) -> Any:
+    """Return a column of numbers or truth values with what stands for missing ones missing; of texts, as it is."""
+    import pandas as pd
+
+    gaps = column.isin(_GAPS)
+    if not gaps.any():
+        return column
+    others = column.mask(gaps)
+    try:
+        return pd.to_numeric(others)
+    except (ValueError, TypeError):
+        present = others.dropna()
+        return others.astype(object).map(_TRUTHS) if present.isin(list(_TRUTHS)).all() else column
 
 
 def _read_csv(path: Path, place: str) -> "pd.DataFrame":
@@ -103,7 +147,9 @@ def _read_csv(path: Path, place: str) -> "pd.DataFrame":
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             # index_col: no column of a file is taken for row names where its rows are longer than its header
-            table = pd.read_csv(path, index_col=False, low_memory=False, encoding="utf-8-sig")
+            table = pd.read_csv(
+                path, index_col=False, low_memory=False, encoding="utf-8-sig", keep_default_na=False, na_values=[""]
+            )
     except pd.errors.EmptyDataError:
         raise fault(place, "the file is empty; expected a line of column names and one line an example") from None
     except UnicodeDecodeError:
@@ -117,6 +163,12 @@ def _read_csv(path: Path, place: str) -> "pd.DataFrame":
         raise fault(place, f"cannot be read ({error.strerror or error})") from None
     except Exception as error:  # numbers of thousands of digits, and what else its parser does not expect
         raise fault(place, f"not a CSV file that can be read: {first_line(error)}") from None
+    _once(next((cells for _, cells in _lines(path)), []), place)
+    if table.iloc[:, -1].isna().any():  # pandas completes a row that is too short
+        _same_length(path, place)
+    for column in table.columns:
+        if not types.is_numeric_dtype(table[column]):
+            table[column] = _with_gaps(table[column])
     name = str(table.columns[0])
     if len(table.columns) == 1 and (mark := next((each for each in ";\t|" if each in name), None)):
         shown = "tabs" if mark == "\t" else f'"{mark}"'
@@ -135,8 +187,14 @@ def _read_parquet(path: Path, place: str) -> "pd.DataFrame":
     if importlib.util.find_spec("pyarrow") is None:
         needs = 'a .parquet file needs the package pyarrow, which is not installed: run pip install "scalejax[parquet]"'
         raise fault(place, needs)
+    from pyarrow import parquet  # pyright: ignore[reportMissingImports]  # an extra
+
     try:
+        names = parquet.read_schema(path).names
+        _once(names, place)
         return pd.read_parquet(path, engine="pyarrow")
+    except SpecError:
+        raise
     except OSError as error:
         raise fault(place, f"not a Parquet file that can be read: {error.strerror or first_line(error)}") from None
     except Exception as error:

@@ -170,14 +170,20 @@ def _beside(raw: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
     data = raw.get("data")
     if not isinstance(data, Mapping):
         return raw
-    found = {
-        key: str(folder / value)
-        for key in _PATHS
-        if isinstance(value := data.get(key), str)
-        and (key == "path" or (value not in SOURCES and is_path(value)))
-        and is_there(folder / value)
-    }
-    return {**raw, "data": {**data, **found}}
+
+    def found(table: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a table that may name files; one of a source's options is a table in it."""
+        changed: dict[str, Any] = {
+            key: str(folder / value)
+            for key in _PATHS
+            if isinstance(value := table.get(key), str)
+            and (key == "path" or (value not in SOURCES and is_path(value)))
+            and is_there(folder / value)
+        }
+        inner = {key: found(value) for key, value in table.items() if key in SOURCES and isinstance(value, Mapping)}
+        return {**table, **changed, **inner}
+
+    return {**raw, "data": found(data)}
 
 
 def _sweep(raw: Mapping[str, Any]) -> Sweep:

@@ -112,10 +112,13 @@ class Regression:
 
     Attributes:
         metric: "RMSE"; or "1-R2", the share of the targets' variance that the model does not explain.
+        centre: about the mean of the targets, around which "1-R2" sums squares: no result depends on it but by
+            rounding, so it is part of no id.
     """
 
     metric: str = "RMSE"
     name: str = "regression"
+    centre: float = 0.0
 
     @property
     def identity(self) -> str:
@@ -134,13 +137,18 @@ class Regression:
         return jnp.square(outputs[:, 0] - targets)
 
     def score(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
-        """Return the squared error; for 1-R2 [batch, 3]: that, the target and its square."""
-        squared = self.loss(outputs, targets)
-        return squared if self.metric == "RMSE" else jnp.stack([squared, targets, jnp.square(targets)], axis=-1)
+        """Return the squared error; for 1-R2 [batch, 3]: that, the target and its square, both around the centre."""
+        if self.metric == "RMSE":
+            return self.loss(outputs, targets)
+        outputs, targets = outputs - self.centre, targets - self.centre
+        return jnp.stack([self.loss(outputs, targets), targets, jnp.square(targets)], axis=-1)
 
     def headline(self, mean: jax.Array) -> jax.Array:
-        """Return the root of the mean squared error, or what of the variance is left."""
-        return jnp.sqrt(mean) if self.metric == "RMSE" else mean[0] / (mean[2] - jnp.square(mean[1]))
+        """Return the root of the mean squared error, or what of the variance is left: NaN where there is none."""
+        if self.metric == "RMSE":
+            return jnp.sqrt(mean)
+        variance = mean[2] - jnp.square(mean[1])
+        return mean[0] / jnp.where(variance > 0, variance, jnp.nan)
 
 
 @dataclass(frozen=True)
@@ -209,7 +217,7 @@ def task_of(choice: str | Task | None, card: DataCard, *, metric: str | None = N
         metric: the headline metric, by name; None: the task's first.
 
     Raises:
-        SpecError: the task has no such metric.
+        SpecError: the task has no such metric, or it means nothing to these data.
     """
     if choice is None:
         tokens = card.vocabulary is not None and card.classes is None
@@ -234,6 +242,12 @@ def task_of(choice: str | Task | None, card: DataCard, *, metric: str | None = N
         raise SpecError(says, keys=("metric",))
     if kind is NextToken:
         return NextToken(card.bytes_per_token)
+    if metric == "1-R2":
+        if not card.test_differs:
+            raise SpecError(
+                '1-R2 needs test targets that differ; take metric = "RMSE", or other data', keys=("metric",)
+            )
+        return Regression(metric, centre=card.target_centre or 0.0)
     return kind() if metric is None else kind(metric=metric)
 
 
