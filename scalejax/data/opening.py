@@ -11,6 +11,7 @@ from typing import Any
 
 from scalejax.builders import load_object
 from scalejax.data.array_files import read_npy, read_npz
+from scalejax.data.encoding import Encoding
 from scalejax.data.examples import Examples, Given, Options, fault, from_arrays, from_mapping, joined
 from scalejax.data.in_memory import InMemory
 from scalejax.data.sequences import from_hugging_face, from_sequence, is_hugging_face, is_sequence
@@ -123,6 +124,10 @@ class FromFile:
     def splits(self, seed: int, sizes: Mapping[str, int]) -> dict[str, Split]:
         """Divide them."""
         return self._held().splits(seed, sizes)
+
+    def encoded(self, seed: int, sizes: Mapping[str, int]) -> Encoding:
+        """Return what they were before they were read."""
+        return self._held().encoded(seed, sizes)
 
     def notes(self, seed: int, sizes: Mapping[str, int], smallest: int) -> tuple[str, ...]:
         """Say what is to be known of them."""

@@ -3,12 +3,13 @@
 import csv
 import importlib.util
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scalejax.data.encoding import Column
 from scalejax.data.examples import Examples, Options, absent, fault
 from scalejax.data.source import SPLITS
 from scalejax.data.table import BadCellError, from_table
@@ -48,6 +49,20 @@ def read_tables(paths: Mapping[str, Path], options: Options) -> Examples:
         raise _with_line(error, paths, tables) from None
 
 
+def read_table(path: Path, columns: Sequence[Column]) -> "pd.DataFrame":
+    """Read one more file, whose columns are to become the same inputs.
+
+    Raises:
+        SpecError: it cannot be read, or is of another kind.
+    """
+    kind = path.suffix.lower()
+    if kind not in _READERS:
+        raise fault(str(path), f"expected a file of a table, {' or '.join(_READERS)}")
+    # Texts stay what they are: where all of them look like numbers, 007 would be 7.
+    texts = [each.name for each in columns if each.values and all(isinstance(one, str | None) for one in each.values)]
+    return _read_csv(path, str(path), texts) if kind == ".csv" else _READERS[kind](path, str(path))
+
+
 def _with_line(error: BadCellError, paths: Mapping[str, Path], tables: "Mapping[str, pd.DataFrame]") -> SpecError:
     """Name the line of a file that a bad cell stands in."""
     row = error.row
@@ -74,7 +89,7 @@ def _line(path: Path, row: int) -> int:
     return row + 2
 
 
-def _read_csv(path: Path, place: str) -> "pd.DataFrame":
+def _read_csv(path: Path, place: str, texts: Sequence[str] = ()) -> "pd.DataFrame":
     import pandas as pd
     from pandas.api import types
 
@@ -82,7 +97,8 @@ def _read_csv(path: Path, place: str) -> "pd.DataFrame":
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             # index_col: no column of a file is taken for row names where its rows are longer than its header
-            table = pd.read_csv(path, index_col=False, low_memory=False, encoding="utf-8-sig")
+            kinds: Any = dict.fromkeys(texts, str)
+            table = pd.read_csv(path, index_col=False, low_memory=False, encoding="utf-8-sig", dtype=kinds)
     except pd.errors.EmptyDataError:
         raise fault(place, "the file is empty; expected a line of column names and one line an example") from None
     except UnicodeDecodeError:
