@@ -144,7 +144,8 @@ def _encoded(found: Any, column: Column, place: str, first: int) -> np.ndarray:
     if (codes < 0).any():
         row = int((codes < 0).argmax())
         value = "nothing" if missing[row] else repr(named[row])
-        few = ", ".join(map(str, column.values[:8])) + (", ..." if len(column.values) > 8 else "")
+        names = ["nothing" if each is None else str(each) for each in column.values[:8]]
+        few = ", ".join([*names, *["..."] * (len(column.values) > 8)])
         raise fault_at(row, f"found {value}, which no row of the training data has; it has {few}")
     inputs = np.zeros((len(codes), len(places)), np.float32)
     inputs[np.arange(len(codes)), codes] = 1

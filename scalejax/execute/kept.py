@@ -15,7 +15,7 @@ import json
 import shutil
 import sys
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -222,8 +222,10 @@ def evaluate(module: nnx.Module, size: Architecture, *, task: Task, data: DataSe
     return float(loss), float(metric)
 
 
-def predictor(module: nnx.Module, size: Architecture, *, examples: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the function from inputs [n, *shape], as they may be stored, to outputs float32 [n, *outputs].
+def predictor(
+    module: nnx.Module, size: Architecture, *, examples: int, last: bool = False
+) -> Callable[[np.ndarray], Iterator[np.ndarray]]:
+    """Return the function from inputs [n, *shape], as they may be stored, to blocks of outputs, float32 [.., *outputs].
 
     It is in evaluation mode, compiled once, and has as many examples on the device at once as the engine.
 
@@ -231,21 +233,21 @@ def predictor(module: nnx.Module, size: Architecture, *, examples: int) -> Calla
         module: the model.
         size: its architecture.
         examples: that it will be given in all.
+        last: whether of the outputs at each place of a window those at the last one are wanted alone.
     """
     _, params, rest = nnx.split(module, nnx.Param, ...)
     whole = min(BLOCK, 1 << (examples - 1).bit_length())  # of a few examples a small program
 
     @jax.jit
     def outputs(params: nnx.State, rest: nnx.State, inputs: jax.Array) -> jax.Array:
-        return size.predict(params, rest, seen(size, Examples(inputs, jnp.zeros(whole))).inputs)
+        found = size.predict(params, rest, seen(size, Examples(inputs, jnp.zeros(whole))).inputs)
+        return found[:, -1] if last else found
 
-    def predict(inputs: np.ndarray) -> np.ndarray:
-        found = []
+    def predict(inputs: np.ndarray) -> Iterator[np.ndarray]:
         for start in range(0, len(inputs), whole):
             block = inputs[start : start + whole]
             padding = np.zeros((whole - len(block), *block.shape[1:]), block.dtype)  # or the last were another program
-            found.append(np.asarray(outputs(params, rest, np.concatenate([block, padding])))[: len(block)])
-        return np.concatenate(found)
+            yield np.asarray(outputs(params, rest, np.concatenate([block, padding])))[: len(block)]
 
     return predict
 

@@ -50,12 +50,12 @@ def predicted(
     examples: Any = new if as_table else _stored(new, says)
     if not len(examples):
         raise SweepError("there is no new example; expected one at least")
-    predict = kept.predictor(module, size, examples=len(examples))
+    predict = kept.predictor(module, size, examples=len(examples), last=task == "next_token")
     answers = []
     for first in range(0, len(examples), AT_ONCE):
         part: Any = examples[first : first + AT_ONCE]
         inputs: Any = encoded(part, encoding.columns, place, first=first) if as_table else part
-        answers.append(_answers(predict(inputs), task, encoding, probabilities=probabilities))
+        answers += [_answers(each, task, encoding, probabilities=probabilities) for each in predict(inputs)]
     found = np.concatenate(answers)
     if not probabilities:
         return found
@@ -75,7 +75,7 @@ def _answers(outputs: np.ndarray, task: str | None, encoding: Encoding, *, proba
     """Return what outputs [n, *outputs] of a model say, [n]; or probabilities [n, classes]; or they themselves.
 
     Args:
-        outputs: float32.
+        outputs: float32; of a window of tokens those at its last place.
         task: its name, None if it is the user's own.
         encoding: of the data.
         probabilities: whether these are asked for.
@@ -85,11 +85,10 @@ def _answers(outputs: np.ndarray, task: str | None, encoding: Encoding, *, proba
         return numbers[:, 0] if numbers.shape[1] == 1 else numbers
     if task not in ("classification", "next_token"):
         return outputs
-    logits = outputs if task == "classification" else outputs[:, -1]
     if probabilities:
-        odds = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+        odds = np.exp(outputs.astype(np.float64) - outputs.max(-1, keepdims=True))
         return odds / odds.sum(-1, keepdims=True)
-    codes = logits.argmax(-1)
+    codes = outputs.argmax(-1)
     return codes if encoding.classes is None else np.array(encoding.classes)[codes]
 
 
