@@ -551,6 +551,14 @@ def test_options_of_a_source_stand_in_its_table_or_beside_the_keys_of_all(tmp_pa
         load_sweep(write(tmp_path, table), {"data.source": "mnist1d"})
 
 
+def test_a_source_that_is_a_number_without_end_is_one_sentence(tmp_path):
+    text = GOOD.replace('source = "mnist1d"', f"source = 0x{'f' * 5000}")
+    with pytest.raises(
+        SweepError, match="source: expected the name of a source or the path of a file, found a value too"
+    ):
+        load_sweep(write(tmp_path, text))
+
+
 def test_objects_of_ones_own_are_written_for_the_record_only(tmp_path):
     class Own:
         name = metric = "own"

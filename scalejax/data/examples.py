@@ -4,11 +4,12 @@ import difflib
 import functools
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from scalejax.data.encoding import Column, Encoding, Value, plain_values
 from scalejax.data.in_memory import InMemory, checked, is_images
 from scalejax.data.source import SPLITS
 from scalejax.rules import Rule, SpecError, shown, strict, true_or_false
@@ -99,6 +100,7 @@ class Examples:
         target: what the targets are called.
         groups: int [n], or None.
         parts: int [n], the split of each example as its position in SPLITS, or None.
+        columns: what the inputs were in a table; none of arrays.
     """
 
     place: str
@@ -107,6 +109,7 @@ class Examples:
     target: str
     groups: np.ndarray | None = None
     parts: np.ndarray | None = None
+    columns: tuple[Column, ...] = ()
 
     def decided(self, task: str | None, options: Options) -> InMemory:
         """Return the data set that a task makes of them.
@@ -119,8 +122,8 @@ class Examples:
         Raises:
             SpecError: the targets are none for the task.
         """
-        targets = _as_task(self.targets, task, self.place, self.target)
-        return checked(
+        targets, classes = _as_task(self.targets, task, self.place, self.target)
+        made = checked(
             self.inputs,
             targets,
             groups=self.groups,
@@ -128,10 +131,13 @@ class Examples:
             stratify=options.stratify,
             standardise_target=options.standardise_target,
         )
+        return replace(made, encoding=Encoding(self.columns, classes))
 
 
-def _as_task(targets: np.ndarray, task: str | None, place: str, name: str) -> np.ndarray:
-    """Return targets as int32 classes, numbered in sorted order, or as float32 numbers."""
+def _as_task(
+    targets: np.ndarray, task: str | None, place: str, name: str
+) -> tuple[np.ndarray, tuple[Value, ...] | None]:
+    """Return targets as int32 classes, numbered in sorted order, and what they were; or float32 numbers, and None."""
     key = "target" if name.startswith("column ") else "source"
     texts = targets.dtype.kind not in "fiub"
     if texts and task == "regression":
@@ -143,12 +149,12 @@ def _as_task(targets: np.ndarray, task: str | None, place: str, name: str) -> np
             says = f"{name}: {count:,} of {number_of(len(targets), 'row')} have no finite target"
             raise fault(place, f"{says}; leave them out", key)
         if task != "classification":
-            return _float32(targets, place, name)
+            return _float32(targets, place, name), None
         if not np.array_equal(targets, np.trunc(targets)):
             found = next(value for value in targets.tolist() if value != int(value))
             raise fault(place, f"{name}: expected whole numbers or texts as classes, found {found}", key)
     elif not texts and task == "regression":
-        return _float32(targets, place, name)
+        return _float32(targets, place, name), None
     classes, codes = np.unique(targets, return_inverse=True)
     if not texts and task is None and not np.array_equal(classes, np.arange(len(classes))):
         found = f"whole numbers from {classes[0]} to {classes[-1]}"
@@ -156,7 +162,7 @@ def _as_task(targets: np.ndarray, task: str | None, place: str, name: str) -> np
         raise fault(place, f"{name}: {found} may be classes or numbers; {remedy}", key)
     if len(classes) < 2:
         raise fault(place, f"{name}: expected at least two classes, found only {classes[0]}", key)
-    return codes.reshape(targets.shape).astype(np.int32)
+    return codes.reshape(targets.shape).astype(np.int32), plain_values(classes)
 
 
 def _float32(array: np.ndarray, place: str, name: str) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
+from scalejax.data.encoding import Encoding
 from scalejax.data.examples import Examples, Options
 from scalejax.data.in_memory import InMemory
 from scalejax.data.source import Facts, Split
@@ -46,6 +47,10 @@ class Held(abc.ABC):
     def splits(self, seed: int, sizes: Mapping[str, int]) -> dict[str, Split]:
         """Divide them."""
         return self.held().splits(seed, sizes)
+
+    def encoded(self, seed: int, sizes: Mapping[str, int]) -> Encoding:
+        """Return what they were before they were read."""
+        return self.held().encoded(seed, sizes)
 
     def test_differs(self, seed: int, sizes: Mapping[str, int]) -> bool:
         """Say whether there are two test targets that differ."""

@@ -3,11 +3,12 @@
 import functools
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
 
+from scalejax.data.encoding import Encoding
 from scalejax.data.partition import TEST, TRAIN, VALIDATION, divide, repeated
 from scalejax.data.source import SPLITS, Facts, Split
 from scalejax.rules import SpecError
@@ -29,6 +30,7 @@ class InMemory:
         parts: int [n], the split of each example as its position in SPLITS.
         stratify: whether validation and test have each class in proportion.
         standardise_target: whether mean and scale of the training pool are taken out of all targets.
+        encoding: what they were before they were read.
     """
 
     name: ClassVar[str] = "arrays"
@@ -39,6 +41,7 @@ class InMemory:
     parts: np.ndarray | None = field(default=None, compare=False, repr=False)
     stratify: bool = False
     standardise_target: bool = False
+    encoding: Encoding = field(default=Encoding(), compare=False, repr=False)  # the unit of the targets left out
 
     @functools.cached_property
     def _classes(self) -> int | None:
@@ -101,11 +104,8 @@ class InMemory:
         found = {name: rows[name][: sizes[name]] for name in SPLITS}
         targets = self.targets
         if self.standardise_target:
-            pool = targets[found["train"]].astype(np.float64)
-            if not (scale := pool.std()) > 0:
-                message = "all targets of the training pool are the same number, which has no scale; drop this key"
-                raise SpecError(message, table="data", keys=("standardise_target",))
-            targets = ((targets - pool.mean()) / scale).astype(np.float32)
+            mean, scale = self._unit(found["train"])
+            targets = ((targets - mean) / scale).astype(np.float32)
         return {name: Split(self.inputs[each], targets[each]) for name, each in found.items()}
 
     def test_differs(self, seed: int, sizes: Mapping[str, int]) -> bool:
@@ -119,6 +119,22 @@ class InMemory:
     @functools.cached_property
     def _differing(self) -> dict[tuple[int, tuple[int, ...]], bool]:
         return {}  # a plan asks more than once
+
+    def _unit(self, rows: np.ndarray) -> tuple[np.float64, np.float64]:
+        """Return mean and scale of the targets of these rows."""
+        pool = self.targets[rows].astype(np.float64)
+        if not (scale := pool.std()) > 0:
+            message = "all targets of the training pool are the same number, which has no scale; drop this key"
+            raise SpecError(message, table="data", keys=("standardise_target",))
+        return pool.mean(), scale
+
+    def encoded(self, seed: int, sizes: Mapping[str, int]) -> Encoding:
+        """Return what they were before they were read, and what was taken out of the targets of these splits."""
+        if not self.standardise_target:
+            return self.encoding
+        rows = self._rows(seed, sizes["validation"], sizes["test"])["train"][: sizes["train"]]
+        mean, scale = map(float, self._unit(rows))
+        return replace(self.encoding, mean=mean, scale=scale)
 
     def notes(self, seed: int, sizes: Mapping[str, int], smallest: int) -> tuple[str, ...]:
         """Say what a reader of the results must know of the data, one sentence each.

@@ -1,11 +1,14 @@
 """A table of columns (pandas) as examples: which column is the target, and which become inputs, and how."""
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scalejax.data.encoding import Column, plain_values
 from scalejax.data.examples import NO_GROUPS, ONE_HOT, Examples, Options, absent, as_parts, brief, fault, printable
+from scalejax.errors import SweepError
 from scalejax.rules import SpecError
 from scalejax.text import number_of
 
@@ -79,7 +82,8 @@ def from_table(
     if options.columns is None and re.fullmatch(r"Unnamed: \d+", names[0]):
         remedy = "choose the inputs with columns = [...], or write the file without row numbers"
         raise fault(place, f"column {list(table).index(names[0]) + 1} has no name, as row numbers have; {remedy}")
-    inputs = np.concatenate([_inputs(table[column], options, place) for column in names], axis=1)
+    read = [_inputs(table[column], options, place) for column in names]
+    inputs = np.concatenate([array for array, _ in read], axis=1)
     groups = None
     if options.group is not None:
         _complete(table[options.group].notna().to_numpy(bool), f"column {options.group}", "group", place)
@@ -91,7 +95,64 @@ def from_table(
         if parts is not None:
             raise fault(place, "the splits are declared already; drop this key", "split")
         parts = as_parts(table[options.split].to_numpy(), len(table), place)
-    return Examples(place, inputs, _targets(target, name, place), name, groups, parts)
+    columns = tuple(column for _, column in read)
+    return Examples(place, inputs, _targets(target, name, place), name, groups, parts, columns)
+
+
+def encoded(table: "pd.DataFrame", columns: Sequence[Column], place: str, *, first: int = 0) -> np.ndarray:
+    """Make inputs of the rows of another table as those of the first one were made.
+
+    Args:
+        table: one example a row; columns that are no inputs are left out.
+        columns: that became inputs.
+        place: what it is called in sentences.
+        first: the number of its first row, for sentences.
+
+    Returns:
+        float32 [rows, inputs].
+
+    Raises:
+        SweepError: a column is missing, a number is, or a column of categories has one that the first table had not.
+    """
+    table = table.rename(columns=str)
+    for column in columns:
+        there = list(table.columns).count(column.name)
+        if there != 1:
+            says = f"there are two columns {column.name}" if there else absent(column.name, table.columns)
+            raise SweepError(printable(f"{place}: {brief(says)}"))
+    return np.concatenate([_encoded(table[column.name], column, place, first) for column in columns], axis=1)
+
+
+def _encoded(found: Any, column: Column, place: str, first: int) -> np.ndarray:
+    """Return what another column contributes to the inputs."""
+    import pandas as pd
+
+    def fault_at(row: int, says: str) -> SweepError:
+        return SweepError(printable(f"{place}: column {column.name}, row {first + row + 1:,}: {brief(says)}"))
+
+    missing = found.isna().to_numpy(bool)
+    if column.values is None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            numbers: Any = pd.to_numeric(found, errors="coerce")
+            small = numbers.to_numpy(np.float64, na_value=np.nan).astype(np.float32)
+        if (bad := ~np.isfinite(small)).any():
+            row = int(bad.argmax())
+            value = "nothing" if missing[row] else repr(found.iloc[[row]].tolist()[0])
+            raise fault_at(row, f"expected a number, as in the training data, found {value}")
+        return small[:, None]
+    places = {value: number for number, value in enumerate(column.values)}
+    texts = all(isinstance(value, str | None) for value in column.values)
+    named = [None if gap else str(each) if texts else each for each, gap in zip(found.tolist(), missing, strict=True)]
+    codes = np.array([places.get(value, -1) for value in named], int)
+    if (codes < 0).any():
+        row = int((codes < 0).argmax())
+        value = "nothing" if missing[row] else repr(named[row])
+        names = ["nothing" if each is None else str(each) for each in column.values[:8]]
+        few = ", ".join([*names, *["..."] * (len(column.values) > 8)])
+        raise fault_at(row, f"found {value}, which no row of the training data has; it has {few}")
+    inputs = np.zeros((len(codes), len(places)), np.float32)
+    inputs[np.arange(len(codes)), codes] = 1
+    return inputs
 
 
 def _require(table: "pd.DataFrame", column: str | None, key: str, place: str) -> None:
@@ -106,8 +167,8 @@ def _complete(there: np.ndarray, what: str, key: str, place: str) -> None:
         raise fault(place, f"{what}: missing in {int((~there).sum()):,} of {count}; {remedy}", key)
 
 
-def _inputs(column: Any, options: Options, place: str) -> np.ndarray:
-    """Return what a column contributes to the inputs, [rows, 1] or [rows, categories]."""
+def _inputs(column: Any, options: Options, place: str) -> tuple[np.ndarray, Column]:
+    """Return what a column contributes to the inputs, [rows, 1] or [rows, categories], and what that is."""
     import pandas as pd
     from pandas.api import types
 
@@ -135,7 +196,7 @@ def _inputs(column: Any, options: Options, place: str) -> np.ndarray:
             raise fault(place, f"{what} {says}", "categories")
         found = np.zeros((len(codes), count), np.float32)
         found[np.arange(len(codes)), codes] = 1
-        return found
+        return found, Column(str(column.name), (*plain_values(values), *[None] * (count - len(values))))
     if texts:
         raise _text_fault(column, what, place)
     numbers = column.to_numpy(np.float64, na_value=np.nan)
@@ -149,7 +210,7 @@ def _inputs(column: Any, options: Options, place: str) -> np.ndarray:
         small = numbers.astype(np.float32)
     if not np.isfinite(small).all():
         raise fault(place, f"{what}: numbers too large for float32; give them in a larger unit", "columns")
-    return small[:, None]
+    return small[:, None], Column(str(column.name))
 
 
 def _text_fault(column: Any, what: str, place: str) -> SpecError:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scalejax.data.encoding import Column
 from scalejax.data.examples import Examples, Options, absent, fault
 from scalejax.data.source import SPLITS
 from scalejax.data.table import BadCellError, from_table
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+SUFFIXES = ".csv", ".parquet"
 _Line = Callable[[Path, int], str]
 # What stands for a missing number, as pandas has it. In a column of texts it is a text: only an empty cell is missing.
 _GAPS = (
@@ -73,6 +75,20 @@ def _read(
         return from_table(table, options, place, parts=parts)
     except BadCellError as error:
         raise _with_place(error, paths, tables, where) from None
+
+
+def read_table(path: Path, columns: Sequence[Column]) -> "pd.DataFrame":
+    """Read one more file, whose columns are to become the same inputs.
+
+    Raises:
+        SpecError: it cannot be read, or is of another kind.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise fault(str(path), f"expected a file of a table, {' or '.join(SUFFIXES)}")
+    # Texts stay what they are: where all of them look like numbers, 007 would be 7.
+    texts = [each.name for each in columns if each.values and all(isinstance(one, str | None) for one in each.values)]
+    csv_file = path.suffix.lower() == SUFFIXES[0]
+    return _read_csv(path, str(path), texts) if csv_file else _read_parquet(path, str(path))
 
 
 def _with_place(
@@ -139,7 +155,7 @@ def _with_gaps(column: Any) -> Any:
         return others.astype(object).map(_TRUTHS) if present.isin(list(_TRUTHS)).all() else column
 
 
-def _read_csv(path: Path, place: str) -> "pd.DataFrame":
+def _read_csv(path: Path, place: str, texts: Sequence[str] = ()) -> "pd.DataFrame":
     import pandas as pd
     from pandas.api import types
 
@@ -147,9 +163,11 @@ def _read_csv(path: Path, place: str) -> "pd.DataFrame":
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             # index_col: no column of a file is taken for row names where its rows are longer than its header
+            kinds: Any = dict.fromkeys(texts, str)
             table = pd.read_csv(
-                path, index_col=False, low_memory=False, encoding="utf-8-sig", keep_default_na=False, na_values=[""]
-            )
+                path, index_col=False, low_memory=False, encoding="utf-8-sig", keep_default_na=False, na_values=[""],
+                dtype=kinds,
+            )  # fmt: skip
     except pd.errors.EmptyDataError:
         raise fault(place, "the file is empty; expected a line of column names and one line an example") from None
     except UnicodeDecodeError:

@@ -15,7 +15,7 @@ import json
 import shutil
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from flax import nnx
 
 from scalejax.builders import load_object, name_of, qualified_name
 from scalejax.data import DataCard, DataSet
+from scalejax.data.encoding import Encoding
 from scalejax.data.features import resolve, written
 from scalejax.errors import SweepError
 from scalejax.execute.checkpoint import intact, orbax, seal
@@ -37,8 +38,9 @@ from scalejax.models import FAMILIES, Architecture, architecture
 from scalejax.models.own import named_leaves
 from scalejax.planning.trial import Trial
 from scalejax.text import first_line
-from scalejax.train.lanes import blocks, evaluate_one
-from scalejax.train.task import Task, output_shape
+from scalejax.train.lanes import BLOCK, blocks, evaluate_one
+from scalejax.train.step import Examples, seen
+from scalejax.train.task import Task, is_own, output_shape
 
 FORMAT = 1  # of the folder of a model; another one is not read
 WAITING, WEIGHTS, DESCRIPTION = "waiting", "weights", "model.json"
@@ -53,7 +55,8 @@ class KeptModel:
 
     Attributes:
         description: what it takes to build the module: family, builder, knobs, shape and type of an example as
-            the model sees it, outputs; and what it was trained on.
+            the model sees it, outputs; what it was trained on, and how that was read ("inputs", "own_task" and
+            "encoding", which came later: an older model has none of them).
         arrays: by name, such as "params.hidden.0.kernel"; of random keys their bits.
     """
 
@@ -61,13 +64,14 @@ class KeptModel:
     arrays: Mapping[str, np.ndarray]
 
 
-def kept_model(trial: Trial, weights: Weights, card: DataCard) -> KeptModel:
+def kept_model(trial: Trial, weights: Weights, card: DataCard, *, encoding: Encoding) -> KeptModel:
     """Return a trained model with all that it takes to build it again.
 
     Args:
         trial: that it comes from.
         weights: on the host, at the trial's true size.
         card: of the data that it was trained on.
+        encoding: of these data, so that new ones can be read as they were.
     """
     size, task = trial.architecture, trial.recipe.task
     description = {
@@ -78,11 +82,14 @@ def kept_model(trial: Trial, weights: Weights, card: DataCard) -> KeptModel:
         "knobs": dict(trial.knobs),
         "shape": list(size.shape),
         "dtype": size.dtype,
+        "inputs": card.inputs,
         "vocabulary": card.vocabulary,
         "features": list(map(written, size.features)),
         "outputs": output_shape(task, card)[-1],
         "task": task.name,
         "metric": task.metric,
+        "own_task": is_own(task),
+        "encoding": encoding.written(),
         "data": trial.data,
         "arrays": structure_of(size),
     }
@@ -213,6 +220,36 @@ def evaluate(module: nnx.Module, size: Architecture, *, task: Task, data: DataSe
     found = jax.jit(functools.partial(evaluate_one, size, task))(params, rest, blocks=test)
     loss, metric = jax.device_get(found)
     return float(loss), float(metric)
+
+
+def predictor(
+    module: nnx.Module, size: Architecture, *, examples: int, last: bool = False
+) -> Callable[[np.ndarray], Iterator[np.ndarray]]:
+    """Return the function from inputs [n, *shape], as they may be stored, to blocks of outputs, float32 [.., *outputs].
+
+    It is in evaluation mode, compiled once, and has as many examples on the device at once as the engine.
+
+    Args:
+        module: the model.
+        size: its architecture.
+        examples: that it will be given in all.
+        last: whether of the outputs at each place of a window those at the last one are wanted alone.
+    """
+    _, params, rest = nnx.split(module, nnx.Param, ...)
+    whole = min(BLOCK, 1 << (examples - 1).bit_length())  # of a few examples a small program
+
+    @jax.jit
+    def outputs(params: nnx.State, rest: nnx.State, inputs: jax.Array) -> jax.Array:
+        found = size.predict(params, rest, seen(size, Examples(inputs, jnp.zeros(whole))).inputs)
+        return found[:, -1] if last else found
+
+    def predict(inputs: np.ndarray) -> Iterator[np.ndarray]:
+        for start in range(0, len(inputs), whole):
+            block = inputs[start : start + whole]
+            padding = np.zeros((whole - len(block), *block.shape[1:]), block.dtype)  # or the last were another program
+            yield np.asarray(outputs(params, rest, np.concatenate([block, padding])))[: len(block)]
+
+    return predict
 
 
 def _named(weights: Any) -> list[tuple[str, Any]]:

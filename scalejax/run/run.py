@@ -16,6 +16,7 @@ from scalejax.execute import CHECKPOINT_SECONDS
 from scalejax.rules import SpecError
 from scalejax.run.directory import CHECKPOINTS, FIGURES, LEDGER, MODELS, directory_of, locked, prepare, read_environment
 from scalejax.run.fits import BOOTSTRAP, LEVEL, Fits, fit_source
+from scalejax.run.predict import predicted
 from scalejax.run.rows import measurement_rows, older_result, older_row, result_row, trial_row
 from scalejax.run.store import TRIAL_COLUMNS, Ended, Heartbeat, Store
 from scalejax.run.watch import Accountant, Interruption, Pulse
@@ -186,6 +187,29 @@ class Run(Shown):
             SweepError: as `model` does; or the data cannot be loaded, or are others than those of the trial.
         """
         return evaluated(self.directory, trial_id, build=build, sweep=sweep)
+
+    def predict(self, trial_id: str, new: Any, *, build: Any = None, probabilities: bool = False) -> Any:
+        """Predict new examples with the trained model of a trial, in the terms of the data that it was trained on.
+
+        Args:
+            trial_id: as for `model`.
+            new: a table of pandas or the path of a .csv or .parquet file, with the columns that were inputs, in any
+                order and with others beside them; or an array of inputs [n, ...] as they were stored: images as uint8.
+                Of data that were no table, or of a model that version 0.3.0 or an earlier one kept, only an array.
+            build: as for `model`.
+            probabilities: of a classification, return those of all classes instead.
+
+        Returns:
+            A NumPy array [n]: of a classification the class names as they stood in the data, of a regression float64
+            in the unit of the target, also where it was standardised, of tokens the one that follows. Of a task of the
+            user's own what the model returns, [n, *outputs]. With `probabilities` a table of pandas, one column a class
+            and the index of `new`.
+
+        Raises:
+            SweepError: as `model` does; or a column of `new` is missing, or has a category that the training data
+                had not, or no number where they had one; or an array is of another shape or type.
+        """
+        return predicted(self.directory, trial_id, new, build=build, probabilities=probabilities)
 
     def fit(
         self,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalejax.classical.families import is_older
+from scalejax.data.encoding import encoding_of
 from scalejax.errors import RunError, SweepError
 from scalejax.run.directory import LEDGER, MODELS, SWEEP
 from scalejax.run.store import Store
@@ -40,6 +41,7 @@ class Keeper:
     def __init__(self, directory: Path, plan: "Plan", *, ended: Collection[str], store: Store):
         self.folder = directory / MODELS
         self._plan, self._store, self._all = plan, store, plan.sweep.keep_weights == "all"
+        self._encoding = encoding_of(plan.sweep.data, plan.card.sizes)
         self._cells: dict[Any, list[str]] = {}
         for trial in plan.trials:
             self._cells.setdefault(self._cell(trial), []).append(trial.trial_id)
@@ -90,7 +92,9 @@ class Keeper:
         self._check(block=False)
         if end.weights is not None:
             try:
-                kept.set_aside(self.folder, kept.kept_model(end.trial, end.weights, self._plan.card))
+                kept.set_aside(
+                    self.folder, kept.kept_model(end.trial, end.weights, self._plan.card, encoding=self._encoding)
+                )
             except OSError as error:
                 raise self._trouble(error) from error
 

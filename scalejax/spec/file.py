@@ -222,16 +222,16 @@ def _made(value: Any, path: str) -> Any:
     if path not in _TABLES:
         return value
     if path == "data":  # the options of a source are in a table of its name, or beside the keys of all sources
+        if not isinstance(value.get("source", ""), str):
+            says = f"expected the name of a source or the path of a file, found {shown(value['source'])}"
+            raise SpecError(says, table="data", keys=("source",))
         options = {key: inner for key, inner in value.items() if key not in _KEYS[path]}
-        own = options.get(str(value.get("source")), {})
+        own = options.get(value.get("source"), {})
         options = {key: inner for key, inner in options.items() if key not in SOURCES}
         for name in own.keys() & options.keys():
             says = f"given twice, here and in [data.{value['source']}]; drop one of them"
             raise SpecError(says, table="data", keys=(name,))
         options |= own
-        if not isinstance(value.get("source", ""), str):
-            says = f"expected the name of a source or the path of a file, found {shown(value['source'])}"
-            raise SpecError(says, table="data", keys=("source",))
         own = {key: _made(inner, f"{path}.{key}") for key, inner in value.items() if key in _KEYS[path]}
         return DataSpec(**own, options=options)
     return _TABLES[path](**{key: _made(inner, f"{path}.{key}") for key, inner in value.items()})
