@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from typing import Any
 
 # Before anything imports JAX: the tests' programs and data go to a folder of their own.
 os.environ["SCALEJAX_CACHE"] = os.environ.get("SCALEJAX_TEST_CACHE") or tempfile.mkdtemp(prefix="scalejax-tests-")
@@ -19,7 +20,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileScheduling:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
     """All tests of a file run in one process: what they share is compiled once."""
     return LoadFileScheduling(config, log)
 

@@ -474,7 +474,7 @@ def test_two_spellings_of_one_chain_are_one_alternative(again: str):
     with pytest.raises(sx.SweepError, match=r"pca\(3\).? is given twice"):
         sx.ModelGrid("logistic", features=["pca(3)", again])
     data = sx.DataSpec(source="mnist1d", train_examples=(20,))
-    models = [sx.ModelGrid("logistic", features=[each]) for each in ("pca(3)", again)]
+    models = tuple(sx.ModelGrid("logistic", features=[each]) for each in ("pca(3)", again))
     with pytest.raises(sx.SweepError, match=r"repeats a model of index 0 \(features = "):
         sx.Sweep(
             name="twice", data=data, models=models, train=sx.TrainSpec(learning_rate=(0.01,), batch_size=(8,), steps=10)
