@@ -307,7 +307,11 @@ def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path: Path):
         ('family = "svm"\nC = [1, 0]', "C: expected a finite number > 0, found 0"),
         ('family = "svm"\ngamma = "scal"', "expected \"scale\" or a number > 0, found 'scal'"),
         ('family = "svm"\ntime_limit = [1, 2]', "time_limit: expected one number of seconds, found a list"),
-        ('family = "svm"\ntime_limit = 0', "time_limit: expected a finite number > 0, found 0"),
+        ('family = "svm"\ntime_limit = 0', "time_limit: expected a finite number > 0 and <= 1e+09, found 0"),
+        (
+            'family = "svm"\ntime_limit = 1e10',
+            "time_limit: expected a finite number > 0 and <= 1e+09, found 100",
+        ),
         ('family = "random_forest"\nmin_samples_leaf = 1.5', "expected a whole number >= 1, found 1.5"),
         ('family = "ridge"', "ridge does regression of numbers, and the task of this sweep is classification; take"),
         ('family = "svm"\n[[models]]\nfamily = "svm"\nC = 1', "repeats a model of index 0 (C = 1.0"),

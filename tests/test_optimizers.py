@@ -13,6 +13,7 @@ from scalejax.data import DataSet
 from scalejax.planning.plan import describe
 from scalejax.planning.proof.prove import Proof, prove
 from scalejax.planning.trial import Trial, expand
+from scalejax.run.rows import hyperparameters_text
 from scalejax.train.lanes import abstract_lane
 from scalejax.train.padding import initial_weights
 from scalejax.train.step import Examples, learning_rate, start, train_step
@@ -115,6 +116,25 @@ def test_a_grid_of_numbers_names_those_that_are_not_at_their_default():
     ]
     assert len({trial.trial_id for trial in found}) == 8
     assert len({trial.recipe for trial in found}) == 2  # the defaults as constants, and all others in one program
+
+
+def test_numbers_that_agree_in_six_digits_have_texts_of_their_own():
+    texts = [hyperparameters_text((("b2", b2), ("eps", 1e-8))) for b2 in (0.9, 0.999999, 0.9999999)]
+    assert texts == ["b2=0.9, eps=1e-08", "b2=0.999999, eps=1e-08", "b2=0.9999999, eps=1e-08"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "says"),
+    [
+        ({"b2": 0.99999999}, "b2: expected a finite number >= 0 and < 1, .* found 0.99999999, which is 1 in float32"),
+        ({"b1": [0.9, 1 - 1e-9]}, "b1: .* found 0.999999999, which is 1 in float32"),
+        ({"eps": 1e39}, "eps: .* found 1e[+]39, which is inf in float32"),
+        ({"schedule": "wsd", "decay_fraction": 1e-50}, "decay_fraction: .* found 1e-50, which is 0 in float32"),
+    ],
+)
+def test_a_number_keeps_its_rule_in_float32(numbers: dict, says: str):
+    with pytest.raises(sx.SweepError, match=says):
+        own_sweep(**numbers)
 
 
 def test_a_grid_of_numbers_is_run_and_its_column_says_which(tmp_path):

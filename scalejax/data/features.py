@@ -21,7 +21,7 @@ from scalejax.builders import load_object, name_of, qualified_name
 from scalejax.data.source import plain_value
 from scalejax.errors import SweepError
 from scalejax.rules import Rule, SpecError, nearest, shown
-from scalejax.text import first_line
+from scalejax.text import exact, first_line
 
 if TYPE_CHECKING:
     import jax
@@ -262,7 +262,7 @@ def _step_name(step: Step) -> str:
     if isinstance(step, str) or kind is None or not dataclasses.is_dataclass(step):
         return step if isinstance(step, str) else str(getattr(step, "name", None) or name_of(step))  # pyright: ignore
     values = [getattr(step, each.name) for each in dataclasses.fields(step) if getattr(step, each.name) != each.default]
-    return f"{kind}({', '.join(f'{value:g}' for value in values)})" if values else kind
+    return f"{kind}({', '.join(map(exact, values))})" if values else kind
 
 
 def written(step: Step) -> str:

@@ -267,7 +267,7 @@ def planned(sweep: Sweep, *, devices: int | None = None, spec: "DeviceSpec | Non
                 problem = "a column of the results is called so already; rename the parameter of the model"
                 raise SpecError(problem, table="models", keys=(name,), index=index)
     prepare_devices()
-    return make_plan(sweep, devices=devices, spec=spec, probe=prober(sweep.data))
+    return make_plan(sweep, devices=devices, spec=spec, probe=prober(sweep))
 
 
 def run_sweep(
