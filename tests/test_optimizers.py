@@ -1,5 +1,7 @@
 """Numbers of optimizers, and schedules: what is trained, what ids know of them, and that lanes share programs."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -180,6 +182,48 @@ def test_a_schedule_of_ones_own_is_multiplied_in_and_what_it_computes_is_part_of
     monkeypatch.setattr(one_to_zero, "__code__", squared.__code__)
     assert trials_of(schedule=one_to_zero)[0].trial_id != before
     assert trials_of(schedule=f"{__name__}:squared")[0].trial_id == trials_of(schedule=squared)[0].trial_id
+
+
+FACTOR = 1.0
+
+
+def scaled_by_factor(step, steps):
+    return FACTOR * (1.0 - step / steps)
+
+
+def test_a_number_that_a_schedule_of_ones_own_reads_is_part_of_the_id(monkeypatch: pytest.MonkeyPatch):
+    before = trials_of(schedule=scaled_by_factor)[0].trial_id
+    assert trials_of(schedule=scaled_by_factor)[0].trial_id == before
+    monkeypatch.setitem(globals(), "FACTOR", 0.5)
+    assert trials_of(schedule=scaled_by_factor)[0].trial_id != before
+
+
+def pushed(updates, state, params=None):
+    del params
+    return jax.tree.map(lambda leaf: leaf + FACTOR - 1.0, updates), state
+
+
+PUSHED = optax.GradientTransformation(lambda _: (), pushed)
+
+
+def pushing() -> optax.GradientTransformation:
+    return PUSHED
+
+
+def test_nothing_is_remembered_of_a_family_whose_optimizer_has_changed(monkeypatch: pytest.MonkeyPatch):
+    sweep = own_sweep(optimizer=pushing)
+    sweep = replace(sweep, models=(sx.ModelGrid("mlp", width=[4, 8], depth=1),))
+
+    def known() -> tuple[str, bool]:
+        small, large = (counted.trial for counted in expand(sweep, describe(sweep.data)))
+        return small.trial_id, prove(small.program, large.program).proven
+
+    before, proven = known()
+    assert proven
+    monkeypatch.setitem(globals(), "FACTOR", 2.0)
+    after, proven = known()
+    assert after != before
+    assert not proven  # it puts numbers into the padding now
 
 
 def test_a_schedule_of_ones_own_runs_with_the_horizon_of_each_lane(data: DataSet):

@@ -26,6 +26,7 @@ from scalejax.errors import SweepError
 from scalejax.status import Status
 
 PACKAGE = "scikit-learn"
+SHORT_OF_MEMORY = "its features need more memory than there is"
 
 
 @dataclass(frozen=True)
@@ -161,8 +162,9 @@ class HostPool:
                 try:
                     self._made.write(trial, folder)
                     finished = self._children[number].fit(trial)
-                except SweepError as error:  # of the features
-                    finished = OlderFinished(trial, Status.FAILED, str(error), None, 0.0, package())
+                except (SweepError, MemoryError) as error:  # of the features
+                    reason = SHORT_OF_MEMORY if isinstance(error, MemoryError) else str(error)
+                    finished = OlderFinished(trial, Status.FAILED, reason, None, 0.0, package())
                 self._made.ended(trial, folder)
                 if self._children[number].ended:
                     self._children.pop(number).close()
