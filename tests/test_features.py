@@ -314,6 +314,32 @@ def test_ids_contain_the_features_and_are_those_of_before_without(family):
     assert ids(sweep_of(sx.ModelGrid(family), features="pca(components=3)")) == others[0]
 
 
+SHIFT = 0.0
+
+
+def shifted_mean(x: np.ndarray) -> np.ndarray:
+    return x.mean(0) + SHIFT
+
+
+@dataclass(frozen=True)
+class Shifted(Centred):
+    def fit(self, inputs: np.ndarray, seed: int) -> Mapping[str, np.ndarray]:
+        del seed
+        return {"mean": shifted_mean(inputs)}
+
+
+class Inheriting(Shifted):
+    pass
+
+
+def test_what_a_fit_of_ones_own_reads_is_part_of_the_id(monkeypatch: pytest.MonkeyPatch):
+    sweep = sweep_of(sx.ModelGrid("naive_bayes"), features=Inheriting())
+    before = ids(sweep)
+    assert ids(sweep) == before
+    monkeypatch.setitem(globals(), "SHIFT", 5.0)
+    assert not {*ids(sweep)} & {*before}
+
+
 def test_a_sweep_compares_features_resumes_and_extends(tmp_path):
     first = sx.run_sweep(sweep_of(sx.ModelGrid("mlp", width=[4, 8], depth=1)), tmp_path, progress=False).results()
     assert "features" not in first
@@ -532,7 +558,7 @@ def test_two_spellings_of_one_chain_are_one_alternative(again: str):
     with pytest.raises(sx.SweepError, match=r"pca\(3\).? is given twice"):
         sx.ModelGrid("logistic", features=["pca(3)", again])
     data = sx.DataSpec(source="mnist1d", train_examples=(20,))
-    models = [sx.ModelGrid("logistic", features=[each]) for each in ("pca(3)", again)]
+    models = tuple(sx.ModelGrid("logistic", features=[each]) for each in ("pca(3)", again))
     with pytest.raises(sx.SweepError, match=r"repeats a model of index 0 \(features = "):
         sx.Sweep(
             name="twice", data=data, models=models, train=sx.TrainSpec(learning_rate=(0.01,), batch_size=(8,), steps=10)

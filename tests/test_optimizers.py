@@ -203,7 +203,7 @@ def pushed(updates, state, params=None):
     return jax.tree.map(lambda leaf: leaf + FACTOR - 1.0, updates), state
 
 
-PUSHED = optax.GradientTransformation(lambda _: (), pushed)
+PUSHED = optax.GradientTransformation(lambda params: optax.EmptyState(), pushed)  # noqa: ARG005
 
 
 def pushing() -> optax.GradientTransformation:

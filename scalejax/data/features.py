@@ -8,8 +8,6 @@ before it make of the same examples.
 import contextlib
 import dataclasses
 import functools
-import hashlib
-import inspect
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from scalejax.builders import load_object, name_of, qualified_name
+from scalejax.code_text import code_digest
 from scalejax.data.source import plain_value
 from scalejax.errors import SweepError
 from scalejax.rules import Rule, SpecError, nearest, shown
@@ -354,8 +353,8 @@ def _number(text: str) -> Any:
 def digests(chain: Chain) -> tuple[str, ...]:
     """Return what tells each step from all others, for the id of a trial.
 
-    A step of one's own is told by the source of its class and by its fields, and by what its `apply` computes, which
-    is traced elsewhere (`scalejax.train.traced`): of a function that is all there is.
+    A step of one's own is told by its fields, by the code of its class with what that reads, and by what its `apply`
+    computes, which is traced elsewhere (`scalejax.train.traced`): of a function that is all there is.
 
     Raises:
         SweepError: a field of an object of one's own is no plain value, so nothing tells two of them apart.
@@ -383,16 +382,7 @@ def _digest(step: Features) -> str:
     except TypeError as error:
         problem = f"the features step {_step_name(step)} has a field that is no number, text or array: {error}"
         raise SweepError(f"{problem}; nothing would tell two such steps apart") from None
-    return f"{qualified_name(type(step))} {values} {_source(type(step))}"
-
-
-def _source(kind: type) -> str:
-    """Return a digest of the source of a class; empty if it cannot be read."""
-    try:
-        text = inspect.getsource(kind)
-    except (OSError, TypeError):
-        return ""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return f"{qualified_name(type(step))} {values} {code_digest(type(step))}"
 
 
 def shapes(chain: Chain, shape: Shape) -> tuple[Shape, ...]:

@@ -13,10 +13,11 @@ from jax import lax
 from jax.extend import core
 
 from scalejax.builders import qualified_name
+from scalejax.code_text import constant, digest
 from scalejax.data.features import Chain, Shape, digests, is_own_step, shapes, title
 from scalejax.errors import SweepError
 from scalejax.models import Architecture
-from scalejax.models.equations import SILENT, called, closed, constant, digest, settled, text
+from scalejax.models.equations import SILENT, called, closed, settled, text
 from scalejax.models.own import failing, named_leaves
 from scalejax.train.optimizers import make_optimizer
 from scalejax.train.recipe import LaneProgram, Recipe, Settings
