@@ -467,7 +467,7 @@ def test_a_file_names_features_and_is_written_back(tmp_path):
     path.write_text(FILE)
     sweep = load_sweep(path)
     assert sweep.data.features == FeaturesSpec(["standardise", "pca( 16 )"])
-    assert sweep.models[1].features == ((), ("standardise", "fourier(8, scale=0.5)"))
+    assert sweep.models[1].features == ((), ("standardise", "fourier(8, 0.5)"))
     assert sweep.models[1].features
     assert title(resolve(sweep.models[1].features[1])) == "standardise + fourier(8, 0.5)"
     path.write_text(sweep_to_toml(sweep))
