@@ -6,6 +6,7 @@ The ground on which `data` and `spec` declare their fields.
 import difflib
 import functools
 import math
+import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar
@@ -81,7 +82,8 @@ def nearest(name: str, valid: Iterable[str], *, sure: bool = False) -> str:
 class Rule:
     """What one value must be: a type, an interval or some choices; with `grid`, one or several distinct such values.
 
-    A grid that is `ascending` is a list in which the order means something.
+    A grid that is `ascending` is a list in which the order means something. A number that programs get in `float32`
+    keeps to the interval as that too: 0.99999999 is 1 there.
     """
 
     kind: type[int] | type[float] | type[str]
@@ -92,6 +94,7 @@ class Rule:
     choices: tuple[str, ...] = ()
     grid: bool = False
     ascending: bool = False
+    float32: bool = False
 
     @property
     def beside(self) -> dict[str, Check]:
@@ -128,6 +131,8 @@ class Rule:
         number = as_number(value, self.kind)
         if number is None or not self._inside(number):
             raise SpecError(f"expected {self.expected}, found {shown(value)}")
+        if self.float32 and not (self._inside(rounded := as_float32(number)) and math.isfinite(rounded)):
+            raise SpecError(f"expected {self.expected}, found {shown(value)}, which is {rounded:g} in float32")
         if self.kind is int and number > LARGEST:
             raise SpecError(f"expected at most {LARGEST}, found {shown(value)}")
         return number
@@ -163,6 +168,14 @@ def as_number(value: Any, kind: type) -> Any:
     if kind is int:
         return number
     return number + 0.0 if math.isfinite(number) else None  # + 0.0 makes -0.0 the same content as 0.0
+
+
+def as_float32(number: float) -> float:
+    """Return the float32 number that is nearest, infinity beyond the largest."""
+    try:
+        return struct.unpack("f", struct.pack("f", number))[0]
+    except OverflowError:
+        return math.copysign(math.inf, number)
 
 
 def distinct(values: Iterable[Any]) -> tuple[Any, ...]:

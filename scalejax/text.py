@@ -47,6 +47,12 @@ def column_title(column: str) -> str:
     return words[:1].upper() + words[1:]
 
 
+def exact(number: float) -> str:
+    """Return a number so that it can be read back: in six digits where these suffice, else in as many as it takes."""
+    brief = f"{number:g}"
+    return brief if not isinstance(number, int) and float(brief) == number else repr(number)
+
+
 def short(number: float, digits: int = 2) -> str:
     """Return a number to that many digits, trailing zeros included: 0.10, 12, 1.5e-05."""
     return f"{number:#.{digits}g}".rstrip(".")

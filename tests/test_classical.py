@@ -4,6 +4,8 @@ import json
 import math
 import os
 import signal
+import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,7 +23,7 @@ import scalejax as sx
 from scalejax.classical import fit as fitting
 from scalejax.classical.families import CLASSIFICATION, FAMILIES, REGRESSION
 from scalejax.classical.fit import cross_entropy, examples_of, flat, probabilities
-from scalejax.classical.pool import HostPool, OlderFinished
+from scalejax.classical.pool import Child, HostPool, OlderFinished
 from scalejax.classical.trial import OlderTrial
 from scalejax.cli import main
 from scalejax.data import DataSet, Split, describe, load
@@ -35,6 +37,7 @@ from scalejax.models.behind import Behind, with_fitted
 from scalejax.planning.plan import make_plan
 from scalejax.planning.trial import random_bits
 from scalejax.report.plot import TRADITIONAL_FAMILIES
+from scalejax.run.directory import OLDER
 from scalejax.run.run import planned as plan_of
 from scalejax.spec.file import load_sweep, sweep_to_toml
 from scalejax.train.step import Cursor, batch_indices
@@ -82,10 +85,23 @@ def untold(_: object) -> None:
     pass
 
 
+def pool_of(
+    trials: Sequence[OlderTrial],
+    data: DataSet,
+    *,
+    started: Callable[[OlderTrial], None] = untold,
+    finished: Callable[[OlderFinished], None] = untold,
+    failed: Callable[[], None] = lambda: None,
+) -> HostPool:
+    """Return a pool of one process, in a folder of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="scalejax-tests-")) / "older"
+    return HostPool(trials, data, folder=folder, processes=1, started=started, finished=finished, failed=failed)
+
+
 def fitted(trials: Sequence[OlderTrial], data: DataSet, *, began: Callable[[HostPool], None] = untold) -> list:
     """Return how trials end in a pool of one process; `began` is told of the pool when a trial starts."""
     ends: list[OlderFinished] = []
-    pool = HostPool(trials, data, processes=1, started=lambda _: began(pool), finished=ends.append)
+    pool = pool_of(trials, data, started=lambda _: began(pool), finished=ends.append)
     with pool:
         pool.join()
     return ends
@@ -255,9 +271,9 @@ def test_a_pool_gives_what_a_fit_here_gives_and_keeps_the_ids(data: DataSet):
     trials = [older(data, family, seed=seed) for family in ("svm", "random_forest") for seed in (0, 1)]
     ends = fitted(trials, data)
     assert [end.trial for end in ends] == trials
-    pool = HostPool(trials, data, processes=1, started=untold, finished=untold)
+    pool = pool_of(trials, data)
     with pool:
-        here = [fitting.fit(trial, examples_of(trial, Path(pool._folder.name))) for trial in trials]
+        here = [fitting.fit(trial, examples_of(trial, pool._folder)) for trial in trials]
     assert [end.scores for end in ends] == here  # bit for bit
     assert len({trial.trial_id for trial in trials}) == 4
     again = replace(trials[0], time_limit=1.0)
@@ -283,14 +299,59 @@ def test_a_process_that_dies_fails_its_trial_alone(data: DataSet):
     assert reason == "its process ended with exit code -9, probably because memory ran out; the next run tries again"
 
 
-def test_a_mistake_in_a_fit_is_the_reason(data: DataSet):
+class Ended:
+    """A process that has ended, or does not."""
+
+    def __init__(self, code: int | None):
+        self.code = code
+
+    def wait(self, timeout: float) -> int:
+        if self.code is None:
+            raise subprocess.TimeoutExpired("child", timeout)
+        return self.code
+
+
+@pytest.mark.parametrize(
+    ("code", "killed", "says"),
+    [
+        (-9, False, "its process ended with exit code -9, probably because memory ran out; the next run tries again"),
+        (-9, True, "its process ended with exit code -9; the next run tries again"),
+        (1, False, "its process ended with exit code 1; the next run tries again"),
+        (None, False, "its process gave no answer that can be read; the next run tries again"),
+    ],
+)
+def test_only_a_process_that_nobody_here_has_killed_was_short_of_memory(
+    code: int | None, killed: bool, says: str, tmp_path: Path
+):
+    child = object.__new__(Child)
+    child._errors, child.ended, child._process = tmp_path / "errors", killed, Ended(code)  # pyright: ignore
+    child._errors.touch()
+    assert child._death() == says
+
+
+def test_a_full_disk_ends_the_run_with_a_sentence(data: DataSet, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("scalejax.classical.pool.np.save", full)
+    pool = pool_of([older(data)], data)
+    with pytest.raises(RunError, match=r"cannot be written \(No space left on device\); free some space"), pool:
+        pass
+    assert not pool._folder.exists()
+
+
+def test_a_mistake_in_a_fit_is_the_reason_and_what_is_printed_before_is_none(
+    data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "sitecustomize.py").write_text("print('hello')", encoding="utf-8")  # before any line of ours
+    monkeypatch.syspath_prepend(tmp_path)
     (end,) = fitted([older(data, task="nothing")], data)
     assert (end.status, end.reason) == ("failed", "KeyError: 'nothing'")
 
 
 def test_a_pool_that_is_stopped_tells_of_nothing_more(data: DataSet):
     ends: list[OlderFinished] = []
-    pool = HostPool([older(data), older(data, seed=1)], data, processes=1, started=lambda _: pool.stop(),
+    pool = pool_of([older(data), older(data, seed=1)], data, started=lambda _: pool.stop(),
                     finished=ends.append)  # fmt: skip
     with pool:
         assert not pool.join()
@@ -302,7 +363,7 @@ def test_trouble_of_the_run_is_raised_and_stops_it(data: DataSet):
         raise RunError("the disk is full")
 
     told = threading.Event()
-    pool = HostPool([older(data)], data, processes=1, started=untold, finished=full, failed=told.set)
+    pool = pool_of([older(data)], data, finished=full, failed=told.set)
     with pytest.raises(RunError, match="the disk is full"), pool:
         pool.join()
     assert told.is_set()
@@ -342,8 +403,11 @@ def test_a_sweep_of_older_algorithms_alone_needs_no_table_of_training(tmp_path: 
     (tmp_path / "alone.toml").write_text(text, encoding="utf-8")
     assert load_sweep(tmp_path / "alone.toml") == sweep
     assert str(sx.plan(sweep)).splitlines()[1].startswith("older     10 trials on host cores")
+    left = tmp_path / "run" / OLDER / "left by a run that was killed"
+    left.mkdir(parents=True)
     run = sx.run_sweep(sweep, tmp_path / "run", progress=False)
     assert run.counts()["done"] == 10
+    assert not left.parent.exists()
     assert run.results()["metric"].unique().tolist() == ["error"]
     assert (run.directory / "figures" / "learning_curves.png").is_file()
     assert "naive_bayes" in " ".join(run.summary())
@@ -374,7 +438,11 @@ def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path: Path):
         ('family = "svm"\nC = [1, 0]', "C: expected a finite number > 0, found 0"),
         ('family = "svm"\ngamma = "scal"', "expected \"scale\" or a number > 0, found 'scal'"),
         ('family = "svm"\ntime_limit = [1, 2]', "time_limit: expected one number of seconds, found a list"),
-        ('family = "svm"\ntime_limit = 0', "time_limit: expected a finite number > 0, found 0"),
+        ('family = "svm"\ntime_limit = 0', "time_limit: expected a finite number > 0 and <= 1e+09, found 0"),
+        (
+            'family = "svm"\ntime_limit = 1e10',
+            "time_limit: expected a finite number > 0 and <= 1e+09, found 100",
+        ),
         ('family = "random_forest"\nmin_samples_leaf = 1.5', "expected a whole number >= 1, found 1.5"),
         ('family = "ridge"', "ridge does regression of numbers, and the task of this sweep is classification; take"),
         ('family = "svm"\n[[models]]\nfamily = "svm"\nC = 1', "repeats a model of index 0 (C = 1.0"),
@@ -435,11 +503,11 @@ def inputs_of(trial: OlderTrial, data: DataSet) -> dict[str, np.ndarray]:
     def look(end: OlderFinished) -> None:
         assert end.status == "done"
         if not seen:
-            examples = examples_of(replace(trial, chain=()), Path(pool._folder.name))
+            examples = examples_of(replace(trial, chain=()), pool._folder)
             seen.append({split: np.array(inputs) for split, (inputs, _) in examples.items()})
 
     both = [trial, replace(trial, hyperparameters=(("var_smoothing", 0.1),))]
-    pool = HostPool(both, data, processes=1, started=untold, finished=look)
+    pool = pool_of(both, data, finished=look)
     with pool:
         pool.join()
     return seen[0]
@@ -493,9 +561,9 @@ def test_inputs_behind_features_are_made_once_and_deleted_when_no_trial_needs_th
     transformed, made, there = FeatureFits.transformed, [], []
     monkeypatch.setattr(FeatureFits, "transformed", lambda *each: made.append(each[2]) or transformed(*each))
     trials = [behind(data, seed=seed, smoothing=smoothing) for smoothing in (1e-9, 0.1) for seed in (0, 1)]
-    pool = HostPool(
-        [older(data), *trials], data, processes=1, started=untold,
-        finished=lambda _: there.append(len([*Path(pool._folder.name).glob("features-*")])),
+    pool = pool_of(
+        [older(data), *trials], data,
+        finished=lambda _: there.append(len([*pool._folder.glob("features-*")])),
     )  # fmt: skip
     with pool:
         pool.join()

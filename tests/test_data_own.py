@@ -55,7 +55,7 @@ def test_a_data_set_of_ones_own(cache):
     assert not list(cache.glob("*"))  # unless its facts say that it is kept
     grid = sx.ModelGrid("logistic")
     sweep = sx.Sweep("rings", spec, (grid,), sx.TrainSpec((1e-2,), (16,), steps=10))
-    assert make_plan(sweep, probe=prober(spec)).card == card
+    assert make_plan(sweep, probe=prober(sweep)).card == card
     assert hash(sweep) == hash(dataclasses.replace(sweep))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -95,6 +96,76 @@ def test_more_examples_than_a_block_are_fitted_and_transformed_alike():
     np.testing.assert_allclose(features_of("standardise", many, many), expected, rtol=1e-4, atol=1e-5)
 
 
+@dataclass(frozen=True)
+class Centred:
+    factor: float = 1.0
+
+    def arrays(self, shape: tuple[int, ...]) -> Mapping[str, tuple[int, ...]]:
+        return {"mean": shape}
+
+    def fit(self, inputs: np.ndarray, seed: int) -> Mapping[str, np.ndarray]:
+        del seed
+        return {"mean": self.factor * inputs.mean(0)}
+
+    def apply(self, fitted, inputs):
+        return inputs - fitted["mean"][None]
+
+
+POWER, COLUMNS = 1, 2
+
+
+def powered(x):
+    return x**POWER
+
+
+def first_columns(x):
+    return x[:, :COLUMNS]
+
+
+def test_a_step_computes_what_its_function_reads_by_now(data, monkeypatch: pytest.MonkeyPatch):
+    chain, own = (Function(powered), *chain_of("standardise")), OwnExamples(20, 1, 2)
+    before = FeatureFits(data)
+    first = before.transformed(chain, own)["test"]
+    assert shapes((Function(first_columns),), (12,))[-1] == (2,)
+    monkeypatch.setitem(globals(), "POWER", 2)
+    monkeypatch.setitem(globals(), "COLUMNS", 3)
+    mean, scale = (FeatureFits(data).fitted(chain, own)[1][name] for name in ("mean", "scale"))
+    made = FeatureFits(data).transformed(chain, own)["test"]
+    np.testing.assert_allclose(made, (data.test.inputs**2 - mean) * scale, rtol=1e-4, atol=1e-5)
+    assert shapes((Function(first_columns),), (12,))[-1] == (3,)
+    assert np.array_equal(before.transformed(chain, own)["test"], first)  # within one run it is one program
+
+
+class FailsAt(Centred):
+    """Fails on seven examples, which no check looks at where there are fewer and more."""
+
+    def fit(self, inputs: np.ndarray, seed: int) -> Mapping[str, np.ndarray]:
+        if len(inputs) == 7:
+            raise ValueError("seven")
+        return super().fit(inputs, seed)
+
+
+class NoMapping(Centred):
+    def fit(self, inputs, seed):
+        del seed
+        return inputs.mean(0)
+
+
+def fails_at_once(x):
+    return jax.pure_callback(lambda _: 1 / 0, jax.ShapeDtypeStruct(x.shape, x.dtype), x, vmap_method="sequential")
+
+
+def test_what_a_step_raises_is_one_sentence(data):
+    fits, chain = FeatureFits(data), (FailsAt(),)
+    fits.check((chain, OwnExamples(count, 1, 2)) for count in (3, 7, 100))
+    with pytest.raises(sx.SweepError, match=r"^the features step FailsAt fails when it is fitted on .*ValueError: sev"):
+        fits.fitted(chain, OwnExamples(7, 1, 2))
+    for wrong, says in (((NoMapping(),), "fitted on .* AttributeError"), ((Function(fails_at_once),), "division by")):
+        with pytest.raises(sx.SweepError, match=says) as raised:
+            fits.check([(wrong, OwnExamples(7, 1, 2))])
+        assert "\n" not in str(raised.value)
+
+
 # In the engine
 
 
@@ -181,7 +252,9 @@ def test_what_is_not_a_trials_own_changes_nothing_and_what_is_does(data):
 
 def test_a_fit_is_made_once_for_all_sizes_and_rates_and_memory_is_bounded(data, monkeypatch):
     made = []
-    monkeypatch.setattr(own_examples, "fit", lambda *each: made.append(each[2]) or fit(*each))
+    monkeypatch.setattr(
+        own_examples, "fit", lambda *each, compiled: made.append(each[2]) or fit(*each, compiled=compiled)
+    )
     fits = FeatureFits(data)
 
     for width in (3, 5):
@@ -226,21 +299,6 @@ def double_half(x):
     return 2 * x[:, ::2]
 
 
-@dataclass(frozen=True)
-class Centred:
-    factor: float = 1.0
-
-    def arrays(self, shape: tuple[int, ...]) -> Mapping[str, tuple[int, ...]]:
-        return {"mean": shape}
-
-    def fit(self, inputs: np.ndarray, seed: int) -> Mapping[str, np.ndarray]:
-        del seed
-        return {"mean": self.factor * inputs.mean(0)}
-
-    def apply(self, fitted, inputs):
-        return inputs - fitted["mean"][None]
-
-
 @pytest.mark.parametrize("family", ["logistic", "naive_bayes"])
 def test_ids_contain_the_features_and_are_those_of_before_without(family):
     plain = ids(sweep_of(sx.ModelGrid(family)))
@@ -254,6 +312,32 @@ def test_ids_contain_the_features_and_are_those_of_before_without(family):
     every = [*plain, *standardised, *(name for each in others for name in each)]
     assert len(set(every)) == len(every)
     assert ids(sweep_of(sx.ModelGrid(family), features="pca(components=3)")) == others[0]
+
+
+SHIFT = 0.0
+
+
+def shifted_mean(x: np.ndarray) -> np.ndarray:
+    return x.mean(0) + SHIFT
+
+
+@dataclass(frozen=True)
+class Shifted(Centred):
+    def fit(self, inputs: np.ndarray, seed: int) -> Mapping[str, np.ndarray]:
+        del seed
+        return {"mean": shifted_mean(inputs)}
+
+
+class Inheriting(Shifted):
+    pass
+
+
+def test_what_a_fit_of_ones_own_reads_is_part_of_the_id(monkeypatch: pytest.MonkeyPatch):
+    sweep = sweep_of(sx.ModelGrid("naive_bayes"), features=Inheriting())
+    before = ids(sweep)
+    assert ids(sweep) == before
+    monkeypatch.setitem(globals(), "SHIFT", 5.0)
+    assert not {*ids(sweep)} & {*before}
 
 
 def test_a_sweep_compares_features_resumes_and_extends(tmp_path):
@@ -383,7 +467,7 @@ def test_a_file_names_features_and_is_written_back(tmp_path):
     path.write_text(FILE)
     sweep = load_sweep(path)
     assert sweep.data.features == FeaturesSpec(["standardise", "pca( 16 )"])
-    assert sweep.models[1].features == ((), ("standardise", "fourier(8, scale=0.5)"))
+    assert sweep.models[1].features == ((), ("standardise", "fourier(8, 0.5)"))
     assert sweep.models[1].features
     assert title(resolve(sweep.models[1].features[1])) == "standardise + fourier(8, 0.5)"
     path.write_text(sweep_to_toml(sweep))

@@ -22,7 +22,7 @@ from flax import nnx
 from optax import contrib
 
 import scalejax as sx
-from scalejax.data import describe
+from scalejax.data import DataCard, describe
 from scalejax.errors import SweepError
 from scalejax.models.equations import _code_text
 from scalejax.planning.packing import PROVEN, Capacity, Verdict, pack
@@ -31,7 +31,8 @@ from scalejax.spec import DataSpec, ModelGrid, Sweep, TrainSpec
 from scalejax.train import numerics
 from scalejax.train.cost import SPEEDS
 from scalejax.train.recipe import Recipe
-from scalejax.train.task import Regression
+from scalejax.train.task import CLASSIFICATION, Regression
+from scalejax.train.traced import program_digest
 
 DATA = DataSpec(source="mnist1d", examples=60, train_examples=(20,), validation_examples=20, test_examples=20)
 TRAIN = TrainSpec(learning_rate=(1e-2,), batch_size=(4,), steps=4, evaluate_every=2)
@@ -183,6 +184,36 @@ HOSTS = {
     "object": Scaling,
     "array": lambda number: closing_over_array(np.array([number], np.float32)),
 }
+
+
+@dataclass(frozen=True)
+class Weighted:
+    name: str = "weighted"
+    metric: str = "loss"
+
+    def outputs(self, card: DataCard) -> int:
+        return CLASSIFICATION.outputs(card)
+
+    def loss(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
+        return HOST_SCALE * CLASSIFICATION.loss(outputs, targets)
+
+    score = loss
+
+    def headline(self, mean: jax.Array) -> jax.Array:
+        return mean
+
+
+def test_the_program_of_a_family_is_that_of_todays_task(monkeypatch: pytest.MonkeyPatch):
+    sweep = sweep_of("mlp", task=Weighted())
+
+    def known() -> tuple[str, str]:
+        trial = expand(sweep, describe(sweep.data))[0].trial
+        return trial.trial_id, program_digest(trial.architecture, trial.recipe)
+
+    before = known()
+    assert known() == before
+    monkeypatch.setitem(globals(), "HOST_SCALE", 5.0)
+    assert not set(known()) & set(before)
 
 
 @pytest.mark.parametrize("kind", HOSTS)

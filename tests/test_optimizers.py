@@ -1,5 +1,7 @@
 """Numbers of optimizers, and schedules: what is trained, what ids know of them, and that lanes share programs."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from scalejax.data import DataSet
 from scalejax.planning.plan import describe
 from scalejax.planning.proof.prove import Proof, prove
 from scalejax.planning.trial import Trial, expand
+from scalejax.run.rows import hyperparameters_text
 from scalejax.train.lanes import abstract_lane
 from scalejax.train.padding import initial_weights
 from scalejax.train.step import Examples, learning_rate, start, train_step
@@ -117,6 +120,25 @@ def test_a_grid_of_numbers_names_those_that_are_not_at_their_default():
     assert len({trial.recipe for trial in found}) == 2  # the defaults as constants, and all others in one program
 
 
+def test_numbers_that_agree_in_six_digits_have_texts_of_their_own():
+    texts = [hyperparameters_text((("b2", b2), ("eps", 1e-8))) for b2 in (0.9, 0.999999, 0.9999999)]
+    assert texts == ["b2=0.9, eps=1e-08", "b2=0.999999, eps=1e-08", "b2=0.9999999, eps=1e-08"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "says"),
+    [
+        ({"b2": 0.99999999}, "b2: expected a finite number >= 0 and < 1, .* found 0.99999999, which is 1 in float32"),
+        ({"b1": [0.9, 1 - 1e-9]}, "b1: .* found 0.999999999, which is 1 in float32"),
+        ({"eps": 1e39}, "eps: .* found 1e[+]39, which is inf in float32"),
+        ({"schedule": "wsd", "decay_fraction": 1e-50}, "decay_fraction: .* found 1e-50, which is 0 in float32"),
+    ],
+)
+def test_a_number_keeps_its_rule_in_float32(numbers: dict, says: str):
+    with pytest.raises(sx.SweepError, match=says):
+        own_sweep(**numbers)
+
+
 def test_a_grid_of_numbers_is_run_and_its_column_says_which(tmp_path):
     run = sx.run_sweep(own_sweep(b2=[0.9, 0.999], optimizer="lion"), tmp_path, progress=False)
     assert sorted(run.results()["hyperparameters"].fillna("")) == ["b2=0.9", "b2=0.999"]
@@ -160,6 +182,48 @@ def test_a_schedule_of_ones_own_is_multiplied_in_and_what_it_computes_is_part_of
     monkeypatch.setattr(one_to_zero, "__code__", squared.__code__)
     assert trials_of(schedule=one_to_zero)[0].trial_id != before
     assert trials_of(schedule=f"{__name__}:squared")[0].trial_id == trials_of(schedule=squared)[0].trial_id
+
+
+FACTOR = 1.0
+
+
+def scaled_by_factor(step, steps):
+    return FACTOR * (1.0 - step / steps)
+
+
+def test_a_number_that_a_schedule_of_ones_own_reads_is_part_of_the_id(monkeypatch: pytest.MonkeyPatch):
+    before = trials_of(schedule=scaled_by_factor)[0].trial_id
+    assert trials_of(schedule=scaled_by_factor)[0].trial_id == before
+    monkeypatch.setitem(globals(), "FACTOR", 0.5)
+    assert trials_of(schedule=scaled_by_factor)[0].trial_id != before
+
+
+def pushed(updates, state, params=None):
+    del params
+    return jax.tree.map(lambda leaf: leaf + FACTOR - 1.0, updates), state
+
+
+PUSHED = optax.GradientTransformation(lambda params: optax.EmptyState(), pushed)  # noqa: ARG005
+
+
+def pushing() -> optax.GradientTransformation:
+    return PUSHED
+
+
+def test_nothing_is_remembered_of_a_family_whose_optimizer_has_changed(monkeypatch: pytest.MonkeyPatch):
+    sweep = own_sweep(optimizer=pushing)
+    sweep = replace(sweep, models=(sx.ModelGrid("mlp", width=[4, 8], depth=1),))
+
+    def known() -> tuple[str, bool]:
+        small, large = (counted.trial for counted in expand(sweep, describe(sweep.data)))
+        return small.trial_id, prove(small.program, large.program).proven
+
+    before, proven = known()
+    assert proven
+    monkeypatch.setitem(globals(), "FACTOR", 2.0)
+    after, proven = known()
+    assert after != before
+    assert not proven  # it puts numbers into the padding now
 
 
 def test_a_schedule_of_ones_own_runs_with_the_horizon_of_each_lane(data: DataSet):

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +18,10 @@ from scalejax.execute.timing import timings_of
 from scalejax.models import architecture
 from scalejax.planning.forecast import forecast
 from scalejax.planning.outline import outline
-from scalejax.planning.plan import Plan, make_plan
+from scalejax.planning.plan import Plan, describe, make_plan
+from scalejax.planning.trial import expand
 from scalejax.report.plan import plan_lines
-from scalejax.train.recipe import LaneProgram, Recipe
+from scalejax.train.recipe import LaneProgram, Recipe, Settings
 from scalejax.train.step import Examples
 
 DATA = sx.DataSpec(source="mnist1d", examples=200, train_examples=(100,), validation_examples=50, test_examples=50)
@@ -103,7 +105,7 @@ class Activated(nnx.Module):
 
 
 def plan_of(sweep: sx.Sweep) -> Plan:
-    return make_plan(sweep, probe=prober(sweep.data))
+    return make_plan(sweep, probe=prober(sweep))
 
 
 def sweep_of(build: Callable[..., nnx.Module], packing: str = "proven", **knobs) -> sx.Sweep:
@@ -168,6 +170,32 @@ def test_a_refused_size_leaves_the_others_together():
 
 
 # ---- the probe itself ----
+
+
+@pytest.mark.parametrize(
+    ("train", "numbers"),
+    [
+        ({"b2": [0.95, 0.999]}, (0.9, 0.95, 1e-8)),
+        ({"schedule": "wsd"}, (0.2,)),
+        ({"optimizer": "momentum", "momentum": 0.5}, (0.5,)),
+        ({}, ()),
+    ],
+)
+def test_the_probe_trains_with_the_numbers_of_the_sweep(train: dict, numbers: tuple, monkeypatch: pytest.MonkeyPatch):
+    seen = []
+
+    def started(recipe: Recipe, settings: Settings, _weights: object) -> None:
+        seen.append((tuple(settings.named(recipe)), [float(number) for number in settings.numbers]))
+        raise ValueError("enough")
+
+    monkeypatch.setattr("scalejax.execute.probe.start", started)
+    sweep = sx.Sweep("probe", DATA, (sx.ModelGrid("logistic"),), replace(TRAIN, **train))
+    (first, *_), card = expand(sweep, describe(DATA)), describe(DATA)
+    examples = Examples(np.zeros((20, *card.shape), np.float32), np.zeros(20, np.int32))
+    monkeypatch.setattr("scalejax.execute.probe.load", lambda _: SimpleNamespace(train=examples))
+    program = first.trial.program
+    assert prober(sweep)(program, program) == "padded, the module fails: enough"
+    assert seen == [(program.recipe.numbers, pytest.approx(numbers))]
 
 
 class OverUnitsInEvaluation(Between):

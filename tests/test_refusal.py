@@ -11,12 +11,12 @@ from engine_helpers import planned, slow
 from flax import nnx
 from test_checkpoint import buckets, homes, same, train, trials_of
 
-from scalejax.errors import Interrupted
+from scalejax.errors import Interrupted, SweepError
 from scalejax.execute import pack as pack_module
 from scalejax.execute import scheduler as scheduler_module
 from scalejax.execute.checkpoint import Checkpoints
 from scalejax.execute.pack import Pack
-from scalejax.execute.refusal import Refusals
+from scalejax.execute.refusal import Refusals, reason_of
 from scalejax.execute.scheduler import Observer, Scheduler
 from scalejax.models.architecture import architecture
 
@@ -255,3 +255,14 @@ def test_a_refusal_during_a_stop_fails_no_trial(data, tmp_path, monkeypatch):
 )
 def test_an_interruption_says_what_became_of_the_running_trials(lost, says):
     assert Interrupted(2, lost=lost).outcome == says
+
+
+def test_a_sentence_of_our_own_is_a_reason_as_it_is():
+    def raised(error: Exception) -> str:
+        try:
+            raise error
+        except Exception as caught:
+            return reason_of(caught)
+
+    assert raised(SweepError("the features step mine fails")) == "the features step mine fails"
+    assert raised(ValueError("what")).startswith("ValueError: what (test_refusal.py, line ")

@@ -2,7 +2,18 @@
 
 import pytest
 
-from scalejax.text import Shown, column_title, duration, first_line, listing, number_of, quantity, short, short_count
+from scalejax.text import (
+    Shown,
+    column_title,
+    duration,
+    exact,
+    first_line,
+    listing,
+    number_of,
+    quantity,
+    short,
+    short_count,
+)
 
 
 @pytest.mark.parametrize(("number", "words"), [(0, "0 lanes"), (1, "1 lane"), (2, "2 lanes"), (12_000, "12,000 lanes")])
@@ -20,6 +31,15 @@ def test_one_thing_is_counted_without_an_s(number: int, words: str):
 )
 def test_an_error_is_one_line(error: Exception, line: str):
     assert first_line(error) == line
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0.9, "0.9"), (1e-8, "1e-08"), (1.0, "1"), (1e6, "1e+06"), (2_000_000, "2000000"), (0.1234567, "0.1234567")],
+)
+def test_a_number_is_written_so_that_it_can_be_read_back(number: float, text: str):
+    assert exact(number) == text
+    assert type(number)(text) == number
 
 
 class Named(Shown):

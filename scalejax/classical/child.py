@@ -1,6 +1,7 @@
-"""The process that fits: `python -m scalejax.classical.child FOLDER`. It never imports JAX, which takes a second.
+"""The process that fits: `python -m scalejax.classical.child FOLDER PIPE`. It never imports JAX, which takes a second.
 
-It reads pickled trials from its standard input and answers each with its `Scores`, or with why there are none.
+It reads pickled trials from its standard input and answers each with its `Scores`, or with why there are none, in the
+pipe of that number: what a package prints is no answer.
 """
 
 import os
@@ -20,8 +21,7 @@ from scalejax.text import first_line
 
 def main() -> None:
     """Fit until there is nothing more to read: when the process that asks has ended, however it did, so does this."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a package prints is no answer
+    answers = os.fdopen(int(sys.argv[2]), "wb")
     warnings.simplefilter("ignore")  # such as of a solver that has not converged: the losses say what it is worth
     asked: queue.SimpleQueue[OlderTrial] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(asked,), daemon=True).start()

@@ -99,6 +99,7 @@ def _scale_or_number(value: Any) -> Any:
 
 
 _POSITIVE, _COUNT = Rule(float, above=0), Rule(int, at_least=1)
+_SECONDS = Rule(float, above=0, at_most=1e9)  # thirty years; Python's timers end at nine times as much
 
 # The one table that the sweep file needs: family name -> family.
 FAMILIES: dict[str, Family] = {
@@ -164,7 +165,7 @@ def grid_of(family: str, knobs: Mapping[str, tuple[Knob, ...]]) -> dict[str, tup
         if name != TIME_LIMIT and name not in options:
             raise SpecError(f"unknown option of {family}; {nearest(name, [*options, TIME_LIMIT])}", keys=(name,))
         try:
-            list(map(_POSITIVE if name == TIME_LIMIT else options[name].check, values))
+            list(map(_SECONDS if name == TIME_LIMIT else options[name].check, values))
         except SpecError as fault:
             raise SpecError(fault.says, keys=(name,)) from None
     if importlib.util.find_spec("sklearn") is None:

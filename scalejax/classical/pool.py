@@ -5,13 +5,13 @@ import importlib.metadata
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,10 +22,12 @@ from scalejax.classical.trial import OlderTrial
 from scalejax.data import DataSet
 from scalejax.data.host_shuffle import own_rows
 from scalejax.data.own_examples import FeatureFits
-from scalejax.errors import SweepError
+from scalejax.errors import RunError, SweepError
 from scalejax.status import Status
 
 PACKAGE = "scikit-learn"
+DEATH_SECONDS = 5.0  # after a process has closed its pipe
+SHORT_OF_MEMORY = "its features need more memory than there is"
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,9 @@ class HostPool:
     Args:
         trials: that are to be fitted, in this order; but those that share the inputs that features make follow each
             other, so that few of these are on the disk at a time.
-        data: in memory; the processes map a copy of it in a temporary folder.
+        data: in memory; the processes map a copy of it.
+        folder: of that copy; it is made, and deleted at the end. If this process is killed it stays for its owner to
+            delete.
         processes: at most so many at a time.
         started, finished: are told what happens, by one thread at a time.
         failed: is called if something else than a trial fails; `close` then raises it.
@@ -66,6 +70,7 @@ class HostPool:
         trials: Sequence[OlderTrial],
         data: DataSet,
         *,
+        folder: Path,
         processes: int,
         started: Callable[[OlderTrial], None],
         finished: Callable[[OlderFinished], None],
@@ -74,7 +79,7 @@ class HostPool:
     ):
         places = {folder: place for place, folder in enumerate(dict.fromkeys(map(inputs_folder, trials)))}
         self._waiting = deque(sorted(trials, key=lambda trial: places[inputs_folder(trial)]))
-        self._data, self._within = data, within
+        self._data, self._folder, self._within = data, folder, within
         self._made = MadeInputs(trials, FeatureFits(data))
         self._started, self._finished, self._failed = started, finished, failed
         self._lock = threading.Lock()
@@ -88,11 +93,10 @@ class HostPool:
     def __enter__(self) -> "HostPool":
         if not self._threads:
             return self
-        self._folder = tempfile.TemporaryDirectory(prefix="scalejax-")
         try:
             self._write()
         except BaseException:
-            self._folder.cleanup()
+            self._clear()
             raise
         for thread in self._threads:
             thread.start()
@@ -106,23 +110,28 @@ class HostPool:
         try:
             self.join()
         finally:
-            self._folder.cleanup()
+            self._clear()
+
+    def _clear(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _write(self) -> None:
         """Write what is fitted and measured on: of the pool, which may be large, only what some trial sees."""
-        folder, most = Path(self._folder.name), {}
+        folder, most = self._folder, {}
         for trial in self._waiting:
             count, _ = most.get(trial.seed, (0, 0))
             most[trial.seed] = max(count, trial.train_examples), trial.subset_key
         pool = self._data.card.examples
         rows = {seed: own_rows(count, pool=pool, key=key) for seed, (count, key) in most.items()}
         seen = np.unique(np.concatenate(list(rows.values())))
-        for seed, own in rows.items():
-            np.save(folder / rows_file(seed), np.searchsorted(seen, own))
-        for split in ("train", "validation", "test"):
-            for part in ("inputs", "targets"):
-                array = getattr(getattr(self._data, split), part)
-                np.save(folder / f"{split}_{part}.npy", array[seen] if split == "train" else array)
+        with _writing(folder):
+            folder.mkdir(parents=True)
+            for seed, own in rows.items():
+                np.save(folder / rows_file(seed), np.searchsorted(seen, own))
+            for split in ("train", "validation", "test"):
+                for part in ("inputs", "targets"):
+                    array = getattr(getattr(self._data, split), part)
+                    np.save(folder / f"{split}_{part}.npy", array[seen] if split == "train" else array)
 
     def stop(self) -> None:
         """Drop what is running, and begin nothing more; returns at once."""
@@ -153,7 +162,7 @@ class HostPool:
                         break
                     trial = self._waiting.popleft()
                     self._started(trial)
-                folder = Path(self._folder.name)
+                folder = self._folder
                 if number not in self._children:
                     self._children[number] = Child(folder, number)
                     if self._stopping.is_set():  # `stop` may have come too early to see it
@@ -161,8 +170,9 @@ class HostPool:
                 try:
                     self._made.write(trial, folder)
                     finished = self._children[number].fit(trial)
-                except SweepError as error:  # of the features
-                    finished = OlderFinished(trial, Status.FAILED, str(error), None, 0.0, package())
+                except (SweepError, MemoryError) as error:  # of the features
+                    reason = SHORT_OF_MEMORY if isinstance(error, MemoryError) else str(error)
+                    finished = OlderFinished(trial, Status.FAILED, reason, None, 0.0, package())
                 self._made.ended(trial, folder)
                 if self._children[number].ended:
                     self._children.pop(number).close()
@@ -178,6 +188,16 @@ class HostPool:
         finally:
             if child := self._children.pop(number, None):
                 child.close()
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        problem = f"{folder}: cannot be written ({error.strerror or error})"
+        remedy = "free some space or see that nothing else has its place, then run the same command again"
+        raise RunError(f"{problem}; {remedy}: finished trials are kept") from error
 
 
 class MadeInputs:
@@ -197,16 +217,18 @@ class MadeInputs:
         """See that the inputs of a trial are there.
 
         Raises:
-            SweepError: what the features make is not finite.
+            SweepError: a step fails, or what the features make is not finite.
+            RunError: the disk is full.
         """
         own, place = trial.own_examples, folder / inputs_folder(trial)
         with self._lock:
             if own is None or place.exists():
                 return
             made = self._fits.transformed(trial.chain, own)
-            place.mkdir()
-            for split, inputs in made.items():
-                np.save(place / f"{split}_inputs.npy", inputs)
+            with _writing(folder):
+                place.mkdir()
+                for split, inputs in made.items():
+                    np.save(place / f"{split}_inputs.npy", inputs)
 
     def ended(self, trial: OlderTrial, folder: Path) -> None:
         """Take note of a trial that needs its inputs no more."""
@@ -223,15 +245,22 @@ class Child:
     def __init__(self, folder: Path, number: int):
         paths = os.pathsep.join(os.path.abspath(path) for path in sys.path)  # noqa: PTH100  # "" is the folder here
         self._errors = folder / f"errors-{number}"
-        with self._errors.open("wb") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "scalejax.classical.child", str(folder)],
-                env={**os.environ, "PYTHONPATH": paths},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                start_new_session=True,  # Ctrl-C in a terminal is for this process alone
-            )
+        # Not its standard output, on which Python itself may print before the first line of the child is run.
+        receiving, answering = os.pipe()
+        self._answers = os.fdopen(receiving, "rb")
+        try:
+            with self._errors.open("wb") as errors:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "scalejax.classical.child", str(folder), str(answering)],
+                    env={**os.environ, "PYTHONPATH": paths},
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=errors,
+                    pass_fds=(answering,),
+                    start_new_session=True,  # Ctrl-C in a terminal is for this process alone
+                )
+        finally:
+            os.close(answering)
         self._version: object = None
         self.ended = False
 
@@ -244,7 +273,7 @@ class Child:
         """End the process and what leads to it."""
         self.kill()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
+        for pipe in (self._process.stdin, self._answers):
             with contextlib.suppress(OSError):  # what is still to be written to it
                 if pipe is not None:
                     pipe.close()
@@ -267,8 +296,8 @@ class Child:
             timer.join()
         reason = answer if isinstance(answer, str) else ""
         if answer is None:
-            self.kill()
             reason = f"took longer than time_limit = {trial.time_limit:g} s" if late.is_set() else self._death()
+            self.kill()
         scores = answer if isinstance(answer, Scores) else None
         status = Status.FAILED if scores is None else Status.DONE
         if scores is not None and not np.isfinite([scores.train_loss, scores.validation_loss, scores.test_loss]).all():
@@ -290,12 +319,18 @@ class Child:
 
     def _receive(self) -> object:
         try:
-            return pickle.load(self._process.stdout) if self._process.stdout else None
+            return pickle.load(self._answers)
         except (EOFError, OSError, pickle.UnpicklingError):
             return None
 
     def _death(self) -> str:
-        code = self._process.wait()
+        """Say how the process has ended, which has closed its pipe."""
+        killed = self.ended
+        try:
+            code = self._process.wait(timeout=DEATH_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "its process gave no answer that can be read; the next run tries again"
         last = self._errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-        why = f" ({last[0]})" if last else ", probably because memory ran out" if code == -9 else ""
+        short = code == -signal.SIGKILL and not killed
+        why = f" ({last[0]})" if last else ", probably because memory ran out" if short else ""
         return f"its process ended with exit code {code}{why}; the next run tries again"

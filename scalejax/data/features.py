@@ -5,10 +5,9 @@ fits, fits them on the host, and applies them as a pure JAX function of a batch.
 what those before it make of the same examples.
 """
 
+import contextlib
 import dataclasses
 import functools
-import hashlib
-import inspect
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from scalejax.builders import load_object, name_of, qualified_name
+from scalejax.code_text import code_digest
 from scalejax.data.source import plain_value
 from scalejax.errors import SweepError
 from scalejax.rules import Rule, SpecError, nearest, shown
-from scalejax.text import first_line
+from scalejax.text import exact, first_line
 
 if TYPE_CHECKING:
     import jax
@@ -67,6 +67,7 @@ class Features(Protocol):
 
 Step = str | Features | Callable[[Any], Any]  # as a user gives it
 Chain = tuple[Features, ...]
+Program = Callable[[Sequence[Fitted], Any], Any]
 
 
 @dataclass(frozen=True)
@@ -262,7 +263,7 @@ def _step_name(step: Step) -> str:
     if isinstance(step, str) or kind is None or not dataclasses.is_dataclass(step):
         return step if isinstance(step, str) else str(getattr(step, "name", None) or name_of(step))  # pyright: ignore
     values = [getattr(step, each.name) for each in dataclasses.fields(step) if getattr(step, each.name) != each.default]
-    return f"{kind}({', '.join(f'{value:g}' for value in values)})" if values else kind
+    return f"{kind}({', '.join(map(exact, values))})" if values else kind
 
 
 def written(step: Step) -> str:
@@ -352,8 +353,8 @@ def _number(text: str) -> Any:
 def digests(chain: Chain) -> tuple[str, ...]:
     """Return what tells each step from all others, for the id of a trial.
 
-    A step of one's own is told by the source of its class and by its fields, and by what its `apply` computes, which
-    is traced elsewhere (`scalejax.train.traced`): of a function that is all there is.
+    A step of one's own is told by its fields, by the code of its class with what that reads, and by what its `apply`
+    computes, which is traced elsewhere (`scalejax.train.traced`): of a function that is all there is.
 
     Raises:
         SweepError: a field of an object of one's own is no plain value, so nothing tells two of them apart.
@@ -381,19 +382,9 @@ def _digest(step: Features) -> str:
     except TypeError as error:
         problem = f"the features step {_step_name(step)} has a field that is no number, text or array: {error}"
         raise SweepError(f"{problem}; nothing would tell two such steps apart") from None
-    return f"{qualified_name(type(step))} {values} {_source(type(step))}"
+    return f"{qualified_name(type(step))} {values} {code_digest(type(step))}"
 
 
-def _source(kind: type) -> str:
-    """Return a digest of the source of a class; empty if it cannot be read."""
-    try:
-        text = inspect.getsource(kind)
-    except (OSError, TypeError):
-        return ""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@functools.cache
 def shapes(chain: Chain, shape: Shape) -> tuple[Shape, ...]:
     """Return the shape of an example before the first step, between the steps, and after the last one.
 
@@ -401,28 +392,44 @@ def shapes(chain: Chain, shape: Shape) -> tuple[Shape, ...]:
         SweepError: a step is not for examples of its shape, or fails, or makes of a batch something else than numbers
             for each example.
     """
+    found = [shape]
+    for step in chain:
+        found.append((_shape_after if is_own_step(step) else _remembered_shape)(step, found[-1]))
+    return tuple(found)
+
+
+def _shape_after(step: Features, before: Shape) -> Shape:
     import jax
     import jax.numpy as jnp
 
-    found = [shape]
-    for step in chain:
-        name, before = f"the features step {_step_name(step)}", found[-1]
-        batch = jax.ShapeDtypeStruct((2, *before), jnp.float32)
-        try:
+    batch = jax.ShapeDtypeStruct((2, *before), jnp.float32)
+    try:
+        with _failing((step,), f"on inputs of shape {batch.shape}"):
             fitted = {key: jax.ShapeDtypeStruct(of, jnp.float32) for key, of in step.arrays(before).items()}
-            made = jax.eval_shape(step.apply, fitted, batch)
-        except SpecError as error:
-            raise SweepError(f"the features: {error.says}") from None
-        except Exception as error:
-            raise SweepError(
-                f"{name} fails on inputs of shape {batch.shape}: {type(error).__name__}: {first_line(error)}"
-            ) from error
-        after = getattr(made, "shape", ())
-        if after[:1] != (2,) or math.prod(after) == 0 or jnp.issubdtype(made.dtype, jnp.complexfloating):
-            kind = f"{made.dtype} {list(after)}" if hasattr(made, "shape") else type(made).__name__
-            raise SweepError(f"{name} maps float32 {list(batch.shape)} to {kind}; expected real numbers [2, ...]")
-        found.append(after[1:])
-    return tuple(found)
+            made = jax.eval_shape(lambda *each: step.apply(*each), fitted, batch)  # JAX would remember the method
+    except SpecError as error:
+        raise SweepError(f"the features: {error.says}") from None
+    after = getattr(made, "shape", ())
+    if after[:1] != (2,) or math.prod(after) == 0 or jnp.issubdtype(made.dtype, jnp.complexfloating):
+        kind = f"{made.dtype} {list(after)}" if hasattr(made, "shape") else type(made).__name__
+        name = f"the features step {_step_name(step)}"
+        raise SweepError(f"{name} maps float32 {list(batch.shape)} to {kind}; expected real numbers [2, ...]")
+    return after[1:]
+
+
+_remembered_shape = functools.cache(_shape_after)
+
+
+@contextlib.contextmanager
+def _failing(chain: Chain, where: str) -> Iterator[None]:
+    """Turn whatever steps raise into one sentence, but for memory that is short: that may be of the moment."""
+    try:
+        yield
+    except (SweepError, MemoryError):
+        raise
+    except Exception as error:
+        name = f"the features step {title(chain)} fails" if len(chain) == 1 else f"the features {title(chain)} fail"
+        raise SweepError(f"{name} {where}: {type(error).__name__}: {first_line(error)}") from error
 
 
 def apply_step(step: Features, fitted: "Mapping[str, jax.Array]", inputs: "jax.Array") -> "jax.Array":
@@ -435,23 +442,26 @@ def as_seen(inputs: np.ndarray) -> np.ndarray:
     return inputs.astype(np.float32) / np.float32(255) if inputs.dtype == np.uint8 else inputs
 
 
-def fit(chain: Chain, inputs: np.ndarray, seed: int) -> tuple[Fitted, ...]:
+def fit(
+    chain: Chain, inputs: np.ndarray, seed: int, *, compiled: "Callable[[Chain], Program] | None" = None
+) -> tuple[Fitted, ...]:
     """Return what each step fits on a trial's own examples, on the host, in float32.
 
     Args:
         chain: the steps.
         inputs: float32 [n, *shape].
         seed: 32 bits.
+        compiled: as for `transform`.
 
     Raises:
-        SweepError: a step returns other arrays than it says, or numbers that are not finite.
+        SweepError: a step fails, or returns other arrays than it says, or numbers that are not finite.
     """
     fitted: list[Fitted] = []
     for place, step in enumerate(chain):
-        promised = {name: tuple(shape) for name, shape in step.arrays(inputs.shape[1:]).items()}
-        found = (
-            {name: np.asarray(each, np.float32) for name, each in step.fit(inputs, seed).items()} if promised else {}
-        )
+        with _failing((step,), f"when it is fitted on inputs of shape {inputs.shape}"):
+            promised = {name: tuple(shape) for name, shape in step.arrays(inputs.shape[1:]).items()}
+            given = step.fit(inputs, seed) if promised else {}
+            found = {name: np.asarray(each, np.float32) for name, each in given.items()}
         made, name = {key: each.shape for key, each in found.items()}, _step_name(step)
         if made != promised:
             raise SweepError(f"the features step {name} fits {made}, and its `arrays` says {promised}; make them agree")
@@ -460,7 +470,7 @@ def fit(chain: Chain, inputs: np.ndarray, seed: int) -> tuple[Fitted, ...]:
                 raise SweepError(f"the features step {name} fits {key} with numbers that are not finite; {_REMEDY}")
         fitted.append(found)
         if any(later.arrays(shape) for later, shape in _later(chain, inputs.shape[1:], place)):
-            inputs = transform(chain[place : place + 1], (found,), inputs)
+            inputs = transform(chain[place : place + 1], (found,), inputs, compiled=compiled)
     return tuple(fitted)
 
 
@@ -472,29 +482,50 @@ def _later(chain: Chain, shape: Shape, place: int) -> list[tuple[Features, Shape
 _REMEDY = "see what it makes of few examples and of constant numbers"
 
 
-def transform(chain: Chain, fitted: Sequence[Fitted], inputs: np.ndarray) -> np.ndarray:
+def transform(
+    chain: Chain,
+    fitted: Sequence[Fitted],
+    inputs: np.ndarray,
+    *,
+    compiled: "Callable[[Chain], Program] | None" = None,
+) -> np.ndarray:
     """Return float32 [n, *shape] after the steps, on the host.
 
+    Args:
+        chain: the steps.
+        fitted: what each of them has fitted.
+        inputs: float32 [n, *shape].
+        compiled: `program`, or what remembers its programs for as long as the user's code stays the same.
+
     Raises:
-        SweepError: the result is not finite, or what a step makes of an example depends on those beside it.
+        SweepError: a step fails, or the result is not finite.
     """
     from scalejax.data.host import beside_the_training
 
     if not chain:
         return inputs
     made = np.empty((len(inputs), *shapes(chain, inputs.shape[1:])[-1]), np.float32)
-    with beside_the_training():
+    applied = (compiled or program)(chain)
+    with beside_the_training(), _failing(chain, f"on inputs of shape {inputs.shape}"):
         for begin in range(0, len(inputs), BLOCK):
             block = inputs[begin : begin + BLOCK]
             rows = np.resize(block, (BLOCK, *block.shape[1:]))  # one program for any number of examples
-            made[begin : begin + len(block)] = np.asarray(_applied(chain)(tuple(map(dict, fitted)), rows))[: len(block)]
+            made[begin : begin + len(block)] = np.asarray(applied(tuple(map(dict, fitted)), rows))[: len(block)]
     if not np.isfinite(made).all():
         raise SweepError(f"the features {title(chain)} make numbers that are not finite; {_REMEDY}")
     return made
 
 
-@functools.cache
-def _applied(chain: Chain) -> Callable[..., Any]:
+def program(chain: Chain) -> Program:
+    """Return a chain as a program of what its steps have fitted and of a batch.
+
+    It is traced anew for each caller if a step is the user's own: the same function may read a global that has changed,
+    or have other code, and its trials then have other ids.
+    """
+    return (_program if any(map(is_own_step, chain)) else _remembered_program)(chain)
+
+
+def _program(chain: Chain) -> Program:
     import jax
 
     def one(fitted: Sequence[Mapping[str, Any]], inputs: Any) -> Any:
@@ -503,6 +534,9 @@ def _applied(chain: Chain) -> Callable[..., Any]:
         return inputs
 
     return jax.jit(one)
+
+
+_remembered_program = functools.cache(_program)
 
 
 def _blocks(inputs: np.ndarray) -> Iterator[np.ndarray]:

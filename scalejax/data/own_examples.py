@@ -1,5 +1,6 @@
 """A trial's own training examples, the features that are fitted on them, and what these make of all inputs."""
 
+import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scalejax.data.features import Chain, Fitted, as_seen, fit, title, transform
+from scalejax.data.features import Chain, Fitted, as_seen, fit, program, title, transform
 from scalejax.data.host_shuffle import own_rows
 from scalejax.data.source import DataSet
 from scalejax.errors import SweepError
@@ -34,6 +35,7 @@ class FeatureFits:
         self._data = data
         self._lock = threading.Lock()  # also while fitting: others would wait for the same fit, or for the same cores
         self._kept: OrderedDict[Any, tuple[Fitted, ...]] = OrderedDict()
+        self._compiled = functools.cache(program)  # for as long as this object is there, and no longer
 
     def fitted(self, chain: Chain, own: OwnExamples) -> tuple[Fitted, ...]:
         """Return what each step fits.
@@ -43,7 +45,8 @@ class FeatureFits:
         """
         with self._lock:
             if (chain, own) not in self._kept:
-                self._kept[chain, own] = fit(chain, self._inputs(own), own.features_key)
+                inputs = self._inputs(own)
+                self._kept[chain, own] = fit(chain, inputs, own.features_key, compiled=self._compiled)
             self._kept.move_to_end((chain, own))
             while len(self._kept) > 1 and sum(map(_bytes, self._kept.values())) > KEPT_BYTES:
                 self._kept.popitem(last=False)
@@ -58,7 +61,7 @@ class FeatureFits:
         fitted = self.fitted(chain, own)
         held_out = {"validation": self._data.validation, "test": self._data.test}
         inputs = {"train": self._inputs(own)} | {name: as_seen(split.inputs) for name, split in held_out.items()}
-        return {name: transform(chain, fitted, each) for name, each in inputs.items()}
+        return {name: self._transform(chain, fitted, each) for name, each in inputs.items()}
 
     def check(self, wanted: Iterable[tuple[Chain, OwnExamples | None]]) -> None:
         """Try the features of a sweep on the fewest and on the most examples of its first seed.
@@ -67,7 +70,8 @@ class FeatureFits:
             wanted: of each trial the features, and what they are fitted on; None without any.
 
         Raises:
-            SweepError: a step makes numbers that are not finite, or of an example what depends on those beside it.
+            SweepError: a step fails, or makes numbers that are not finite, or of an example what depends on those
+                beside it.
         """
         groups: dict[Chain, dict[OwnExamples, None]] = {}
         for chain, own in wanted:
@@ -78,14 +82,17 @@ class FeatureFits:
             first = [own for own in group if own.features_key == seed]
             for own in dict.fromkeys((min(first), max(first))):
                 fitted, examples = self.fitted(chain, own), self._inputs(own)
-                transform(chain, fitted, examples)
+                self._transform(chain, fitted, examples)
                 validation = as_seen(self._data.validation.inputs)
-                unseen, alone = transform(chain, fitted, validation), transform(chain, fitted, validation[:1])
+                unseen, alone = (self._transform(chain, fitted, each) for each in (validation, validation[:1]))
                 if not np.allclose(unseen[:1], alone, rtol=1e-3, atol=1e-3 * np.abs(unseen).max()):
                     why = "make something else of an example when others are beside it in a batch"
                     raise SweepError(
                         f"the features {title(chain)} {why}; treat each example by itself, and fit in `fit`"
                     )
+
+    def _transform(self, chain: Chain, fitted: Sequence[Fitted], inputs: np.ndarray) -> np.ndarray:
+        return transform(chain, fitted, inputs, compiled=self._compiled)
 
     def _inputs(self, own: OwnExamples) -> np.ndarray:
         pool = self._data.train.inputs

@@ -5,6 +5,7 @@ examples, the sweep's own optimizer, weights drawn far from their initialisation
 """
 
 import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,8 @@ from scalejax.data.features import as_seen, fit
 from scalejax.models.behind import with_fitted
 from scalejax.models.own import named_leaves
 from scalejax.planning.plan import Probe
-from scalejax.spec import DataSpec
+from scalejax.spec import Sweep
+from scalejax.spec.sweep import OWN_NUMBERS, default_numbers
 from scalejax.text import first_line
 from scalejax.train.convolutions import fast_on_cpu
 from scalejax.train.lanes import abstract_lane
@@ -32,23 +34,30 @@ FITTED_ON = 1000  # examples, of the features before the model
 FLOOR = 1e-3  # of an array's scale: what is smaller is rounding around zero
 
 
-def prober(spec: DataSpec) -> Probe:
-    """Return the probe on a data set, which is loaded when the first two sizes are tried."""
+def prober(sweep: Sweep) -> Probe:
+    """Return the probe on the data of a sweep, which are loaded when the first two sizes are tried."""
+    given = {name: getattr(sweep.train, name) for name in OWN_NUMBERS}
+    numbers = {name: values[0] for name, values in given.items() if values is not None}
 
     def on_data(small: LaneProgram, large: LaneProgram) -> str:
-        train = load(spec).train
-        return probe(small, large, Examples(train.inputs, train.targets))
+        train = load(sweep.data).train
+        return probe(small, large, Examples(train.inputs, train.targets), numbers=numbers)
 
     return on_data
 
 
-def probe(small: LaneProgram, large: LaneProgram, examples: Examples) -> str:
+def probe(
+    small: LaneProgram, large: LaneProgram, examples: Examples, *, numbers: Mapping[str, float] | None = None
+) -> str:
     """Say what padding changes in a training of some hundred steps, in words; empty if nothing was found.
 
     Args:
         small, large: recipes that differ in their architectures alone; `fits_into` holds of these.
         examples: of the data set, on the host.
+        numbers: of the optimizer and the schedule, by name; those left out have their default.
     """
+    known = {**default_numbers(small.recipe.optimizer, small.recipe.schedule), **(numbers or {})}
+    own = tuple(known[name] for name in small.recipe.numbers)
     generator = np.random.default_rng(0)
     rows = generator.integers(0, len(examples.targets), (SEGMENTS, SEGMENT_STEPS, small.recipe.batch_size))
     batches = seen(
@@ -59,7 +68,7 @@ def probe(small: LaneProgram, large: LaneProgram, examples: Examples) -> str:
         if chain := small.architecture.features:
             rest = with_fitted(rest, fit(chain, as_seen(np.asarray(examples.inputs[:FITTED_ON])), 0))
         params = jax.tree.map(functools.partial(_far_from, generator=generator), params)
-        running = jax.jit(functools.partial(fast_on_cpu, functools.partial(_side_by_side, small, large)))
+        running = jax.jit(functools.partial(fast_on_cpu, functools.partial(_side_by_side, small, large, own)))
         found = jax.device_get(running.lower((params, rest), batches).compile(HASTY)((params, rest), batches))
     except Exception as error:  # what only the module itself knows to be wrong
         return f"padded, the module fails: {first_line(error)}"
@@ -92,7 +101,13 @@ def _difference(one: np.ndarray, other: np.ndarray) -> float:
     return float(gap) / max(float(scale), FLOOR)
 
 
-def _side_by_side(small: LaneProgram, large: LaneProgram, own: tuple[nnx.State, nnx.State], batches: Examples):
+def _side_by_side(
+    small: LaneProgram,
+    large: LaneProgram,
+    numbers: tuple[float, ...],
+    own: tuple[nnx.State, nnx.State],
+    batches: Examples,
+):
     """Return (losses, logits) of the solo and of the padded run, and the largest number in the padding of each leaf."""
     settings = Settings(
         learning_rate=jnp.float32(RATE),
@@ -102,6 +117,7 @@ def _side_by_side(small: LaneProgram, large: LaneProgram, own: tuple[nnx.State, 
         train_examples=jnp.uint32(1),
         subset_key=jnp.uint32(0),
         shuffle_key=jnp.uint32(0),
+        numbers=tuple(map(np.float32, numbers)),
     )
     like = abstract_lane(large).learner
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from scalejax.errors import RunError
+from scalejax.errors import RunError, SweepError
 from scalejax.text import first_line
 
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY")  # in the messages of XLA's and CUDA's errors
@@ -59,7 +59,9 @@ def warn_of_no_checkpoint() -> None:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what went wrong in one line, and in which line of the code."""
+    """Return what went wrong in one line, and in which line of the code unless it is a sentence of our own."""
+    if isinstance(error, SweepError):
+        return str(error)
     says = f"{type(error).__name__}: {first_line(error)}"
     if isinstance(error, jax.errors.JaxRuntimeError | MemoryError):
         return says  # of the device; the line says nothing

@@ -32,8 +32,9 @@ class Architecture:
         arguments: the knobs of the family, and `inputs` and `outputs` or `classes` where the builder asks for them.
         shape: of one example's inputs.
         dtype: of these as the model sees them: float32, or int32 if they are tokens.
-        occasion: tells apart what the user's own builder makes in two plans of one process: a cell of a notebook may
-            have changed the code in between, and what is traced and compiled is remembered by architecture.
+        occasion: tells apart what the user's own builder, features, task, optimizer or schedule makes in two plans of
+            one process: a cell of a notebook may have changed the code in between, and what is traced and compiled is
+            remembered by architecture.
         features: steps between the inputs and the model.
     """
 

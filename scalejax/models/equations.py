@@ -8,18 +8,15 @@ are left out, and a call is replaced by what it calls.
 """
 
 import enum
-import functools
-import hashlib
 import itertools
-import re
-import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
+
+from scalejax.code_text import ADDRESS, LIBRARIES, array_text, code_digest, constant
 
 # Primitives that do nothing but call the program in one of their parameters.
 CALLS = {
@@ -43,8 +40,6 @@ SHAPE_PARAMETERS: Mapping[str, frozenset[str]] = {
 # Parameters that say where a value lies or how fast it is computed, and never which value it is.
 SILENT = {"sharding", "out_sharding", "unroll", "compiler_options_kvs", "ctx_mesh", "_split_transpose", "linear"}
 NOTHING: frozenset[str] = frozenset()
-LIBRARIES = {"jax", "jaxlib", "flax", "optax", "numpy"}  # whose functions are what their names say
-ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 def called(equation: Any) -> core.ClosedJaxpr | None:
@@ -67,13 +62,6 @@ def inner_programs(parameters: Mapping[str, Any]) -> Iterator[core.Jaxpr]:
             inner = getattr(each, "jaxpr", each)
             if isinstance(inner, core.Jaxpr):
                 yield inner
-
-
-def constant(value: Any) -> np.ndarray:
-    """Return a constant of a program as a NumPy array; random keys as their bits."""
-    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-        value = jax.random.key_data(value)
-    return np.asarray(value)
 
 
 def settled(primitive: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,11 +113,6 @@ def text(program: core.ClosedJaxpr, *, shapes: bool = True) -> str:
     return "\n".join(lines)
 
 
-def digest(*texts: str) -> str:
-    """Return sixteen hexadecimal digits of a hash of some texts."""
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
-
-
 def _kind(aval: Any, *, shapes: bool) -> str:
     """Return the type of a value: its number type, and its shape or only how many axes it has."""
     shape = getattr(aval, "shape", ())
@@ -139,11 +122,7 @@ def _kind(aval: Any, *, shapes: bool) -> str:
 def _constant_text(value: Any, *, shapes: bool) -> str:
     """Return a constant: a number in full, an array by its hash, or by its type alone where shapes are left out."""
     array = constant(value)
-    if array.ndim == 0:
-        return f"{array.dtype}:{array.item()!r}"
-    if not shapes:
-        return f"constant {array.dtype}/{array.ndim}"
-    return f"{array.dtype}{list(array.shape)}:{hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
+    return array_text(array) if shapes or array.ndim == 0 else f"constant {array.dtype}/{array.ndim}"
 
 
 def _plain(value: Any, *, shapes: bool) -> str:
@@ -170,70 +149,4 @@ def _plain(value: Any, *, shapes: bool) -> str:
 
 def _code_text(function: Any) -> str:
     """Return what is known of a function that a program calls on the host: its code and what that reads."""
-    return digest(*_words_of(getattr(function, "callback_func", function), {}))
-
-
-def _words_of(value: Any, seen: dict[int, Any]) -> Iterator[str]:
-    """Yield what tells a value that code reads from another one; of what has been seen nothing more.
-
-    What has been seen is held: a list that is gone could give its address to another one.
-    """
-    if isinstance(value, np.ndarray | np.generic | jax.Array):
-        yield _constant_text(value, shapes=True)
-        return
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes | types.ModuleType):
-        yield getattr(value, "__name__", None) or repr(value)
-        return
-    module = getattr(value, "__module__", None) or ""
-    if callable(value) and module.split(".")[0] in LIBRARIES:
-        yield f"{module}.{getattr(value, '__qualname__', type(value).__qualname__)}"
-        return
-    if id(value) in seen:
-        return
-    seen[id(value)] = value
-    yield type(value).__qualname__
-    match value:
-        case functools.partial():
-            parts = [value.func, value.args, value.keywords]
-        case types.MethodType():
-            parts = [value.__func__, value.__self__]
-        case types.FunctionType():
-            code, read = value.__code__, set(_names_in(value.__code__))
-            yield from _code_words(code)
-            cells = [cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()]
-            named = {name: value.__globals__[name] for name in sorted(read) if name in value.__globals__}
-            parts = [value.__defaults__, value.__kwdefaults__, cells, named]
-        case Mapping():
-            parts = [part for pair in value.items() for part in pair]
-        case tuple() | list():
-            parts = list(value)
-        case set() | frozenset():
-            parts = sorted(value, key=repr)
-        case type():
-            yield value.__module__
-            parts = [each for _, each in sorted(vars(value).items()) if isinstance(each, types.FunctionType)]
-        case _:
-            yield ADDRESS.sub("", repr(value))
-            parts = [getattr(value, "__dict__", None)]
-            parts += [type(value)] if callable(value) and type(value).__module__ != "builtins" else []
-    for part in parts:
-        yield from _words_of(part, seen)
-
-
-def _names_in(code: types.CodeType) -> Iterator[str]:
-    """Yield the names that code, and the functions defined in it, may read from its module."""
-    yield from code.co_names
-    for value in code.co_consts:
-        if isinstance(value, types.CodeType):
-            yield from _names_in(value)
-
-
-def _code_words(code: types.CodeType) -> Iterator[str]:
-    """Yield the instructions, names and constants of compiled code and of the functions defined in it."""
-    yield code.co_code.hex()
-    yield repr((code.co_names, code.co_varnames, code.co_freevars))
-    for value in code.co_consts:
-        if isinstance(value, types.CodeType):
-            yield from _code_words(value)
-        else:
-            yield repr(value)
+    return code_digest(getattr(function, "callback_func", function), libraries=LIBRARIES)

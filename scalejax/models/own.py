@@ -252,7 +252,6 @@ def failing(what: str) -> Iterator[None]:
         raise SweepError(f"{what}: {type(error).__name__}: {first}") from error
 
 
-@functools.cache
 def _flags(kind: type[nnx.Module] | type[linen.Module], *, training: bool) -> dict[str, bool]:
     """Return the arguments that __call__ wants beside the inputs.
 

@@ -51,6 +51,7 @@ def expand_older(sweep: Sweep, card: DataCard) -> Iterator[OlderTrial]:
         settings = [tuple(zip(options, values, strict=True)) for values in itertools.product(*options.values())]
         chains = [(steps, resolve(steps)) for steps in grid.features or (sweep.data.steps,)]
         digests = {chain: features_digest(chain, card.shape) for _, chain in chains}
+        inputs = {chain: math.prod(shapes(chain, card.shape)[-1]) for _, chain in chains}
         for (steps, chain), train_examples, chosen, seed in itertools.product(
             chains, training_sizes(sweep.data, card), settings, sweep.seeds
         ):
@@ -62,7 +63,7 @@ def expand_older(sweep: Sweep, card: DataCard) -> Iterator[OlderTrial]:
                 data=card.fingerprint,
                 train_examples=train_examples,
                 seed=seed,
-                inputs=math.prod(shapes(chain, card.shape)[-1]),
+                inputs=inputs[chain],
                 outputs=card.classes or 1,
                 subset_key=random_bits(card.fingerprint, seed, "subset"),
                 random_state=random_bits(card.fingerprint, seed, "initialise"),

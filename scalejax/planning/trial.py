@@ -25,7 +25,7 @@ from scalejax.spec import DataSpec, Knob, ModelGrid, Sweep, TrainSpec
 from scalejax.spec.sweep import default_numbers
 from scalejax.train.numerics import Numerics, current
 from scalejax.train.recipe import DECAY_FRACTION, FOLLOWS, LaneProgram, Recipe, Settings, content
-from scalejax.train.task import output_shape, task_of
+from scalejax.train.task import is_own, output_shape, task_of
 from scalejax.train.traced import features_digest, optimizer_digest, program_digest, schedule_digest, task_digest
 
 # Raise it when a change to the training step or to a family changes results: old rows are then never mixed with new.
@@ -325,7 +325,10 @@ def _sizes(
     """
     chain = resolve(features)
     if isinstance(grid.family, str):
-        build, source, occasion = FAMILIES[grid.family], None, occasion if any(map(is_own_step, chain)) else None
+        build, source = FAMILIES[grid.family], None
+        # What is remembered by architecture may depend on any part that is the user's own: it has an occasion then.
+        parts_own = is_own(recipe.task) or not (isinstance(recipe.optimizer, str) and isinstance(recipe.schedule, str))
+        occasion = occasion if parts_own or any(map(is_own_step, chain)) else None
     else:
         build, source = grid.family, fingerprint(grid.family)
     unseen = source is not None

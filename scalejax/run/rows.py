@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from scalejax.run.store import MeasurementRow, ResultRow, TrialRow
+from scalejax.text import exact
 
 if TYPE_CHECKING:
     from scalejax.classical.pool import OlderFinished
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def hyperparameters_text(values: Sequence[tuple[str, Any]]) -> str | None:
     """Return hyperparameters as the trial table shows them, such as "b1=0.9, b2=0.95"; None if there are none."""
-    shown = (f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in values)
+    shown = (f"{name}={exact(value) if isinstance(value, float) else value}" for name, value in values)
     return ", ".join(shown) or None
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
@@ -14,7 +15,17 @@ from scalejax.classical.families import is_older
 from scalejax.errors import Interrupted, RunError, SweepError
 from scalejax.execute import CHECKPOINT_SECONDS
 from scalejax.rules import SpecError
-from scalejax.run.directory import CHECKPOINTS, FIGURES, LEDGER, MODELS, directory_of, locked, prepare, read_environment
+from scalejax.run.directory import (
+    CHECKPOINTS,
+    FIGURES,
+    LEDGER,
+    MODELS,
+    OLDER,
+    directory_of,
+    locked,
+    prepare,
+    read_environment,
+)
 from scalejax.run.fits import BOOTSTRAP, LEVEL, Fits, fit_source
 from scalejax.run.predict import predicted
 from scalejax.run.rows import measurement_rows, older_result, older_row, result_row, trial_row
@@ -294,7 +305,7 @@ def planned(sweep: Sweep, *, devices: int | None = None, spec: "DeviceSpec | Non
                 problem = "a column of the results is called so already; rename the parameter of the model"
                 raise SpecError(problem, table="models", keys=(name,), index=index)
     prepare_devices()
-    return make_plan(sweep, devices=devices, spec=spec, probe=prober(sweep.data))
+    return make_plan(sweep, devices=devices, spec=spec, probe=prober(sweep))
 
 
 def run_sweep(
@@ -340,6 +351,7 @@ def carry_out(
     run = Run(directory_of(plan.sweep, out))
     ledger = run.directory / LEDGER
     with locked(run.directory):
+        shutil.rmtree(run.directory / OLDER, ignore_errors=True)  # of a run that was killed
         ended: dict[str, Ended] = {}
         if ledger.exists():
             with Store(ledger, write=True) as store:  # an earlier process may have ended before it made the tables
@@ -365,7 +377,7 @@ def carry_out(
                     if unfinished or recalled or older:
                         _train(
                             plan, unfinished, begun, recalled=recalled, older=older, halving=halving, store=store,
-                            checkpoints=checkpoints, keeper=keeper, progress=progress,
+                            checkpoints=checkpoints, keeper=keeper, folder=run.directory / OLDER, progress=progress,
                         )  # fmt: skip
                     else:
                         checkpoints.finish(complete=True)
@@ -429,12 +441,14 @@ def _train(
     store: Store,
     checkpoints: "Checkpoints",
     keeper: Keeper | None,
+    folder: Path,
     progress: bool,
 ) -> None:
     """Train the unfinished trials, from where an earlier run left those that have begun.
 
     Those that the halving recalls were stopped by an earlier run and would not be by this one; later it may recall
-    more. The older algorithms are fitted beside, on host cores, and their trials begin anew if they are interrupted.
+    more. The older algorithms are fitted beside, on host cores, and their trials begin anew if they are interrupted;
+    what their processes read lies in `folder` for so long.
     """
     import jax
 
@@ -502,6 +516,7 @@ def _train(
         pool = HostPool(
             older,
             data,
+            folder=folder.absolute(),
             processes=processes_beside(engine=bool(waiting)),
             started=lambda trial: store.start([trial.trial_id]),
             finished=fitted,

@@ -406,15 +406,21 @@ class TrainSpec:
     # patterns of names such as "*.kernel"; default: all matrices
     weight_decay_on: tuple[str, ...] | None = field(default=None, metadata=Rule(str, grid=True).beside)
     # Of the optimizer; default: see OPTIMIZER_NUMBERS.
-    b1: tuple[float, ...] | None = field(default=None, metadata=Rule(float, at_least=0, below=1, grid=True).beside)
-    b2: tuple[float, ...] | None = field(default=None, metadata=Rule(float, at_least=0, below=1, grid=True).beside)
-    eps: tuple[float, ...] | None = field(default=None, metadata=Rule(float, at_least=1e-30, grid=True).beside)
+    b1: tuple[float, ...] | None = field(
+        default=None, metadata=Rule(float, at_least=0, below=1, grid=True, float32=True).beside
+    )
+    b2: tuple[float, ...] | None = field(
+        default=None, metadata=Rule(float, at_least=0, below=1, grid=True, float32=True).beside
+    )
+    eps: tuple[float, ...] | None = field(
+        default=None, metadata=Rule(float, at_least=1e-30, grid=True, float32=True).beside
+    )
     momentum: tuple[float, ...] | None = field(
-        default=None, metadata=Rule(float, at_least=0, below=1, grid=True).beside
+        default=None, metadata=Rule(float, at_least=0, below=1, grid=True, float32=True).beside
     )
     # Of the schedule "wsd": the share of the steps over which the learning rate falls.
     decay_fraction: tuple[float, ...] | None = field(
-        default=None, metadata=Rule(float, above=0, at_most=1, grid=True).beside
+        default=None, metadata=Rule(float, above=0, at_most=1, grid=True, float32=True).beside
     )
 
     def __post_init__(self) -> None:

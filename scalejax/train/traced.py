@@ -13,10 +13,11 @@ from jax import lax
 from jax.extend import core
 
 from scalejax.builders import qualified_name
+from scalejax.code_text import constant, digest
 from scalejax.data.features import Chain, Shape, digests, is_own_step, shapes, title
 from scalejax.errors import SweepError
 from scalejax.models import Architecture
-from scalejax.models.equations import SILENT, called, closed, constant, digest, settled, text
+from scalejax.models.equations import SILENT, called, closed, settled, text
 from scalejax.models.own import failing, named_leaves
 from scalejax.train.optimizers import make_optimizer
 from scalejax.train.recipe import LaneProgram, Recipe, Settings
@@ -131,8 +132,7 @@ def features_digest(chain: Chain, shape: Shape) -> tuple[str, ...]:
             continue
         fitted = {name: jax.ShapeDtypeStruct(of, jnp.float32) for name, of in step.arrays(shape).items()}
         batch = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
-        # Traced anew each time: what Python remembers of a function may be of an earlier form of it.
-        programs = [text(_traced(lambda *each: step.apply(*each), fitted, batch).program) for _ in range(2)]  # noqa: B023
+        programs = [text(_traced(step.apply, fitted, batch).program) for _ in range(2)]
         if programs[0] != programs[1]:
             why = "computes something else each time it is called, for instance from NumPy's random numbers"
             raise SweepError(f"the features step {title((step,))} {why}; draw in `fit`, from its seed")
@@ -155,8 +155,8 @@ def optimizer_digest(program: LaneProgram) -> tuple[str, ...]:
     with failing(f"{name} fails"):
         given = jax.eval_shape(widened, params)
         rule = make_optimizer(optimizer, None)
-        state = jax.eval_shape(rule.init, given)
-        made = jax.eval_shape(rule.update, given, state, given)
+        state = jax.eval_shape(lambda *each: rule.init(*each), given)  # see `_traced`
+        made = jax.eval_shape(lambda *each: rule.update(*each), given, state, given)
     if jax.tree.map(lambda leaf: leaf.shape, made) != jax.tree.map(lambda leaf: leaf.shape, (given, state)):
         problem = "returns updates or a state of another structure than those it is given"
         raise SweepError(f"{name} {problem}; expected an optax transformation")
@@ -205,7 +205,8 @@ def traced_descent(program: LaneProgram, params: nnx.State) -> tuple[Traced, Tra
 
 
 def _traced(function: Any, *operands: Any) -> Traced:
-    program, given = jax.make_jaxpr(function, return_shape=True)(*operands)
+    # Traced anew each time, as another function: JAX remembers the program of one, which may read what has changed.
+    program, given = jax.make_jaxpr(lambda *each: function(*each), return_shape=True)(*operands)
     return Traced(program, _paths(operands), _paths(given))
 
 

@@ -92,7 +92,8 @@ def _descent(program: LaneProgram, small: nnx.State, large: nnx.State) -> _Desce
         shrunk = (tuple(2 if have == want else padded for have, want in shape) for shape in shapes)
         return tuple(jax.ShapeDtypeStruct(shape, leaf.dtype) for shape, (leaf, _) in zip(shrunk, pairs, strict=True))
 
-    return _Descent((program.recipe, program.decayed), jax.tree.structure(large), arrays(2), arrays(3), program)
+    constants = program.recipe, program.decayed, program.architecture.occasion
+    return _Descent(constants, jax.tree.structure(large), arrays(2), arrays(3), program)
 
 
 @functools.cache
