@@ -501,7 +501,9 @@ def test_a_file_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch):
     counted = replace(kind, make=lambda *given: reads.append(given) or kind.make(*given))
     monkeypatch.setitem(opening.FILES, ".csv", counted)
     asked = spec("h.csv", target="price", columns=["area"])
-    describe(asked), describe(asked), load(asked)
+    describe(asked)
+    describe(asked)
+    load(asked)
     assert len(reads) == 1
     os.utime("h.csv", (1, 1))
     load(asked)

@@ -31,7 +31,7 @@ from scalejax.spec import DataSpec, ModelGrid, Sweep, TrainSpec
 from scalejax.train import numerics
 from scalejax.train.cost import SPEEDS
 from scalejax.train.recipe import Recipe
-from scalejax.train.task import CLASSIFICATION, Regression
+from scalejax.train.task import CLASSIFICATION, Classification, Regression
 from scalejax.train.traced import program_digest
 
 DATA = DataSpec(source="mnist1d", examples=60, train_examples=(20,), validation_examples=20, test_examples=20)
@@ -476,6 +476,15 @@ def test_what_a_task_or_an_optimizer_of_ones_own_computes_is_part_of_the_id():
     sets += [ids_of(optimizer=each) for each in optimizers]
     assert len(set.union(*sets)) == sum(map(len, sets))
     assert ids_of(task=Halves()) == ids_of(task=Halves())
+
+
+class Smoothed(Classification):
+    def loss(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
+        return 0.9 * super().loss(outputs, targets)
+
+
+def test_a_class_that_derives_from_a_task_here_is_ones_own():
+    assert not ids_of(task=Smoothed()) & ids_of(task=Classification())
 
 
 @pytest.mark.parametrize(
