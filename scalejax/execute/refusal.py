@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from scalejax.errors import RunError
+from scalejax.errors import RunError, SweepError
 from scalejax.text import first_line
 
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY")  # in the messages of XLA's and CUDA's errors
@@ -68,8 +68,15 @@ def reason_of(error: BaseException) -> str:
 
 
 def broke_off(error: BaseException) -> RunError:
-    """Return what ends a run for trouble that is not of a trial."""
-    says = f"training broke off: {reason_of(error)}; finished trials are kept, and the same command resumes"
+    """Return what ends a run for trouble that is not of a trial.
+
+    What a source raises as a sentence of its own is about the user's data: once these are mended they are other ones,
+    and the same command may have nothing to resume.
+    """
+    if isinstance(error, RunError | SweepError):
+        says = f"training broke off: {error}; finished trials are kept"
+    else:
+        says = f"training broke off: {reason_of(error)}; finished trials are kept, and the same command resumes"
     trouble = RunError(says)
     trouble.__cause__ = error
     return trouble
