@@ -20,6 +20,7 @@ from scalejax.data.file_state import found_files
 from scalejax.errors import RunError
 from scalejax.execute import kept
 from scalejax.execute.refusal import broke_off
+from scalejax.planning.trial import expand
 from scalejax.rules import SpecError
 from scalejax.run.store import Store
 from scalejax.run.weights import _task
@@ -138,13 +139,14 @@ class Margin:
 
     name: str = "margin"
     metric: str = "hinge"
+    scale: float = 1.0
 
     def outputs(self, card: DataCard) -> int:
         del card
         return 1
 
     def loss(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
-        return outputs[:, 0] * targets
+        return self.scale * outputs[:, 0] * targets
 
     def score(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
         return self.loss(outputs, targets)
@@ -168,6 +170,24 @@ def test_the_task_and_its_metric_are_those_of_the_trial():
     for other in (sweep, replace(sweep, task=Margin(metric="other"), metric=None)):
         with pytest.raises(sx.SweepError, match="a1 was trained on the task margin with the metric hinge, and the"):
             _task(own, other, card)
+    changed = replace(sweep, task=Margin(scale=2.0), metric=None)
+    own["program"] = {"task": made_by(Margin(), card), "numerics": [], "versions": kept._tracers()}
+    _task(own, replace(sweep, task=Margin(), metric=None), card)
+    with pytest.raises(sx.SweepError, match="the task margin computes something else than when trial a1 was trained"):
+        _task(own, changed, card)
+    own["program"]["versions"]["flax"] = "0.1"
+    with pytest.warns(UserWarning, match=r"a1 was kept under flax 0\.1, and under flax .* its task is another program"):
+        _task(own, changed, card)
+
+
+def made_by(task: Any, card: DataCard) -> str:
+    """Return the digest of a task as a trial has it."""
+    sweep = sx.Sweep("s", DATA, (sx.ModelGrid(one_output),), sx.TrainSpec((0.1,), (4,), steps=5), task=task)
+    return next(iter(expand(sweep, card))).trial.own[0]
+
+
+def one_output(*, inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Module:
+    return nnx.Linear(inputs, outputs, rngs=rngs)
 
 
 def test_an_older_trial_that_the_sweep_no_longer_asks_for_is_said_to_be_none(tmp_path: Path):

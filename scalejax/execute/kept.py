@@ -55,8 +55,10 @@ from scalejax.planning.trial import Trial
 from scalejax.text import first_line, number_of
 from scalejax.train.lanes import BLOCK, blocks, evaluate_one
 from scalejax.train.numerics import Numerics, current, held
+from scalejax.train.recipe import Recipe
 from scalejax.train.step import Examples, seen
 from scalejax.train.task import Task, is_own, output_shape
+from scalejax.train.traced import task_digest
 
 FORMAT = 1  # of the folder of a model; another one is not read
 WAITING, WEIGHTS, DESCRIPTION = "waiting", "weights", "model.json"
@@ -112,6 +114,7 @@ def kept_model(trial: Trial, weights: Weights, card: DataCard, *, encoding: Enco
         "arrays": structure_of(size),
         "program": {
             **_programs_once(size, trial.recipe.batch_size, trial.numerics),
+            "task": trial.own[0] if is_own(task) else None,
             "batch": trial.recipe.batch_size,
             "numerics": list(map(list, trial.numerics)),
             "versions": _tracers(),
@@ -216,7 +219,7 @@ def rebuilt(model: KeptModel, build: Any = None, features: Any = None) -> tuple[
     """
     says = model.description
     program = says.get("program", {})
-    numerics = tuple((name, value) for name, value in program["numerics"]) if program else current()
+    numerics = _numerics(says)
     with held(numerics):
         chain = _chain(says, features)
         if build is None:
@@ -237,10 +240,9 @@ def rebuilt(model: KeptModel, build: Any = None, features: Any = None) -> tuple[
     if wrong:
         raise SweepError(f"{name} {wrong}; {remedy}")
     if found and found["model"] != program["model"]:
-        then, now = program["versions"], _tracers()
-        if then == now:
+        if program["versions"] == _tracers():
             raise SweepError(_changed(name, found, says, chain))
-        _warn_of_other_versions(says["trial_id"], then, now)
+        _warn_of_other_versions(says, "its model")
     leaves, tree = jax.tree.flatten(size.abstract[1:])
     arrays = [keyed(model.arrays[name], leaf) for name, leaf in zip(made, leaves, strict=True)]
     return size, jax.tree.unflatten(tree, arrays)
@@ -346,10 +348,40 @@ def _changed(name: str, found: Description, says: Description, chain: Chain) -> 
     return f"{name} {problem}; give the one that trial {trial_id} was trained with, as it was then"
 
 
-def _warn_of_other_versions(trial_id: str, then: Mapping[str, str], now: Mapping[str, str]) -> None:
+def check_task(says: Mapping[str, Any], task: Task, card: DataCard) -> None:
+    """Hold a task of the user's own against the one that a model was trained on.
+
+    Raises:
+        SweepError: it computes something else.
+
+    Warns:
+        UserWarning: it does, and versions differ, which may be why.
+    """
+    then = says.get("program", {}).get("task")
+    if then is None:
+        return
+    recipe = Recipe("sgd", "constant", None, 2, task=task, target=(card.learns, card.target_shape))
+    inputs = jax.ShapeDtypeStruct((2, *card.shape), np.dtype(card.sees))
+    with held(_numerics(says)):
+        now = task_digest(recipe, output_shape(task, card), inputs=inputs)
+    if now == (then,):
+        return
+    if says["program"]["versions"] == _tracers():
+        problem = f"the task {task.name} computes something else than when trial {says['trial_id']} was trained"
+        raise SweepError(f"{problem}; give the sweep that it comes from with sweep=...")
+    _warn_of_other_versions(says, "its task")
+
+
+def _numerics(says: Mapping[str, Any]) -> Numerics:
+    """Return the settings under which a model was trained; of one whose version did not write them those of now."""
+    return tuple((name, value) for name, value in says["program"]["numerics"]) if "program" in says else current()
+
+
+def _warn_of_other_versions(says: Mapping[str, Any], what: str) -> None:
+    then, now = says["program"]["versions"], _tracers()
     names = [name for name in now if now[name] != then.get(name)]
     before, after = (", ".join(f"{name} {each.get(name)}" for name in names) for each in (then, now))
-    problem = f"trial {trial_id} was kept under {before}, and under {after} its model is another program"
+    problem = f"trial {says['trial_id']} was kept under {before}, and under {after} {what} is another program"
     warnings.warn(f"{problem}; see that run.evaluate returns the test loss of the table.", stacklevel=5)
 
 

@@ -253,8 +253,9 @@ def _task(says: Mapping[str, Any], sweep: Sweep, card: "DataCard") -> "Task":
     """Return the task of a kept model, with its metric: the sweep may be about another one by now.
 
     Raises:
-        SweepError: it is one of the user's own, and not that of the sweep.
+        SweepError: it is one of the user's own, and not that of the sweep, or computes something else by now.
     """
+    from scalejax.execute.kept import check_task
     from scalejax.train.task import TASKS, is_own, task_of
 
     name, metric = says["task"], says["metric"]
@@ -265,4 +266,5 @@ def _task(says: Mapping[str, Any], sweep: Sweep, card: "DataCard") -> "Task":
         problem = f"trial {says['trial_id']} was trained on the task {name} with the metric {metric}"
         has = f"the sweep {sweep.name} has {found.name} with {found.metric}"
         raise SweepError(f"{problem}, and {has}; give the sweep that it comes from with sweep=...")
+    check_task(says, found, card)
     return found
