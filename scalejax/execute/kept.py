@@ -12,8 +12,10 @@ Arrays are those of the host, so they are read on any number of devices.
 import contextlib
 import functools
 import json
+import platform
 import shutil
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,23 +30,40 @@ from flax import nnx
 from scalejax.builders import load_object, name_of, qualified_name
 from scalejax.data import DataCard, DataSet
 from scalejax.data.encoding import Encoding
-from scalejax.data.features import resolve, written
+from scalejax.data.features import (
+    Chain,
+    Features,
+    Shape,
+    Step,
+    apply_step,
+    listed_steps,
+    resolve,
+    shapes,
+    title,
+    written,
+)
 from scalejax.errors import SweepError
 from scalejax.execute.checkpoint import intact, orbax, seal
+from scalejax.execute.devices import versions
 from scalejax.execute.initial_weights import Weights
 from scalejax.execute.snapshot import bits, keyed
 from scalejax.files import replacing, write_atomically
 from scalejax.models import FAMILIES, Architecture, architecture
+from scalejax.models.equations import digest, text
 from scalejax.models.own import named_leaves
 from scalejax.planning.trial import Trial
-from scalejax.text import first_line
+from scalejax.text import first_line, number_of
 from scalejax.train.lanes import BLOCK, blocks, evaluate_one
+from scalejax.train.numerics import Numerics, current, held
+from scalejax.train.recipe import Recipe
 from scalejax.train.step import Examples, seen
 from scalejax.train.task import Task, is_own, output_shape
+from scalejax.train.traced import task_digest
 
 FORMAT = 1  # of the folder of a model; another one is not read
 WAITING, WEIGHTS, DESCRIPTION = "waiting", "weights", "model.json"
 PARTS = "params", "rest"  # of the weights
+TRACERS = "scalejax", "jax", "flax", "numpy"  # packages of which another version may trace a model to another program
 
 Description = dict[str, Any]  # as JSON can hold it
 
@@ -56,7 +75,8 @@ class KeptModel:
     Attributes:
         description: what it takes to build the module: family, builder, knobs, shape and type of an example as
             the model sees it, outputs; what it was trained on, and how that was read ("inputs", "own_task" and
-            "encoding", which came later: an older model has none of them).
+            "encoding", which came later: an older model has none of them); what it computes ("program", which came
+            later still).
         arrays: by name, such as "params.hidden.0.kernel"; of random keys their bits.
     """
 
@@ -92,6 +112,13 @@ def kept_model(trial: Trial, weights: Weights, card: DataCard, *, encoding: Enco
         "encoding": encoding.written(),
         "data": trial.data,
         "arrays": structure_of(size),
+        "program": {
+            **_programs_once(size, trial.recipe.batch_size, trial.numerics),
+            "task": trial.own[0] if is_own(task) else None,
+            "batch": trial.recipe.batch_size,
+            "numerics": list(map(list, trial.numerics)),
+            "versions": _tracers(),
+        },
     }
     leaves = [leaf for _, leaf in _named(weights)]
     return KeptModel(description, dict(zip(description["arrays"], map(bits, leaves), strict=True)))
@@ -174,33 +201,48 @@ def read(folder: Path, trial_id: str) -> KeptModel | None:
     return model
 
 
-def rebuilt(model: KeptModel, build: Any = None) -> tuple[Architecture, Weights]:
+def rebuilt(model: KeptModel, build: Any = None, features: Any = None) -> tuple[Architecture, Weights]:
     """Return the architecture of a model and its weights.
 
     Args:
         model: as it was read.
         build: the user's own builder, where its name is not enough to find it.
+        features: the steps before the model, where their names are not enough to find them.
 
     Raises:
-        SweepError: the builder is not found, or makes other arrays than those of the model.
+        SweepError: the builder or a step is not found, makes other arrays than those of the model, or computes
+            something else with them than it did.
+
+    Warns:
+        UserWarning: the program is another one, and so are the versions that trace it: which of them it comes from
+            cannot be told.
     """
     says = model.description
-    if build is None:
-        build = _builder(says)
-    title = f"the builder {name_of(build)}"
-    try:
-        size = architecture(
-            build, says["knobs"], shape=tuple(says["shape"]), outputs=says["outputs"], dtype=says["dtype"],
-            vocabulary=says["vocabulary"], features=resolve(says.get("features", ())),
-        )  # fmt: skip
-        made = structure_of(size)
-    except Exception as error:  # whatever the user's own code raises
-        knobs = ", ".join(f"{name}={value}" for name, value in says["knobs"].items())
-        problem = f"{title} fails with {knobs or 'no knobs'} ({first_line(error)})"
-        raise SweepError(f"{problem}; give the one that trial {says['trial_id']} was trained with") from error
-    wrong = _difference(made, says["arrays"])
+    program = says.get("program", {})
+    numerics = _numerics(says)
+    with held(numerics):
+        chain = _chain(says, features)
+        if build is None:
+            build = _builder(says)
+        name, remedy = f"the builder {name_of(build)}", f"give the one that trial {says['trial_id']} was trained with"
+        try:
+            size = architecture(
+                build, says["knobs"], shape=tuple(says["shape"]), outputs=says["outputs"], dtype=says["dtype"],
+                vocabulary=says["vocabulary"], features=chain, occasion=object(),
+            )  # fmt: skip
+            made = structure_of(size)
+            wrong = _difference(made, says["arrays"])
+            found = {} if wrong or not program else _programs(size, program["batch"], numerics)
+        except Exception as error:  # whatever the user's own code raises
+            knobs = ", ".join(f"{name}={value}" for name, value in says["knobs"].items())
+            problem = f"{name} fails with {knobs or 'no knobs'} ({first_line(error)})"
+            raise SweepError(f"{problem}; {remedy}") from error
     if wrong:
-        raise SweepError(f"{title} {wrong}; give the one that trial {says['trial_id']} was trained with")
+        raise SweepError(f"{name} {wrong}; {remedy}")
+    if found and found["model"] != program["model"]:
+        if program["versions"] == _tracers():
+            raise SweepError(_changed(name, found, says, chain))
+        _warn_of_other_versions(says, "its model")
     leaves, tree = jax.tree.flatten(size.abstract[1:])
     arrays = [keyed(model.arrays[name], leaf) for name, leaf in zip(made, leaves, strict=True)]
     return size, jax.tree.unflatten(tree, arrays)
@@ -256,6 +298,144 @@ def _named(weights: Any) -> list[tuple[str, Any]]:
     """Return the arrays of weights, or their shapes, with their names."""
     parts = zip(PARTS, weights, strict=True)
     return [(f"{part}.{name}", leaf) for part, state in parts for name, leaf in named_leaves(state)]
+
+
+def _programs(size: Architecture, batch_size: int, numerics: Numerics) -> Description:
+    """Return digests of what a model computes in evaluation mode, and each step of its features by itself.
+
+    How it is drawn, and what it does in training alone, such as dropout, changes nothing in a trained model.
+
+    Args:
+        size: its architecture.
+        batch_size: of the inputs.
+        numerics: under which it was trained.
+    """
+
+    def model(params: nnx.State, rest: nnx.State, inputs: jax.Array) -> jax.Array:
+        return size.predict(params, rest, inputs)
+
+    # Traced anew, though planning has: what Python remembers of a builder may be of an earlier form of it.
+    with held(numerics):
+        traced = jax.make_jaxpr(model)(*size.abstract[1:], size.inputs(batch_size))
+        steps = zip(size.features, shapes(size.features, size.shape), strict=False)
+        return {"model": digest(text(traced)), "steps": [_step_program(step, shape) for step, shape in steps]}
+
+
+_programs_once = functools.cache(_programs)  # of the trials of a run, whose code stays as it is
+
+
+def _step_program(step: Features, shape: Shape) -> str:
+    """Return a digest of what a step does with a batch of examples."""
+    fitted = {name: jax.ShapeDtypeStruct(of, jnp.float32) for name, of in step.arrays(shape).items()}
+    batch = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    return digest(text(jax.make_jaxpr(lambda *each: apply_step(step, *each))(fitted, batch)))
+
+
+def _tracers() -> dict[str, str]:
+    """Return the versions of all that may trace the same model to another program."""
+    packages = {name: versions()[name] for name in TRACERS}
+    return {**packages, "python": ".".join(platform.python_version_tuple()[:2]), "platform": jax.default_backend()}
+
+
+def _changed(name: str, found: Description, says: Description, chain: Chain) -> str:
+    """Say what computes something else than when a model was trained: a step of its features, or its builder."""
+    trial_id, steps = says["trial_id"], zip(chain, found["steps"], says["program"]["steps"], strict=True)
+    for place, (step, now, then) in enumerate(steps, start=1):
+        if now != then:
+            which = f"the features step {title((step,))}, {place} of {len(chain)},"
+            return f"{which} computes something else than when trial {trial_id} was trained; {_features_remedy(says)}"
+    problem = "makes the arrays of the model and computes something else with them"
+    return f"{name} {problem}; give the one that trial {trial_id} was trained with, as it was then"
+
+
+def check_task(says: Mapping[str, Any], task: Task, card: DataCard) -> None:
+    """Hold a task of the user's own against the one that a model was trained on.
+
+    Raises:
+        SweepError: it computes something else.
+
+    Warns:
+        UserWarning: it does, and versions differ, which may be why.
+    """
+    then = says.get("program", {}).get("task")
+    if then is None:
+        return
+    recipe = Recipe("sgd", "constant", None, 2, task=task, target=(card.learns, card.target_shape))
+    inputs = jax.ShapeDtypeStruct((2, *card.shape), np.dtype(card.sees))
+    with held(_numerics(says)):
+        now = task_digest(recipe, output_shape(task, card), inputs=inputs)
+    if now == (then,):
+        return
+    if says["program"]["versions"] == _tracers():
+        problem = f"the task {task.name} computes something else than when trial {says['trial_id']} was trained"
+        raise SweepError(f"{problem}; give the sweep that it comes from with sweep=...")
+    _warn_of_other_versions(says, "its task")
+
+
+def _numerics(says: Mapping[str, Any]) -> Numerics:
+    """Return the settings under which a model was trained; of one whose version did not write them those of now."""
+    return tuple((name, value) for name, value in says["program"]["numerics"]) if "program" in says else current()
+
+
+def _warn_of_other_versions(says: Mapping[str, Any], what: str) -> None:
+    then, now = says["program"]["versions"], _tracers()
+    names = [name for name in now if now[name] != then.get(name)]
+    before, after = (", ".join(f"{name} {each.get(name)}" for name in names) for each in (then, now))
+    problem = f"trial {says['trial_id']} was kept under {before}, and under {after} {what} is another program"
+    warnings.warn(f"{problem}; see that run.evaluate returns the test loss of the table.", stacklevel=5)
+
+
+def _features_remedy(says: Description) -> str:
+    return f"give the steps that trial {says['trial_id']} was trained behind, features=[...]"
+
+
+def _chain(says: Description, features: Any) -> Chain:
+    """Return the steps of a model's features: those that are given, or else those that are found by their names.
+
+    Raises:
+        SweepError: a step is not found, or is another one.
+    """
+    names, shape = says.get("features", []), tuple(says["shape"])
+    if features is None:
+        chain = tuple(_step(name, f"{place} of {len(names)}", says) for place, name in enumerate(names, start=1))
+    else:
+        try:
+            chain = resolve(listed_steps(features))
+        except SweepError as error:
+            raise SweepError(f"the features that are given: {error}") from error
+        if len(chain) != len(names):
+            given, had = f"{number_of(len(chain), 'step')} ({title(chain)})", f"{len(names)} ({title(names)})"
+            remedy = _features_remedy(says) if names else "drop features=[...]"
+            raise SweepError(f"the features that are given have {given}, and those of the model {had}; {remedy}")
+    try:
+        before = shapes(chain, shape)
+    except SweepError as error:
+        raise SweepError(f"{error}; {_features_remedy(says)}") from error
+    for place, (step, name, of_example) in enumerate(zip(chain, names, before, strict=False)):
+        own = f"{PARTS[1]}.fitted.{place}."
+        made = {f"{own}{each}": f"float32 {list(of)}" for each, of in step.arrays(of_example).items()}
+        fitted = {each: of for each, of in says["arrays"].items() if each.startswith(own)}
+        if made != fitted or (":" not in name and written(step) != name):
+            which = f"the features step {title((step,))}, {place + 1} of {len(chain)},"
+            raise SweepError(f"{which} is not the {name} of the model; {_features_remedy(says)}")
+    return chain
+
+
+def _step(name: str, place: str, says: Description) -> Features:
+    """Return a step by its name.
+
+    Raises:
+        SweepError: its name does not tell which it was.
+    """
+    try:
+        found: Step | type = load_object(name) if ":" in name else name
+        if isinstance(found, type):
+            raise SweepError("it was an object of that class")
+        return resolve((found,))[0]
+    except SweepError as error:
+        why = str(error).partition(";")[0]
+        problem = f"the features step {name}, {place}, cannot be found by its name alone ({why})"
+        raise SweepError(f"{problem}; {_features_remedy(says)}") from error
 
 
 def _address(build: Any) -> str:

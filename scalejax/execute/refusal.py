@@ -70,8 +70,15 @@ def reason_of(error: BaseException) -> str:
 
 
 def broke_off(error: BaseException) -> RunError:
-    """Return what ends a run for trouble that is not of a trial."""
-    says = f"training broke off: {reason_of(error)}; finished trials are kept, and the same command resumes"
+    """Return what ends a run for trouble that is not of a trial.
+
+    What a source raises as a sentence of its own is about the user's data: once these are mended they are other ones,
+    and the same command may have nothing to resume.
+    """
+    if isinstance(error, RunError | SweepError):
+        says = f"training broke off: {error}; finished trials are kept"
+    else:
+        says = f"training broke off: {reason_of(error)}; finished trials are kept, and the same command resumes"
     trouble = RunError(says)
     trouble.__cause__ = error
     return trouble

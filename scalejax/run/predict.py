@@ -21,14 +21,14 @@ AT_ONCE = 8192  # rows of a table that are inputs at the same time: a column of 
 
 
 def predicted(
-    directory: Path, name: str, new: Any, *, build: Any = None, probabilities: bool = False
+    directory: Path, name: str, new: Any, *, build: Any = None, features: Any = None, probabilities: bool = False
 ) -> "np.ndarray | pd.DataFrame":
     """Return what a kept model makes of new examples; see `Run.predict`."""
     import pandas as pd
 
     from scalejax.execute import kept
 
-    module, size, says = model_parts(directory, name, build)
+    module, size, says = model_parts(directory, name, build=build, features=features)
     task, trial_id = None if says.get("own_task") else says["task"], says["trial_id"]
     if probabilities and task not in ("classification", "next_token"):
         what = f"of the task {says['task']}, which has no probabilities"

@@ -168,7 +168,7 @@ class Run(Shown):
 
         return sorted({*stored_models(self.directory / MODELS), *waiting_models(self.directory / MODELS)})
 
-    def model(self, trial_id: str, *, build: Any = None) -> Any:
+    def model(self, trial_id: str, *, build: Any = None, features: Any = None) -> Any:
         """Return the trained model of a trial: a Flax module at its true size with its best parameters by validation.
 
         It is in evaluation mode. A flag of its own `__call__`, such as `train`, is for the caller to give.
@@ -176,30 +176,43 @@ class Run(Shown):
         Args:
             trial_id: or as many of its first digits as no other trial has.
             build: the builder of the module, where the run's directory alone does not tell: one of a notebook.
+            features: the steps before the model as the sweep has them, where their names alone do not tell: objects
+                and lambdas.
 
         Raises:
             SweepError: there is no such trial, its model was not kept (`Sweep.keep_weights` says which are), or the
-                builder makes another module.
-        """
-        return model_parts(self.directory, trial_id, build)[0]
+                builder makes another module, or a step of the features is another one: with other arrays, or a program
+                that computes something else.
 
-    def evaluate(self, trial_id: str, *, build: Any = None, sweep: Sweep | None = None) -> dict[str, float]:
+        Warns:
+            UserWarning: the model is another program than the one that was kept, under another version of JAX, Flax,
+                NumPy, Python or scalejax, or on another kind of device, which may be why.
+        """
+        return model_parts(self.directory, trial_id, build=build, features=features)[0]
+
+    def evaluate(
+        self, trial_id: str, *, build: Any = None, features: Any = None, sweep: Sweep | None = None
+    ) -> dict[str, float]:
         """Predict the test examples again with the trained model of a trial; return its `test_loss` and `test_metric`.
 
         They are those of the table, up to the order in which float32 numbers are added: a model is evaluated at its
-        true size, where the run may have padded it.
+        true size, where the run may have padded it. The metric is that of the trial, whatever the sweep asks for now.
 
         Args:
             trial_id: as for `model`.
             build: as for `model`.
+            features: as for `model`.
             sweep: that the run was made of, where its file does not hold the data or the task: objects of Python.
 
         Raises:
-            SweepError: as `model` does; or the data cannot be loaded, or are others than those of the trial.
+            SweepError: as `model` does; or the data cannot be loaded, or are others than those of the trial; or the
+                trial has a task of the user's own, and the sweep another one.
         """
-        return evaluated(self.directory, trial_id, build=build, sweep=sweep)
+        return evaluated(self.directory, trial_id, build=build, features=features, sweep=sweep)
 
-    def predict(self, trial_id: str, new: Any, *, build: Any = None, probabilities: bool = False) -> Any:
+    def predict(
+        self, trial_id: str, new: Any, *, build: Any = None, features: Any = None, probabilities: bool = False
+    ) -> Any:
         """Predict new examples with the trained model of a trial, in the terms of the data that it was trained on.
 
         Args:
@@ -208,6 +221,7 @@ class Run(Shown):
                 order and with others beside them; or an array of inputs [n, ...] as they were stored: images as uint8.
                 Of data that were no table, or of a model that version 0.3.0 or an earlier one kept, only an array.
             build: as for `model`.
+            features: as for `model`.
             probabilities: of a classification, return those of all classes instead.
 
         Returns:
@@ -220,7 +234,9 @@ class Run(Shown):
             SweepError: as `model` does; or a column of `new` is missing, or has a category that the training data
                 had not, or no number where they had one; or an array is of another shape or type.
         """
-        return predicted(self.directory, trial_id, new, build=build, probabilities=probabilities)
+        return predicted(
+            self.directory, trial_id, new, build=build, features=features, probabilities=probabilities
+        )  # fmt: skip
 
     def fit(
         self,

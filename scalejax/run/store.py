@@ -406,6 +406,13 @@ class Store:
         with self._reading() as connection:
             return [str(trial_id) for (trial_id,) in connection.execute("SELECT trial_id FROM trials")]
 
+    def standing(self, trial_id: str) -> tuple[str, Status] | None:
+        """Return the family and the status of a trial, also of one that the sweep does not ask for; None if unknown."""
+        with self._reading() as connection:
+            query = "SELECT family, status FROM trials WHERE trial_id = ?"
+            row = connection.execute(query, (trial_id,)).fetchone()
+            return None if row is None else (str(row[0]), Status(row[1]))
+
     def results(self, only: Sequence[str] | None = None) -> "pd.DataFrame":
         """Return the trial table of the sweep, one row a trial in the order of its file; or the rows of some trials.
 

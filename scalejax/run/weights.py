@@ -18,9 +18,11 @@ from scalejax.text import first_line, number_of
 if TYPE_CHECKING:
     import pandas as pd
 
+    from scalejax.data import DataCard
     from scalejax.execute.slot import Finished
     from scalejax.planning.plan import Plan
     from scalejax.planning.trial import Trial
+    from scalejax.train.task import Task
 
 STOP_SECONDS = 1.0  # to wait for a model that is being written once a run is told to stop
 
@@ -183,16 +185,19 @@ def trial_called(directory: Path, name: str) -> str:
     return name if name in found else found[0]
 
 
-def model_parts(directory: Path, name: str, build: Any = None) -> tuple[Any, Any, Mapping[str, Any]]:
+def model_parts(
+    directory: Path, name: str, *, build: Any = None, features: Any = None
+) -> tuple[Any, Any, Mapping[str, Any]]:
     """Return a kept model as a Flax module in evaluation mode, its architecture, and its description.
 
     Args:
         directory: of the run.
         name: the trial's id, or enough of its first digits.
         build: the user's own builder, where its name is not enough to find it.
+        features: the steps before the model, where their names are not enough to find them.
 
     Raises:
-        SweepError: there is no such trial or no model of it, it is damaged, or the builder does not fit.
+        SweepError: there is no such trial or no model of it, it is damaged, or the builder or the features do not fit.
     """
     from scalejax.execute import kept
 
@@ -200,15 +205,14 @@ def model_parts(directory: Path, name: str, build: Any = None) -> tuple[Any, Any
     model = kept.read(directory / MODELS, trial_id)
     if model is None:
         raise SweepError(f"{directory}: {_missing(directory, trial_id)}")
-    size, weights = kept.rebuilt(model, build)
+    size, weights = kept.rebuilt(model, build, features)
     return kept.module_of(size, weights), size, model.description
 
 
 def _missing(directory: Path, trial_id: str) -> str:
     """Say why a trial has no model, and what to do."""
     with Store(directory / LEDGER, write=False) as store:
-        rows = store.results().set_index("trial_id")
-    family, status = rows.loc[trial_id, ["family", "status"]] if trial_id in rows.index else ("", Status.DONE)
+        rows, (family, status) = store.results(), store.standing(trial_id) or ("", Status.DONE)
     if is_older(family):
         networks = [each for each in dict.fromkeys(rows["family"]) if not is_older(each)]
         named = " or ".join(f'run.best(family="{each}")' for each in networks)
@@ -223,14 +227,15 @@ def _missing(directory: Path, trial_id: str) -> str:
     return f"the model of trial {trial_id} was not kept ({kept}); {remedy}"
 
 
-def evaluated(directory: Path, name: str, *, build: Any = None, sweep: Sweep | None = None) -> dict[str, float]:
+def evaluated(
+    directory: Path, name: str, *, build: Any = None, features: Any = None, sweep: Sweep | None = None
+) -> dict[str, float]:
     """Return the test loss and the headline metric of a kept model, predicted again; see `Run.evaluate`."""
     from scalejax.data import describe, load
     from scalejax.execute import kept
     from scalejax.spec.file import load_sweep
-    from scalejax.train.task import task_of
 
-    module, size, says = model_parts(directory, name, build)
+    module, size, says = model_parts(directory, name, build=build, features=features)
     if sweep is None:
         try:
             sweep = load_sweep(directory / SWEEP)
@@ -240,6 +245,26 @@ def evaluated(directory: Path, name: str, *, build: Any = None, sweep: Sweep | N
     if card.fingerprint != says["data"]:
         problem = f"trial {says['trial_id']} was trained on other data than the sweep {sweep.name} has now"
         raise SweepError(f"{directory}: {problem}; give the sweep that it comes from with sweep=...")
-    task = task_of(sweep.task, card, metric=sweep.metric)
-    loss, metric = kept.evaluate(module, size, task=task, data=load(sweep.data))
+    loss, metric = kept.evaluate(module, size, task=_task(says, sweep, card), data=load(sweep.data))
     return {"test_loss": loss, "test_metric": metric}
+
+
+def _task(says: Mapping[str, Any], sweep: Sweep, card: "DataCard") -> "Task":
+    """Return the task of a kept model, with its metric: the sweep may be about another one by now.
+
+    Raises:
+        SweepError: it is one of the user's own, and not that of the sweep, or computes something else by now.
+    """
+    from scalejax.execute.kept import check_task
+    from scalejax.train.task import TASKS, is_own, task_of
+
+    name, metric = says["task"], says["metric"]
+    if not says.get("own_task", name not in TASKS):
+        return task_of(name, card, metric=metric if metric in TASKS[name][1] or name == "classification" else None)
+    found = task_of(sweep.task, card, metric=sweep.metric)
+    if not is_own(found) or (found.name, found.metric) != (name, metric):
+        problem = f"trial {says['trial_id']} was trained on the task {name} with the metric {metric}"
+        has = f"the sweep {sweep.name} has {found.name} with {found.metric}"
+        raise SweepError(f"{problem}, and {has}; give the sweep that it comes from with sweep=...")
+    check_task(says, found, card)
+    return found

@@ -1,5 +1,6 @@
 """The sweep file: TOML read into a `Sweep`, with the line of every mistake, and a `Sweep` written back as TOML."""
 
+import glob
 import os
 import re
 import tomllib
@@ -387,7 +388,9 @@ def located(sweep: Sweep) -> Sweep:
 
 
 def _absolute(path: str) -> str:
-    found = os.path.abspath(path)  # noqa: PTH100  # without the ".." that Path.absolute leaves
+    # Of a pattern only what the user wrote is one: the folder that it is in may be called "runs [old]".
+    folder = glob.escape(str(Path.cwd())) if glob.has_magic(path) and not is_there(Path(path)) else ""
+    found = os.path.abspath(os.path.join(folder, path))  # noqa: PTH100, PTH118  # without the ".." of Path.absolute
     return found if found.isprintable() else path  # as every text of a sweep must be
 
 

@@ -5,7 +5,7 @@ code, `with jax.default_matmul_precision("bfloat16"):`. The latter holds in one 
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -27,6 +27,16 @@ def current() -> Numerics:
     """Return the settings of the calling thread that are not at their default, by name."""
     values = {name: getattr(jax.config, name) for name in JAX_OPTIONS}
     return tuple((name, value) for name, value in values.items() if value != JAX_OPTIONS[name][0])
+
+
+@contextlib.contextmanager
+def held(numerics: Numerics) -> Iterator[None]:
+    """Let settings hold in this thread within a block; all others are at their default."""
+    wanted = dict(numerics)
+    with contextlib.ExitStack() as exits:
+        for name, (default, context) in JAX_OPTIONS.items():
+            exits.enter_context(context(wanted.get(name, default)))
+        yield
 
 
 def hold(numerics: Numerics) -> None:
