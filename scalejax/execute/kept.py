@@ -28,6 +28,7 @@ import numpy as np
 from flax import nnx
 
 from scalejax.builders import load_object, name_of, qualified_name
+from scalejax.code_text import digest
 from scalejax.data import DataCard, DataSet
 from scalejax.data.encoding import Encoding
 from scalejax.data.features import (
@@ -49,7 +50,7 @@ from scalejax.execute.initial_weights import Weights
 from scalejax.execute.snapshot import bits, keyed
 from scalejax.files import replacing, write_atomically
 from scalejax.models import FAMILIES, Architecture, architecture
-from scalejax.models.equations import digest, text
+from scalejax.models.equations import text
 from scalejax.models.own import named_leaves
 from scalejax.planning.trial import Trial
 from scalejax.text import first_line, number_of
