@@ -17,6 +17,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(benchmark, "PEAK_SIZE", 64)
 
 
+@pytest.mark.slow
 def test_the_figures_are_the_same_in_table_and_json(capsys):
     assert main(["bench", "--widths", "4", "--repetitions", "1", "--batch-size", "8", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)

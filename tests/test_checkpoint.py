@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from engine_helpers import EXACT_SOLO, numbers, planned, program
+from engine_helpers import EXACT_SOLO, numbers, planned, program, slow
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -146,7 +146,7 @@ def test_a_run_that_is_stopped_again_and_again_is_as_one_that_never_was(data, tm
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("mode", ["vmap", "map"])
+@pytest.mark.parametrize("mode", ["vmap", *slow("map")])
 @pytest.mark.parametrize(("first", "then"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.slow)])
 def test_another_number_of_devices_goes_on(data, tmp_path, mode, first, then):
     wanted = buckets(trials_of(), lanes=2, mode=mode)
@@ -190,6 +190,7 @@ def test_halving_that_is_stopped_again_and_again_stops_the_same(data, tmp_path_f
     assert same(ends, whole)
 
 
+@pytest.mark.slow
 def test_halving_that_came_later_stops_what_it_would_have_stopped(data, tmp_path):
     trials = trials_of((4,), rates=(0.001, 0.01, 0.1, 0.3))
     rungs = {STEPS: (8,), STEPS // 2: (8,)}
@@ -215,6 +216,7 @@ class Keyed(nnx.Module):
         return self.output(self.dropout(nnx.relu(self.hidden(x))))
 
 
+@pytest.mark.slow
 def test_random_keys_go_on_too(data, tmp_path):
     built = architecture(Keyed, {"width": 5}, shape=(12,), outputs=3)
     trials = [replace(each, architecture=built) for each in trials_of((3,))]

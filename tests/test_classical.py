@@ -413,6 +413,7 @@ def test_a_sweep_of_older_algorithms_alone_needs_no_table_of_training(tmp_path: 
     assert "naive_bayes" in " ".join(run.summary())
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path: Path):
     forest = sx.ModelGrid("random_forest", n_estimators=300, min_samples_leaf=[1, 2, 3])
     sweep = sx.Sweep("stopped", replace(DIGITS, train_examples=(300,)), models=(forest,), seeds=(0, 1))

@@ -207,6 +207,7 @@ def test_two_widths_behind_features_are_packed_and_train_as_they_do_alone(data, 
         np.testing.assert_allclose(together[:, number], alone, rtol=EXACT_SOLO)
 
 
+@pytest.mark.slow
 def test_a_trial_behind_features_is_the_training_on_inputs_made_beforehand(data):
     """The features of all data, made on the host, and a model alone on them: the same losses."""
     each = behind("standardise + pca(6)", train_examples=40)
@@ -404,6 +405,7 @@ def test_features_of_the_data_are_those_of_an_older_algorithm_too(tmp_path):
     assert found == pytest.approx(float(wrong))
 
 
+@pytest.mark.slow
 def test_steps_of_ones_own_are_trained(tmp_path):
     grid = sx.ModelGrid("logistic", features=["none", half, [Centred(), "standardise"]])
     rows = sx.run_sweep(sweep_of(grid, sizes=(20,)), tmp_path, progress=False).results()
@@ -416,6 +418,7 @@ def test_steps_of_ones_own_are_trained(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_kept_model_comes_back_with_its_features(tmp_path):
     grid = sx.ModelGrid("logistic", features=["none", [half, "standardise", "pca(5)"]])
     run = sx.run_sweep(replace(sweep_of(grid, sizes=(20,)), keep_weights="best"), tmp_path, progress=False)

@@ -195,6 +195,7 @@ def test_predictions_have_the_shape_of_the_predictors_and_lie_in_their_intervals
     assert fit.predict({"x": 1e3}).value.shape == ()
 
 
+@pytest.mark.slow
 def test_an_accuracy_that_rises_to_one():
     truth = {"e_inf": 0.04, "e_0": 0.9, "alpha": 0.8, "beta": 20.0, "c": 0.4}
     accuracy = 1 - LAWS["m4"](truth, {"x": design("m4")["x"]})

@@ -130,6 +130,7 @@ def told_by_four() -> SimpleNamespace:
     return SimpleNamespace(lines=found.stdout.splitlines(), all=found.stdout + found.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", inner_tests())
 def test_four_groups(name: str, told_by_four: SimpleNamespace):
     mine = [

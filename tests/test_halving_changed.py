@@ -176,6 +176,7 @@ def fresh(tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_a_milder_halving_in_a_finished_directory_trains_what_it_lets_go_on(tmp_path, fresh):
     run = sx.run_sweep(halved((0.25, 0.5), 4), tmp_path, progress=False)
     assert run.counts() | {"done": 2, "stopped": 6} == run.counts()

@@ -307,6 +307,7 @@ def test_settings_of_jax_that_change_numbers_are_part_of_the_id():
     assert ids(sweep_of("mlp")) == plain
 
 
+@pytest.mark.slow
 def test_what_is_set_for_a_block_of_code_holds_in_the_threads_of_its_run(tmp_path: Path):
     def weights(directory: Path) -> float:
         return sx.run_sweep(sweep_of("mlp"), directory, progress=False).results()["train_loss"].item()

@@ -74,6 +74,7 @@ def test_weights_that_do_not_fit_are_drawn_again_and_memory_is_bounded(monkeypat
     assert len(draws.made) == 2 * len(WIDTHS) * len(SEEDS) - kept * len(WIDTHS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [0, *slow(1000)])
 def test_a_sweep_of_many_seeds_holds_few_weights(data, monkeypatch, kept):
     """50 seeds of 3 sizes are 150 weights; each is some hundred bytes."""

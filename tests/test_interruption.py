@@ -206,6 +206,7 @@ def test_a_run_resumes_with_another_number_of_devices(tmp_path, first, then):
     np.testing.assert_allclose(found["validation_loss"], expected["validation_loss"], rtol=EXACT_SOLO)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_a_run_cleanly_and_it_resumes_when_there_is_room(tmp_path):
     path, directory = sweep_file(tmp_path, **SHORT), tmp_path / "run"
 

@@ -67,6 +67,7 @@ def test_packed_equals_solo_for_mlps_of_several_widths(data, optimizer):
     assert_equal_to_solo(trials, data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, *slow(3)])
 def test_packed_equals_solo_at_other_depths_with_clipping(data, depth):
     trials = [planned(knobs={"width": width, "depth": depth}, clip_norm=0.5) for width in (2, 16)]

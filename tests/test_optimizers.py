@@ -71,6 +71,7 @@ def test_ten_steps_with_other_numbers_equal_a_plain_loop_with_optax(data: DataSe
         np.testing.assert_allclose(mine, theirs, rtol=EXACT_SOLO, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer", [name if name == "adamw" else pytest.param(name, marks=pytest.mark.slow) for name in OTHERS]
 )
@@ -139,6 +140,7 @@ def test_a_number_keeps_its_rule_in_float32(numbers: dict, says: str):
         own_sweep(**numbers)
 
 
+@pytest.mark.slow
 def test_a_grid_of_numbers_is_run_and_its_column_says_which(tmp_path):
     run = sx.run_sweep(own_sweep(b2=[0.9, 0.999], optimizer="lion"), tmp_path, progress=False)
     assert sorted(run.results()["hyperparameters"].fillna("")) == ["b2=0.9", "b2=0.999"]

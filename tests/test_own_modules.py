@@ -462,6 +462,7 @@ def test_a_long_run_of_a_module_with_random_keys_is_timed_and_trained(monkeypatc
     assert set(run.results()["status"]) == {"done"}
 
 
+@pytest.mark.slow
 def test_a_module_that_fails_when_it_runs_has_no_timing_and_a_probe_says_why(data: DataSet):
     small, large = (own(own_modules.RaisesInCallback, {"width": width}) for width in (3, 8))
     assert timed(bucket_of(large, 2), data.card) is None

@@ -225,6 +225,7 @@ def test_a_module_that_padding_changes_is_packed_by_its_own_size_and_the_plan_sa
     assert "is not packed with" in note
 
 
+@pytest.mark.slow
 def test_planning_simulates_fewer_schedules_than_there_are_divisions(monkeypatch):
     """Every number of lanes was simulated for every run of neighbours: a hundred sizes took forty seconds."""
     simulated = []

@@ -141,6 +141,7 @@ def test_transformers_padded_to_eight_heads_and_four_blocks_equal_their_solo_run
     assert_equal_to_solo(transformers, transformer(LARGEST), data, alone=[0, 2])
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(heads=st.integers(1, 3), depth=st.integers(1, 3), width=st.integers(1, 7), seed=st.integers(0, 99))
 def test_how_far_a_size_is_padded_changes_no_loss(

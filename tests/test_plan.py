@@ -149,6 +149,7 @@ def timed_forecast(plan, *, patience_seconds: float) -> Forecast:
     return forecast(plan, timing.timings_of(plan, patience_seconds=patience_seconds))
 
 
+@pytest.mark.slow
 def test_a_forecast_is_remembered_and_a_damaged_memory_is_timed_again(tmp_path, monkeypatch):
     monkeypatch.setenv("SCALEJAX_CACHE", str(tmp_path))
     plan = make_plan(SWEEP)
@@ -211,6 +212,7 @@ def test_one_of_a_kind_is_not_told_as_several():
     assert not re.search(r"\b1 \w+s\b(?<!1 s)", text)
 
 
+@pytest.mark.slow
 def test_a_module_with_random_state_trains(tmp_path):
     from scalejax import run_sweep
 

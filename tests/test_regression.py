@@ -15,6 +15,7 @@ def generated(rows: int) -> tuple[np.ndarray, np.ndarray]:
     return x, np.sin(2 * x[:, 0]) + x[:, 1] * x[:, 2] + 0.5 * x[:, 3] + generator.normal(0, 0.1, rows)
 
 
+@pytest.mark.slow
 def test_two_hundred_thousand_rows_from_the_picture_to_the_law(tmp_path: Path):
     x, y = generated(210_000)
     sweep = sx.Sweep(

@@ -193,6 +193,7 @@ def interrupt_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Accountant, "show", shown)
 
 
+@pytest.mark.slow
 def test_a_sweep_that_changes_while_it_is_interrupted_resumes_as_what_it_is_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -246,6 +247,7 @@ def test_progress_goes_to_standard_error_and_only_if_wanted(tmp_path: Path, caps
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_modules_of_the_user_s_own_are_trained(tmp_path: Path):
     own = replace(TINY, models=(sx.ModelGrid(Own, width=[4, 8]), sx.ModelGrid(own_function, width=[4, 8])))
     run = sx.run_sweep(own, tmp_path, progress=False)
@@ -380,6 +382,7 @@ def test_a_sweep_is_checked_once_and_planned_once(tmp_path: Path, monkeypatch: p
         assert calls == ["check_models", "expand"]
 
 
+@pytest.mark.slow
 def test_what_the_command_line_prints_is_what_python_users_have(finished: sx.Run, tmp_path: Path, capsys):
     (tmp_path / "sweep.toml").write_text(sweep_to_toml(SWEEP))
 

@@ -91,7 +91,7 @@ def test_a_device_error_fails_the_trials_in_its_lanes_and_no_others(data, monkey
     assert {end.status for end in ended.values()} == {"done", "failed"}
 
 
-@pytest.mark.parametrize("where", ["__init__", "place", "launch", "land"])
+@pytest.mark.parametrize("where", ["place", "land", *slow("__init__", "launch")])
 @pytest.mark.parametrize(
     "error",
     [
@@ -117,6 +117,7 @@ def test_out_of_memory_halves_the_lanes_and_loses_no_trial(data, monkeypatch, wh
     assert set(sizes) == {3, 2, 1}
 
 
+@pytest.mark.slow
 def test_a_trial_that_does_not_fit_alone_fails_and_the_others_go_on(data, monkeypatch):
     launch = Pack.launch
 

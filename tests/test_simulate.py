@@ -135,6 +135,7 @@ def test_lanes_in_turn_cost_nothing_while_they_idle():
     assert schedule([replace(side_by_side, skips_idle=True)], 1).makespan == 5 * 10
 
 
+@pytest.mark.slow
 def test_a_real_run_on_one_device_takes_the_simulated_steps_in_the_simulated_order(data, monkeypatch):
     mlps = [planned(knobs={"width": 4, "depth": 1}, seed=seed, steps=(30, 20, 10)[seed % 3]) for seed in range(8)]
     logistics = [planned("logistic", seed=seed, steps=15) for seed in range(3)]

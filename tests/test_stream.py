@@ -44,7 +44,7 @@ def test_the_host_shuffles_as_the_devices_do(size: int, key: int):
     assert shuffled(index, size=size, key=key).tolist() == np.asarray(device).tolist()
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     examples=st.integers(1, 500), more=st.integers(0, 1000), batch=st.integers(1, 9), step=st.integers(0, 10**6),
     subset=KEYS, shuffle=KEYS,
@@ -247,6 +247,7 @@ def test_binary_and_hidden_files_of_a_folder_are_left_out(tmp_path: Path):
     assert sum(describe(globbed).sizes.values()) == 99
 
 
+@pytest.mark.slow
 def test_a_streamed_run_that_is_stopped_resumes_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = token_file(tmp_path / "tokens.bin")
     data = replace(tokens_of(path), stream=True, train_examples=(20, 400))

@@ -134,6 +134,7 @@ def test_a_diverging_rate_is_stopped_first_and_keeps_nobody_waiting(data):
     assert sum(end.status == "done" for end in ends.values()) == len(SEEDS)
 
 
+@pytest.mark.slow
 def test_out_of_memory_in_the_middle_loses_no_trial(data, monkeypatch, full):
     launch, calls = Pack.launch, []
 

@@ -266,6 +266,7 @@ def test_trials_that_end_early_or_wait_at_rungs_keep_theirs(tmp_path: Path):
     assert_reproduced(run)
 
 
+@pytest.mark.slow
 def test_models_are_kept_after_a_resume_as_if_there_had_been_none(tmp_path: Path):
     whole, broken = trained(ALL, tmp_path / "whole"), tmp_path / "broken"
     code = """
@@ -312,6 +313,7 @@ def test_what_a_killed_run_has_set_aside_is_whole_and_the_next_one_goes_on(tmp_p
     assert_reproduced(run)
 
 
+@pytest.mark.slow
 def test_an_enlarged_sweep_keeps_the_models_of_what_is_new(copied: sx.Run):
     before = set(copied.models())
     larger = replace(SWEEP, data=replace(SWEEP.data, train_examples=(20, 100, 200)))

@@ -1,6 +1,7 @@
 """An optimizer of a user's own, through public doors: an optax transformation without its learning rate."""
 
 import optax
+import pytest
 
 import scalejax as sx
 
@@ -18,6 +19,7 @@ def sweep(optimizer) -> sx.Sweep:
     )
 
 
+@pytest.mark.slow
 def test_an_optimizer_of_ones_own_trains_in_one_program(tmp_path):
     plan = sx.plan(sweep(sign_momentum))
     assert plan.facts["lane_programs"] == 1  # proven: signs of zero are zero
