@@ -245,11 +245,15 @@ def test_modules_of_ones_own_come_back(build, knobs, task: str, tmp_path: Path):
     run = trained(sweep, tmp_path)
     assert len(run.models()) == len(run.results()) == 8
     name = run.models()[0]
+    alone = sx.Run(run.directory)
     with pytest.raises(sx.SweepError, match=r"has no address .* run\.model"):
-        run.model(name)
-    module = run.model(name, build=own)
+        alone.model(name)
+    with pytest.raises(sx.SweepError, match=r"its sweep has objects of Python; give the sweep with run\.evaluate"):
+        alone.evaluate(name, build=own)
+    module = alone.model(name, build=own)
     assert all(jnp.isfinite(module(jnp.asarray(x[:5], jnp.float32))).ravel())
-    assert_reproduced(run, build=own, sweep=sweep)
+    assert_reproduced(alone, build=own, sweep=sweep)
+    assert_reproduced(run)  # this process has made it, and knows both
 
 
 def test_trials_that_end_early_or_wait_at_rungs_keep_theirs(tmp_path: Path):

@@ -13,6 +13,7 @@ from scalejax.data.table_files import read_table
 from scalejax.errors import SweepError
 from scalejax.rules import SpecError
 from scalejax.run.weights import model_parts
+from scalejax.spec import Sweep
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,14 +22,21 @@ AT_ONCE = 8192  # rows of a table that are inputs at the same time: a column of 
 
 
 def predicted(
-    directory: Path, name: str, new: Any, *, build: Any = None, features: Any = None, probabilities: bool = False
+    directory: Path,
+    name: str,
+    new: Any,
+    *,
+    build: Any = None,
+    features: Any = None,
+    sweep: Sweep | None = None,
+    probabilities: bool = False,
 ) -> "np.ndarray | pd.DataFrame":
     """Return what a kept model makes of new examples; see `Run.predict`."""
     import pandas as pd
 
     from scalejax.execute import kept
 
-    module, size, says = model_parts(directory, name, build=build, features=features)
+    module, size, says = model_parts(directory, name, build=build, features=features, sweep=sweep)
     task, trial_id = None if says.get("own_task") else says["task"], says["trial_id"]
     if probabilities and task not in ("classification", "next_token"):
         what = f"of the task {says['task']}, which has no probabilities"

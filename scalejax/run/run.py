@@ -6,7 +6,7 @@ import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,9 +57,16 @@ TIMING_PATIENCE = 0.5  # seconds after which `plan` compiles no further program 
 
 @dataclass(frozen=True, repr=False)
 class Run(Shown):
-    """The directory of a run and the tables in it."""
+    """The directory of a run and the tables in it.
+
+    Attributes:
+        directory: as described.
+        sweep: that it was made of, where this process has made it: data, builders and steps of the features that are
+            objects in Python are then found without being given again.
+    """
 
     directory: Path
+    sweep: Sweep | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "directory", Path(self.directory))
@@ -175,7 +182,8 @@ class Run(Shown):
 
         Args:
             trial_id: or as many of its first digits as no other trial has.
-            build: the builder of the module, where the run's directory alone does not tell: one of a notebook.
+            build: the builder of the module, where the run's directory alone does not tell: one of a notebook. A run
+                that this process has made knows it.
             features: the steps before the model as the sweep has them, where their names alone do not tell: objects
                 and lambdas.
 
@@ -188,7 +196,7 @@ class Run(Shown):
             UserWarning: the model is another program than the one that was kept, under another version of JAX, Flax,
                 NumPy, Python or scalejax, or on another kind of device, which may be why.
         """
-        return model_parts(self.directory, trial_id, build=build, features=features)[0]
+        return model_parts(self.directory, trial_id, build=build, features=features, sweep=self.sweep)[0]
 
     def evaluate(
         self, trial_id: str, *, build: Any = None, features: Any = None, sweep: Sweep | None = None
@@ -208,7 +216,7 @@ class Run(Shown):
             SweepError: as `model` does; or the data cannot be loaded, or are others than those of the trial; or the
                 trial has a task of the user's own, and the sweep another one.
         """
-        return evaluated(self.directory, trial_id, build=build, features=features, sweep=sweep)
+        return evaluated(self.directory, trial_id, build=build, features=features, sweep=sweep or self.sweep)
 
     def predict(
         self, trial_id: str, new: Any, *, build: Any = None, features: Any = None, probabilities: bool = False
@@ -235,8 +243,8 @@ class Run(Shown):
                 had not, or no number where they had one; or an array is of another shape or type.
         """
         return predicted(
-            self.directory, trial_id, new, build=build, features=features, probabilities=probabilities
-        )  # fmt: skip
+            self.directory, trial_id, new, build=build, features=features, sweep=self.sweep, probabilities=probabilities
+        )
 
     def fit(
         self,
@@ -364,7 +372,7 @@ def carry_out(
     from scalejax.execute.modes import kept_modes, with_modes
     from scalejax.planning.trial import Trial
 
-    run = Run(directory_of(plan.sweep, out))
+    run = Run(directory_of(plan.sweep, out), plan.sweep)
     ledger = run.directory / LEDGER
     with locked(run.directory):
         shutil.rmtree(run.directory / OLDER, ignore_errors=True)  # of a run that was killed

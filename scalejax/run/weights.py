@@ -186,7 +186,7 @@ def trial_called(directory: Path, name: str) -> str:
 
 
 def model_parts(
-    directory: Path, name: str, *, build: Any = None, features: Any = None
+    directory: Path, name: str, *, build: Any = None, features: Any = None, sweep: Sweep | None = None
 ) -> tuple[Any, Any, Mapping[str, Any]]:
     """Return a kept model as a Flax module in evaluation mode, its architecture, and its description.
 
@@ -195,6 +195,7 @@ def model_parts(
         name: the trial's id, or enough of its first digits.
         build: the user's own builder, where its name is not enough to find it.
         features: the steps before the model, where their names are not enough to find them.
+        sweep: has both, if they are not given.
 
     Raises:
         SweepError: there is no such trial or no model of it, it is damaged, or the builder or the features do not fit.
@@ -205,8 +206,25 @@ def model_parts(
     model = kept.read(directory / MODELS, trial_id)
     if model is None:
         raise SweepError(f"{directory}: {_missing(directory, trial_id)}")
+    if sweep is not None:
+        own_build, own_features = _of_sweep(sweep, model.description)
+        build, features = build or own_build, features or own_features
     size, weights = kept.rebuilt(model, build, features)
     return kept.module_of(size, weights), size, model.description
+
+
+def _of_sweep(sweep: Sweep, says: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the builder of a model and the steps of its features that a sweep has as objects; None where it has none."""
+    from scalejax.data.features import written
+    from scalejax.planning.trial import family_name
+
+    grids = [grid for grid in sweep.models if family_name(grid) == says["family"]]
+    chains = [chain for grid in grids for chain in grid.features or (sweep.data.steps,)]
+    wanted = says.get("features", [])
+    return (
+        next((grid.family for grid in grids if callable(grid.family)), None),
+        next((chain for chain in chains if chain and [*map(written, chain)] == wanted), None),
+    )
 
 
 def _missing(directory: Path, trial_id: str) -> str:
@@ -233,14 +251,17 @@ def evaluated(
     """Return the test loss and the headline metric of a kept model, predicted again; see `Run.evaluate`."""
     from scalejax.data import describe, load
     from scalejax.execute import kept
-    from scalejax.spec.file import load_sweep
+    from scalejax.spec.file import UNREADABLE, load_sweep
 
-    module, size, says = model_parts(directory, name, build=build, features=features)
+    module, size, says = model_parts(directory, name, build=build, features=features, sweep=sweep)
     if sweep is None:
         try:
             sweep = load_sweep(directory / SWEEP)
         except SweepError as error:
-            raise SweepError(f"{error}; or give the sweep with run.evaluate(trial_id, sweep=...)") from error
+            remedy = "give the sweep with run.evaluate(trial_id, sweep=...)"
+            if UNREADABLE in (directory / SWEEP).read_text(encoding="utf-8"):
+                raise SweepError(f"{directory}: its sweep has objects of Python; {remedy}") from None
+            raise SweepError(f"{error}; or {remedy}") from None
     card = describe(sweep.data)
     if card.fingerprint != says["data"]:
         problem = f"trial {says['trial_id']} was trained on other data than the sweep {sweep.name} has now"

@@ -29,6 +29,7 @@ _FLAT = {  # options that may also stand beside the keys of [data]; those of fil
 }
 _PATHS = "source", "targets", "validation_source", "test_source", "path"  # keys of [data] that may be files
 _SINGLE = tuple(key for key in _KEYS[""] if key not in (*_TABLES, "models"))  # the keys outside any table
+UNREADABLE = "# a Python object: this file cannot be read back"
 
 
 @dataclass(frozen=True)
@@ -414,7 +415,7 @@ def _object(value: Any) -> str:
     if isinstance(value, str | bool | int | float | tuple):
         return _toml(value)
     name = qualified_name(value)
-    return _toml(name) if _leads_to(name, value) else f"{_toml(name)}  # a Python object: this file cannot be read back"
+    return _toml(name) if _leads_to(name, value) else f"{_toml(name)}  {UNREADABLE}"
 
 
 def _leads_to(name: str, value: object) -> bool:
