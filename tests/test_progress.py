@@ -78,6 +78,12 @@ def test_a_terminal_gets_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch, c
     assert stream.getvalue().endswith("\x1b[2K")  # the line is cleared
 
 
+def test_in_a_notebook_too_a_stream_gets_what_is_written_to_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    display = ProgressDisplay(trials=1, work=1.0, stream=io.StringIO())
+    assert not display._console.is_jupyter
+
+
 def test_trials_that_are_called_back_count_too(clock: Clock):
     display = ProgressDisplay(trials=1, work=10.0, stream=io.StringIO())
     clock.now += 1

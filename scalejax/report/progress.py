@@ -24,7 +24,8 @@ class ProgressDisplay:
     """
 
     def __init__(self, *, trials: int, work: float, stream: TextIO | None = None):
-        self._console = Console(file=stream or sys.stderr)
+        # In a notebook rich would show a cell's output whatever the stream is: also where progress is not wanted.
+        self._console = Console(file=stream or sys.stderr, force_jupyter=False if stream else None)
         self._trials, self._work = trials, work
         self._ended: dict[str, int] = {}
         self._done = self._flops = 0.0

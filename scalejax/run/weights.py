@@ -214,7 +214,7 @@ def model_parts(
 
 
 def _of_sweep(sweep: Sweep, says: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Return the builder of a model and the steps of its features that a sweep has as objects; None where it has none."""
+    """Return the builder and the steps of the features of a model that a sweep has as objects, or None."""
     from scalejax.data.features import written
     from scalejax.planning.trial import family_name
 
