@@ -307,8 +307,8 @@ def arrays(x: Any, y: Any, *, groups: Any = None, stratify: bool = False, standa
         x: inputs [n, ...], whatever `np.asarray` takes, or a pandas table. Images, which are uint8 [n, height, width]
             or [n, height, width, channels], stay uint8, and are divided by 255 when they are trained on; all else is
             copied as float32.
-        y: targets [n]. The sweep's task says what they are. Without one, texts and the whole numbers or truth values
-            0, 1, ... are classes, and other numbers are those of a regression.
+        y: targets [n]. The sweep's task says what they are. Without one, texts, truth values and the numbers 0, 1,
+            ... of a whole-number type are classes, and other numbers, 0.0 and 1.0 too, are those of a regression.
         groups: what each example belongs to, [n], such as the number of a patient: all examples of a group come into
             one split. Validation and test are then of whole groups: smaller than asked for, or larger where no group
             is as small.
