@@ -660,3 +660,22 @@ def test_the_sentence_about_texts_names_all_columns_of_texts(given: tuple[str, .
     (folder / "h.csv").write_text("city,area,heating,price\nUlm,1,gas,1.5\nBonn,2,oil,2.5\n")
     says = refused(lambda: describe(spec("h.csv", target="price", categories=given)))
     assert 'categories = ["city", "heating"] makes one input of each value of these columns' in says
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("notes.txt", 'notes.txt: a text needs source = "bytes", path = "notes.txt"'),
+        ("README.md", 'README.md: a text needs source = "bytes", path = "README.md"'),
+        ("houses.xlsx", "houses.xlsx: files are .csv, .parquet, .npz, .npy; save a spreadsheet as .csv"),
+        ("houses.json", "houses.json: files are .csv, .parquet, .npz, .npy"),
+        ("LICENCE", 'LICENCE: files are .csv, .parquet, .npz, .npy; a text needs source = "bytes", path = "LICENCE"'),
+        ("./notes.txt",
+         './notes.txt: expected another kind of file; a text needs source = "bytes", path = "./notes.txt"'),
+        ("mnist", '"mnist" is not one of mnist1d, land, digits, bytes, tokens, nor a file; did you mean mnist1d?'),
+    ],
+)  # fmt: skip
+def test_a_file_of_another_kind_is_told_what_to_do_with_it(source: str, says: str, folder: Path):
+    (folder / "notes.txt").write_text("text")
+    (folder / "LICENCE").write_text("text")
+    assert refused(lambda: spec(source)) == f"[data] source: {says}"

@@ -12,7 +12,7 @@ import numpy as np
 from scalejax.data.encoding import Column, Encoding, Value, plain_values
 from scalejax.data.in_memory import InMemory, checked, is_images
 from scalejax.data.source import SPLITS
-from scalejax.rules import Rule, SpecError, shown, strict, true_or_false
+from scalejax.rules import Rule, SpecError, listed, plain, shown, strict, true_or_false
 from scalejax.text import first_line, number_of
 
 INPUT_NAMES, TARGET_NAMES = ("x", "inputs", "data", "image", "images"), ("y", "targets", "target", "label", "labels")
@@ -22,14 +22,26 @@ MOST_STRAY, MOST_STRAYS = 0.05, 20  # share of a column's cells, and different t
 PART_NAMES = {"train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2}
 
 
+def _column(value: Any) -> Any:
+    """Return the name of a column; a whole number, as pandas names them where it is told no names, is one too."""
+    value = plain(value)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else Rule(str)(value)
+
+
+def _columns(value: Any) -> Any:
+    return _SEVERAL([_column(each) if isinstance(plain(each), int) else each for each in listed(value)])
+
+
 def _categories(value: Any) -> Any:
+    value = plain(value)
     if isinstance(value, str) and value != ONE_HOT:
         raise SpecError(f'expected "{ONE_HOT}", for all columns of texts, or a list of columns, found {shown(value)}')
     # No categories is the default, which `dataclasses.replace` gives again.
-    return value if value in (ONE_HOT, ()) else _COLUMNS["rule"](value)
+    return value if value in (ONE_HOT, ()) else _columns(value)
 
 
-_COLUMN, _COLUMNS, _FLAG = Rule(str).beside, Rule(str, grid=True).beside, {"rule": true_or_false}
+_SEVERAL = Rule(str, grid=True)
+_COLUMN, _COLUMNS, _FILE, _FLAG = {"rule": _column}, {"rule": _columns}, Rule(str).beside, {"rule": true_or_false}
 
 
 @strict("data")
@@ -53,9 +65,9 @@ class Options:
     categories: str | tuple[str, ...] = field(default=(), metadata={"rule": _categories})
     group: str | None = field(default=None, metadata=_COLUMN)
     split: str | None = field(default=None, metadata=_COLUMN)
-    targets: str | None = field(default=None, metadata=_COLUMN)
-    validation_source: str | None = field(default=None, metadata=_COLUMN)
-    test_source: str | None = field(default=None, metadata=_COLUMN)
+    targets: str | None = field(default=None, metadata=_FILE)
+    validation_source: str | None = field(default=None, metadata=_FILE)
+    test_source: str | None = field(default=None, metadata=_FILE)
     stratify: bool = field(default=False, metadata=_FLAG)
     standardise_target: bool = field(default=False, metadata=_FLAG)
 
