@@ -613,3 +613,69 @@ def test_a_second_header_is_exit_code_2(folder: Path, capsys: pytest.CaptureFixt
         says = f"scalejax {command}: houses.toml, line 5, [data] source: houses.csv: line 6 repeats the names of the c"
         assert capsys.readouterr().err.startswith(says)
     assert not (folder / "runs").exists()
+
+
+# --- a slip in a column, and the sentence about it
+
+ROOMS = "city,rooms,price\n" + "".join(f"{'Bonn' if n % 2 else 'Ulm'},{n % 7},{n}.5\n" for n in range(40))
+SEPARATED = 'holds numbers such as "1,200"; take out the thousands separators, as in 1200'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "options", "says"),
+    [
+        ("Ulm,2,16.5", "Ulm,?,16.5", {"categories": "one-hot"},
+         'columns: h.csv: line 18, column rooms holds "?", and all other 39 cells are numbers; mend that cell or take '
+         'out its row, or name the column: categories = ["city", "rooms"]'),
+        ("Ulm,2,16.5\nBonn,3,17.5", "Ulm,?,16.5\nBonn,few,17.5", {"categories": "one-hot"},
+         'columns: h.csv: line 18, column rooms holds "?" (and a text in 1 further row), and all other 38 cells '),
+        (",2,", ',"1,200",', {"categories": "one-hot"}, f"columns: h.csv: column rooms {SEPARATED}"),
+        (",2,", ',"1,200",', {"columns": ["rooms"]}, f"columns: h.csv: column rooms {SEPARATED}"),
+        ("16.5", "?", {"categories": "one-hot"}, 'target: h.csv: column price: 1 row with texts such as "?", and 39 '),
+        ("16.5", '"651,859"', {"categories": "one-hot"},
+         'target: h.csv: column price: found numbers such as "651,859"; take out the thousands separators, as in '),
+    ],
+)  # fmt: skip
+def test_a_slip_among_numbers_is_named_and_makes_no_categories(
+    old: str, new: str, options: dict[str, Any], says: str, folder: Path
+):
+    (folder / "h.csv").write_text(ROOMS.replace(old, new))
+    assert refused(lambda: describe(spec("h.csv", target="price", **options))).startswith(f"[data] {says}")
+
+
+def test_a_column_named_in_categories_may_hold_a_few_texts_among_numbers(folder: Path):
+    (folder / "h.csv").write_text(ROOMS.replace("Ulm,2,16.5", "Ulm,?,16.5"))
+    assert describe(spec("h.csv", target="price", categories=["city", "rooms"])).shape == (2 + 8,)
+
+
+def test_many_texts_in_a_long_column_of_numbers_are_slips_and_not_too_many_categories(folder: Path):
+    cells = [f"n{n}" if n % 10 == 3 else str(n) for n in range(1_200)]
+    (folder / "h.csv").write_text("area,price\n" + "".join(f"{cell},1.5\n" for cell in cells))
+    says = refused(lambda: describe(spec("h.csv", target="price", categories="one-hot")))
+    assert says.startswith("[data] columns: h.csv: line 5, column area: expected a number, found 'n3' (and in 119 mo")
+
+
+@pytest.mark.parametrize("given", [(), ("city",)])
+def test_the_sentence_about_texts_names_all_columns_of_texts(given: tuple[str, ...], folder: Path):
+    (folder / "h.csv").write_text("city,area,heating,price\nUlm,1,gas,1.5\nBonn,2,oil,2.5\n")
+    says = refused(lambda: describe(spec("h.csv", target="price", categories=given)))
+    assert 'categories = ["city", "heating"] makes one input of each value of these columns' in says
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("notes.txt", 'notes.txt: a text needs source = "bytes", path = "notes.txt"'),
+        ("README.md", 'README.md: a text needs source = "bytes", path = "README.md"'),
+        ("houses.xlsx", "houses.xlsx: files are .csv, .parquet, .npz, .npy; save a spreadsheet as .csv"),
+        ("houses.json", "houses.json: files are .csv, .parquet, .npz, .npy"),
+        ("LICENCE", 'LICENCE: files are .csv, .parquet, .npz, .npy; a text needs source = "bytes", path = "LICENCE"'),
+        ("./notes.txt",
+         './notes.txt: expected another kind of file; a text needs source = "bytes", path = "./notes.txt"'),
+        ("mnist", '"mnist" is not one of mnist1d, land, digits, bytes, tokens, nor a file; did you mean mnist1d?'),
+    ],
+)  # fmt: skip
+def test_a_file_of_another_kind_is_told_what_to_do_with_it(source: str, says: str, folder: Path):
+    (folder / "notes.txt").write_text("text")
+    (folder / "LICENCE").write_text("text")
+    assert refused(lambda: spec(source)) == f"[data] source: {says}"

@@ -387,3 +387,13 @@ class Tensor:
 def test_pytorch():
     made = Items(lambda index: (Tensor(X[index]), Tensor(Y[index])))  # as a TensorDataset
     assert describe(spec(made)) == describe(spec((X, Y))) == describe(spec((Tensor(X), Tensor(Y))))
+
+
+def test_a_column_of_a_table_may_be_named_by_its_number():
+    table = pd.DataFrame(np.column_stack([X, Y, Y]))
+    width = len(table.columns)
+    by_number = spec(table, target=width - 1, columns=[0, np.int64(1)], categories=np.array([1]), group=width - 2)
+    by_name = spec(table, target=f"{width - 1}", columns=["0", "1"], categories=["1"], group=f"{width - 2}")
+    assert describe(by_number) == describe(by_name)
+    assert "target: the DataFrame: there is no column 99; it has 0, 1" in refused(table, target=99)
+    assert "target: expected a non-empty text on one line, found true" in refused(table, target=True)

@@ -276,8 +276,8 @@ REFUSED = {
     "AppendsParameter": "makes the variable late when it is called; make it in __init__",
     "ChangesParameter": "changes its parameter output.kernel when it is called; keep what a call changes in an nnx.Va",
     "PythonCounter": "changes attributes when it is called; keep what a call changes in an nnx.Variable",
-    "Tuple": "to tuple; expected outputs of (2, 3) for the task classification",
-    "SingleLogit": "to (2,); expected outputs of (2, 3) for the task classification",
+    "Tuple": "to tuple; expected outputs of (2, 3) for the task classification; return one array",
+    "SingleLogit": "(2, 3) for the task classification; take outputs (or classes) in your builder",
 }
 
 
@@ -288,6 +288,13 @@ def test_what_cannot_be_trained_is_one_sentence_that_says_what_to_write(name: st
     assert REFUSED[name] in str(raised.value)
     assert "\n" not in str(raised.value)
     assert str(raised.value).startswith(f"the model {name}(")
+
+
+def test_a_model_of_one_output_a_text_is_told_that_the_next_token_needs_one_a_position():
+    with pytest.raises(sx.SweepError) as raised:
+        own(own_modules.SingleLogit).architecture.check(outputs=(64, 256), task="next_token")
+    remedy = "take the family transformer, or return one output a position"
+    assert f"expected outputs of (2, 64, 256) for the task next_token; {remedy}" in str(raised.value)
 
 
 def sweep_of(build: Build, **knobs: Any) -> sx.Sweep:

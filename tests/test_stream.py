@@ -321,3 +321,19 @@ def test_a_large_file_is_streamed_in_little_memory_and_about_as_fast_as_from_mem
             assert not streamed or int(found[2]) * 1024 < 1.5e9
     print(seconds)
     assert np.median(seconds[False]) / np.median(seconds[True]) > 0.8
+
+
+def test_validation_and_test_do_not_dwarf_a_short_training(tmp_path: Path):
+    def card(count: int, **options):
+        path.write_bytes(bytes(count))
+        return describe(replace(tokens_of(path, dtype="uint8"), **options))
+
+    path = tmp_path / "tokens.bin"
+    assert (card(16 * 4_000 + 1).validation_examples, card(16 * 10_000 + 1).test_examples) == (400, 500)
+
+
+def test_a_short_text_is_said_to_have_few_windows(tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("a" * 240)
+    options = {"path": str(tmp_path / "notes.txt"), "sequence_length": 64}
+    with pytest.raises(SpecError, match="200 is more than the 1 window of 64 that validation and test leave"):
+        describe(sx.DataSpec("bytes", train_examples=(200,), options=options))

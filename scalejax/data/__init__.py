@@ -9,7 +9,7 @@ from scalejax.data.features import Features
 from scalejax.data.held import Given, Held
 from scalejax.data.land import Land
 from scalejax.data.mnist1d import MNIST1D
-from scalejax.data.opening import FromFile, arrays, as_source, is_path, is_there
+from scalejax.data.opening import FromFile, arrays, as_source, is_path, is_there, of_no_kind
 from scalejax.data.source import DataCard, DataSet, Facts, Source, Split, cut, describe, drawn, load, source_name
 from scalejax.data.tokens import Bytes, Tokens
 
@@ -36,5 +36,6 @@ __all__ = [
     "is_path",
     "is_there",
     "load",
+    "of_no_kind",
     "source_name",
 ]

@@ -3,7 +3,7 @@
 import difflib
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -12,23 +12,36 @@ import numpy as np
 from scalejax.data.encoding import Column, Encoding, Value, plain_values
 from scalejax.data.in_memory import InMemory, checked, is_images
 from scalejax.data.source import SPLITS
-from scalejax.rules import Rule, SpecError, shown, strict, true_or_false
+from scalejax.rules import Rule, SpecError, listed, plain, shown, strict, true_or_false
 from scalejax.text import first_line, number_of
 
 INPUT_NAMES, TARGET_NAMES = ("x", "inputs", "data", "image", "images"), ("y", "targets", "target", "label", "labels")
 ONE_HOT = "one-hot"
 NO_GROUPS = "the groups are neither all numbers nor all texts"
+MOST_STRAY, MOST_STRAYS = 0.05, 20  # share of a column's cells, and different texts, that are slips among numbers
 PART_NAMES = {"train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2}
 
 
+def _column(value: Any) -> Any:
+    """Return the name of a column; a whole number, as pandas names them where it is told no names, is one too."""
+    value = plain(value)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else Rule(str)(value)
+
+
+def _columns(value: Any) -> Any:
+    return _SEVERAL([_column(each) if isinstance(plain(each), int) else each for each in listed(value)])
+
+
 def _categories(value: Any) -> Any:
+    value = plain(value)
     if isinstance(value, str) and value != ONE_HOT:
         raise SpecError(f'expected "{ONE_HOT}", for all columns of texts, or a list of columns, found {shown(value)}')
     # No categories is the default, which `dataclasses.replace` gives again.
-    return value if value in (ONE_HOT, ()) else _COLUMNS["rule"](value)
+    return value if value in (ONE_HOT, ()) else _columns(value)
 
 
-_COLUMN, _COLUMNS, _FLAG = Rule(str).beside, Rule(str, grid=True).beside, {"rule": true_or_false}
+_SEVERAL = Rule(str, grid=True)
+_COLUMN, _COLUMNS, _FILE, _FLAG = {"rule": _column}, {"rule": _columns}, Rule(str).beside, {"rule": true_or_false}
 
 
 @strict("data")
@@ -52,9 +65,9 @@ class Options:
     categories: str | tuple[str, ...] = field(default=(), metadata={"rule": _categories})
     group: str | None = field(default=None, metadata=_COLUMN)
     split: str | None = field(default=None, metadata=_COLUMN)
-    targets: str | None = field(default=None, metadata=_COLUMN)
-    validation_source: str | None = field(default=None, metadata=_COLUMN)
-    test_source: str | None = field(default=None, metadata=_COLUMN)
+    targets: str | None = field(default=None, metadata=_FILE)
+    validation_source: str | None = field(default=None, metadata=_FILE)
+    test_source: str | None = field(default=None, metadata=_FILE)
     stratify: bool = field(default=False, metadata=_FLAG)
     standardise_target: bool = field(default=False, metadata=_FLAG)
 
@@ -79,6 +92,48 @@ def printable(text: str) -> str:
 def brief(text: str) -> str:
     """Return a text with what is longer than any word, such as a damaged name of a column, cut short."""
     return re.sub(r"\S{200,}", lambda found: f"{found[0][:60]}...", text)
+
+
+_SEPARATED = re.compile(r"\s*[+-]?\d{1,3}(,\d{3})+(\.\d*)?\s*")
+
+
+def is_number(text: str) -> bool:
+    """Say whether a text is one of a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text
+
+
+def strays(texts: Sequence[str]) -> list[int]:
+    """Return the places of the texts that are no numbers where all others are, and these few: slips, no categories.
+
+    Few are at most MOST_STRAY of all, and at most MOST_STRAYS different ones; none where there are more.
+    """
+    most, found = int(MOST_STRAY * len(texts)), []
+    for place, text in enumerate(texts):
+        if not is_number(text):
+            found.append(place)
+            if len(found) > most:
+                return []
+    return found if len({texts[place] for place in found}) <= MOST_STRAYS else []
+
+
+def separated(texts: Iterable[str]) -> str:
+    """Return the first number with separators of thousands, such as 651,859, if all texts are numbers but for those."""
+    first = ""
+    for text in texts:
+        if _SEPARATED.fullmatch(text):
+            first = first or text.strip()
+        elif not is_number(text):
+            return ""
+    return first
+
+
+def without_separators(text: str) -> str:
+    """Say what to do about a number with separators of thousands."""
+    return f'numbers such as "{text}"; take out the thousands separators, as in {text.replace(",", "")}'
 
 
 def absent(name: str, there: Iterable[str], *, what: str = "column") -> str:
@@ -115,8 +170,8 @@ class Examples:
         """Return the data set that a task makes of them.
 
         Args:
-            task: "classification" or "regression"; None: whole numbers from 0 on and texts are classes, other numbers
-                are numbers.
+            task: "classification" or "regression"; None: numbers of a whole-number type from 0 on and texts are
+                classes, other numbers, such as 0.0 and 1.0, are numbers.
             options: how they are divided and scaled.
 
         Raises:
@@ -140,9 +195,8 @@ def _as_task(
     """Return targets as int32 classes, numbered in sorted order, and what they were; or float32 numbers, and None."""
     key = "target" if name.startswith("column ") else "source"
     texts = targets.dtype.kind not in "fiub"
-    if texts and task == "regression":
-        says = f'{name}: expected numbers for a regression, found texts such as "{targets[0]}"'
-        raise fault(place, f'{says}; task = "classification" makes them classes', key)
+    if texts and task != "classification":
+        _no_slips(targets.tolist(), task, place, name, key)
     if not texts and targets.dtype.kind == "f":
         if not np.isfinite(targets).all():
             count = int(np.count_nonzero(~np.isfinite(targets)))
@@ -163,6 +217,25 @@ def _as_task(
     if len(classes) < 2:
         raise fault(place, f"{name}: expected at least two classes, found only {classes[0]}", key)
     return codes.reshape(targets.shape).astype(np.int32), plain_values(classes)
+
+
+def _no_slips(targets: Sequence[str], task: str | None, place: str, name: str, key: str) -> None:
+    """Refuse texts that are numbers but for separators or a few slips, and all texts for a regression."""
+    first = separated(targets)
+    if first:
+        raise fault(place, f"{name}: found {without_separators(first)}", key)
+    slips = strays(targets)
+    if slips:
+        others = f"and {number_of(len(targets) - len(slips), 'row')} with numbers"
+        says = f'{name}: {number_of(len(slips), "row")} with texts such as "{targets[slips[0]]}", {others}'
+        remedy = "mend those, or leave them out" + (
+            "" if task else '; task = "classification" makes each value a class'
+        )
+        raise fault(place, f"{says}; {remedy}", key)
+    if task == "regression":
+        first = next((each for each in targets if not is_number(each)), targets[0])
+        says = f'{name}: expected numbers for a regression, found texts such as "{first}"'
+        raise fault(place, f'{says}; task = "classification" makes them classes', key)
 
 
 def _float32(array: np.ndarray, place: str, name: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -148,6 +149,8 @@ FILES: dict[str, Kind] = {
     ".npz": Kind("a .npz file", ("group", "split", *_SPLIT_FILES), _read_archives),
     ".npy": Kind("a .npy file", ("targets",), _read_array),
 }
+TEXTS = ".txt", ".md", ".rst", ".tex", ".html", ".log", ".py", ".js", ".ts", ".c", ".h", ".cpp", ".java", ".rs", ".go"
+SPREADSHEETS = ".xlsx", ".xls", ".ods", ".numbers"
 FOLDER = Kind("a folder", _TABLE, _read_folder)
 # How an object is known, and its kind; the first that fits.
 OBJECTS: tuple[tuple[Callable[[Any], Any], Kind], ...] = (
@@ -192,6 +195,18 @@ def is_path(text: str) -> bool:
         return False
     named = Path(text).suffix.lower() in FILES or "/" in text or "\\" in text
     return named or (is_there(Path(text)) and Path(text).is_dir())
+
+
+def of_no_kind(path: str) -> str:
+    """Say what to do with a file of a kind that no examples are read from; empty if it looks like no file."""
+    ending = Path(path).suffix.lower() if "\0" not in path and not path.endswith(("/", "\\")) else ""
+    text = f'a text needs source = "bytes", path = "{path}"'
+    if ending in TEXTS:
+        return text
+    files = f"files are {', '.join(FILES)}"
+    if re.fullmatch(r"\.[a-z]\w{0,9}", ending):
+        return f"{files}; save a spreadsheet as .csv" if ending in SPREADSHEETS else files
+    return f"{files}; {text}" if is_there(Path(path)) and Path(path).is_file() else ""
 
 
 def is_there(path: Path) -> bool:
@@ -276,8 +291,9 @@ def as_source(value: Any, options: Mapping[str, Any] | None = None, *, task: str
         if kind is None:
             there = is_there(Path(value))
             if not (there and Path(value).is_dir()):
-                what = "expected another kind of file" if there else "there is no such folder"
-                raise fault(value, f"{what}; files are {', '.join(FILES)}")
+                kinds = of_no_kind(value)
+                what = "expected another kind of file" if there or kinds else "there is no such folder"
+                raise fault(value, f"{what}; {kinds or 'files are ' + ', '.join(FILES)}")
             kind = FOLDER
         chosen = Options(**dict(options or {}))
         kind.check(chosen)
@@ -307,8 +323,8 @@ def arrays(x: Any, y: Any, *, groups: Any = None, stratify: bool = False, standa
         x: inputs [n, ...], whatever `np.asarray` takes, or a pandas table. Images, which are uint8 [n, height, width]
             or [n, height, width, channels], stay uint8, and are divided by 255 when they are trained on; all else is
             copied as float32.
-        y: targets [n]. The sweep's task says what they are. Without one, texts and the whole numbers or truth values
-            0, 1, ... are classes, and other numbers are those of a regression.
+        y: targets [n]. The sweep's task says what they are. Without one, texts, truth values and the numbers 0, 1,
+            ... of a whole-number type are classes, and other numbers, 0.0 and 1.0 too, are those of a regression.
         groups: what each example belongs to, [n], such as the number of a patient: all examples of a group come into
             one split. Validation and test are then of whole groups: smaller than asked for, or larger where no group
             is as small.

@@ -334,14 +334,22 @@ def _pool(spec: Request, facts: Facts, *, validation: int, test: int) -> int:
         return spec.examples or max(spec.train_examples or (1,))
     left = facts.examples - validation - test
     if left < 1:
-        message = f"{validation} and test_examples = {test} leave none of the {facts.examples} examples; lower them"
+        message = (
+            f"{validation} and test_examples = {test} leave none of the {_counted(facts, facts.examples)}; lower them"
+        )
         raise SpecError(message, table="data", keys=("validation_examples", "test_examples"))
     for key, asked in (("examples", spec.examples), ("train_examples", max(spec.train_examples or (0,)))):
         if asked and asked > left:
             remedy = "ask for fewer, or lower those"
-            message = f"{asked} is more than the {left} examples that validation and test leave; {remedy}"
+            message = f"{asked} is more than the {_counted(facts, left)} that validation and test leave; {remedy}"
             raise SpecError(message, table="data", keys=(key,))
     return spec.examples or left
+
+
+def _counted(facts: Facts, count: int) -> str:
+    """Return a number of examples in words; those of a text are windows, which are far fewer than its tokens."""
+    one, of = ("example", "") if facts.vocabulary is None or facts.classes else ("window", f" of {facts.shape[0]}")
+    return f"{count} {one}{'s' if count != 1 else ''}{of}"
 
 
 def load(spec: Request) -> DataSet:

@@ -1,13 +1,28 @@
 """A table of columns (pandas) as examples: which column is the target, and which become inputs, and how."""
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scalejax.data.encoding import Column, plain_values
-from scalejax.data.examples import NO_GROUPS, ONE_HOT, Examples, Options, absent, as_parts, brief, fault, printable
+from scalejax.data.examples import (
+    NO_GROUPS,
+    ONE_HOT,
+    Examples,
+    Options,
+    absent,
+    as_parts,
+    brief,
+    fault,
+    is_number,
+    printable,
+    separated,
+    strays,
+    without_separators,
+)
 from scalejax.errors import SweepError
 from scalejax.rules import SpecError
 from scalejax.text import number_of
@@ -17,6 +32,7 @@ if TYPE_CHECKING:
 
 MOST_CATEGORIES = 1_000  # of one column; a column of names or keys has more
 _DATE = re.compile(r"\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T]\d{1,2}:\d{2}.*)?\s*")
+_NAMED = 8  # columns that a sentence lists
 _LOOKED_AT = 100  # values of a column, to tell what it holds
 
 
@@ -82,7 +98,8 @@ def from_table(
     if options.columns is None and re.fullmatch(r"Unnamed: \d+", names[0]):
         remedy = "choose the inputs with columns = [...], or write the file without row numbers"
         raise fault(place, f"column {list(table).index(names[0]) + 1} has no name, as row numbers have; {remedy}")
-    read = [_inputs(table[column], options, place) for column in names]
+    named = functools.partial(_named_categories, table, names, options)
+    read = [_inputs(table[column], options, place, named) for column in names]
     inputs = np.concatenate([array for array, _ in read], axis=1)
     groups = None
     if options.group is not None:
@@ -167,12 +184,49 @@ def _complete(there: np.ndarray, what: str, key: str, place: str) -> None:
         raise fault(place, f"{what}: missing in {int((~there).sum()):,} of {count}; {remedy}", key)
 
 
-def _inputs(column: Any, options: Options, place: str) -> tuple[np.ndarray, Column]:
-    """Return what a column contributes to the inputs, [rows, 1] or [rows, categories], and what that is."""
+def _holds_texts(column: Any) -> bool:
+    from pandas.api import types
+
+    return not (types.is_numeric_dtype(column) or types.is_bool_dtype(column))
+
+
+def _slips(column: Any) -> list[int]:
+    """Return the rows of the few cells that are no numbers in a column of texts where all others are."""
+    import pandas as pd
+
+    if isinstance(column.dtype, pd.CategoricalDtype):  # the user says that these are categories
+        return []
+    rows = np.flatnonzero(column.notna())
+    return [int(rows[place]) for place in strays(_texts(column))]
+
+
+def _texts(column: Any) -> list[str]:
+    return [str(each) for each in column.dropna().tolist()]
+
+
+def _named_categories(table: "pd.DataFrame", names: Sequence[str], options: Options) -> list[str]:
+    """Return the columns for `categories` to name: those that it names already, and all others of texts."""
+    given = options.categories if options.categories != ONE_HOT else ()
+
+    def of_texts(column: Any) -> bool:
+        return _holds_texts(column) and not (_is_dates(column) or _slips(column) or separated(_texts(column)))
+
+    return [name for name in names if name in given or of_texts(table[name])]
+
+
+def _inputs(column: Any, options: Options, place: str, named: Callable[[], list[str]]) -> tuple[np.ndarray, Column]:
+    """Return what a column contributes to the inputs, [rows, 1] or [rows, categories], and what that is.
+
+    Args:
+        column: of the table.
+        options: whether it is one of categories.
+        place: for sentences.
+        named: returns the columns for `categories` to name, for sentences.
+    """
     import pandas as pd
     from pandas.api import types
 
-    texts = not (types.is_numeric_dtype(column) or types.is_bool_dtype(column))
+    texts = _holds_texts(column)
     what = f"column {column.name}"
     if types.is_complex_dtype(column):
         raise fault(
@@ -184,6 +238,8 @@ def _inputs(column: Any, options: Options, place: str) -> tuple[np.ndarray, Colu
         raise fault(place, f"{what} {says}; turn it into numbers, or leave it out with columns = [...]", "columns")
     one_hot = column.name in options.categories if options.categories != ONE_HOT else texts
     if one_hot:
+        if options.categories == ONE_HOT:
+            _no_slips(column, what, place, named)
         try:
             # Without missing values, sorted; then those.
             codes, values = pd.factorize(column, sort=True, use_na_sentinel=True)
@@ -192,13 +248,16 @@ def _inputs(column: Any, options: Options, place: str) -> tuple[np.ndarray, Colu
         codes = np.where(codes < 0, len(values), codes)
         count = len(values) + int(codes.max() == len(values))
         if count > MOST_CATEGORIES:
+            slips = _text_fault(column, what, place, named)
+            if options.categories == ONE_HOT and isinstance(slips, BadCellError):
+                raise slips
             says = f"has {count:,} different values, too many for one input each; leave it out with columns = [...]"
             raise fault(place, f"{what} {says}", "categories")
         found = np.zeros((len(codes), count), np.float32)
         found[np.arange(len(codes)), codes] = 1
         return found, Column(str(column.name), (*plain_values(values), *[None] * (count - len(values))))
     if texts:
-        raise _text_fault(column, what, place)
+        raise _text_fault(column, what, place, named)
     numbers = column.to_numpy(np.float64, na_value=np.nan)
     if not np.isfinite(numbers).all():
         missing = np.isnan(numbers)
@@ -213,10 +272,32 @@ def _inputs(column: Any, options: Options, place: str) -> tuple[np.ndarray, Colu
     return small[:, None], Column(str(column.name))
 
 
-def _text_fault(column: Any, what: str, place: str) -> SpecError:
+def _listed(names: Sequence[str]) -> str:
+    """Write the option that makes columns ones of categories."""
+    return "categories = [" + ", ".join(f'"{name}"' for name in names) + "]"
+
+
+def _no_slips(column: Any, what: str, place: str, named: Callable[[], list[str]]) -> None:
+    """Refuse a column of numbers that a few cells turn into one of texts: nobody wants an input for each number."""
+    if slips := _slips(column):
+        count, others = len(slips), int(column.notna().sum()) - len(slips)
+        more = f" (and a text in {number_of(count - 1, 'further row')})" if count > 1 else ""
+        numbers = f"all other {others:,} cells are numbers"
+        says = f'{what} holds "{str(column.iloc[slips[0]])[:40]}"{more}, and {numbers}'
+        mend = "mend that cell or take out its row" if count == 1 else "mend those cells or take out their rows"
+        raise BadCellError(
+            place, says, row=slips[0], remedy=f"{mend}, or name the column: {_listed([*named(), str(column.name)])}"
+        )
+    if first := separated(_texts(column)):
+        raise fault(place, f"{what} holds {without_separators(first)}", "columns")
+
+
+def _text_fault(column: Any, what: str, place: str, named: Callable[[], list[str]]) -> SpecError:
     """Say why a column is none of numbers: it holds texts, or there are a few in between."""
     import pandas as pd
 
+    if first := separated(_texts(column)):
+        return fault(place, f"{what} holds {without_separators(first)}", "columns")
     present = column.dropna()
     numbers: Any = pd.to_numeric(present, errors="coerce")
     wrong = present[numbers.isna()]
@@ -224,16 +305,20 @@ def _text_fault(column: Any, what: str, place: str) -> SpecError:
         more = f" (and in {number_of(len(wrong) - 1, 'more row')})" if len(wrong) > 1 else ""
         row = int(np.flatnonzero(column.notna())[numbers.isna().to_numpy().argmax()])
         return BadCellError(place, f"{what}: expected a number, found {str(wrong.iloc[0])[:40]!r}{more}", row=row)
-    example = str(present.iloc[0])[:40] if len(present) else ""
-    remedy = f'categories = ["{column.name}"] makes one input of each value, columns = [...] leaves it out'
+    shown = _texts(present)
+    example = next((each for each in shown if not is_number(each)), shown[0] if shown else "")[:40]
+    listed = named()
+    way = _listed(listed) if len(listed) <= _NAMED else f'categories = "{ONE_HOT}"'
+    each = "each value of these columns" if len(listed) > 1 else "each value"
+    remedy = f"{way} makes one input of {each}, columns = [...] leaves it out"
     return fault(place, f'{what} holds texts, such as "{example}"; {remedy}', "categories")
 
 
 class BadCellError(SpecError):
     """A cell that is no number, with its row, counted from 0, for the reader of a file to name the line."""
 
-    def __init__(self, place: str, says: str, *, row: int):
-        self.row, self.what = row, f"{says}; correct it there"
+    def __init__(self, place: str, says: str, *, row: int, remedy: str = "correct it there"):
+        self.row, self.what = row, f"{says}; {remedy}"
         super().__init__(printable(f"{place}: {brief(self.what)}"), table="data", keys=("columns",))
 
 

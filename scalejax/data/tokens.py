@@ -24,7 +24,7 @@ from scalejax.rules import Rule, SpecError, strict
 
 PASSAGE = 64  # windows that stay together; fewer where there is little text
 SMALLEST_SPLIT = 100  # passages that there are at least, if there are as many windows
-SHARE, MOST = 0.1, 2_000  # of the windows for validation, and as many for the test, where the sweep does not say
+SHARE, MOST = 0.1, 500  # of the windows for validation, and as many for the test, where the sweep does not say
 HASHED_WHOLE = 2**30  # bytes up to which a file is hashed whole; of a larger one PIECES pieces are
 PIECES, PIECE = 1_024, 2**16
 BLOCK = 2**24  # bytes, or tokens, that are read at a time

@@ -145,10 +145,20 @@ def _wrong_outputs(found: Any, inputs: jax.ShapeDtypeStruct, outputs: tuple[int,
     expected = (inputs.shape[0], *outputs)
     shape = getattr(found, "shape", type(found).__name__)
     if shape != expected:
-        return f"maps inputs of shape {inputs.shape} to {shape}; expected outputs of {expected} for the task {task}"
+        says = f"maps inputs of shape {inputs.shape} to {shape}; expected outputs of {expected} for the task {task}"
+        return f"{says}; {_remedy(shape, outputs, task)}"
     if not jnp.issubdtype(found.dtype, jnp.floating):
         return f"returns outputs of {found.dtype}; expected a floating type"
     return ""
+
+
+def _remedy(shape: Any, outputs: tuple[int, ...], task: str) -> str:
+    """Say what to do about outputs of another shape than [batch, *outputs]."""
+    if not isinstance(shape, tuple):
+        return "return one array"
+    if task == "next_token":
+        return "take the family transformer, or return one output a position"
+    return "take outputs (or classes) in your builder" if outputs else "return one number an example"
 
 
 def _wrong_parameters(params: nnx.State) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from scalejax.builders import load_object, name_of, parameters
 from scalejax.classical import families as older
-from scalejax.data import SOURCES, Given, Held, Options, Source, as_source, is_path, source_name
+from scalejax.data import SOURCES, Given, Held, Options, Source, as_source, is_path, of_no_kind, source_name
 from scalejax.data.features import Step, canonical, listed_steps, resolve, title
 from scalejax.errors import SweepError
 from scalejax.rules import (
@@ -259,6 +259,8 @@ class DataSpec:
         if isinstance(self.source, str) and self.source in SOURCES:
             return self._named(names)
         if isinstance(self.source, str) and not is_path(self.source) and ":" not in self.source:
+            if kinds := of_no_kind(self.source):
+                raise SpecError(f"{self.source}: {kinds}", table="data", keys=("source",))
             hint = nearest(self.source, SOURCES, sure=True)
             message = f'"{self.source}" is not one of {", ".join(SOURCES)}, nor a file; {hint}'
             raise SpecError(message, table="data", keys=("source",))
