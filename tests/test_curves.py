@@ -15,7 +15,7 @@ SIZES = (20, 60, 200, 600, 2000, 6000, 20000)
 
 def make_row(**changes):
     row = {"trial_id": "", "family": "mlp", "width": 32.0, "depth": 2.0, "params": 1000, "train_examples": 20}
-    row |= {"fraction": 0.1, "seed": 0, "learning_rate": 1e-3, "weight_decay": 0.0, "batch_size": 64, "steps": 100}
+    row |= {"fraction": 0.1, "seed": 0, "learning_rate": 1e-3, "weight_decay": 0.0, "batch_size": 64, "steps": 400}
     row |= {"flops": 1.0, "status": "done", "reason": "", "train_loss": 0.1, "validation_loss": 0.5, "test_loss": 0.5}
     row |= {"test_error": 0.2, "best_step": 9, "seconds": 1.0} | changes
     if row["status"] != "done":
@@ -401,6 +401,31 @@ def test_a_curve_that_rises_beyond_its_spread_is_never_said_to_have_flattened(va
     trend = trends(measured(values, spread=0.02)).iloc[0]
     assert ("a curve that rises shows no law" in trend["sentence"]) == rises
     assert (trend["verdict"] == "unclear") or not rises
+
+
+def test_a_curve_whose_last_trials_saw_only_part_of_their_examples_gets_no_verdict():
+    rows = power_rows({8: 0.01}, sizes=(200, 1000, 4000, 16000)).assign(batch_size=8, steps=60)
+    curves = learning_curves(rows)
+    assert curves["drawn"].tolist() == [480] * 4
+    trend = trends(curves).iloc[0]
+    assert trend["sentence"] == "mlp was not trained on all of its 16,000 examples (error 0.84): no verdict."
+    assert trend["verdict"] == "unclear"
+    assert np.isnan(trend[["fall", "fall_low", "fall_high"]].to_numpy(dtype=float)).all()
+    told = "At 1,000, 4,000 and 16,000 examples a trial sees only 480 of them: raise steps, or use epochs."
+    assert told in notes(curves)
+    # An algorithm without batches sees all its examples, and its curve is judged as before.
+    older = rows.assign(family="ridge", batch_size=math.nan, steps=1, trial_id=rows["trial_id"] + "/ridge")
+    both = learning_curves(pd.concat([rows, older]))
+    assert told.replace("a trial sees", "a trial of mlp sees") in notes(both)
+    assert [" has flattened at 16,000 " in sentence for sentence in trends(both)["sentence"]] == [False, True]
+
+
+@pytest.mark.parametrize("without", [[], ["steps"], ["batch_size"]])
+def test_one_pass_over_the_data_is_enough_and_a_table_that_does_not_say_is_not_suspected(without):
+    rows = power_rows({8: 0.01}, sizes=(1000, 4000, 16000)).assign(batch_size=8, steps=2000).drop(columns=without)
+    curves = learning_curves(rows)
+    assert not any("sees only" in line for line in notes(curves))
+    assert "has flattened at 16,000 examples" in trends(curves)["sentence"][0]
 
 
 def test_a_forecast_knows_of_a_floor():
