@@ -31,8 +31,9 @@ from scalejax.run.predict import predicted
 from scalejax.run.rows import measurement_rows, older_result, older_row, result_row, trial_row
 from scalejax.run.store import TRIAL_COLUMNS, Ended, Heartbeat, Store
 from scalejax.run.watch import Accountant, Interruption, Pulse
-from scalejax.run.weights import Keeper, best_row, evaluated, model_parts
+from scalejax.run.weights import Keeper, best_row, evaluated, model_parts, without_model
 from scalejax.spec import Sweep
+from scalejax.spec.sweep import ALL, NONE
 from scalejax.status import FINAL, Status
 from scalejax.text import Shown, number_of
 
@@ -355,7 +356,8 @@ def run_sweep(
         Interrupted: SIGINT or SIGTERM was heard; it says what could not be saved, if anything.
 
     Warns:
-        UserWarning: results in the directory were computed by another program than would run today.
+        UserWarning: results in the directory were computed by another program than would run today; or trials whose
+            models the sweep keeps were done in an earlier run that kept none.
     """
     return carry_out(planned(sweep), out, progress=progress, checkpoint_seconds=checkpoint_seconds)
 
@@ -396,7 +398,7 @@ def carry_out(
                 begun = checkpoints.load({trial.trial_id: (trial, homes[trial.trial_id]) for trial in unfinished})
                 halving = _successive_halving(plan, ended, begun)
                 recalled = [trial for trial in halving.opening.proceed if isinstance(trial, Trial)] if halving else []
-                keeps = plan.sweep.keep_weights != "none"
+                keeps = plan.sweep.keep_weights != NONE
                 with Keeper(run.directory, plan, ended=ended, store=store) if keeps else nullcontext() as keeper:
                     if unfinished or recalled or older:
                         _train(
@@ -412,7 +414,20 @@ def carry_out(
                 run.save_figure()
             except ValueError as error:  # such as errors of zero everywhere, which a logarithmic axis does not have
                 warnings.warn(f"{run.directory}: no figure is drawn: {error}", stacklevel=2)
+        _warn_of_missing_models(run, plan.sweep.keep_weights)
     return run
+
+
+def _warn_of_missing_models(run: Run, keep: str) -> None:
+    """Warn of trials whose models a sweep keeps and that have none: a trial that is done is not trained again."""
+    if keep == NONE:
+        return
+    if missing := without_model(run.results(), run.models(), every=keep == ALL):
+        one = len(missing) == 1
+        trials = f"{number_of(len(missing), 'trial')} {'was' if one else 'were'} done in an earlier run without keeping"
+        what = f"{trials} {'its model, and has' if one else 'their models, and have'} none"
+        remedy = f'to have {"it" if one else "them"} (keep_weights = "{keep}"), run the sweep in another directory'
+        warnings.warn(f"{run.directory}: {what}; {remedy}", stacklevel=3)
 
 
 def _warn_of_other_programs(

@@ -158,6 +158,31 @@ def chosen(rows: "pd.DataFrame") -> set[str]:
     return best | {str(row["trial_id"]) for row in [best_row(rows)] if row is not None}
 
 
+def without_model(rows: "pd.DataFrame", kept: Collection[str], *, every: bool) -> set[str]:
+    """Return the ids of the networks' trials that are done and have no model, though a sweep keeps those of their kind.
+
+    They were done in an earlier run that kept none, or others.
+
+    Args:
+        rows: the trial table.
+        kept: ids of the trials that have a model.
+        every: whether the sweep keeps all models, or in each cell those that tuning chooses, and the best.
+    """
+    from scalejax.analysis.curves.tuning import alike, tuned
+
+    networks = rows[~rows["family"].map(is_older).astype(bool)]
+    done = networks[(networks["status"] == Status.DONE) & networks["validation_loss"].notna()]
+    wanted = {str(trial_id) for trial_id in done["trial_id"]}
+    if not every and wanted - set(kept):
+        cells = alike(done, ["train_examples"])
+        best = {str(min(cell.values(), key=lambda row: row["validation_loss"])["trial_id"]) for cell in cells}
+        try:
+            wanted &= best | set(tuned(networks)["trial_id"])
+        except ValueError:  # no test metric is finite
+            wanted = best
+    return wanted - set(kept)
+
+
 def best_row(rows: "pd.DataFrame", family: str | None = None) -> "pd.Series | None":
     """Return the row of the trial with the lowest validation loss of those that are done; None if none is."""
     wanted = (rows["status"] == Status.DONE) & (rows["family"] == (rows["family"] if family is None else family))
