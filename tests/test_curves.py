@@ -249,6 +249,20 @@ def test_models_are_labelled_by_the_knobs_that_vary_and_ordered_by_params():
     assert learning_curves(make_rows([{}]))["model"].tolist() == ["mlp"]
 
 
+def test_features_that_vary_over_the_models_are_told_of_a_family_with_one_choice_too():
+    def labels(*models):
+        changes = [{"family": family, "features": features, "params": k} for k, (family, features) in enumerate(models)]
+        rows = make_rows(changes)
+        names = ["trial_id", "family", "features", "params"]
+        return learning_curves(rows[names + [name for name in rows if name not in (*names, "width", "depth")]])["model"]
+
+    chain, ridge = "standardise + pca(5)", (("ridge", "none"), ("ridge", "spectrum"))
+    assert labels(*ridge, ("svm", chain), ("mlp", "none")).tolist() == [
+        "ridge features none", "ridge features spectrum", f"svm features {chain}", "mlp",
+    ]  # fmt: skip
+    assert labels(("ridge", chain), ("svm", chain)).tolist() == ["ridge", "svm"]
+
+
 def test_other_metrics_and_rows_without_a_learning_rate():
     rows = make_rows([{"learning_rate": math.nan, "test_loss": 1.5, "test_error": math.nan}])
     curves = learning_curves(rows, "test_loss")

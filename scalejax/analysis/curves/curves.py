@@ -45,6 +45,7 @@ FEWEST_POINTS = 3  # two lie on every law: a forecast from them would be the pri
 # falls or flattens: its training has not settled, or its learning rates do not reach.
 RISEN_ERRORS, RISEN_SHARE = 3.0, 0.05
 DECADE = 10.0
+FEATURES, NO_FEATURES = "features", "none"  # the knob that says what stands before a model, and its word for nothing
 VERBS = {"flattened": "has flattened", "still falling": "still falls", "unclear": "is unclear"}
 
 
@@ -116,6 +117,7 @@ def _statistics(values: npt.NDArray[np.float64], band: str) -> dict[str, Any]:
 def model_labels(cells: Sequence[Cell]) -> list[str]:
     """Return the label of each cell's model: its family and the knobs that vary within it; as many words as needed.
 
+    Features that vary over the models are also those of a family that has one choice of them, unless that is none.
     Models and labels are one to one.
     """
     values: dict[tuple[str, str], set[Any]] = {}
@@ -133,7 +135,13 @@ def model_labels(cells: Sequence[Cell]) -> list[str]:
                 parts.append(f"{knob} {words(whole)},")
         return " ".join(parts).rstrip(",")
 
-    varying = [[knob for knob in cell.knobs if len(values[cell.record["family"], knob]) > 1] for cell in cells]
+    behind = {known(cell.record.get(FEATURES)) for cell in cells}
+
+    def tells(cell: Cell, knob: str) -> bool:
+        compared = knob == FEATURES and len(behind) > 1 and cell.record[knob] != NO_FEATURES
+        return compared or len(values[cell.record["family"], knob]) > 1
+
+    varying = [[knob for knob in cell.knobs if tells(cell, knob)] for cell in cells]
     brief = [label(cell.record, knobs, str) for cell, knobs in zip(cells, varying, strict=True)]
     # Two models may differ in a way the short words hide (a knob 1 and a knob "1"); then everything is said.
     one_to_one = len(set(brief)) == len({cell.model for cell in cells})
