@@ -25,6 +25,7 @@ from scalejax.run.directory import (
     locked,
     prepare,
     read_environment,
+    standardises,
 )
 from scalejax.run.fits import BOOTSTRAP, LEVEL, Fits, fit_source
 from scalejax.run.predict import predicted
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from scalejax.report.status import RunStatus
 
 FIGURE = "learning_curves"
+STANDARDISED = "standard deviations of the targets"
 TIMING_PATIENCE = 0.5  # seconds after which `plan` compiles no further program just to time it
 
 
@@ -132,7 +134,7 @@ class Run(Shown):
         """
         from scalejax.report.plot import plot_learning_curves, save_figure
 
-        axes = plot_learning_curves(self.curves())
+        axes = plot_learning_curves(curves := self.curves(), unit=self._unit(curves))
         try:
             return list(save_figure(axes.figure, self.directory / FIGURES, FIGURE))
         except OSError as error:
@@ -150,7 +152,20 @@ class Run(Shown):
         from scalejax.report.table import halving_lines, summary_lines
 
         curves = self.curves()
-        return [*summary_lines(curves, trends(curves)), *halving_lines(self.results())]
+        lines = [*summary_lines(curves, trends(curves)), *halving_lines(self.results())]
+        if unit := self._unit(curves):
+            lines.append(f"The RMSE is in {unit}, which were standardised (standardise_target).")
+        return lines
+
+    def _unit(self, curves: "pd.DataFrame") -> str:
+        """Return the unit of the values of the curves where it is not that of the user's targets, else nothing.
+
+        The rows do not know it. A directory tells it of a sweep file; of data that are objects only the process that
+        has made the run knows.
+        """
+        if curves["metric"].iloc[0] != "test_RMSE":
+            return ""
+        return STANDARDISED if standardises(self.directory, self.sweep) else ""
 
     def best(self, family: str | None = None) -> "pd.Series":
         """Return the row of the trial with the lowest validation loss of those that are done; it has its `trial_id`.
@@ -176,13 +191,13 @@ class Run(Shown):
 
         return sorted({*stored_models(self.directory / MODELS), *waiting_models(self.directory / MODELS)})
 
-    def model(self, trial_id: str, *, build: Any = None, features: Any = None) -> Any:
+    def model(self, trial_id: "str | pd.Series", *, build: Any = None, features: Any = None) -> Any:
         """Return the trained model of a trial: a Flax module at its true size with its best parameters by validation.
 
         It is in evaluation mode. A flag of its own `__call__`, such as `train`, is for the caller to give.
 
         Args:
-            trial_id: or as many of its first digits as no other trial has.
+            trial_id: or as many of its first digits as no other trial has; or a row of the table, as `best` returns it.
             build: the builder of the module, where the run's directory alone does not tell: one of a notebook. A run
                 that this process has made knows it.
             features: the steps before the model as the sweep has them, where their names alone do not tell: objects
@@ -200,7 +215,7 @@ class Run(Shown):
         return model_parts(self.directory, trial_id, build=build, features=features, sweep=self.sweep)[0]
 
     def evaluate(
-        self, trial_id: str, *, build: Any = None, features: Any = None, sweep: Sweep | None = None
+        self, trial_id: "str | pd.Series", *, build: Any = None, features: Any = None, sweep: Sweep | None = None
     ) -> dict[str, float]:
         """Predict the test examples again with the trained model of a trial; return its `test_loss` and `test_metric`.
 
@@ -220,7 +235,13 @@ class Run(Shown):
         return evaluated(self.directory, trial_id, build=build, features=features, sweep=sweep or self.sweep)
 
     def predict(
-        self, trial_id: str, new: Any, *, build: Any = None, features: Any = None, probabilities: bool = False
+        self,
+        trial_id: "str | pd.Series",
+        new: Any,
+        *,
+        build: Any = None,
+        features: Any = None,
+        probabilities: bool = False,
     ) -> Any:
         """Predict new examples with the trained model of a trial, in the terms of the data that it was trained on.
 
