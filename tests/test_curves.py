@@ -1,6 +1,7 @@
 import io
 import math
 import re
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -254,7 +255,8 @@ def test_features_that_vary_over_the_models_are_told_of_a_family_with_one_choice
         changes = [{"family": family, "features": features, "params": k} for k, (family, features) in enumerate(models)]
         rows = make_rows(changes)
         names = ["trial_id", "family", "features", "params"]
-        return learning_curves(rows[names + [name for name in rows if name not in (*names, "width", "depth")]])["model"]
+        table: Any = rows[names + [name for name in rows if name not in (*names, "width", "depth")]]
+        return learning_curves(table)["model"]
 
     chain, ridge = "standardise + pca(5)", (("ridge", "none"), ("ridge", "spectrum"))
     assert labels(*ridge, ("svm", chain), ("mlp", "none")).tolist() == [

@@ -183,7 +183,7 @@ def test_a_trial_is_called_by_its_row_too(tmp_path: Path):
     with Store(tmp_path / "results.sqlite", write=True) as store:
         store.plan([replace(ROW, trial_id="abcdef"), replace(ROW, trial_id="abc123")])
     table = pd.DataFrame({"trial_id": ["abcdef", "abc123"], "seed": [0, 1]})
-    row, named = table.iloc[1], next(table.itertuples())
+    row, named = table.iloc[1], next(iter(table.itertuples()))
     assert [trial_called(tmp_path, each) for each in (row, named, {"trial_id": "abcd"}, "abc1")] == [
         *("abc123", "abcdef", "abcdef", "abc123")
     ]

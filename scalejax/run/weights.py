@@ -170,8 +170,8 @@ def without_model(rows: "pd.DataFrame", kept: Collection[str], *, every: bool) -
     """
     from scalejax.analysis.curves.tuning import alike, tuned
 
-    networks = rows[~rows["family"].map(is_older).astype(bool)]
-    done = networks[(networks["status"] == Status.DONE) & networks["validation_loss"].notna()]
+    networks: Any = rows[~rows["family"].map(is_older).astype(bool)]
+    done: Any = networks[(networks["status"] == Status.DONE) & networks["validation_loss"].notna()]
     wanted = {str(trial_id) for trial_id in done["trial_id"]}
     if not every and wanted - set(kept):
         cells = alike(done, ["train_examples"])
