@@ -160,7 +160,9 @@ def notes(curves: pd.DataFrame) -> list[str]:
     many = f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
     lines = [f"Mean over {many}; band: {points[0]['band']}." if most > 1 else "One seed: no band."]
     lines += _pass_notes(points)
-    lines += pool_notes((point["train_examples"], point.get("fraction", math.nan), point["seeds"]) for point in points)
+    # Within its first pass each seed sees others of the examples that all have.
+    whole = [point for point in points if not _partly_seen(point)]
+    lines += pool_notes((point["train_examples"], point.get("fraction", math.nan), point["seeds"]) for point in whole)
     at_edge = [point for point in points if point["edge"]]
     if at_edge:
         two = any(point["learning_rates"] == 2 for point in at_edge)
