@@ -429,7 +429,8 @@ def test_a_curve_whose_last_trials_saw_only_part_of_their_examples_gets_no_verdi
     assert np.isnan(trend[["fall", "fall_low", "fall_high"]].to_numpy(dtype=float)).all()
     told = "At 1,000, 4,000 and 16,000 examples a trial sees only 480 of them: raise steps, or use epochs."
     assert told in notes(curves)
-    assert not any("whole pool" in line for line in notes(curves.assign(fraction=1.0)))  # each seed saw others of it
+    whole = [line for line in notes(curves.assign(fraction=1.0)) if "the whole pool" in line]
+    assert ["200 examples, the whole pool" in line for line in whole] == [True]  # of more, each seed saw others
     # An algorithm without batches sees all its examples, and its curve is judged as before.
     older = rows.assign(family="ridge", batch_size=math.nan, steps=1, trial_id=rows["trial_id"] + "/ridge")
     both = learning_curves(pd.concat([rows, older]))
