@@ -1,6 +1,7 @@
 import io
 import math
 import re
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ SIZES = (20, 60, 200, 600, 2000, 6000, 20000)
 
 def make_row(**changes):
     row = {"trial_id": "", "family": "mlp", "width": 32.0, "depth": 2.0, "params": 1000, "train_examples": 20}
-    row |= {"fraction": 0.1, "seed": 0, "learning_rate": 1e-3, "weight_decay": 0.0, "batch_size": 64, "steps": 100}
+    row |= {"fraction": 0.1, "seed": 0, "learning_rate": 1e-3, "weight_decay": 0.0, "batch_size": 64, "steps": 400}
     row |= {"flops": 1.0, "status": "done", "reason": "", "train_loss": 0.1, "validation_loss": 0.5, "test_loss": 0.5}
     row |= {"test_error": 0.2, "best_step": 9, "seconds": 1.0} | changes
     if row["status"] != "done":
@@ -249,6 +250,21 @@ def test_models_are_labelled_by_the_knobs_that_vary_and_ordered_by_params():
     assert learning_curves(make_rows([{}]))["model"].tolist() == ["mlp"]
 
 
+def test_features_that_vary_over_the_models_are_told_of_a_family_with_one_choice_too():
+    def labels(*models):
+        changes = [{"family": family, "features": features, "params": k} for k, (family, features) in enumerate(models)]
+        rows = make_rows(changes)
+        names = ["trial_id", "family", "features", "params"]
+        table: Any = rows[names + [name for name in rows if name not in (*names, "width", "depth")]]
+        return learning_curves(table)["model"]
+
+    chain, ridge = "standardise + pca(5)", (("ridge", "none"), ("ridge", "spectrum"))
+    assert labels(*ridge, ("svm", chain), ("mlp", "none")).tolist() == [
+        "ridge features none", "ridge features spectrum", f"svm features {chain}", "mlp",
+    ]  # fmt: skip
+    assert labels(("ridge", chain), ("svm", chain)).tolist() == ["ridge", "svm"]
+
+
 def test_other_metrics_and_rows_without_a_learning_rate():
     rows = make_rows([{"learning_rate": math.nan, "test_loss": 1.5, "test_error": math.nan}])
     curves = learning_curves(rows, "test_loss")
@@ -401,6 +417,33 @@ def test_a_curve_that_rises_beyond_its_spread_is_never_said_to_have_flattened(va
     trend = trends(measured(values, spread=0.02)).iloc[0]
     assert ("a curve that rises shows no law" in trend["sentence"]) == rises
     assert (trend["verdict"] == "unclear") or not rises
+
+
+def test_a_curve_whose_last_trials_saw_only_part_of_their_examples_gets_no_verdict():
+    rows = power_rows({8: 0.01}, sizes=(200, 1000, 4000, 16000)).assign(batch_size=8, steps=60)
+    curves = learning_curves(rows)
+    assert curves["drawn"].tolist() == [480] * 4
+    trend = trends(curves).iloc[0]
+    assert trend["sentence"] == "mlp was not trained on all of its 16,000 examples (error 0.84): no verdict."
+    assert trend["verdict"] == "unclear"
+    assert np.isnan(trend[["fall", "fall_low", "fall_high"]].to_numpy(dtype=float)).all()
+    told = "At 1,000, 4,000 and 16,000 examples a trial sees only 480 of them: raise steps, or use epochs."
+    assert told in notes(curves)
+    whole = [line for line in notes(curves.assign(fraction=1.0)) if "the whole pool" in line]
+    assert ["200 examples, the whole pool" in line for line in whole] == [True]  # of more, each seed saw others
+    # An algorithm without batches sees all its examples, and its curve is judged as before.
+    older = rows.assign(family="ridge", batch_size=math.nan, steps=1, trial_id=rows["trial_id"] + "/ridge")
+    both = learning_curves(pd.concat([rows, older]))
+    assert told.replace("a trial sees", "a trial of mlp sees") in notes(both)
+    assert [" has flattened at 16,000 " in sentence for sentence in trends(both)["sentence"]] == [False, True]
+
+
+@pytest.mark.parametrize("without", [[], ["steps"], ["batch_size"]])
+def test_one_pass_over_the_data_is_enough_and_a_table_that_does_not_say_is_not_suspected(without):
+    rows = power_rows({8: 0.01}, sizes=(1000, 4000, 16000)).assign(batch_size=8, steps=2000).drop(columns=without)
+    curves = learning_curves(rows)
+    assert not any("sees only" in line for line in notes(curves))
+    assert "has flattened at 16,000 examples" in trends(curves)["sentence"][0]
 
 
 def test_a_forecast_knows_of_a_floor():

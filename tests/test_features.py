@@ -362,6 +362,24 @@ def test_a_sweep_compares_features_resumes_and_extends(tmp_path):
     assert again["seconds"].tolist() == rows["seconds"].tolist()
 
 
+def test_where_a_model_names_features_the_rows_of_all_say_what_stands_before_them():
+    def named(*grids, features):
+        sweep = sweep_of(*grids, features=features)
+        card = describe(sweep.data)
+        trials = [*(each.trial for each in expand(sweep, card)), *expand_older(sweep, card)]
+        return {trial.family: trial.features_named for trial in trials}, {trial.trial_id for trial in trials}
+
+    common, own = ["standardise", "pca(5)"], sx.ModelGrid("logistic", features="spectrum")
+    others = sx.ModelGrid("mlp", width=4, depth=1), sx.ModelGrid("naive_bayes")
+    chain = "standardise + pca(5)"
+    names, ids = named(own, *others, features=common)
+    assert names == {"logistic": "spectrum", "mlp": chain, "naive_bayes": chain}
+    assert named(own, *others, features=None)[0] == {"logistic": "spectrum", "mlp": "none", "naive_bayes": "none"}
+    alone, theirs = named(*others, features=common)
+    assert set(alone.values()) == {None}
+    assert theirs < ids  # a name is no part of an id
+
+
 @pytest.mark.slow
 def test_older_algorithms_are_compared_behind_features_beside_networks(tmp_path):
     names = ["none", "standardise + pca(4)"]

@@ -134,6 +134,8 @@ def test_another_metric_than_the_error_is_named_on_the_axis_and_may_exceed_one()
     ax = plot_learning_curves(make_curves(floor=20.0).assign(metric="test_RMSE"))
     assert ax.get_ylabel() == "Test RMSE"
     assert ax.get_ylim()[1] > 20
+    ax = plot_learning_curves(make_curves().assign(metric="test_RMSE"), unit="km")
+    assert ax.get_ylabel() == "Test RMSE (km)"
 
 
 @pytest.mark.parametrize("logistic", [True, False])

@@ -23,6 +23,8 @@ from scalejax.execute.initial_weights import behind_features
 from scalejax.planning.trial import expand
 from scalejax.run import predict as predicting
 from scalejax.run.store import Store, TrialRow
+from scalejax.run.weights import trial_called
+from scalejax.spec.file import sweep_to_toml
 from scalejax.train.padding import initial_weights
 
 ALL: Any = (1.0,)
@@ -153,6 +155,57 @@ def test_what_outputs_say_in_the_terms_of_each_task():
 def test_inputs_that_none_of_the_training_data_could_be_are_refused(new: Any, changes: dict, says: str):
     with pytest.raises(sx.SweepError, match=says):
         predicting._stored(new, {"shape": [2], "vocabulary": None, "inputs": "float32"} | changes)
+
+
+@pytest.mark.parametrize(
+    ("new", "columns", "vocabulary", "says"),
+    [
+        (
+            pd.Series({"a": 1}),
+            True,
+            None,
+            r"expected a table, found a Series; give a DataFrame, of one row pd\.DataFra",
+        ),
+        ({"a": 1}, True, None, "expected a table, found a dict; give a DataFrame"),
+        ({"a": 1}, False, None, r"the model of trial t was trained on arrays; give an array of inputs \[n, 2\]"),
+        ("some text", False, 256, r"trained on tokens and .*; give numbers from 0 to 255, an array \[n, 2\]; b"),
+        (b"bytes", False, 256, "was trained on tokens"),
+    ],
+)
+def test_one_row_and_a_text_are_refused_with_what_to_give(new: Any, columns: bool, vocabulary: int | None, says: str):
+    encoding = Encoding(columns=(Column("a"),)) if columns else Encoding()
+    says_what = {"shape": [2], "vocabulary": vocabulary, "trial_id": "t", "encoding": encoding.written()}
+    with pytest.raises(sx.SweepError, match=says):
+        predicting._check_kind(new, encoding, says_what)
+
+
+def test_a_trial_is_called_by_its_row_too(tmp_path: Path):
+    with Store(tmp_path / "results.sqlite", write=True) as store:
+        store.plan([replace(ROW, trial_id="abcdef"), replace(ROW, trial_id="abc123")])
+    table = pd.DataFrame({"trial_id": ["abcdef", "abc123"], "seed": [0, 1]})
+    row, named = table.iloc[1], next(iter(table.itertuples()))
+    assert [trial_called(tmp_path, each) for each in (row, named, {"trial_id": "abcd"}, "abc1")] == [
+        *("abc123", "abcdef", "abcdef", "abc123")
+    ]
+    for wrong, kind in ((table, "DataFrame"), (7, "int"), (None, "NoneType"), (row[["seed"]], "Series")):
+        with pytest.raises(sx.SweepError, match=rf"expected the trial_id .* run\.best\(\) returns it, found a {kind}$"):
+            trial_called(tmp_path, wrong)
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+def test_a_run_says_in_which_unit_its_rmse_is(standardise: bool, tmp_path: Path):
+    houses().to_csv(tmp_path / "h.csv", index=False)
+    data = sx.DataSpec(str(tmp_path / "h.csv"), **table_options("price", standardise_target=standardise))
+    sweep = sx.Sweep("s", data, (sx.ModelGrid("logistic"),), sx.TrainSpec((0.1,), (4,), steps=5))
+    (tmp_path / "sweep.toml").write_text(sweep_to_toml(sweep), encoding="utf-8")
+    curves = pd.DataFrame({"metric": ["test_RMSE"]})
+    told = "standard deviations of the targets" if standardise else ""
+    for run in (sx.Run(tmp_path), sx.Run(tmp_path / "gone", sweep)):
+        assert run._unit(curves) == told
+        assert not run._unit(curves.assign(metric="test_1-R2"))
+    given = sx.DataSpec(sx.arrays(np.eye(30), np.arange(30.0), standardise_target=standardise), fractions=ALL)
+    assert sx.Run(tmp_path / "gone", replace(sweep, data=given))._unit(curves) == told
+    assert not sx.Run(tmp_path / "gone")._unit(curves)
 
 
 def test_a_model_that_an_earlier_version_kept_takes_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

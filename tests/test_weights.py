@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,8 +32,9 @@ from scalejax.execute import kept
 from scalejax.execute.pack import Pack
 from scalejax.models import FAMILIES
 from scalejax.planning.trial import expand
+from scalejax.run.run import _warn_of_missing_models
 from scalejax.run.store import Store, TrialRow
-from scalejax.run.weights import Keeper
+from scalejax.run.weights import Keeper, without_model
 from scalejax.train.lanes import blocks, evaluate_one
 from scalejax.train.padding import crop, stack_padded
 
@@ -246,7 +248,7 @@ def test_modules_of_ones_own_come_back(build, knobs, task: str, tmp_path: Path):
     assert len(run.models()) == len(run.results()) == 8
     name = run.models()[0]
     alone = sx.Run(run.directory)
-    with pytest.raises(sx.SweepError, match=r"has no address .* run\.model"):
+    with pytest.raises(sx.SweepError, match=r"has no address .*; give it with build=\.\.\.$"):
         alone.model(name)
     with pytest.raises(sx.SweepError, match=r"its sweep has objects of Python; give the sweep with run\.evaluate"):
         alone.evaluate(name, build=own)
@@ -293,6 +295,42 @@ entry()
     resumed = trained(ALL, broken)
     assert resumed.models() == whole.models()
     assert_reproduced(resumed)
+
+
+def row_of(trial_id: str, rate: float, loss: float, **more: object) -> dict[str, object]:
+    row: dict[str, object] = {"trial_id": trial_id, "family": "mlp", "width": 4, "params": 9, "train_examples": 20}
+    row |= {"seed": 0, "learning_rate": rate, "status": "done", "validation_loss": loss, "test_error": loss}
+    return row | more
+
+
+def test_trials_that_were_done_before_models_were_kept_are_counted():
+    rows = pd.DataFrame(
+        [
+            row_of("a", 0.1, 0.5),
+            row_of("b", 0.2, 0.4),
+            row_of("c", 0.2, 0.4, train_examples=30),
+            row_of("d", 0.2, 0.1, status="stopped"),
+            row_of("e", 0.1, 0.1, family="ridge", width=None),
+        ]
+    )
+    assert without_model(rows, (), every=True) == {"a", "b", "c"}
+    assert without_model(rows, (), every=False) == {"b", "c"}
+    assert without_model(rows, ("b", "another sweep's"), every=False) == {"c"}
+    assert without_model(rows, ("b", "c"), every=False) == set()
+    assert without_model(rows.assign(test_error=float("nan")), (), every=False) == {"b", "c"}
+
+
+@pytest.mark.parametrize(("keep", "told"), [("none", 0), ("best", 2), ("all", 3)])
+def test_a_run_says_that_earlier_trials_have_no_models(keep: str, told: int, monkeypatch: pytest.MonkeyPatch):
+    rows = pd.DataFrame([row_of("a", 0.1, 0.5), row_of("b", 0.2, 0.4), row_of("c", 0.2, 0.4, train_examples=30)])
+    monkeypatch.setattr(sx.Run, "results", lambda _: rows)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        _warn_of_missing_models(sx.Run(Path("here")), keep)
+    assert [str(each.message) for each in caught] == [
+        f"here: {told} trials were done in an earlier run without keeping their models, and have none; "
+        f'to have them (keep_weights = "{keep}"), run the sweep in another directory'
+    ][: bool(told)]
 
 
 # --- interrupted
@@ -471,6 +509,8 @@ def test_the_key_is_strict_and_part_of_no_id():
 
 
 def test_the_command_says_where_the_models_are(best: sx.Run, copied: sx.Run, capsys: pytest.CaptureFixture[str]):
+    models = copied.directory / "models"
+    shutil.copytree(models / copied.models()[0], models / "0123456789abcdef")  # of another sweep in the same directory
     assert main(["run", str(best.directory / "sweep.toml"), "--out", str(copied.directory)]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert f"{len(copied.models())} trained models; in Python, run.model(trial_id)" in said
+    assert f"{len(copied.models()) - 1} trained models; in Python, run.model(trial_id)" in said

@@ -36,7 +36,7 @@ class OlderTrial:
         time_limit: seconds after which the fit is given up.
         features: digests of the steps before the algorithm.
         numerics: JAX's settings that change what these compute.
-        features_named: what these are called in the rows; None where the sweep does not compare features.
+        features_named: what these are called in the rows; None where no model of the sweep names any.
         features_key: 32 bits that their fit may draw from; follows from data and seed.
         chain: the steps; the processes that fit do not get them.
     """
@@ -70,7 +70,7 @@ class OlderTrial:
 
     @property
     def knobs(self) -> tuple[tuple[str, Knob], ...]:
-        """What tells its model from others in the rows: features that the sweep compares."""
+        """What tells its model from others in the rows: its features where a sweep names any."""
         return () if self.features_named is None else (("features", self.features_named),)
 
     @property

@@ -112,7 +112,7 @@ def run(options: argparse.Namespace) -> int:
             curves = done.curves()
             figure = f"figure: {done.directory / 'figures' / 'learning_curves.png'} and .svg"
             parts += [curve_table(curves, trends(curves)), *done.summary(), figure]
-            if models := done.models():
+            if models := set(done.models()) & set(done.results()["trial_id"]):  # others are of another sweep here
                 says = f"{number_of(len(models), 'trained model')}; in Python, run.model(trial_id)"
                 parts.append(f"models: {done.directory / 'models'}, {says}")
         except ValueError as error:

@@ -455,7 +455,7 @@ def _builder(says: Description) -> Any:
     Raises:
         SweepError: there is none of that name here.
     """
-    family, builder, remedy = says["family"], says["builder"], "give it with run.model(trial_id, build=...)"
+    family, builder, remedy = says["family"], says["builder"], "give it with build=..."
     if builder is None:
         if family not in FAMILIES:
             raise SweepError(f"this version of scalejax has no family {family}; read the model with the one before")

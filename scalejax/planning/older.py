@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from scalejax.classical.families import FAMILIES, TIME_LIMIT, TIME_LIMIT_SECONDS, grid_of, is_older
 from scalejax.classical.trial import OlderTrial
 from scalejax.data import DataCard
-from scalejax.data.features import resolve, shapes, title
-from scalejax.planning.trial import random_bits, training_sizes
+from scalejax.data.features import resolve, shapes
+from scalejax.planning.trial import features_named, random_bits, training_sizes
 from scalejax.rules import SpecError
 from scalejax.spec import Sweep
 from scalejax.text import listing
@@ -70,7 +70,7 @@ def expand_older(sweep: Sweep, card: DataCard) -> Iterator[OlderTrial]:
                 time_limit=float(limit),
                 features=digests[chain],
                 numerics=numerics if chain else (),
-                features_named=None if grid.features is None else title(steps),
+                features_named=features_named(sweep, grid, steps),
                 features_key=random_bits(card.fingerprint, seed, "features") if chain else 0,
                 chain=chain,
             )

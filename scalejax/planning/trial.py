@@ -55,7 +55,7 @@ class Trial:
         numerics: JAX's settings that change numbers.
         own: digests of a user's own task, optimizer and schedule.
         features: digests of the steps before the model.
-        features_named: what these are called in the rows; None where the sweep does not compare features.
+        features_named: what these are called in the rows; None where no model of the sweep names any.
         rungs: steps at which it waits for its competitors, ascending; none without halving. Part of no id.
     """
 
@@ -101,7 +101,7 @@ class Trial:
 
     @property
     def named_knobs(self) -> Knobs:
-        """What tells its model from others in the rows: its size knobs, and features that it compares."""
+        """What tells its model from others in the rows: its size knobs, and its features where a sweep names any."""
         return self.knobs if self.features_named is None else (("features", self.features_named), *self.knobs)
 
     @property
@@ -225,6 +225,16 @@ def family_name(grid: ModelGrid) -> str:
     return grid.family if isinstance(grid.family, str) else name_of(grid.family)
 
 
+def features_named(sweep: Sweep, grid: ModelGrid, steps: Sequence[Step]) -> str | None:
+    """Return what the steps before a model are called in the rows; None where no model of the sweep names any.
+
+    Where one does, all have a name there: those without features of their own have the steps of the data. A size knob
+    of that name, of a builder of the user's own, keeps the column.
+    """
+    named = any(each.features is not None for each in sweep.models) and "features" not in grid.knobs
+    return title(steps) if named else None
+
+
 def _trials(sweep: Sweep, card: DataCard) -> Iterator[Trial]:
     """Yield every trial of a sweep, without its rungs."""
     train, numerics, occasion = sweep.train, current(), object()
@@ -287,7 +297,7 @@ def _trials(sweep: Sweep, card: DataCard) -> Iterator[Trial]:
                         numerics=numerics,
                         own=own,
                         features=behind,
-                        features_named=None if grid.features is None else title(features),
+                        features_named=features_named(sweep, grid, features),
                     )
 
 

@@ -46,6 +46,7 @@ def plot_learning_curves(
     *,
     title: str | None = None,
     traditional: Sequence[str] = TRADITIONAL_FAMILIES,
+    unit: str = "",
 ) -> Axes:
     """Draw a metric against the number of training examples, one line a model, on logarithmic axes.
 
@@ -60,6 +61,7 @@ def plot_learning_curves(
             and below, placed for the size the axes have now: give a figure its size and layout first.
         title: left-aligned above the axes.
         traditional: names of the families drawn as traditional.
+        unit: of the metric, written behind its name.
 
     Returns:
         The axes; the figure is `ax.figure`.
@@ -72,7 +74,7 @@ def plot_learning_curves(
         raise ValueError("The curves hold no positive value, so there is nothing to draw on a logarithmic axis.")
     own = ax is None
     ax = new_figure(7.2, 4.9).add_subplot() if ax is None else ax
-    _dress(ax, curves)
+    _dress(ax, curves, unit)
     styles = model_styles(dict(zip(curves["model"], curves["family"], strict=True)), traditional)
     ends = []
     for model in styles:
@@ -167,7 +169,7 @@ def model_styles(
     return {model: styles[model] for model in families}
 
 
-def _dress(ax: Axes, curves: pd.DataFrame) -> None:
+def _dress(ax: Axes, curves: pd.DataFrame, unit: str) -> None:
     """Set scales, limits, ticks, grid and axis labels."""
     sizes = sorted(set(curves["train_examples"].tolist()))
     pad = 1.12 if len(sizes) > 1 else 2.0
@@ -189,7 +191,8 @@ def _dress(ax: Axes, curves: pd.DataFrame) -> None:
     ticks += sizes[1:][-1:]
     set_ticks(ax.xaxis, ticks, [short_count(tick) for tick in ticks])
     set_ticks(ax.yaxis, round_ticks(bottom, top))
-    dress(ax, x="Training examples", y=column_title(str(curves["metric"].iloc[0])))
+    name = column_title(str(curves["metric"].iloc[0]))
+    dress(ax, x="Training examples", y=f"{name} ({unit})" if unit else name)
 
 
 def _draw_line(ax: Axes, points: Sequence[dict[Any, Any]], style: dict[str, Any]) -> tuple[float, float] | None:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import filelock
 
+from scalejax.data import Held
 from scalejax.errors import SweepError
 from scalejax.files import write_atomically
 from scalejax.run.store import Store
 from scalejax.spec import Sweep
-from scalejax.spec.file import located, sweep_to_toml
+from scalejax.spec.file import data_key, located, sweep_to_toml
 
 if TYPE_CHECKING:
     from scalejax.planning.plan import Plan
@@ -82,6 +83,17 @@ def read_environment(directory: Path) -> object:
         return json.loads((directory / ENVIRONMENT).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
+
+
+def standardises(directory: Path, sweep: Sweep | None) -> bool:
+    """Say whether the targets of a run were standardised, as its sweep says, or else the file of that.
+
+    The file is not made a sweep again: its data, or the user's code, may be elsewhere by now.
+    """
+    if sweep is not None:
+        origin = sweep.data.origin
+        return isinstance(origin, Held) and origin.options.standardise_target
+    return data_key(directory / SWEEP, "standardise_target") is True
 
 
 def _unwritable(directory: Path, error: OSError) -> SweepError:

@@ -23,7 +23,7 @@ AT_ONCE = 8192  # rows of a table that are inputs at the same time: a column of 
 
 def predicted(
     directory: Path,
-    name: str,
+    trial: Any,
     new: Any,
     *,
     build: Any = None,
@@ -36,12 +36,13 @@ def predicted(
 
     from scalejax.execute import kept
 
-    module, size, says = model_parts(directory, name, build=build, features=features, sweep=sweep)
+    module, size, says = model_parts(directory, trial, build=build, features=features, sweep=sweep)
     task, trial_id = None if says.get("own_task") else says["task"], says["trial_id"]
     if probabilities and task not in ("classification", "next_token"):
         what = f"of the task {says['task']}, which has no probabilities"
         raise SweepError(f"trial {trial_id} is {what}; drop probabilities=True")
     encoding = Encoding.read(says["encoding"]) if "encoding" in says else Encoding()
+    _check_kind(new, encoding, says)
     place = "the new table"
     if isinstance(new, str | os.PathLike):
         place = str(new)
@@ -69,6 +70,25 @@ def predicted(
         return found
     names = range(found.shape[1]) if encoding.classes is None else encoding.classes
     return pd.DataFrame(found, columns=pd.Index(names), index=new.index if is_table else None)
+
+
+def _check_kind(new: Any, encoding: Encoding, says: Mapping[str, Any]) -> None:
+    """Refuse new examples that are neither a table nor an array: one row of a table, or a text.
+
+    Raises:
+        SweepError: they are; it says what to give.
+    """
+    import pandas as pd
+
+    if isinstance(new, pd.Series | Mapping):
+        if not encoding.columns:
+            raise SweepError(_no_table(says))
+        found = f"expected a table, found a {type(new).__name__}"
+        raise SweepError(f"the new examples: {found}; give a DataFrame, of one row pd.DataFrame([row])")
+    if says["vocabulary"] is not None and isinstance(new, str | bytes):
+        shape = ", ".join(map(str, ("n", *says["shape"])))
+        what = f"numbers from 0 to {says['vocabulary'] - 1}, an array [{shape}]; bytes are list(text.encode())"
+        raise SweepError(f"the model of trial {says['trial_id']} was trained on tokens and takes no text; give {what}")
 
 
 def _no_table(says: Mapping[str, Any]) -> str:

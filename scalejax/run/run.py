@@ -25,14 +25,16 @@ from scalejax.run.directory import (
     locked,
     prepare,
     read_environment,
+    standardises,
 )
 from scalejax.run.fits import BOOTSTRAP, LEVEL, Fits, fit_source
 from scalejax.run.predict import predicted
 from scalejax.run.rows import measurement_rows, older_result, older_row, result_row, trial_row
 from scalejax.run.store import TRIAL_COLUMNS, Ended, Heartbeat, Store
 from scalejax.run.watch import Accountant, Interruption, Pulse
-from scalejax.run.weights import Keeper, best_row, evaluated, model_parts
+from scalejax.run.weights import Keeper, best_row, evaluated, model_parts, without_model
 from scalejax.spec import Sweep
+from scalejax.spec.sweep import ALL, NONE
 from scalejax.status import FINAL, Status
 from scalejax.text import Shown, number_of
 
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from scalejax.report.status import RunStatus
 
 FIGURE = "learning_curves"
+STANDARDISED = "standard deviations of the targets"
 TIMING_PATIENCE = 0.5  # seconds after which `plan` compiles no further program just to time it
 
 
@@ -131,7 +134,7 @@ class Run(Shown):
         """
         from scalejax.report.plot import plot_learning_curves, save_figure
 
-        axes = plot_learning_curves(self.curves())
+        axes = plot_learning_curves(curves := self.curves(), unit=self._unit(curves))
         try:
             return list(save_figure(axes.figure, self.directory / FIGURES, FIGURE))
         except OSError as error:
@@ -149,7 +152,20 @@ class Run(Shown):
         from scalejax.report.table import halving_lines, summary_lines
 
         curves = self.curves()
-        return [*summary_lines(curves, trends(curves)), *halving_lines(self.results())]
+        lines = [*summary_lines(curves, trends(curves)), *halving_lines(self.results())]
+        if unit := self._unit(curves):
+            lines.append(f"The RMSE is in {unit}, which were standardised (standardise_target).")
+        return lines
+
+    def _unit(self, curves: "pd.DataFrame") -> str:
+        """Return the unit of the values of the curves where it is not that of the user's targets, else nothing.
+
+        The rows do not know it. A directory tells it of a sweep file; of data that are objects only the process that
+        has made the run knows.
+        """
+        if curves["metric"].iloc[0] != "test_RMSE":
+            return ""
+        return STANDARDISED if standardises(self.directory, self.sweep) else ""
 
     def best(self, family: str | None = None) -> "pd.Series":
         """Return the row of the trial with the lowest validation loss of those that are done; it has its `trial_id`.
@@ -175,13 +191,13 @@ class Run(Shown):
 
         return sorted({*stored_models(self.directory / MODELS), *waiting_models(self.directory / MODELS)})
 
-    def model(self, trial_id: str, *, build: Any = None, features: Any = None) -> Any:
+    def model(self, trial_id: "str | pd.Series", *, build: Any = None, features: Any = None) -> Any:
         """Return the trained model of a trial: a Flax module at its true size with its best parameters by validation.
 
         It is in evaluation mode. A flag of its own `__call__`, such as `train`, is for the caller to give.
 
         Args:
-            trial_id: or as many of its first digits as no other trial has.
+            trial_id: or as many of its first digits as no other trial has; or a row of the table, as `best` returns it.
             build: the builder of the module, where the run's directory alone does not tell: one of a notebook. A run
                 that this process has made knows it.
             features: the steps before the model as the sweep has them, where their names alone do not tell: objects
@@ -199,7 +215,7 @@ class Run(Shown):
         return model_parts(self.directory, trial_id, build=build, features=features, sweep=self.sweep)[0]
 
     def evaluate(
-        self, trial_id: str, *, build: Any = None, features: Any = None, sweep: Sweep | None = None
+        self, trial_id: "str | pd.Series", *, build: Any = None, features: Any = None, sweep: Sweep | None = None
     ) -> dict[str, float]:
         """Predict the test examples again with the trained model of a trial; return its `test_loss` and `test_metric`.
 
@@ -219,7 +235,13 @@ class Run(Shown):
         return evaluated(self.directory, trial_id, build=build, features=features, sweep=sweep or self.sweep)
 
     def predict(
-        self, trial_id: str, new: Any, *, build: Any = None, features: Any = None, probabilities: bool = False
+        self,
+        trial_id: "str | pd.Series",
+        new: Any,
+        *,
+        build: Any = None,
+        features: Any = None,
+        probabilities: bool = False,
     ) -> Any:
         """Predict new examples with the trained model of a trial, in the terms of the data that it was trained on.
 
@@ -355,7 +377,8 @@ def run_sweep(
         Interrupted: SIGINT or SIGTERM was heard; it says what could not be saved, if anything.
 
     Warns:
-        UserWarning: results in the directory were computed by another program than would run today.
+        UserWarning: results in the directory were computed by another program than would run today; or trials whose
+            models the sweep keeps were done in an earlier run that kept none.
     """
     return carry_out(planned(sweep), out, progress=progress, checkpoint_seconds=checkpoint_seconds)
 
@@ -396,7 +419,7 @@ def carry_out(
                 begun = checkpoints.load({trial.trial_id: (trial, homes[trial.trial_id]) for trial in unfinished})
                 halving = _successive_halving(plan, ended, begun)
                 recalled = [trial for trial in halving.opening.proceed if isinstance(trial, Trial)] if halving else []
-                keeps = plan.sweep.keep_weights != "none"
+                keeps = plan.sweep.keep_weights != NONE
                 with Keeper(run.directory, plan, ended=ended, store=store) if keeps else nullcontext() as keeper:
                     if unfinished or recalled or older:
                         _train(
@@ -412,7 +435,20 @@ def carry_out(
                 run.save_figure()
             except ValueError as error:  # such as errors of zero everywhere, which a logarithmic axis does not have
                 warnings.warn(f"{run.directory}: no figure is drawn: {error}", stacklevel=2)
+        _warn_of_missing_models(run, plan.sweep.keep_weights)
     return run
+
+
+def _warn_of_missing_models(run: Run, keep: str) -> None:
+    """Warn of trials whose models a sweep keeps and that have none: a trial that is done is not trained again."""
+    if keep == NONE:
+        return
+    if missing := without_model(run.results(), run.models(), every=keep == ALL):
+        one = len(missing) == 1
+        trials = f"{number_of(len(missing), 'trial')} {'was' if one else 'were'} done in an earlier run without keeping"
+        what = f"{trials} {'its model, and has' if one else 'their models, and have'} none"
+        remedy = f'to have {"it" if one else "them"} (keep_weights = "{keep}"), run the sweep in another directory'
+        warnings.warn(f"{run.directory}: {what}; {remedy}", stacklevel=3)
 
 
 def _warn_of_other_programs(

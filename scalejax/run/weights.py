@@ -158,6 +158,31 @@ def chosen(rows: "pd.DataFrame") -> set[str]:
     return best | {str(row["trial_id"]) for row in [best_row(rows)] if row is not None}
 
 
+def without_model(rows: "pd.DataFrame", kept: Collection[str], *, every: bool) -> set[str]:
+    """Return the ids of the networks' trials that are done and have no model, though a sweep keeps those of their kind.
+
+    They were done in an earlier run that kept none, or others.
+
+    Args:
+        rows: the trial table.
+        kept: ids of the trials that have a model.
+        every: whether the sweep keeps all models, or in each cell those that tuning chooses, and the best.
+    """
+    from scalejax.analysis.curves.tuning import alike, tuned
+
+    networks: Any = rows[~rows["family"].map(is_older).astype(bool)]
+    done: Any = networks[(networks["status"] == Status.DONE) & networks["validation_loss"].notna()]
+    wanted = {str(trial_id) for trial_id in done["trial_id"]}
+    if not every and wanted - set(kept):
+        cells = alike(done, ["train_examples"])
+        best = {str(min(cell.values(), key=lambda row: row["validation_loss"])["trial_id"]) for cell in cells}
+        try:
+            wanted &= best | set(tuned(networks)["trial_id"])
+        except ValueError:  # no test metric is finite
+            wanted = best
+    return wanted - set(kept)
+
+
 def best_row(rows: "pd.DataFrame", family: str | None = None) -> "pd.Series | None":
     """Return the row of the trial with the lowest validation loss of those that are done; None if none is."""
     wanted = (rows["status"] == Status.DONE) & (rows["family"] == (rows["family"] if family is None else family))
@@ -165,14 +190,18 @@ def best_row(rows: "pd.DataFrame", family: str | None = None) -> "pd.Series | No
     return None if losses.empty else rows.loc[losses.idxmin()]
 
 
-def trial_called(directory: Path, name: str) -> str:
-    """Return the id of the trial that begins with `name`.
+def trial_called(directory: Path, trial: Any) -> str:
+    """Return the id of a trial that is given by its first digits, or as a row of the table that has its `trial_id`.
 
     Raises:
-        SweepError: there is none, or more than one.
+        SweepError: there is none, or more than one, or this is neither.
     """
     from scalejax.execute.kept import stored_models, waiting_models
 
+    name = trial if isinstance(trial, str) else _field(trial, "trial_id")
+    if not isinstance(name, str):
+        expected = "the trial_id of a trial, or its row of run.results() as run.best() returns it"
+        raise SweepError(f"{directory}: expected {expected}, found a {type(trial).__name__}")
     with Store(directory / LEDGER, write=False) as store:
         known = store.trial_ids()
     folder = directory / MODELS
@@ -185,14 +214,19 @@ def trial_called(directory: Path, name: str) -> str:
     return name if name in found else found[0]
 
 
+def _field(row: Any, name: str) -> Any:
+    """Return a field of a row, whether it is a mapping, one of pandas or a named tuple; None if it has none."""
+    return row.get(name) if isinstance(row, Mapping) else getattr(row, name, None)
+
+
 def model_parts(
-    directory: Path, name: str, *, build: Any = None, features: Any = None, sweep: Sweep | None = None
+    directory: Path, trial: Any, *, build: Any = None, features: Any = None, sweep: Sweep | None = None
 ) -> tuple[Any, Any, Mapping[str, Any]]:
     """Return a kept model as a Flax module in evaluation mode, its architecture, and its description.
 
     Args:
         directory: of the run.
-        name: the trial's id, or enough of its first digits.
+        trial: as for `trial_called`.
         build: the user's own builder, where its name is not enough to find it.
         features: the steps before the model, where their names are not enough to find them.
         sweep: has both, if they are not given.
@@ -202,7 +236,7 @@ def model_parts(
     """
     from scalejax.execute import kept
 
-    trial_id = trial_called(directory, name)
+    trial_id = trial_called(directory, trial)
     model = kept.read(directory / MODELS, trial_id)
     if model is None:
         raise SweepError(f"{directory}: {_missing(directory, trial_id)}")
@@ -246,14 +280,14 @@ def _missing(directory: Path, trial_id: str) -> str:
 
 
 def evaluated(
-    directory: Path, name: str, *, build: Any = None, features: Any = None, sweep: Sweep | None = None
+    directory: Path, trial: Any, *, build: Any = None, features: Any = None, sweep: Sweep | None = None
 ) -> dict[str, float]:
     """Return the test loss and the headline metric of a kept model, predicted again; see `Run.evaluate`."""
     from scalejax.data import describe, load
     from scalejax.execute import kept
     from scalejax.spec.file import UNREADABLE, load_sweep
 
-    module, size, says = model_parts(directory, name, build=build, features=features, sweep=sweep)
+    module, size, says = model_parts(directory, trial, build=build, features=features, sweep=sweep)
     if sweep is None:
         try:
             sweep = load_sweep(directory / SWEEP)

@@ -133,6 +133,14 @@ def load_sweep(
     return sweep
 
 
+def data_key(path: Path, key: str) -> Any:
+    """Return what a sweep's file says for a key of [data], unchecked; None where it or the file says nothing."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))["data"].get(key)
+    except (OSError, ValueError, RecursionError, LookupError, AttributeError):
+        return None
+
+
 def _path_name(path: str | Path) -> str:
     """Write a path in full, as the user gave it; quoted if it would break the line."""
     return str(path) if str(path).isprintable() else repr(str(path))

@@ -19,7 +19,7 @@ from scalejax.text import listing, number_of, short
 CURVE_COLUMNS = (
     *("model", "family", "params", "train_examples", "fraction", "value", "low", "high", "standard_error", "seeds"),
     *("diverged", "pending", "stopped", "excluded_elsewhere", "learning_rate", "learning_rates", "edge", "band"),
-    "metric",
+    *("metric", "drawn"),
 )
 TREND_COLUMNS = (
     *("model", "params", "exponent", "standard_error", "points", "verdict", "at", "value", "sentence"),
@@ -45,6 +45,7 @@ FEWEST_POINTS = 3  # two lie on every law: a forecast from them would be the pri
 # falls or flattens: its training has not settled, or its learning rates do not reach.
 RISEN_ERRORS, RISEN_SHARE = 3.0, 0.05
 DECADE = 10.0
+FEATURES, NO_FEATURES = "features", "none"  # the knob that says what stands before a model, and its word for nothing
 VERBS = {"flattened": "has flattened", "still falling": "still falls", "unclear": "is unclear"}
 
 
@@ -65,7 +66,9 @@ def learning_curves(rows: pd.DataFrame, metric: str | None = None) -> pd.DataFra
         fraction (of the pool; NaN if the table does not say), value (arithmetic mean over seeds; NaN if no row counts),
         low, high, standard_error (of the mean; NaN for one seed), seeds (count used), diverged, pending, stopped,
         excluded_elsewhere (counts, see `tuned`), learning_rate, learning_rates, edge, band, metric (its name, such as
-        "test_error" or "test_RMSE"). Ordered by params, smallest first, then by train_examples.
+        "test_error" or "test_RMSE"), drawn (examples that a trial draws in its planned steps, the fewest of the seeds:
+        steps x batch_size; NaN where the table does not say, as of algorithms without batches). Ordered by params,
+        smallest first, then by train_examples.
 
     Raises:
         ValueError: as `tuned`.
@@ -73,13 +76,18 @@ def learning_curves(rows: pd.DataFrame, metric: str | None = None) -> pd.DataFra
     column, name = headline(rows) if metric is None else (metric, metric)
     cells = cells_of(rows, column)
     measured = rows[column].to_numpy(dtype=float)
-    fractions = rows["fraction"].to_numpy(dtype=float) if "fraction" in rows.columns else np.full(len(rows), math.nan)
+    fractions, steps, batch_sizes = (
+        rows[name].to_numpy(dtype=float, na_value=math.nan) if name in rows.columns else np.full(len(rows), math.nan)
+        for name in ("fraction", "steps", "batch_size")
+    )
+    draws = steps * batch_sizes
     # Most seeds are done at every point or at none; one convention for the whole figure, that of its best point.
     band = BAND_INTERVAL if max(len(cell.places) for cell in cells) >= SEEDS_FOR_INTERVAL else BAND_RANGE
     records = [
         cell.record
         | {"model": label, "band": band, "metric": name}
         | {"fraction": max(fractions[list(cell.places)], default=math.nan)}
+        | {"drawn": min(draws[list(cell.places)], default=math.nan)}
         | _statistics(measured[list(cell.places)], band)
         | cell.choice
         for cell, label in zip(cells, model_labels(cells), strict=True)
@@ -109,6 +117,7 @@ def _statistics(values: npt.NDArray[np.float64], band: str) -> dict[str, Any]:
 def model_labels(cells: Sequence[Cell]) -> list[str]:
     """Return the label of each cell's model: its family and the knobs that vary within it; as many words as needed.
 
+    Features that vary over the models are also those of a family that has one choice of them, unless that is none.
     Models and labels are one to one.
     """
     values: dict[tuple[str, str], set[Any]] = {}
@@ -126,7 +135,13 @@ def model_labels(cells: Sequence[Cell]) -> list[str]:
                 parts.append(f"{knob} {words(whole)},")
         return " ".join(parts).rstrip(",")
 
-    varying = [[knob for knob in cell.knobs if len(values[cell.record["family"], knob]) > 1] for cell in cells]
+    behind = {known(cell.record.get(FEATURES)) for cell in cells}
+
+    def tells(cell: Cell, knob: str) -> bool:
+        compared = knob == FEATURES and len(behind) > 1 and cell.record[knob] != NO_FEATURES
+        return compared or len(values[cell.record["family"], knob]) > 1
+
+    varying = [[knob for knob in cell.knobs if tells(cell, knob)] for cell in cells]
     brief = [label(cell.record, knobs, str) for cell, knobs in zip(cells, varying, strict=True)]
     # Two models may differ in a way the short words hide (a knob 1 and a knob "1"); then everything is said.
     one_to_one = len(set(brief)) == len({cell.model for cell in cells})
@@ -134,8 +149,8 @@ def model_labels(cells: Sequence[Cell]) -> list[str]:
 
 
 def notes(curves: pd.DataFrame) -> list[str]:
-    """Return what a reader of the curves must know, one sentence each: the band and what it leaves out, edges of grids,
-    excluded trials.
+    """Return what a reader of the curves must know, one sentence each: the band and what it leaves out, examples that
+    no trial saw, edges of grids, excluded trials.
 
     Args:
         curves: as returned by `learning_curves`.
@@ -144,7 +159,10 @@ def notes(curves: pd.DataFrame) -> list[str]:
     fewest, most = min(point["seeds"] for point in points if point["seeds"]), max(point["seeds"] for point in points)
     many = f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
     lines = [f"Mean over {many}; band: {points[0]['band']}." if most > 1 else "One seed: no band."]
-    lines += pool_notes((point["train_examples"], point.get("fraction", math.nan), point["seeds"]) for point in points)
+    lines += _pass_notes(points)
+    # Within its first pass each seed sees others of the examples that all have.
+    whole = [point for point in points if not _partly_seen(point)]
+    lines += pool_notes((point["train_examples"], point.get("fraction", math.nan), point["seeds"]) for point in whole)
     at_edge = [point for point in points if point["edge"]]
     if at_edge:
         two = any(point["learning_rates"] == 2 for point in at_edge)
@@ -161,6 +179,25 @@ def notes(curves: pd.DataFrame) -> list[str]:
     if empty := sum(point["seeds"] == 0 for point in points):
         lines.append(f"No trial counts in {number_of(empty, 'point')}, left empty.")
     return lines
+
+
+def _partly_seen(point: Row) -> bool:
+    """Say whether the trials of a point drew fewer examples than they had, so that they never saw the rest."""
+    return point.get("drawn", math.nan) < point["train_examples"]  # False of NaN
+
+
+def _pass_notes(points: Sequence[Row]) -> list[str]:
+    """Say at which sizes trials end within their first pass over the data: what lies beyond it changes nothing."""
+    partly = [point for point in points if point["seeds"] and _partly_seen(point)]
+    if not partly:
+        return []
+    sizes = sorted({point["train_examples"] for point in partly})
+    drawn = sorted({round(point["drawn"]) for point in partly})
+    others = any(point["train_examples"] in sizes and point["seeds"] and not _partly_seen(point) for point in points)
+    whose = f" of {listing(list(dict.fromkeys(str(point['family']) for point in partly)))}" if others else ""
+    seen = f"{drawn[0]:,}" if len(drawn) == 1 else f"{drawn[0]:,} to {drawn[-1]:,}"
+    where = f"{listing([f'{size:,}' for size in sizes])} examples"
+    return [f"At {where} a trial{whose} sees only {seen} of them: raise steps, or use epochs."]
 
 
 def pool_notes(points: Iterable[tuple[int, float, int]]) -> list[str]:
@@ -239,7 +276,8 @@ def trends(curves: pd.DataFrame) -> pd.DataFrame:
     the last 2.5 decades of sizes (at least the last 4 points). The verdict is "flattened" or "still falling" if the
     fall lies below or above 5 % with a probability of at least 0.8, else "unclear". A value that is no lower than at
     half the examples is never "still falling", whatever a law says, and two points are always "unclear". Without
-    repeated seeds the spread is learned from the misfit alone, and the sentence says that it is unknown.
+    repeated seeds the spread is learned from the misfit alone, and the sentence says that it is unknown. A curve whose
+    last trials ended within their first pass over the data says nothing about more data: no verdict, no forecast.
 
     The local exponent c of value ~ n^-c is the negative slope of an unweighted least-squares line through the
     logarithms over the last decade of sizes (at least the last two). Its standard error takes the points as
@@ -280,7 +318,10 @@ def _trend(model: str, measured: Sequence[Row], noun: str) -> dict[str, Any]:
     where = number_of(at, "example")
     record = {"points": int(near.sum()), "verdict": "unclear", "at": at, "value": value}
 
-    if record["points"] < 2:
+    if _partly_seen(last):
+        record["points"] = 0
+        why = f"was not trained on all of its {where} ({noun} {now}): no verdict."
+    elif record["points"] < 2:
         why = f"was trained on {where} only ({noun} {now}): one point shows no trend."
     elif value <= 0:
         further = "only a larger test set could show a further fall" if noun == "error" else "no trend can be fitted"
