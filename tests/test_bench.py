@@ -29,6 +29,7 @@ def test_the_figures_are_the_same_in_table_and_json(capsys):
     assert "plain loop" in rendered(bench_table(facts), terminal=False)
 
 
+@pytest.mark.slow
 def test_every_contestant_is_measured_in_every_repetition(monkeypatch):
     amounts = []
     monkeypatch.setattr(benchmark, "_amount", lambda run: run(2) or 2)

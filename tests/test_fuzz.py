@@ -26,6 +26,7 @@ def test_mutated_sweep_files_end_in_order(tmp_path: Path):
     assert min(tally.codes["0"], tally.codes["2"]) >= 5  # some are good all the same
 
 
+@pytest.mark.slow
 def test_mutated_sweep_files_end_in_order_in_processes_of_their_own(tmp_path: Path):
     assert mutate_processes(tmp_path, 1).faults == []
 

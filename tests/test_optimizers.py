@@ -228,6 +228,7 @@ def test_nothing_is_remembered_of_a_family_whose_optimizer_has_changed(monkeypat
     assert not proven  # it puts numbers into the padding now
 
 
+@pytest.mark.slow
 def test_a_schedule_of_ones_own_runs_with_the_horizon_of_each_lane(data: DataSet):
     trials = [planned(schedule=one_to_zero, steps=steps, seed=steps) for steps in (10, 20)]
     assert_equal_to_solo(trials, data)

@@ -169,6 +169,7 @@ def test_a_forecast_is_remembered_and_a_damaged_memory_is_timed_again(tmp_path, 
     assert all(seconds > 0 for seconds in again.seconds)
 
 
+@pytest.mark.slow
 def test_more_steps_are_foretold_to_take_longer():
     longer = replace(SWEEP, train=replace(TRAIN, steps=400_000))
     short, long = (timed_forecast(make_plan(sweep), patience_seconds=60).total for sweep in (SWEEP, longer))

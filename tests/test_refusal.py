@@ -43,6 +43,7 @@ def lanes_of_packs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return lanes
 
 
+@pytest.mark.slow
 def test_a_copy_for_which_there_is_no_room_costs_the_training_nothing(data, tmp_path, monkeypatch):
     trials = trials_of()
     untouched = train(buckets(trials), data)[0]
@@ -122,6 +123,7 @@ def test_a_refusal_in_the_middle_costs_no_more_than_the_steps_since_the_last_che
     assert 0 <= again < sum(taken)  # they did not all begin again
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_refused_for_good_fails_after_a_second_try(data, tmp_path, monkeypatch):
     trials = trials_of()
     launch, tried = Pack.launch, []

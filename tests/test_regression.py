@@ -54,6 +54,7 @@ def test_two_hundred_thousand_rows_from_the_picture_to_the_law(tmp_path: Path):
     assert Path(fits.facts["figures"][0]).is_file()
 
 
+@pytest.mark.slow
 def test_diabetes_is_no_better_than_least_squares(tmp_path: Path):
     datasets = pytest.importorskip("sklearn.datasets")
     x, y = datasets.load_diabetes(return_X_y=True)

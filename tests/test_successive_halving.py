@@ -126,6 +126,7 @@ def test_neither_lanes_nor_devices_decide_who_stops(data, full, lanes, devices):
     assert stopped == {name for name, stop in expected_stops(trials, full).items() if stop}
 
 
+@pytest.mark.slow
 def test_a_diverging_rate_is_stopped_first_and_keeps_nobody_waiting(data):
     trials = competitors(rates=(1e-3, 1e-2, 1e30), optimizer="sgd")
     ends, _ = train(trials, data)

@@ -216,7 +216,8 @@ def test_ids_and_numbers_are_the_same_whatever_is_kept(best: sx.Run, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=pytest.mark.slow) if name == "transformer" else name for name in FAMILIES]
+    "family",
+    [pytest.param(name, marks=pytest.mark.slow) if name in ("cnn", "transformer") else name for name in FAMILIES],
 )
 def test_every_family_comes_back(family: str, tmp_path: Path):
     sweep = replace(ALL, models=(sx.ModelGrid(family, KNOBS[family]),), data=data_for(family))
@@ -258,6 +259,7 @@ def test_modules_of_ones_own_come_back(build, knobs, task: str, tmp_path: Path):
     assert_reproduced(run)  # this process has made it, and knows both
 
 
+@pytest.mark.slow
 def test_trials_that_end_early_or_wait_at_rungs_keep_theirs(tmp_path: Path):
     """The test of a trial out of patience comes in a later call; one that comes to a rung leaves its lane."""
     train = replace(
