@@ -10,7 +10,6 @@ os.environ["SCALEJAX_CACHE"] = os.environ.get("SCALEJAX_TEST_CACHE") or tempfile
 import jax
 import numpy as np
 import pytest
-from xdist.scheduler import LoadFileScheduling
 
 from scalejax.data import DataCard, DataSet, Split
 from scalejax.execute.devices import prepare
@@ -20,8 +19,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """All tests of a file run in one process: what they share is compiled once."""
+    from xdist.scheduler import LoadFileScheduling  # the hook is called only where it is installed
+
     return LoadFileScheduling(config, log)
 
 

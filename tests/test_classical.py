@@ -548,14 +548,14 @@ def test_features_are_fitted_on_a_trials_own_examples_alone(data: DataSet):
     own = set(own_rows(20, pool=500, key=trial.subset_key).tolist())
     stranger = next(row for row in range(500) if row not in own)
 
-    def test_inputs_after_changing(row: int) -> np.ndarray:
+    def inputs_after_changing(row: int) -> np.ndarray:
         inputs = data.train.inputs.copy()
         inputs[row] += 5
         return inputs_of(trial, replace(data, train=Split(inputs, data.train.targets)))["test"]
 
     before = inputs_of(trial, data)["test"]
-    assert np.array_equal(before, test_inputs_after_changing(stranger))
-    assert not np.allclose(before, test_inputs_after_changing(min(own)))
+    assert np.array_equal(before, inputs_after_changing(stranger))
+    assert not np.allclose(before, inputs_after_changing(min(own)))
 
 
 def test_inputs_behind_features_are_made_once_and_deleted_when_no_trial_needs_them(data: DataSet, monkeypatch):
