@@ -2,7 +2,9 @@
 
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from orbax.checkpoint import v1 as ocp
 from test_predict import ALL, ROW, run_of
 
 import scalejax as sx
@@ -219,3 +222,26 @@ def test_a_pattern_is_found_from_a_folder_whose_name_looks_like_one(tmp_path: Pa
     monkeypatch.chdir(tmp_path)
     assert found_files(path, "path") == [os.path.realpath(folder / "texts" / "a.txt")]
     assert located(located(sweep)) == located(sweep)
+
+
+def test_orbax_works_for_one_thread_at_a_time(tmp_path, monkeypatch):
+    # It counts its operations in one number for the whole process: of two saves at once one fails now and then.
+    inside, most, save = 0, 0, ocp.save
+
+    def counted(*arguments) -> None:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        save(*arguments)
+        time.sleep(0.05)
+        inside -= 1
+
+    monkeypatch.setattr(ocp, "save", counted)
+    for name in "abcd":
+        kept.set_aside(
+            tmp_path, kept.KeptModel({"trial_id": name, "arrays": {"w": "float32 [2]"}}, {"w": np.ones(2, np.float32)})
+        )
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda name: kept.store(tmp_path, name), "abcd"))
+    assert most == 1
+    assert kept.stored_models(tmp_path) == ["a", "b", "c", "d"]

@@ -6,6 +6,7 @@ A folder is written by one pack alone and never again, so what an interrupted ru
 its trials has ended or is in a newer checkpoint.
 """
 
+import contextlib
 import hashlib
 import itertools
 import logging
@@ -14,6 +15,7 @@ import threading
 import time
 import traceback
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 SEAL = "sha256"  # the file in a checkpoint that vouches for the others
 SPARE_BYTES = 1_000_000  # for the files around the arrays, and for the ledger
 LONGEST_REASON = 120  # characters
+_ORBAX = threading.Lock()  # held by the thread that uses it
 
 
 @dataclass(eq=False)
@@ -170,20 +173,20 @@ class Checkpoints:
 
     def _write(self, pack: PackCheckpoints, snapshot: Snapshot) -> None:
         try:
-            ocp = orbax()
             arrays, manifest = pack_up(snapshot)
             # A write that fails half way is loud and leaves a mess, so there must be room beforehand.
             self._folder.mkdir(parents=True, exist_ok=True)
             size, free = sum(array.nbytes for array in arrays.values()), shutil.disk_usage(self._folder).free
             if free < size + SPARE_BYTES:
                 raise OSError(f"it takes {size / 1e6:.1f} MB, and the disk has {free / 1e6:.1f} MB left")
-            kept = ocp.training.preservation_policies.LatestN(CHECKPOINTS_KEPT)
-            checkpointer = pack.checkpointer or ocp.training.Checkpointer(
-                str(pack.folder.absolute()), preservation_policy=kept
-            )
-            pack.checkpointer = checkpointer
             pack.number += 1
-            checkpointer.save(pack.number, arrays, custom_metadata=manifest, force=True)
+            with orbax() as ocp:
+                kept = ocp.training.preservation_policies.LatestN(CHECKPOINTS_KEPT)
+                checkpointer = pack.checkpointer or ocp.training.Checkpointer(
+                    str(pack.folder.absolute()), preservation_policy=kept
+                )
+                pack.checkpointer = checkpointer
+                checkpointer.save(pack.number, arrays, custom_metadata=manifest, force=True)
             seal(pack.folder / str(pack.number))
         except Exception as error:  # whatever Orbax and the file system raise
             if short_of_memory(error):
@@ -250,9 +253,9 @@ def _digest(path: Path) -> str:
 def _read(path: Path) -> tuple[Arrays, Manifest]:
     if not intact(path):  # looked at first: damaged files are not parsed
         raise UnreadableError("its checksum does not match")
-    ocp = orbax()
-    manifest: Any = ocp.metadata(str(path.absolute())).custom_metadata
-    arrays: Any = ocp.load(str(path.absolute()))
+    with orbax() as ocp:
+        manifest: Any = ocp.metadata(str(path.absolute())).custom_metadata
+        arrays: Any = ocp.load(str(path.absolute()))
     if not isinstance(arrays, dict) or not all(isinstance(each, np.ndarray) for each in arrays.values()):
         raise UnreadableError("it holds something else")
     return arrays, manifest
@@ -266,13 +269,19 @@ def _number(name: str) -> int:
     return int(name) if name.isascii() and name.isdigit() else 0
 
 
-def orbax() -> Any:
-    """Import Orbax, and keep it from printing the errors that it also raises: we say them in a sentence."""
+@contextlib.contextmanager
+def orbax() -> Iterator[Any]:
+    """Give Orbax to one thread at a time, and keep it from printing the errors that it also raises.
+
+    It counts its operations in one number for the whole process: a second thread that saves or loads in the meantime
+    changes the number under the first, which then fails or writes nothing.
+    """
     from orbax.checkpoint import v1 as ocp
 
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_not_of_orbax)  # added once, however often this is called
-    return ocp
+    with _ORBAX:
+        yield ocp
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:

@@ -164,7 +164,8 @@ def store(folder: Path, trial_id: str) -> None:
         part = folder / f".{trial_id}.part"
         shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
         part.mkdir()
-        orbax().save(str((part / WEIGHTS).absolute()), dict(model.arrays))
+        with orbax() as ocp:
+            ocp.save(str((part / WEIGHTS).absolute()), dict(model.arrays))
         write_atomically(part / DESCRIPTION, json.dumps(model.description, indent=2) + "\n")
         seal(part)
         part.rename(folder / trial_id)
@@ -496,7 +497,8 @@ def _read_stored(path: Path) -> KeptModel:
     if not intact(path):  # looked at first: damaged files are not parsed
         raise ValueError("its checksum does not match")
     description = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
-    arrays: Any = orbax().load(str((path / WEIGHTS).absolute()))
+    with orbax() as ocp:
+        arrays: Any = ocp.load(str((path / WEIGHTS).absolute()))
     return _typed(description, {name: np.asarray(arrays[name]) for name in description["arrays"]})
 
 
