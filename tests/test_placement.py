@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jax.sharding import PartitionSpec
 
 import scalejax.execute
-from scalejax.execute.placement import LANE_AXIS, Placement
+from scalejax.planning.placement import LANE_AXIS, Placement
 
 FOLDER = Path(scalejax.execute.__file__).parent
 PLACEMENTS = st.builds(

@@ -17,9 +17,11 @@ from engine_helpers import FIRST, device_data, pack_of, planned, program, ready,
 from scalejax.execute import programs
 from scalejax.execute.devices import groups
 from scalejax.execute.pack import Pack
-from scalejax.execute.placement import Placement
-from scalejax.execute.programs import PLACED, Compiler, Programs, check_memory, compiled_programs
+from scalejax.execute.programs import Compiler, Programs, check_memory, compiled_programs
+from scalejax.planning import lowering
+from scalejax.planning.lowering import PLACED
 from scalejax.planning.packing import Bucket
+from scalejax.planning.placement import Placement
 from scalejax.planning.trial import Counted
 from scalejax.train.padding import initial_weights
 
@@ -120,7 +122,7 @@ def test_placing_a_large_trial_takes_about_the_memory_of_that_trial(data, width,
 @pytest.mark.parametrize("large", [False, True])
 def test_trials_large_and_small_are_placed_without_compiling_again(data, monkeypatch, large):
     if large:
-        monkeypatch.setattr(programs, "PLACED_BYTES", 1)
+        monkeypatch.setattr(lowering, "PLACED_BYTES", 1)
     group = tuple(jax.local_devices())
     trials = [planned(seed=seed, learning_rate=10.0 ** -(1 + seed)) for seed in range(5)]
     bucket = Bucket(program(trials[0]), tuple(map(Counted, trials)), 5, 1.0, 1, 50)

@@ -13,13 +13,13 @@ import numpy as np
 
 from scalejax.execute.initial_weights import Weights
 from scalejax.execute.pace import Pace
-from scalejax.execute.placement import Placement
 from scalejax.execute.programs import Programs
 from scalejax.execute.refusal import unless_memory_is_short, warn_of_no_checkpoint
 from scalejax.execute.slot import Evaluation, Finished, Paused, Slot
 from scalejax.execute.snapshot import Snapshot, bits, keyed
 from scalejax.execute.stream import Stream
 from scalejax.planning.packing import Bucket
+from scalejax.planning.placement import Placement
 from scalejax.planning.trial import Trial
 from scalejax.status import Status
 from scalejax.train.lanes import Commands, DeviceData, Outcome, empty

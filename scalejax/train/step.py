@@ -3,7 +3,9 @@
 Every array here belongs to a single trial, unbatched; whatever differs between trials is an array, never a constant.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -152,19 +154,28 @@ def start(recipe: Recipe, settings: Settings, weights: tuple[nnx.State, nnx.Stat
     return TrialState(settings, learner, Best(jnp.full((), jnp.inf, jnp.float32), zero, params, rest))
 
 
-def batch_indices(recipe: Recipe, settings: Settings, cursor: Cursor, *, pool: int, first: jax.Array) -> jax.Array:
-    """Return the rows of the pool for BLOCK_STEPS batches, int32 [BLOCK_STEPS, batch_size], without replacement.
+def batch_indices(
+    recipe: Recipe,
+    settings: Settings,
+    cursor: Cursor,
+    *,
+    pool: int,
+    first: jax.Array,
+    batches: int = BLOCK_STEPS,
+    known: bool = False,
+) -> jax.Array:
+    """Return the rows of the pool for some batches, int32 [batches, batch_size], without replacement.
 
     The batches are those from step `first` after the cursor on. One vectorised call for all of them: drawn step by
-    step the indices of a small network's batch would cost as much as its training.
+    step the indices of a small network's batch would cost as much as its training. `known` is that of `index_shuffle`.
     """
-    count, size = BLOCK_STEPS * recipe.batch_size, settings.train_examples
+    count, size = batches * recipe.batch_size, settings.train_examples
     begin = cursor.position + first.astype(jnp.uint32) * recipe.batch_size
     further, offset = divide(begin % size + jnp.arange(count, dtype=jnp.uint32), size)
     epoch_key = mix(settings.shuffle_key ^ mix(cursor.epoch + begin // size + further + 1))
-    own = index_shuffle(offset, size=size, key=epoch_key)
-    row = index_shuffle(own, size=jnp.uint32(pool), key=settings.subset_key)
-    return row.astype(jnp.int32).reshape(BLOCK_STEPS, recipe.batch_size)
+    own = index_shuffle(offset, size=size, key=epoch_key, known=known)
+    row = index_shuffle(own, size=jnp.uint32(pool), key=settings.subset_key, known=known)
+    return row.astype(jnp.int32).reshape(batches, recipe.batch_size)
 
 
 def seen(architecture: Architecture, batch: Examples) -> Examples:
@@ -246,21 +257,84 @@ def train(program: LaneProgram, state: TrialState, cursor: Cursor, *, pool: Exam
         steps: to take.
     """
 
-    def block(number: jax.Array, learner: Learner) -> Learner:
+    def block(number: jax.Array, state: TrialState) -> TrialState:
         first = number * BLOCK_STEPS
-        if program.stream_steps:
-            rows = first + jnp.arange(BLOCK_STEPS)
-        else:
-            rows = batch_indices(program.recipe, state.settings, cursor, pool=pool.targets.shape[0], first=first)
+        left = jnp.minimum(BLOCK_STEPS, steps - first)
+        return train_block(program, state, cursor, pool=pool, first=first, drawn=BLOCK_STEPS, steps=left)
 
-        def step(within: jax.Array, learner: Learner) -> Learner:
-            batch = jax.tree.map(lambda array: array.at[rows[within]].get(mode="promise_in_bounds"), pool)
-            return train_step(program, state.settings, learner, seen(program.architecture, batch))
+    return lax.fori_loop(0, (steps + BLOCK_STEPS - 1) // BLOCK_STEPS, block, state)
 
-        return lax.fori_loop(0, jnp.minimum(BLOCK_STEPS, steps - first), step, learner)
 
-    blocks = (steps + BLOCK_STEPS - 1) // BLOCK_STEPS
-    return replace(state, learner=lax.fori_loop(0, blocks, block, state.learner))
+def train_block(
+    program: LaneProgram,
+    state: TrialState,
+    cursor: Cursor,
+    *,
+    pool: Examples,
+    first: jax.Array,
+    drawn: int,
+    steps: jax.Array | int,
+) -> TrialState:
+    """Take some training steps, whose batches are drawn at once.
+
+    Args:
+        program, state, cursor, pool: as for `train`.
+        first: steps between the cursor and the first of these.
+        drawn: batches that are drawn.
+        steps: to take, at most as many; a number of Python's makes all loops of the program as long as it says.
+    """
+    if program.stream_steps:
+        rows = first + jnp.arange(drawn)
+    else:
+        known, count = isinstance(steps, int), pool.targets.shape[0]
+        rows = batch_indices(
+            program.recipe, state.settings, cursor, pool=count, first=first, batches=drawn, known=known
+        )
+
+    def batch(chosen: jax.Array) -> Examples:
+        found = jax.tree.map(lambda array: array.at[chosen].get(mode="promise_in_bounds"), pool)
+        return seen(program.architecture, found)
+
+    if isinstance(steps, int):
+        return _known_steps(program, state, batch, rows=rows)
+
+    def step(within: jax.Array, learner: Learner) -> Learner:
+        return train_step(program, state.settings, learner, batch(rows[within]))
+
+    return replace(state, learner=lax.fori_loop(0, steps, step, state.learner))
+
+
+def _known_steps(
+    program: LaneProgram, state: TrialState, batch: Callable[[jax.Array], Examples], *, rows: jax.Array
+) -> TrialState:
+    """Take a step on each batch of rows int32 [steps, batch_size], as `train_step` does.
+
+    What it counts is counted afterwards, for all steps: in each step it would be a launch or two of an accelerator.
+    """
+    start = state.learner
+
+    def step(weights: tuple[Any, ...], each: tuple[jax.Array, jax.Array]) -> tuple[tuple[Any, ...], jax.Array]:
+        number, chosen = each
+        params, rest, optimizer = weights
+        learner = replace(start, params=params, rest=rest, optimizer=optimizer, step=number, loss_sum=jnp.float32(0))
+        after = train_step(program, state.settings, learner, batch(chosen))
+        return (after.params, after.rest, after.optimizer), after.loss_sum
+
+    count = len(rows)
+    begun = start.params, start.rest, start.optimizer
+    (params, rest, optimizer), losses = lax.scan(step, begun, (start.step + jnp.arange(count), rows))
+    bad = ~jnp.isfinite(losses)
+    first_bad = (start.diverged_step == 0) & bad.any()
+    learner = Learner(
+        params=params,
+        rest=rest,
+        optimizer=optimizer,
+        step=start.step + count,
+        loss_sum=sum(losses, start.loss_sum),  # one after the other: it must not depend on how a call is divided
+        loss_count=start.loss_count + count,
+        diverged_step=jnp.where(first_bad, start.step + 1 + bad.argmax(), start.diverged_step),
+    )
+    return replace(state, learner=learner)
 
 
 def loss_and_metric(

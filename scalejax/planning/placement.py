@@ -4,6 +4,7 @@ import functools
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,11 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from scalejax.execute.devices import Group
-
 LANE_AXIS = "lane"
+ACCELERATOR_MULTIPLE = 128
+
+Device = Any  # jax.Device, which type checkers take for a variable; it need not be of this machine
+Group = tuple[Device, ...]  # run one program together, each its share: the cores of a CPU, or one accelerator
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,11 @@ class Placement:
     def replicated(self) -> NamedSharding:
         """All of an array on every device."""
         return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def block_multiple(self) -> int:
+        """What the size of a block of examples for evaluation is a multiple of, so that it can be cut further."""
+        return 1 if self.devices[0].platform == "cpu" else ACCELERATOR_MULTIPLE
 
     def device(self, lane: int) -> int:
         """Return the position in `devices` of the device that holds a lane."""
