@@ -43,7 +43,7 @@ def test_the_cores_of_a_cpu_are_one_group_and_accelerators_work_alone():
 def test_few_trials_are_spread_over_the_devices(data):
     group = tuple(jax.local_devices())
     pack = pack_on(group, [planned()], data, lanes=3)
-    assert {pack.placement.device(lane) for lane in pack.free[: len(group)]} == set(range(len(group)))
+    assert {pack.placement.row(lane) for lane in pack.free[: len(group)]} == set(range(len(group)))
 
 
 @pytest.mark.parametrize("count", [1, *slow(PLACED - 1, PLACED), PLACED + 3])

@@ -60,7 +60,7 @@ def compiled_programs(program: LaneProgram, placement: Placement, *, card: DataC
         advance=training["advance"] if "advance" in training else InPieces(training),
         place=placer,
         read_lane=reading(placement),
-        write_lane=writing(placement),
+        write_lane=writing(program, placement),
         placed=placed_at_once(program),
         room_for_copy=all(fits),
     )

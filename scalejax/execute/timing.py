@@ -94,7 +94,7 @@ def _time(bucket: Bucket, card: DataCard) -> Timing:
 
 def ready_pack(bucket: Bucket, card: DataCard) -> Pack:
     """Return a pack on the first group of local devices, with a full set of lanes, that has run once."""
-    placement = Placement(groups(jax.local_devices())[0][: bucket.count], bucket.lanes)
+    placement = bucket.placement(groups(jax.local_devices())[0])
     state, trial = sample_state(bucket, card)
     ready: Future[Programs] = Future()
     ready.set_result(compiled_programs(bucket.program, placement, card=card))

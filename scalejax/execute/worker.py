@@ -100,8 +100,7 @@ class LocalWorker:
         self._numerics = current()
 
     def _placement(self, bucket: Bucket) -> Placement:
-        # Three trials do not keep eight cores busy.
-        return Placement(self.group[: bucket.count], bucket.lanes)
+        return bucket.placement(self.group)
 
     def lanes(self, bucket: Bucket) -> int:
         """Return the number of lanes on all devices that a bucket has work for."""

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from scalejax.data import DataCard
-from scalejax.planning.placement import LANE_AXIS, Placement
+from scalejax.planning.placement import ALONE, Placement
 from scalejax.train.cost import lane_bytes
 from scalejax.train.lanes import (
     Commands,
@@ -25,6 +25,7 @@ from scalejax.train.lanes import (
     write_lane,
 )
 from scalejax.train.recipe import LaneProgram, Settings
+from scalejax.train.sharding import LANE_AXIS
 from scalejax.train.step import Blocks, Cursor, Examples, TrialState
 
 PIECES = (32, 8, 1)  # steps of the programs of the mode "static": a call is made up of them
@@ -48,35 +49,38 @@ def lowered_training(program: LaneProgram, placement: Placement, *, card: DataCa
         card: of the data, for whose shapes the programs are made.
     """
     state, data = abstract_lanes(program, placement), abstract_data(card, placement, program=program)
-    commands = _abstract_commands(placement.lanes)
+    commands, made = _abstract_commands(placement.lanes), _made(state, placement)
     given: Any = REPLICATED
     if program.stream_steps:
         parts: tuple[Any, ...] = (LANES, REPLICATED, REPLICATED)
         given = DeviceData(*parts)
     if program.mode != "static":
-        advancing = on_each(functools.partial(advance, program), placement, (LANES, given, COMMANDS), (LANES, LANES))
+        advancing = on_each(
+            functools.partial(advance, program),
+            placement,
+            (LANES, given, COMMANDS),
+            (LANES, LANES),
+            made=(made, None),
+        )
         return {"advance": advancing.lower(state, data, commands)}
 
-    def lowered(function: Program, wanted: tuple[Any, ...], made: Any, *operands: Any, donate: bool = True) -> Lowered:
-        whole = on_each(functools.partial(function, program), placement, (LANES, given, *wanted), made, donate=donate)
-        return whole.lower(state, data, *operands)
-
+    stepping = functools.partial(train_steps, program, abreast=_abreast(program, placement))
+    validating, testing = (functools.partial(function, program) for function in (validate_lanes, test_lanes))
     first = jax.ShapeDtypeStruct((), np.int32)
-    lengths = [steps for steps in PIECES if not program.stream_steps or steps <= program.stream_steps]
-    return {
-        **{
-            steps: lowered(
-                functools.partial(train_steps, steps=steps, abreast=_abreast(program, placement)),
-                (COMMANDS.cursor, REPLICATED),
-                LANES,
-                commands.cursor,
-                first,
-            )
-            for steps in lengths
-        },
-        "validate": lowered(validate_lanes, (LANES,), (LANES, LANES), commands.due),
-        "test": lowered(test_lanes, (), LANES, donate=False),
-    }
+    wanted = (LANES, given, COMMANDS.cursor, REPLICATED)
+    found: dict[str | int, Lowered] = {}
+    for steps in PIECES:
+        if not program.stream_steps or steps <= program.stream_steps:
+            piece = on_each(functools.partial(stepping, steps=steps), placement, wanted, LANES, made=made)
+            found[steps] = piece.lower(state, data, commands.cursor, first)
+    validate = on_each(validating, placement, (LANES, given, LANES), (LANES, LANES), made=(made, None))
+    test = on_each(testing, placement, (LANES, given), LANES, donate=False)
+    return {**found, "validate": validate.lower(state, data, commands.due), "test": test.lower(state, data)}
+
+
+def _made(state: TrialState, placement: Placement) -> Any:
+    """Return how the states lie that a program makes: as those that it is given, where that does not follow."""
+    return None if placement.spread == ALONE else placement.shardings(state)
 
 
 def _abreast(program: LaneProgram, placement: Placement) -> int:
@@ -98,8 +102,10 @@ def lowered_place(program: LaneProgram, placement: Placement) -> Lowered:
     def place_own(lanes: TrialState, numbers: jax.Array, settings: Settings, weights: Any) -> TrialState:
         return place(program.recipe, lanes, placement.own_slots(numbers), settings, weights)
 
-    placing = on_each(place_own, placement, (LANES, REPLICATED, REPLICATED, REPLICATED), LANES)
-    return placing.lower(abstract_lanes(program, placement), *_abstract_trials(program, placed_at_once(program)))
+    state = abstract_lanes(program, placement)
+    wanted = (LANES, REPLICATED, REPLICATED, REPLICATED)
+    placing = on_each(place_own, placement, wanted, LANES, made=_made(state, placement))
+    return placing.lower(state, *_abstract_trials(program, placement, placed_at_once(program)))
 
 
 @functools.cache
@@ -108,13 +114,14 @@ def reading(placement: Placement) -> Any:
     return on_each(read_lane, placement, (LANES, REPLICATED), LANES, donate=False)
 
 
-def writing(placement: Placement) -> Any:
+def writing(program: LaneProgram, placement: Placement) -> Any:
     """Return a program that writes a state into a lane; it is compiled when called."""
 
     def write_own(lanes: TrialState, number: jax.Array, state: TrialState) -> TrialState:
         return write_lane(lanes, placement.own_slots(number), state)
 
-    return on_each(write_own, placement, (LANES, REPLICATED, REPLICATED), LANES)
+    made = _made(abstract_lanes(program, placement), placement)
+    return on_each(write_own, placement, (LANES, REPLICATED, REPLICATED), LANES, made=made)
 
 
 def placed_at_once(program: LaneProgram) -> int:
@@ -122,33 +129,47 @@ def placed_at_once(program: LaneProgram) -> int:
     return int(np.clip(PLACED_BYTES // lane_bytes(program), 1, PLACED))
 
 
-def on_each(function: Program, placement: Placement, wanted: Any, given: Any, *, donate: bool = True) -> Any:
-    """Let every device run `function` on its own lanes; the lanes given in are used up, unless said otherwise."""
-    here = jax.shard_map(function, mesh=placement.mesh, in_specs=wanted, out_specs=given, check_vma=False)
-    return jax.jit(here, donate_argnums=(0,) if donate else ())
+def on_each(
+    function: Program, placement: Placement, wanted: Any, given: Any, *, donate: bool = True, made: Any = None
+) -> Any:
+    """Let every device run `function` on its own lanes; the lanes given in are used up, unless said otherwise.
+
+    Where a lane is spread over several devices, the compiler divides the work along the other axes of the mesh, as
+    the step asks for (`train.sharding`).
+
+    Args:
+        function, placement: as described.
+        wanted, given: specs of its arguments and results along the axis of the lanes.
+        donate: whether the lanes are used up.
+        made: how the results lie on the devices, where that does not follow; None: it does.
+    """
+    here = jax.shard_map(
+        function, mesh=placement.mesh, in_specs=wanted, out_specs=given, axis_names={LANE_AXIS}, check_vma=False
+    )
+    return jax.jit(here, donate_argnums=(0,) if donate else (), out_shardings=made)
 
 
 def abstract_lanes(program: LaneProgram, placement: Placement) -> TrialState:
     """Return the states of all lanes as shapes, where they are placed."""
 
     def all_lanes(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((placement.lanes, *leaf.shape), leaf.dtype, sharding=placement.lane_sharded)
+        sharding = placement.state_sharding(leaf.shape)
+        return jax.ShapeDtypeStruct((placement.lanes, *leaf.shape), leaf.dtype, sharding=sharding)
 
     return jax.tree.map(all_lanes, abstract_lane(program))
 
 
-def _abstract_trials(program: LaneProgram, count: int) -> tuple[Any, Settings, Any]:
+def _abstract_trials(program: LaneProgram, placement: Placement, count: int) -> tuple[Any, Settings, Any]:
     """Return the lanes, the settings and the weights of `count` trials as shapes."""
 
     def all_trials(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype)
+        # Of a model that is spread no device could hold all weights.
+        sharding = None if placement.spread == ALONE else placement.state_sharding(leaf.shape, lanes=False)
+        return jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype, sharding=sharding)
 
     numbers = jax.ShapeDtypeStruct((count,), np.int32)
-    return (
-        numbers,
-        Settings.abstract(program.recipe, count),
-        jax.tree.map(all_trials, program.architecture.abstract[1:]),
-    )
+    weights = jax.tree.map(all_trials, program.architecture.abstract[1:])
+    return numbers, Settings.abstract(program.recipe, count), weights
 
 
 def _abstract_commands(lanes: int) -> Commands:

@@ -89,6 +89,7 @@ class LaneProgram:
     # "vmap" side by side, "map" one after the other; "static" side by side too, in steps that the host counts.
     mode: str = "vmap"
     stream_steps: int = 0  # most steps of a call, whose batches it is given; 0: it draws them from the pool itself
+    microbatches: int = 1  # parts of a batch, whose gradients are added up one after the other
     block: int = BLOCK  # about how many examples are evaluated at once, in the mode "static"
 
     @functools.cached_property
@@ -106,7 +107,9 @@ class LaneProgram:
         # In the order of version 0.1, which the modes that a run has kept are found by.
         optimizer, schedule, clip_norm, batch_size, *later = content(self.recipe).values()
         constants = optimizer, schedule, clip_norm, batch_size, self.mode, *later
-        return f"{self.architecture.identity} {constants}{' streamed' if self.stream_steps else ''}"
+        further = " streamed" * bool(self.stream_steps)
+        further += f" in {self.microbatches} parts" * (self.microbatches > 1)
+        return f"{self.architecture.identity} {constants}{further}"
 
 
 def content(part: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from scalejax.models import Architecture
 from scalejax.train.optimizers import make_optimizer
 from scalejax.train.recipe import DECAY_FRACTION, LaneProgram, Leaf, Recipe, Settings
 from scalejax.train.schedules import SCHEDULES, Schedule
+from scalejax.train.sharding import as_parameters, over_examples
 from scalejax.train.task import Task
 
 BLOCK_STEPS = 32  # whose batches are drawn at once
@@ -196,8 +197,30 @@ def learned(task: Task, batch: Examples) -> jax.Array:
 
 def train_step(program: LaneProgram, settings: Settings, learner: Learner, batch: Examples) -> Learner:
     """Take one step of gradient descent on the mean loss of one batch."""
-    architecture, task = program.architecture, program.recipe.task
-    return descend(program, settings, learner, slope(architecture, task, learner.params, learner.rest, batch=batch))
+    found = accumulated(program, learner, batch)
+    return descend(program, settings, learner, replace(found, gradient=as_parameters(found.gradient)))
+
+
+def accumulated(program: LaneProgram, learner: Learner, batch: Examples) -> "Slope":
+    """Return the slope of a batch, or its mean over `program.microbatches` parts, which are in memory one at a time.
+
+    A part has one example of each so many neighbours, so that examples stay on their devices.
+    """
+    architecture, task, parts = program.architecture, program.recipe.task, program.microbatches
+    if parts == 1:
+        return slope(architecture, task, learner.params, learner.rest, batch=batch)
+
+    def apart(array: jax.Array) -> jax.Array:
+        return jnp.moveaxis(array.reshape(array.shape[0] // parts, parts, *array.shape[1:]), 1, 0)
+
+    def one(total: Slope, part: Examples) -> tuple[Slope, None]:
+        own = slope(architecture, task, learner.params, total.rest, batch=over_examples(part))
+        gradient = jax.tree.map(lambda sum, each: sum + each / parts, total.gradient, as_parameters(own.gradient))
+        return Slope(total.loss + own.loss / parts, own.rest, gradient), None
+
+    nothing = Slope(jnp.float32(0), learner.rest, as_parameters(jax.tree.map(jnp.zeros_like, learner.params)))
+    total, _ = lax.scan(one, nothing, jax.tree.map(apart, batch))
+    return total
 
 
 def slope(architecture: Architecture, task: Task, params: nnx.State, rest: nnx.State, *, batch: Examples) -> Slope:
@@ -293,7 +316,7 @@ def train_block(
 
     def batch(chosen: jax.Array) -> Examples:
         found = jax.tree.map(lambda array: array.at[chosen].get(mode="promise_in_bounds"), pool)
-        return seen(program.architecture, found)
+        return over_examples(seen(program.architecture, found))
 
     if isinstance(steps, int):
         return _known_steps(program, state, batch, rows=rows)
@@ -343,7 +366,7 @@ def loss_and_metric(
     """Return the mean loss and the headline metric over all blocks."""
 
     def sums(block: Blocks) -> jax.Array:
-        batch = seen(architecture, Examples(block.inputs, block.targets))
+        batch = over_examples(seen(architecture, Examples(block.inputs, block.targets)))
         outputs = architecture.predict(params, rest, batch.inputs)
         targets = learned(task, batch)
         # A padded example must not turn a finite sum into NaN through 0 * inf.
