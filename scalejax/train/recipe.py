@@ -90,6 +90,7 @@ class LaneProgram:
     mode: str = "vmap"
     stream_steps: int = 0  # most steps of a call, whose batches it is given; 0: it draws them from the pool itself
     microbatches: int = 1  # parts of a batch, whose gradients are added up one after the other
+    rematerialise: bool = False  # whether blocks of a stacked model are computed again in the backward pass
     block: int = BLOCK  # about how many examples are evaluated at once, in the mode "static"
 
     @functools.cached_property
@@ -109,6 +110,7 @@ class LaneProgram:
         constants = optimizer, schedule, clip_norm, batch_size, self.mode, *later
         further = " streamed" * bool(self.stream_steps)
         further += f" in {self.microbatches} parts" * (self.microbatches > 1)
+        further += " rematerialised" * self.rematerialise
         return f"{self.architecture.identity} {constants}{further}"
 
 

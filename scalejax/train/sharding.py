@@ -46,15 +46,30 @@ def over_examples(batch: Tree) -> Tree:
 
 def as_parameters(tree: Tree) -> Tree:
     """Cut the arrays of a gradient, or of parameters, as the mesh around the program has parameters cut."""
-    count = _sizes().get(PARAMETER_AXIS, 1)
+    return jax.tree.map(_cut, tree) if _sizes().get(PARAMETER_AXIS, 1) > 1 else tree
 
-    def one(array: jax.Array) -> jax.Array:
-        axis = parameter_axis(array.shape, count)
-        if axis is None:
-            return array
-        return lax.with_sharding_constraint(array, PartitionSpec(*[None] * axis, PARAMETER_AXIS))
 
-    return jax.tree.map(one, tree) if count > 1 else tree
+def whole(params: Tree) -> Tree:
+    """Bring the arrays of parameters together that are cut, for the products that need all of them."""
+    return jax.tree.map(_whole, params) if _sizes().get(PARAMETER_AXIS, 1) > 1 else params
+
+
+def _cut(array: jax.Array) -> jax.Array:
+    axis = parameter_axis(array.shape, _sizes()[PARAMETER_AXIS])
+    if axis is None:
+        return array
+    return lax.with_sharding_constraint(array, PartitionSpec(*[None] * axis, PARAMETER_AXIS))
+
+
+@jax.custom_vjp
+def _whole(array: jax.Array) -> jax.Array:
+    cut = parameter_axis(array.shape, _sizes()[PARAMETER_AXIS]) is not None
+    return lax.with_sharding_constraint(array, PartitionSpec()) if cut else array
+
+
+# Backward, the parts that devices have of a gradient are added up where they are kept (a reduce-scatter): the rule that
+# JAX would derive has all of them on every device first.
+_whole.defvjp(lambda array: (_whole(array), None), lambda _, gradient: (_cut(gradient),))
 
 
 def _sizes() -> dict[str, int]:

@@ -17,8 +17,9 @@ from scalejax.data.shuffle import divide, index_shuffle, mix
 from scalejax.models import Architecture
 from scalejax.train.optimizers import make_optimizer
 from scalejax.train.recipe import DECAY_FRACTION, LaneProgram, Leaf, Recipe, Settings
+from scalejax.train.rematerialisation import rematerialised
 from scalejax.train.schedules import SCHEDULES, Schedule
-from scalejax.train.sharding import as_parameters, over_examples
+from scalejax.train.sharding import as_parameters, over_examples, whole
 from scalejax.train.task import Task
 
 BLOCK_STEPS = 32  # whose batches are drawn at once
@@ -207,14 +208,18 @@ def accumulated(program: LaneProgram, learner: Learner, batch: Examples) -> "Slo
     A part has one example of each so many neighbours, so that examples stay on their devices.
     """
     architecture, task, parts = program.architecture, program.recipe.task, program.microbatches
+
+    def found(rest: nnx.State, batch: Examples) -> Slope:
+        return slope(architecture, task, learner.params, rest, batch=batch, rematerialise=program.rematerialise)
+
     if parts == 1:
-        return slope(architecture, task, learner.params, learner.rest, batch=batch)
+        return found(learner.rest, batch)
 
     def apart(array: jax.Array) -> jax.Array:
         return jnp.moveaxis(array.reshape(array.shape[0] // parts, parts, *array.shape[1:]), 1, 0)
 
     def one(total: Slope, part: Examples) -> tuple[Slope, None]:
-        own = slope(architecture, task, learner.params, total.rest, batch=over_examples(part))
+        own = found(total.rest, over_examples(part))
         gradient = jax.tree.map(lambda sum, each: sum + each / parts, total.gradient, as_parameters(own.gradient))
         return Slope(total.loss + own.loss / parts, own.rest, gradient), None
 
@@ -223,11 +228,23 @@ def accumulated(program: LaneProgram, learner: Learner, batch: Examples) -> "Slo
     return total
 
 
-def slope(architecture: Architecture, task: Task, params: nnx.State, rest: nnx.State, *, batch: Examples) -> Slope:
-    """Return the mean loss of a batch and its gradient: all of a step that depends on the model and the task."""
+def slope(
+    architecture: Architecture,
+    task: Task,
+    params: nnx.State,
+    rest: nnx.State,
+    *,
+    batch: Examples,
+    rematerialise: bool = False,
+) -> Slope:
+    """Return the mean loss of a batch and its gradient: all of a step that depends on the model and the task.
+
+    Where asked for, what the blocks of a stacked model compute is computed again in the backward pass.
+    """
+    forward = rematerialised(architecture.forward) if rematerialise else architecture.forward
 
     def loss_of(params: nnx.State) -> tuple[jax.Array, nnx.State]:
-        outputs, updated = architecture.forward(params, rest, batch.inputs)
+        outputs, updated = forward(whole(params), rest, batch.inputs)
         return task.loss(outputs, learned(task, batch)).mean(), updated
 
     (loss, updated), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
