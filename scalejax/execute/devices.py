@@ -50,15 +50,17 @@ def processes_beside(*, engine: bool) -> int:
     return max(1, _cores() // 2 if devices[0].platform == "cpu" else _cores() - len(devices))
 
 
-def groups(devices: Sequence[Device]) -> list[Group]:
-    """Divide devices into groups.
+def groups(devices: Sequence[Device], *, together: int = 1) -> list[Group]:
+    """Divide devices into groups, accelerators into groups of `together`.
 
     The cores of a CPU form one, because JAX compiles a program anew for each of its devices, but once for all of them
-    together. Each accelerator is a group by itself, so that each can be busy with another bucket.
+    together. Accelerators are as many groups as the plan says: each by itself can be busy with another bucket, and
+    several can share a trial.
     """
     if devices[0].platform == "cpu":
         return [tuple(devices)]
-    return [(device,) for device in devices]
+    whole = len(devices) // together * together
+    return [tuple(devices[begin : begin + together]) for begin in range(0, whole, together)]
 
 
 def device_kind() -> str:

@@ -17,7 +17,7 @@ from scalejax.execute.timing import remembered, timed
 from scalejax.planning.packing import Bucket
 from scalejax.planning.plan import Plan
 from scalejax.train.cost import evaluation_block
-from scalejax.train.recipe import BLOCK
+from scalejax.train.recipe import BLOCK, PIECES
 
 TIMED = ("vmap", "map")  # against each other, on a CPU
 MODES = (*TIMED, "static")
@@ -46,8 +46,11 @@ def program_key(bucket: Bucket) -> str:
 
 def in_mode(bucket: Bucket, mode: str) -> Bucket:
     """Return a bucket whose lanes run in `mode`."""
-    block = evaluation_block(bucket.program, bucket.lanes) if mode == "static" else BLOCK
-    return replace(bucket, program=replace(bucket.program, mode=mode, block=block))
+    block, pieces = BLOCK, PIECES
+    if mode == "static":
+        block = evaluation_block(bucket.program, bucket.lanes)
+        pieces = tuple(steps for steps in PIECES if steps <= bucket.call_steps)
+    return replace(bucket, program=replace(bucket.program, mode=mode, block=block, pieces=pieces))
 
 
 def choose_mode(bucket: Bucket, plan: Plan, *, measure: bool) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from scalejax.data import DataCard
 from scalejax.models import Architecture
-from scalejax.planning.lowering import PIECES, lowered_place, lowered_training, placed_at_once, reading, writing
+from scalejax.planning.lowering import lowered_place, lowered_training, placed_at_once, reading, writing
 from scalejax.planning.placement import Placement
 from scalejax.train.lanes import Commands, DeviceData, Outcome
 from scalejax.train.numerics import current, hold
@@ -79,7 +79,7 @@ class InPieces:
     def __call__(self, lanes: TrialState, data: DeviceData, commands: Commands) -> tuple[TrialState, Outcome]:
         """Launch the programs that a call needs; `commands` are on the host."""
         taken, steps = 0, int(commands.steps)
-        for piece in (each for each in PIECES if each in self.programs):
+        for piece in sorted((each for each in self.programs if isinstance(each, int)), reverse=True):
             while taken + piece <= steps:
                 lanes = self.programs[piece](lanes, data, commands.cursor, np.int32(taken))
                 taken += piece

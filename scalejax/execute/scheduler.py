@@ -152,11 +152,11 @@ class Scheduler:
         self._left = {trial.trial_id for trial in left}
         self._weights.expect(left)
 
-    def run(self, devices: Sequence[Device]) -> bool:
-        """Train everything on local devices, one worker a group; see `run_on`."""
+    def run(self, devices: Sequence[Device], *, together: int = 1) -> bool:
+        """Train everything on local devices, one worker a group of `together`; see `run_on`."""
         workers = [
             LocalWorker(group, data=self._data, compiler=self._compiler, keep_weights=self._keep_weights)
-            for group in groups(devices)
+            for group in groups(devices, together=together)
         ]
         return self.run_on(workers)
 

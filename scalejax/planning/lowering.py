@@ -28,7 +28,6 @@ from scalejax.train.recipe import LaneProgram, Settings
 from scalejax.train.sharding import LANE_AXIS
 from scalejax.train.step import Blocks, Cursor, Examples, TrialState
 
-PIECES = (32, 8, 1)  # steps of the programs of the mode "static": a call is made up of them
 ABREAST_BYTES = 2**26  # of lanes that a TPU trains at a time
 PLACED = 8  # trials that one call of `place` writes at most: of small models eight cost hardly more than one
 PLACED_BYTES = 2**24  # of lanes that one call of `place` writes; of large models it writes fewer, down to one
@@ -41,7 +40,7 @@ Program = Callable[..., Any]
 
 
 def lowered_training(program: LaneProgram, placement: Placement, *, card: DataCard) -> dict[str | int, Lowered]:
-    """Lower what trains and measures: "advance", or in the mode "static" each of PIECES, "validate" and "test".
+    """Lower what trains and measures: "advance", or in the mode "static" each of its pieces, "validate" and "test".
 
     Args:
         program: the constants.
@@ -69,7 +68,7 @@ def lowered_training(program: LaneProgram, placement: Placement, *, card: DataCa
     first = jax.ShapeDtypeStruct((), np.int32)
     wanted = (LANES, given, COMMANDS.cursor, REPLICATED)
     found: dict[str | int, Lowered] = {}
-    for steps in PIECES:
+    for steps in program.pieces:
         if not program.stream_steps or steps <= program.stream_steps:
             piece = on_each(functools.partial(stepping, steps=steps), placement, wanted, LANES, made=made)
             found[steps] = piece.lower(state, data, commands.cursor, first)

@@ -121,9 +121,9 @@ def pack(trials: Sequence[Counted], *, capacity: Capacity, judge: Judge) -> Pack
         if len(variants) > 1:
             notes.append(_note_on_variants(list(variants.values()), recipe, judge))
         for variant in variants.values():
-            left = {size: _Size(LaneProgram(size, recipe), family[size], capacity) for size in variant}
+            left = {size: Size(LaneProgram(size, recipe), family[size], capacity) for size in variant}
             while left:
-                refused: dict[Architecture, _Size] = {}
+                refused: dict[Architecture, Size] = {}
                 for run in _divide(left, capacity):
                     *smaller, largest = run
                     verdicts = {size: judge(left[size].program, left[largest].program) for size in smaller}
@@ -180,7 +180,7 @@ def _note_on_variants(variants: Sequence[Sequence[Architecture]], recipe: Recipe
     return _note(small, large, reason + further)
 
 
-class _Size:
+class Size:
     """The trials of one size, and what a lane of its program costs."""
 
     def __init__(self, program: LaneProgram, trials: Sequence[Counted], capacity: Capacity):
@@ -200,7 +200,7 @@ def _horizons(trials: Iterable[Counted]) -> Counter[int]:
     return counts
 
 
-def _divide(group: Mapping[Architecture, _Size], capacity: Capacity) -> list[list[Architecture]]:
+def _divide(group: Mapping[Architecture, Size], capacity: Capacity) -> list[list[Architecture]]:
     """Cut the sorted sizes into runs of least total cost: best[j] = min over i of best[i] + cost of sizes i..j-1."""
     sizes = list(group)
     best: list[tuple[float, int]] = [(0.0, 0)]  # cost of the sizes so far, and where their last run begins
@@ -213,7 +213,7 @@ def _divide(group: Mapping[Architecture, _Size], capacity: Capacity) -> list[lis
                 break
             horizons = horizons + group[sizes[begin]].horizons
             before = best[begin][0] + capacity.speed.compile
-            filling = _filled(horizons, largest, capacity, at_most=cheapest[0] - before)
+            filling = filled(horizons, largest, capacity, at_most=cheapest[0] - before)
             cheapest = min(cheapest, (before + filling.seconds, begin))
         best.append(cheapest)
     runs, end = [], len(sizes)
@@ -224,7 +224,7 @@ def _divide(group: Mapping[Architecture, _Size], capacity: Capacity) -> list[lis
     return runs[::-1]
 
 
-class _Filling(NamedTuple):
+class Filling(NamedTuple):
     """A number of lanes, and what the cost model says of it."""
 
     seconds: float  # of the whole bucket
@@ -232,7 +232,7 @@ class _Filling(NamedTuple):
     makespan: int
 
 
-def _filled(counts: Mapping[int, int], size: _Size, capacity: Capacity, *, at_most: float = math.inf) -> _Filling:
+def filled(counts: Mapping[int, int], size: Size, capacity: Capacity, *, at_most: float = math.inf) -> Filling:
     """Return the best number of lanes for a bucket of these horizons; beyond `at_most` seconds any will do."""
     horizons, copies = zip(*sorted(counts.items(), reverse=True), strict=True)
     trials, steps = sum(copies), sum(map(operator.mul, horizons, copies))
@@ -241,23 +241,23 @@ def _filled(counts: Mapping[int, int], size: _Size, capacity: Capacity, *, at_mo
     for lanes in _lane_counts(trials, min(trials, size.most_lanes), devices=capacity.devices):
         seconds = capacity.speed.overhead + lanes * size.lane_seconds
         bounds.append((seconds * max(horizons[0], steps / (lanes * capacity.devices)), lanes, seconds))
-    best = _Filling(math.inf, 0, 0)
+    best = Filling(math.inf, 0, 0)
     for least, lanes, seconds in sorted(bounds):
         if least > min(best.seconds, at_most) * (1 + ROUNDING):
             break
         longest = makespan(horizons, lanes * capacity.devices, copies=copies)
         # Of two equally fast numbers of lanes the larger is better.
         best = min(
-            best, _Filling(seconds * longest, lanes, longest), key=lambda filling: (filling.seconds, -filling.lanes)
+            best, Filling(seconds * longest, lanes, longest), key=lambda filling: (filling.seconds, -filling.lanes)
         )
     return best
 
 
-def _bucket(sizes: Sequence[_Size], capacity: Capacity, grounds: str) -> Bucket:
+def _bucket(sizes: Sequence[Size], capacity: Capacity, grounds: str) -> Bucket:
     """Form a bucket of sizes, the largest last, with the number of lanes that its horizons pack best into."""
     largest = sizes[-1]
     trials = [counted for size in sizes for counted in size.trials]
-    filling = _filled(_horizons(trials), largest, capacity)
+    filling = filled(_horizons(trials), largest, capacity)
     seconds = capacity.speed.overhead + filling.lanes * largest.lane_seconds
     return Bucket(
         program=largest.program,
@@ -265,9 +265,14 @@ def _bucket(sizes: Sequence[_Size], capacity: Capacity, grounds: str) -> Bucket:
         lanes=filling.lanes,
         seconds=seconds,
         makespan=filling.makespan,
-        call_steps=max(1, int(min(CALL_SECONDS / seconds, CALL_EXAMPLES / largest.program.recipe.batch_size))),
+        call_steps=most_call_steps(largest.program, seconds),
         grounds=grounds,
     )
+
+
+def most_call_steps(program: LaneProgram, seconds: float) -> int:
+    """Return the most steps of one call of a program whose step takes so many seconds."""
+    return max(1, int(min(CALL_SECONDS / seconds, CALL_EXAMPLES / program.recipe.batch_size)))
 
 
 def _lane_counts(trials: int, most: int, *, devices: int) -> list[int]:

@@ -15,6 +15,7 @@ from scalejax.classical.trial import OlderTrial
 from scalejax.data import DataCard, describe
 from scalejax.models import FAMILIES
 from scalejax.planning import limits
+from scalejax.planning.arrangement import arrange, spread_words
 from scalejax.planning.device_specs import LOCAL, DeviceSpec, local_spec
 from scalejax.planning.older import expand_older
 from scalejax.planning.packing import Bucket, Capacity, Packing, Verdict, pack, skeletons, waste
@@ -51,6 +52,7 @@ class Plan:
         state_bytes: of the largest program's lanes on one device.
         data_bytes: of the data set on each device.
         stream_bytes: of the batches of one call for each device, where the training pool stays on the host; else 0.
+        group: accelerators that work on a bucket together; the cores of a CPU always do.
     """
 
     sweep: Sweep
@@ -65,6 +67,7 @@ class Plan:
     state_bytes: int
     data_bytes: int
     stream_bytes: int = 0
+    group: int = 1
 
     @functools.cached_property
     def trials(self) -> tuple[Trial, ...]:
@@ -154,7 +157,8 @@ def _planned(sweep: Sweep, *, devices: int | None, spec: DeviceSpec | None, prob
         if not fnmatch.filter(parameters, pattern):
             why = f"{shown(pattern)} is the name of no parameter; {nearest(pattern, parameters)}"
             raise SpecError(why, table="train", keys=("weight_decay_on",))
-    limits.check_models(trials, card, spec)
+    if (spec or local_spec()).platform == "cpu":
+        limits.check_models(trials, card, spec)  # elsewhere a model may be spread over several devices
 
     devices, spec = devices or len(jax.local_devices()), spec or local_spec()
     capacity = Capacity(
@@ -164,10 +168,13 @@ def _planned(sweep: Sweep, *, devices: int | None, spec: DeviceSpec | None, prob
         speed=SPEEDS[spec.platform],  # as a run there would: its packing depends on no finer figures
     )
     judge = functools.partial(_judge, probe if sweep.packing == PROBED else None)
-    packing = pack(trials, capacity=capacity, judge=judge)
+    packing, group = arrange(
+        pack(trials, capacity=capacity, judge=judge), devices=devices, spec=spec, capacity=capacity
+    )
     streamed = limits.streams(card, spec if spec.name != LOCAL else None, asked=sweep.data.stream)
     if streamed:
         packing = replace(packing, buckets=tuple(_streamed(bucket, card) for bucket in packing.buckets))
+    packing = replace(packing, notes=(*packing.notes, *spread_words(packing.buckets)))
     useful, padding, idle = waste(packing.buckets, devices=devices)
     return Plan(
         sweep=sweep,
@@ -182,6 +189,7 @@ def _planned(sweep: Sweep, *, devices: int | None, spec: DeviceSpec | None, prob
         state_bytes=max((bucket.lanes * lane_bytes(bucket.program) for bucket in packing.buckets), default=0),
         data_bytes=data_bytes(card, sum(card.sizes.values()) - (card.examples if streamed else 0)),
         stream_bytes=max((_call_bytes(bucket, card) for bucket in packing.buckets), default=0) if streamed else 0,
+        group=group,
     )
 
 

@@ -67,16 +67,19 @@ def simulate(plan: Plan, spec: DeviceSpec, *, timings: Sequence[Timing | None] |
         SweepError: it would take minutes to simulate.
     """
     card, buckets, speed = plan.card, plan.packing.buckets, spec.speed
-    rounds = math.ceil(sum(bucket.count / (bucket.lanes * plan.devices) for bucket in buckets))
+    groups, lanes_of = plan.devices // plan.group, [_lanes(bucket, plan.group) for bucket in buckets]
+    rounds = math.ceil(sum(bucket.count / (n * groups) for bucket, n in zip(buckets, lanes_of, strict=True)))
     if rounds > MOST_ROUNDS:
         why = f"each device would train {rounds:,} rounds of trials, more than the {MOST_ROUNDS:,} that are simulated"
         raise SweepError(f"{why}; ask for fewer trials, or for more --devices")
     timings = timings or [None] * len(buckets)
     estimates = [
         Timing(
-            step=speed.overhead + bucket.lanes * lane_seconds(bucket.program, speed),
-            evaluation=measuring_seconds(bucket.program, card.validation_examples, speed=speed),
-            test=measuring_seconds(bucket.program, card.test_examples, speed=speed),
+            step=speed.overhead
+            + bucket.lanes
+            * lane_seconds(bucket.program, speed, batch=bucket.spread.batch, parameters=bucket.spread.parameters),
+            evaluation=measuring_seconds(bucket.program, card.validation_examples, speed=speed) / bucket.spread.devices,
+            test=measuring_seconds(bucket.program, card.test_examples, speed=speed) / bucket.spread.devices,
         )
         for bucket in buckets
     ]
@@ -85,15 +88,15 @@ def simulate(plan: Plan, spec: DeviceSpec, *, timings: Sequence[Timing | None] |
             horizons=tuple(bucket.horizons),
             copies=tuple(bucket.horizons.values()),
             measuring=_measuring(bucket, timing),
-            lanes=bucket.lanes,
+            lanes=lanes,
             step=timing.step,
             compiling=compile_seconds(len(bucket.architectures), speed=speed),
-            rank=bucket.seconds / bucket.lanes,
+            rank=bucket.seconds / lanes,
             skips_idle=bucket.program.mode == "map",
         )
-        for bucket, timing in zip(buckets, completed(timings, estimates), strict=True)
+        for bucket, timing, lanes in zip(buckets, completed(timings, estimates), lanes_of, strict=True)
     ]
-    result = schedule(loads, plan.devices)
+    result = schedule(loads, groups)
     shares = _shares(plan, loads, result)
     seconds = [
         packs * load.compiling + stepping + load.all_measuring
@@ -101,13 +104,13 @@ def simulate(plan: Plan, spec: DeviceSpec, *, timings: Sequence[Timing | None] |
     ]
     heaviest = max(range(len(loads)), key=seconds.__getitem__)
     fitting = fitting_lanes(buckets[heaviest].program, STATE_SHARE * spec.memory)
-    floor, lanes = max(load.floor for load in loads), loads[heaviest].lanes
+    floor, lanes = max(load.floor for load in loads), buckets[heaviest].lanes
     return Simulation(
         device=spec.name,
         devices=plan.devices,
         source="from programs timed on this machine" if any(timings) else spec.source,
         total=result.makespan,
-        seconds=tuple(total / plan.devices for total in seconds),
+        seconds=tuple(total / groups for total in seconds),
         timed=tuple(timing is not None for timing in timings),
         shares=shares,
         limit=_limit(
@@ -116,9 +119,14 @@ def simulate(plan: Plan, spec: DeviceSpec, *, timings: Sequence[Timing | None] |
             cramped=lanes == fitting < min(speed.lanes, buckets[heaviest].count),
         ),
         floor=floor,
-        twice=schedule(loads, 2 * plan.devices).makespan,
+        twice=schedule(loads, 2 * groups).makespan,
         lanes=lanes,
     )
+
+
+def _lanes(bucket: Bucket, group: int) -> int:
+    """Return the lanes of a bucket on devices that work on it together."""
+    return bucket.lanes * max(1, group // bucket.spread.devices)
 
 
 def _measuring(bucket: Bucket, timing: Timing) -> tuple[float, ...]:
@@ -142,7 +150,7 @@ def _shares(plan: Plan, loads: Sequence[Load], result: Schedule) -> dict[str, fl
         spent["idle_lanes"] += max(0.0, stepping - occupied)  # below zero by rounding only
         spent["evaluation"] += load.all_measuring
         spent["compilation"] += packs * load.compiling
-    every = plan.devices * result.makespan
+    every = plan.devices // plan.group * result.makespan
     spent["idle_devices"] = max(0.0, every - sum(spent.values()))
     return {name: seconds / every for name, seconds in spent.items()}
 

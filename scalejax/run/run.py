@@ -590,6 +590,6 @@ def _train(
 
         interruption = exits.enter_context(Interruption(stop))
         exits.enter_context(pool)
-        complete = scheduler.run(jax.local_devices())
+        complete = scheduler.run(jax.local_devices(), together=plan.group)
         if not (pool.join() and complete) and interruption.signal:
             raise Interrupted(interruption.signal, lost=[*scheduler.lost.values(), *[0] * pool.dropped])

@@ -16,6 +16,7 @@ from scalejax.models.equations import inner_programs
 from scalejax.train.convolutions import CONVOLUTION, contains
 from scalejax.train.lanes import abstract_lane
 from scalejax.train.recipe import BLOCK, LaneProgram, Recipe
+from scalejax.train.sharding import parameter_axis
 from scalejax.train.step import BLOCK_STEPS
 from scalejax.train.traced import traced_evaluation, traced_slope
 
@@ -25,6 +26,8 @@ CHECKPOINTS = {"checkpoint", "remat", "remat2"}  # what the primitive of jax.che
 # Passes over the operands and the result of each convolution: reordering, and the norms and activations in between.
 # Without them two convolutions of width 8 were estimated at less than a third of their measured time.
 CONVOLUTION_PASSES = 7
+KEPT = {"dot_general", CONVOLUTION, "exp"}
+KEPT_TWICE = 2  # a backward pass holds about as much again as the forward pass has kept
 EVALUATED_BYTES = 2**25  # of the largest array when all lanes are evaluated side by side
 INITIALISER_SHARE = 0.3  # of a program's compile time is that of one size's initialisation
 
@@ -42,6 +45,7 @@ class DeviceSpeed:
     compile: float  # seconds a program
     lanes: int  # of a program, beyond which more of them gain nothing
     lane_overhead: float = 0.0  # seconds of a lane's step of any size: its batch, its small operations
+    link: float = math.inf  # bytes/s that a device sends to others while it receives as many
     cache: float = math.inf  # bytes of lane states beyond which every step waits for memory
 
 
@@ -51,8 +55,8 @@ SPEEDS = {
     "cpu": DeviceSpeed(
         products=8e10, bandwidth=2.5e10, overhead=6e-5, lane_overhead=1e-5, compile=2.0, lanes=32, cache=1.3e6
     ),
-    "gpu": DeviceSpeed(products=1e13, bandwidth=1e12, overhead=2e-4, compile=5.0, lanes=1024),
-    "tpu": DeviceSpeed(products=3e13, bandwidth=1e12, overhead=1e-4, compile=5.0, lanes=1024),
+    "gpu": DeviceSpeed(products=1e13, bandwidth=1e12, overhead=2e-4, compile=5.0, lanes=1024, link=2e11),
+    "tpu": DeviceSpeed(products=3e13, bandwidth=1e12, overhead=1e-4, compile=5.0, lanes=1024, link=1e11),
 }
 
 
@@ -215,11 +219,61 @@ def data_bytes(card: DataCard, examples: int) -> int:
     return examples * (np.dtype(card.inputs).itemsize * math.prod(card.shape) + target)
 
 
-def lane_seconds(program: LaneProgram, speed: DeviceSpeed) -> float:
-    """Return the estimated seconds that one lane adds to a step: its batch, its products, its parameters."""
-    costs = _step_costs(program.architecture, program.recipe)
-    traffic = PASSES * 4 * program.architecture.parameter_count + CONVOLUTION_PASSES * costs.convolved
-    return speed.lane_overhead + costs.performed / speed.products + traffic / speed.bandwidth
+def lane_seconds(program: LaneProgram, speed: DeviceSpeed, *, batch: int = 1, parameters: int = 1) -> float:
+    """Return the estimated seconds that one lane adds to a step: its batch, its products, its parameters.
+
+    Args:
+        program: of the lane.
+        speed: of a device.
+        batch, parameters: parts in which devices share the lane. They share the products, and tell each other the
+            gradient, or the parameters twice and the gradient (Rajbhandari et al. 2020, arXiv:1910.02054, section 7).
+    """
+    costs, count = _step_costs(program.architecture, program.recipe), batch * parameters
+    weights = 4 * program.architecture.parameter_count
+    traffic = PASSES * weights / parameters + CONVOLUTION_PASSES * costs.convolved / count
+    told = 2 * weights / parameters * (batch - 1) / batch + 3 * weights * (parameters - 1) / parameters
+    computing = costs.performed / (count * speed.products) * (4 / 3 if program.rematerialise else 1)
+    return speed.lane_overhead + computing + traffic / speed.bandwidth + told / speed.link
+
+
+def device_bytes(program: LaneProgram, *, lanes: int, batch: int = 1, parameters: int = 1) -> float:
+    """Return the estimated bytes of a program on each device: states, gradients, and what a step keeps.
+
+    Args:
+        program: the constants.
+        lanes: on each device.
+        batch, parameters: parts in which devices share each lane.
+    """
+
+    def share(leaf: Any) -> float:
+        return _bytes(leaf) / (1 if parameter_axis(leaf.shape, parameters) is None else parameters)
+
+    lane = abstract_lane(program)
+    state = sum(map(share, (*jax.tree.leaves(lane), *jax.tree.leaves(lane.learner.params))))
+    together = 2 * _bytes(lane.learner.params) if parameters > 1 else 0
+    forward = program.architecture.forward_program(program.recipe.batch_size).jaxpr
+    kept = KEPT_TWICE * _kept_bytes(forward, rematerialised=program.rematerialise)
+    return lanes * (state + together + kept / (batch * parameters * program.microbatches))
+
+
+def _kept_bytes(program: core.Jaxpr, *, rematerialised: bool) -> int:
+    """Return the bytes of the arrays that a forward pass makes and keeps for its gradient.
+
+    Counted are the results of products, convolutions and exponentials: what is between them fuses with what reads it.
+    Of a scan that is rematerialised only what passes from each step to the next is kept, and one step as a whole.
+    """
+    made = (equation for equation in program.eqns if equation.primitive.name in KEPT)
+    total = sum(_bytes(variable.aval) for equation in made for variable in equation.outvars)
+    for equation in program.eqns:
+        inside = [_kept_bytes(inner, rematerialised=rematerialised) for inner in inner_programs(equation.params)]
+        if equation.primitive.name != "scan":
+            total += max(inside, default=0)
+            continue
+        length, first = equation.params["length"], equation.params["num_consts"]
+        carried = equation.invars[first : first + equation.params["num_carry"]]
+        each = sum(_bytes(variable.aval) for variable in carried)
+        total += length * each + sum(inside) if rematerialised else length * sum(inside)
+    return total
 
 
 def measuring_seconds(program: LaneProgram, examples: int, *, speed: DeviceSpeed) -> float:

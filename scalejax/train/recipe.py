@@ -19,6 +19,7 @@ Leaf = Any  # an array of the type and shape in the comment: JAX's in a program,
 # What a setting is in a program; and whether the id of a trial hashes it, or it follows from what the id hashes.
 FLOAT, INT, UINT = ({"type": kind} for kind in (np.float32, np.int32, np.uint32))
 FOLLOWS = {"hashed": False}
+PIECES = (32, 8, 1)  # steps of the programs of the mode "static": a call is made up of them
 BLOCK = 1024  # examples that are evaluated at once, at most
 DECAY_FRACTION = "decay_fraction"  # the number of the schedule "wsd"
 
@@ -89,6 +90,7 @@ class LaneProgram:
     # "vmap" side by side, "map" one after the other; "static" side by side too, in steps that the host counts.
     mode: str = "vmap"
     stream_steps: int = 0  # most steps of a call, whose batches it is given; 0: it draws them from the pool itself
+    pieces: tuple[int, ...] = PIECES  # the steps of its programs, in the mode "static"
     microbatches: int = 1  # parts of a batch, whose gradients are added up one after the other
     rematerialise: bool = False  # whether blocks of a stacked model are computed again in the backward pass
     block: int = BLOCK  # about how many examples are evaluated at once, in the mode "static"
