@@ -1,0 +1,185 @@
+"""Trials that are spread over several devices train as those that are not."""
+
+import ast
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from engine_helpers import EXACT_SOLO, FIRST, device_data, pack_of, params_of, place, planned, ready, slow
+
+import scalejax as sx
+from scalejax.data.shuffle import index_shuffle
+from scalejax.execute.pack import Pack
+from scalejax.planning import plan as planning
+from scalejax.planning.device_specs import device_spec_named
+from scalejax.planning.packing import Bucket
+from scalejax.planning.placement import ALONE, Placement, Spread
+from scalejax.planning.plan import make_plan
+from scalejax.planning.simulate import simulate
+from scalejax.planning.trial import Counted
+from scalejax.rules import SpecError
+from scalejax.train.rematerialisation import rematerialised, stacks
+from scalejax.train.sharding import parameter_axis
+
+MESHES = Path(__file__).parent / "meshes.py"
+
+
+def inner_tests() -> list[str]:
+    return [
+        node.name
+        for node in ast.parse(MESHES.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    ]
+
+
+@pytest.fixture(scope="module")
+def told_by_eight() -> SimpleNamespace:
+    """What pytest says of the tests that need eight devices, in a process that has them."""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    command = [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider", "-p", "no:xdist", str(MESHES)]
+    found = subprocess.run(command, env=environment, cwd=MESHES.parents[1], capture_output=True, text=True, timeout=600)
+    return SimpleNamespace(lines=found.stdout.splitlines(), all=found.stdout + found.stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", inner_tests())
+def test_eight_devices(name: str, told_by_eight: SimpleNamespace):
+    mine = [
+        line for line in told_by_eight.lines if f"::{name}" in line and line.split()[0] in ("PASSED", "FAILED", "ERROR")
+    ]
+    assert mine, told_by_eight.all
+    assert all(line.startswith("PASSED") for line in mine), told_by_eight.all
+
+
+@pytest.mark.slow
+def test_programs_of_known_length_give_the_same_however_a_call_is_divided(data):
+    trials = [planned(learning_rate=1e-2), planned(learning_rate=3e-2, seed=1)]
+
+    def after(*calls: int) -> list[np.ndarray]:
+        pack = pack_of(trials, data, mode="static")
+        for steps in calls:
+            outcome = pack.call(steps, due=[], ending=[])
+            for _, slot in pack.occupied:
+                slot.step += steps
+            assert np.isnan(outcome.measurement.validation_loss).all()
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(pack.lanes.learner)]
+
+    whole = after(43)  # 32 + 8 + 3 * 1
+    for mine, theirs in zip(after(8, 35), whole, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_walk_of_known_length_ends_where_the_other_does():
+    shuffled = [
+        jax.jit(lambda index, size, key, known=known: index_shuffle(index % size, size=size, key=key, known=known))
+        for known in (True, False)
+    ]
+    for size in (1, 2, 3, 5, 17, 100, 257, 1000, 65_537, 999_983):
+        for key in (0, 0xDEADBEEF):
+            known, walked = (
+                each(np.arange(2048, dtype=np.uint32), np.uint32(size), np.uint32(key)) for each in shuffled
+            )
+            np.testing.assert_array_equal(known, walked)
+
+
+@pytest.mark.parametrize("spread", [*slow(Spread(2)), Spread(1, 2)])
+def test_two_devices_that_share_a_trial_train_it_as_one(data, spread):
+    trial = planned(knobs={"width": 128, "depth": 2}, numbers={"eps": 1e-4})
+    found = []
+    for group, own in ((FIRST, ALONE), (tuple(jax.local_devices()[:2]), spread)):
+        bucket = Bucket(
+            replace(trial.program, mode="static", pieces=(8, 1)), (Counted(trial),), 1, 1.0, 1, 50, spread=own
+        )
+        placement = bucket.placement(group)
+        pack = Pack(
+            bucket, placement, data=device_data(data, group), programs=ready(bucket.program, placement, data.card)
+        )
+        place(pack, 0, trial)
+        outcome = pack.call(9, due=[0], ending=[0])
+        found.append((params_of(pack, 0), outcome))
+    (mine, one), (theirs, other) = found
+    for each, its in zip(mine, theirs, strict=True):
+        np.testing.assert_allclose(each, its, rtol=EXACT_SOLO, atol=EXACT_SOLO * np.abs(its).max())
+    np.testing.assert_allclose(one.test_loss, other.test_loss, rtol=EXACT_SOLO)
+
+
+@pytest.mark.parametrize(
+    ("shape", "count", "axis"),
+    [
+        ((24, 2048, 8192), 8, 2),
+        ((24, 2048, 2048), 8, 2),
+        ((8192, 2048), 8, 0),
+        ((100,), 2, None),
+        ((257, 255), 2, None),
+    ],
+)
+def test_the_longest_axis_is_cut_and_small_arrays_are_not(shape, count, axis):
+    assert parameter_axis(shape, count) == axis
+
+
+def test_devices_that_share_a_trial_are_rows_of_the_mesh():
+    placement = Placement(tuple(jax.local_devices()[:1]) * 12, 3, Spread(2, 3))
+    assert (placement.rows, placement.lanes) == (2, 6)
+    assert [placement.row(lane) for lane in range(6)] == [0, 0, 0, 1, 1, 1]
+
+
+def test_blocks_that_are_computed_again_give_the_same_numbers():
+    def blocks(x, weights):
+        return jax.lax.scan(lambda h, w: (jax.numpy.tanh(h @ w), h.sum()), x, weights)
+
+    generator = np.random.default_rng(0)
+    x, weights = generator.normal(size=(4, 8)).astype("f"), generator.normal(size=(5, 8, 8)).astype("f")
+    assert stacks(jax.make_jaxpr(blocks)(x, weights).jaxpr)
+    again = rematerialised(blocks)
+
+    def gradient(function):
+        return jax.jit(jax.grad(lambda w: function(x, w)[0].sum() + function(x, w)[1].sum()))(weights)
+
+    np.testing.assert_allclose(gradient(again), gradient(blocks), rtol=1e-6, atol=1e-6)
+    kept = str(jax.make_jaxpr(jax.grad(lambda w: again(x, w)[0].sum()))(weights))
+    assert "remat" in kept or "checkpoint" in kept
+
+
+def sweep_of(tmp_path, *, length=1024, batch_size=64, **sizes):
+    path = tmp_path / "tokens.bin"
+    np.random.default_rng(0).integers(0, 32_000, length * 400, dtype=np.uint16).tofile(path)
+    data = sx.DataSpec(
+        source="tokens",
+        options={"path": str(path), "vocabulary": 32_000, "sequence_length": length},
+        validation_examples=64,
+        test_examples=64,
+        fractions=(1.0,),
+    )
+    return sx.Sweep(
+        name="tokens",
+        task="next_token",
+        data=data,
+        models=(sx.ModelGrid("transformer", **sizes),),
+        train=sx.TrainSpec(learning_rate=(3e-4,), batch_size=(batch_size,), steps=3000),
+    )
+
+
+def test_a_sweep_that_one_trial_dominates_ends_three_times_earlier_with_its_batch_spread(tmp_path, monkeypatch):
+    sweep, spec = sweep_of(tmp_path, width=[64, 1024], head_size=64, depth=12), device_spec_named("h200")
+    spread = make_plan(sweep, devices=64, spec=spec)
+    assert any("its batch over" in note for note in spread.packing.notes)
+    monkeypatch.setattr(planning, "arrange", lambda packing, **_: (packing, 1))
+    apart = make_plan(sweep, devices=64, spec=spec)
+    assert simulate(apart, spec).total >= 3 * simulate(spread, spec).total
+
+
+def test_a_model_that_fits_no_device_is_spread_or_refused_with_what_would_hold_it(tmp_path):
+    sweep = sweep_of(tmp_path, length=2048, width=2048, head_size=128, depth=24)
+    with pytest.raises(SpecError, match=r"more than the 16 GB of one v5e; spread over \d+ of them it would fit"):
+        make_plan(sweep, devices=1, spec=device_spec_named("v5e"))
+    large = make_plan(sweep, devices=32, spec=device_spec_named("v5e"))
+    (bucket,) = large.packing.buckets
+    assert bucket.spread.parameters > 1
+    assert bucket.program.rematerialise
+    assert large.group >= bucket.spread.devices
