@@ -66,7 +66,7 @@ def simulate(plan: Plan, spec: DeviceSpec, *, timings: Sequence[Timing | None] |
     Raises:
         SweepError: it would take minutes to simulate.
     """
-    card, buckets, speed = plan.card, plan.packing.buckets, spec.speed
+    card, buckets, speed = plan.card, plan.packing.buckets, spec.speed_in(plan.sweep.train.precision)
     rounds = math.ceil(sum(bucket.count / (bucket.lanes * plan.devices) for bucket in buckets))
     if rounds > MOST_ROUNDS:
         why = f"each device would train {rounds:,} rounds of trials, more than the {MOST_ROUNDS:,} that are simulated"

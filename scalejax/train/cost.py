@@ -13,6 +13,7 @@ from jax.extend import core
 from scalejax.data import DataCard
 from scalejax.models import Architecture
 from scalejax.models.equations import inner_programs
+from scalejax.models.precision import rounded
 from scalejax.train.convolutions import CONVOLUTION, contains
 from scalejax.train.lanes import abstract_lane
 from scalejax.train.recipe import LaneProgram, Recipe
@@ -192,9 +193,15 @@ def _convolved_bytes(equation: Any) -> int:
 
 @functools.cache
 def lane_bytes(program: LaneProgram) -> int:
-    """Return the bytes of one lane's state: parameters, optimizer state, the best parameters, and a gradient."""
-    lane = abstract_lane(program)
-    return _bytes(lane) + _bytes(lane.learner.params)
+    """Return the bytes of one lane's state: parameters, optimizer state, the best parameters, and a gradient.
+
+    Where a model is called on rounded parameters, these are a copy beside the others.
+    """
+    lane, numbers = abstract_lane(program), program.architecture.numbers
+    params = lane.learner.params
+    called_on = jax.eval_shape(lambda stored: rounded(stored, numbers.computes), params)
+    copied = zip(*map(jax.tree.leaves, (called_on, params)), strict=True)
+    return _bytes(lane) + _bytes(params) + sum(_bytes(copy) for copy, own in copied if copy.dtype != own.dtype)
 
 
 def data_bytes(card: DataCard, examples: int) -> int:

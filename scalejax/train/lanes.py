@@ -13,6 +13,7 @@ from jax import lax
 
 from scalejax.models import Architecture
 from scalejax.train.convolutions import convolves, fast_on_cpu
+from scalejax.train.numerics import products
 from scalejax.train.recipe import LaneProgram, Leaf, Recipe, Settings
 from scalejax.train.step import (
     Blocks,
@@ -86,7 +87,8 @@ def advance(
     convolved = _convolves(program.architecture, program.recipe.batch_size)
 
     def run(function: Callable[..., Any], *operands: Any) -> Any:
-        return fast_on_cpu(function, *operands) if convolved else function(*operands)
+        with products(program.architecture.precision):
+            return fast_on_cpu(function, *operands) if convolved else function(*operands)
 
     # What each lane has of the pool: its own batches if they are streamed, else nothing, and all see the same one.
     own = data.pool if program.stream_steps else None
@@ -135,7 +137,8 @@ def evaluate_one(
     def measure(*weights: nnx.State) -> tuple[jax.Array, jax.Array]:
         return loss_and_metric(architecture, task, *weights, blocks=blocks)
 
-    return fast_on_cpu(measure, params, rest) if _convolves(architecture, 1) else measure(params, rest)
+    with products(architecture.precision):
+        return fast_on_cpu(measure, params, rest) if _convolves(architecture, 1) else measure(params, rest)
 
 
 def _convolves(architecture: Architecture, batch_size: int) -> bool:
