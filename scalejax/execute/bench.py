@@ -15,11 +15,11 @@ from scalejax.execute.modes import MODES, in_mode
 from scalejax.execute.placement import Placement
 from scalejax.execute.timing import ready_pack, sample_data, sample_state
 from scalejax.models import FAMILIES, architecture
+from scalejax.models.precision import multiplied
 from scalejax.planning.device_specs import local_spec
 from scalejax.planning.packing import PROVEN, Bucket, Capacity, Verdict, pack
 from scalejax.planning.trial import Counted, Trial
 from scalejax.train.cost import step_flops
-from scalejax.train.numerics import products
 from scalejax.train.recipe import Recipe, Settings
 from scalejax.train.step import Cursor, Examples, TrialState, train
 
@@ -123,7 +123,7 @@ def _loop_run(bucket: Bucket) -> Run:
     cursor = Cursor(np.uint32(0), np.uint32(0))
 
     def trained(state: TrialState, pool: Examples, steps: jax.Array) -> TrialState:
-        with products(lane_program.architecture.precision):
+        with multiplied(lane_program.architecture.numbers.multiplies):
             return train(lane_program, state, cursor, pool=pool, steps=steps)
 
     program = jax.jit(trained, donate_argnums=0)

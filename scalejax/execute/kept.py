@@ -52,11 +52,11 @@ from scalejax.files import replacing, write_atomically
 from scalejax.models import FAMILIES, Architecture, architecture
 from scalejax.models.equations import text
 from scalejax.models.own import named_leaves
-from scalejax.models.precision import FLOAT32
+from scalejax.models.precision import FLOAT32, multiplied
 from scalejax.planning.trial import Trial
 from scalejax.text import first_line, number_of
 from scalejax.train.lanes import BLOCK, blocks, evaluate_one
-from scalejax.train.numerics import Numerics, current, held, products
+from scalejax.train.numerics import Numerics, current, held
 from scalejax.train.recipe import Recipe
 from scalejax.train.step import Examples, seen
 from scalejax.train.task import Task, is_own, output_shape
@@ -287,7 +287,7 @@ def predictor(
 
     @jax.jit
     def outputs(params: nnx.State, rest: nnx.State, inputs: jax.Array) -> jax.Array:
-        with products(size.precision):
+        with multiplied(size.numbers.multiplies):
             found = size.predict(params, rest, seen(size, Examples(inputs, jnp.zeros(whole))).inputs)
         return found[:, -1] if last else found
 

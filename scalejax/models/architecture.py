@@ -19,7 +19,7 @@ from scalejax.errors import SweepError
 from scalejax.models import own
 from scalejax.models.behind import Behind
 from scalejax.models.matrices import matrices
-from scalejax.models.precision import FLOAT32, PRECISIONS, Precision, rounded, typed_as
+from scalejax.models.precision import FLOAT32, PRECISIONS, Precision, fast_products, rounded, typed_as
 
 Build = Callable[..., nnx.Module | linen.Module]
 
@@ -76,6 +76,11 @@ class Architecture:
         return f"{qualified_name(self.build)} {fingerprint(self.build)} {self.arguments}{seen}{behind}{self._computing}"
 
     @property
+    def _rounds(self) -> bool:
+        """Whether it is called on rounded parameters and inputs."""
+        return self.numbers.computes != FLOAT32
+
+    @property
     def _computing(self) -> str:
         """What is said of its precision where that is not the default."""
         return "" if self.precision == FLOAT32 else f" in {self.precision}"
@@ -123,11 +128,15 @@ class Architecture:
         name = f"the model {self.title}"
         inputs = self.inputs(2)
         with own.failing(f"{name} fails when it is built"):
-            weights = replace(self, precision=FLOAT32).abstract if self._computing else self.abstract
+            weights = replace(self, precision=FLOAT32).abstract if self._rounds else self.abstract
         with own.failing(f"{name} fails on inputs of shape {inputs.shape}"):
             wrong = own.fault(*weights, inputs=inputs, outputs=outputs, task=task)
         if wrong:
             raise SweepError(f"{name} {wrong}")
+        if self._rounds:
+            remedy = 'give what its loops carry the type of x, as x.astype(...), or take precision = "float32"'
+            with own.failing(f"{name} fails on inputs of shape {inputs.shape}, but not in float32; {remedy}"):
+                self.forward_program(2)
 
     @property
     def title(self) -> str:
@@ -147,7 +156,7 @@ class Architecture:
         Whatever the model computes with, the outputs are float32, and so is the gradient of float32 parameters.
         """
         outputs, updated = self._called(params, rest, inputs, training=True)
-        return own.wide(outputs), typed_as(updated, rest) if self._computing else updated
+        return own.wide(outputs), typed_as(updated, rest) if self._rounds else updated
 
     def predict(self, params: nnx.State, rest: nnx.State, inputs: jax.Array) -> jax.Array:
         """Map inputs [batch, ...] to outputs [batch, ...] in evaluation mode."""
@@ -156,12 +165,16 @@ class Architecture:
     def _called(
         self, params: nnx.State, rest: nnx.State, inputs: jax.Array, *, training: bool
     ) -> tuple[jax.Array, nnx.State]:
-        """Call the module in its precision; what features make of the inputs is rounded behind them, see `Behind`."""
-        computes = self.numbers.computes
-        given = inputs if self.features else rounded(inputs, computes)
-        outputs, _, updated = own.run(
-            self.abstract[0], rounded(params, computes), rest, inputs=given, training=training
-        )
+        """Call the module in its precision; behind features, `Behind` does what is left out here."""
+        computes = FLOAT32 if self.features else self.numbers.computes
+        with fast_products(computes):
+            outputs, _, updated = own.run(
+                self.abstract[0],
+                rounded(params, self.numbers.computes),
+                rest,
+                inputs=rounded(inputs, computes),
+                training=training,
+            )
         return outputs, updated
 
 

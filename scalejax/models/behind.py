@@ -11,7 +11,7 @@ from flax import nnx
 
 from scalejax.data.features import Chain, Fitted, Shape, apply_step, shapes
 from scalejax.models import own
-from scalejax.models.precision import FLOAT32, rounded
+from scalejax.models.precision import FLOAT32, fast_products, rounded
 
 
 class FittedArray(nnx.Variable):
@@ -43,7 +43,8 @@ class Behind(nnx.Module):
         """Map inputs [batch, *shape] to the outputs of the model; `training` is its flag, whatever that is called."""
         for step, arrays in zip(self.chain, self.fitted, strict=True):
             x = apply_step(step, {name: array[...] for name, array in arrays.items()}, x)
-        return own.called_for(self.model, rounded(x, self.computes), training=training)
+        with fast_products(self.computes):
+            return own.called_for(self.model, rounded(x, self.computes), training=training)
 
 
 def with_fitted(rest: nnx.State, fitted: Sequence[Fitted]) -> nnx.State:

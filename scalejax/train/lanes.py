@@ -12,8 +12,8 @@ from flax import nnx
 from jax import lax
 
 from scalejax.models import Architecture
+from scalejax.models.precision import multiplied
 from scalejax.train.convolutions import convolves, fast_on_cpu
-from scalejax.train.numerics import products
 from scalejax.train.recipe import LaneProgram, Leaf, Recipe, Settings
 from scalejax.train.step import (
     Blocks,
@@ -87,7 +87,7 @@ def advance(
     convolved = _convolves(program.architecture, program.recipe.batch_size)
 
     def run(function: Callable[..., Any], *operands: Any) -> Any:
-        with products(program.architecture.precision):
+        with multiplied(program.architecture.numbers.multiplies):
             return fast_on_cpu(function, *operands) if convolved else function(*operands)
 
     # What each lane has of the pool: its own batches if they are streamed, else nothing, and all see the same one.
@@ -137,7 +137,7 @@ def evaluate_one(
     def measure(*weights: nnx.State) -> tuple[jax.Array, jax.Array]:
         return loss_and_metric(architecture, task, *weights, blocks=blocks)
 
-    with products(architecture.precision):
+    with multiplied(architecture.numbers.multiplies):
         return fast_on_cpu(measure, params, rest) if _convolves(architecture, 1) else measure(params, rest)
 
 

@@ -10,8 +10,6 @@ from typing import Any
 
 import jax
 
-from scalejax.models.precision import PRECISIONS
-
 Numerics = tuple[tuple[str, str | bool | int], ...]  # names and values of the settings that are not at their default
 
 # Setting -> JAX's default, and what makes it hold in a thread.
@@ -29,18 +27,6 @@ def current() -> Numerics:
     """Return the settings of the calling thread that are not at their default, by name."""
     values = {name: getattr(jax.config, name) for name in JAX_OPTIONS}
     return tuple((name, value) for name, value in values.items() if value != JAX_OPTIONS[name][0])
-
-
-def products(precision: str) -> contextlib.AbstractContextManager[Any]:
-    """Let products of float32, and convolutions, that are traced within a block have the precision of a sweep.
-
-    One that a model gives to a product of its own stays, and so does the setting of JAX itself where there is one.
-
-    Args:
-        precision: a name of `PRECISIONS`.
-    """
-    own = dict(current()).get("jax_default_matmul_precision")
-    return jax.default_matmul_precision(own or PRECISIONS[precision].products)
 
 
 @contextlib.contextmanager
