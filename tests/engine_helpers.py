@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 
 from scalejax.data import DataCard, DataSet
-from scalejax.execute.devices import Group
 from scalejax.execute.pack import Pack
-from scalejax.execute.placement import Placement
 from scalejax.execute.programs import Programs, compiled_programs
 from scalejax.execute.slot import Finished
 from scalejax.models import FAMILIES, Architecture, architecture
 from scalejax.planning.packing import Bucket
+from scalejax.planning.placement import Group, Placement
 from scalejax.planning.trial import Counted, Trial, random_bits
 from scalejax.train.lanes import DeviceData, blocks
 from scalejax.train.padding import initial_weights

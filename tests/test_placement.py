@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from jax.sharding import PartitionSpec
 
 import scalejax.execute
-from scalejax.execute.placement import LANE_AXIS, Placement
+from scalejax.planning.placement import Placement
+from scalejax.train.sharding import LANE_AXIS
 
 FOLDER = Path(scalejax.execute.__file__).parent
 PLACEMENTS = st.builds(
@@ -23,7 +24,7 @@ PLACEMENTS = st.builds(
 
 @given(PLACEMENTS)
 def test_every_lane_has_a_place_of_its_own_and_the_axis_is_divided_device_by_device(placement):
-    places = [(placement.device(lane), placement.slot(lane)) for lane in range(placement.lanes)]
+    places = [(placement.row(lane), placement.slot(lane)) for lane in range(placement.lanes)]
     assert places == [(d, s) for d in range(len(placement.devices)) for s in range(placement.lanes_each)]
 
 
@@ -32,7 +33,7 @@ def test_lanes_are_handed_out_so_that_no_device_has_two_more_than_another(placem
     order = placement.by_turns(range(placement.lanes))
     assert sorted(order) == list(range(placement.lanes))
     some = order[: draw.draw(st.integers(0, placement.lanes))]
-    counts = [sum(placement.device(lane) == device for lane in some) for device in range(len(placement.devices))]
+    counts = [sum(placement.row(lane) == device for lane in some) for device in range(len(placement.devices))]
     assert max(counts) - min(counts) <= 1
     assert placement.busiest(some) == max(counts)
 
@@ -52,7 +53,7 @@ def test_devices_hold_the_lanes_that_the_placement_says(lanes_each):
     numbers = jax.device_put(np.arange(placement.lanes, dtype=np.int32), placement.lane_sharded)
     for shard in numbers.addressable_shards:
         for lane in np.asarray(shard.data).tolist():
-            assert placement.devices[placement.device(lane)] == shard.device
+            assert placement.devices[placement.row(lane)] == shard.device
             assert np.asarray(shard.data)[placement.slot(lane)] == lane
     # And each device knows its own among numbers that are given to all: the others lie beyond its lanes.
     own = jax.shard_map(
@@ -62,7 +63,7 @@ def test_devices_hold_the_lanes_that_the_placement_says(lanes_each):
     found = np.asarray(jax.jit(own)(every)).reshape(len(placement.devices), placement.lanes)
     for device, slots in enumerate(found):
         for lane, slot in zip(every.tolist(), slots.tolist(), strict=True):
-            mine = placement.device(lane) == device
+            mine = placement.row(lane) == device
             assert slot == placement.slot(lane) if mine else slot >= lanes_each
 
 

@@ -17,9 +17,11 @@ from engine_helpers import FIRST, device_data, pack_of, planned, program, ready,
 from scalejax.execute import programs
 from scalejax.execute.devices import groups
 from scalejax.execute.pack import Pack
-from scalejax.execute.placement import Placement
-from scalejax.execute.programs import PLACED, Compiler, Programs, check_memory, compiled_programs
+from scalejax.execute.programs import Compiler, Programs, check_memory, compiled_programs
+from scalejax.planning import lowering
+from scalejax.planning.lowering import PLACED
 from scalejax.planning.packing import Bucket
+from scalejax.planning.placement import Placement
 from scalejax.planning.trial import Counted
 from scalejax.train.padding import initial_weights
 
@@ -41,7 +43,7 @@ def test_the_cores_of_a_cpu_are_one_group_and_accelerators_work_alone():
 def test_few_trials_are_spread_over_the_devices(data):
     group = tuple(jax.local_devices())
     pack = pack_on(group, [planned()], data, lanes=3)
-    assert {pack.placement.device(lane) for lane in pack.free[: len(group)]} == set(range(len(group)))
+    assert {pack.placement.row(lane) for lane in pack.free[: len(group)]} == set(range(len(group)))
 
 
 @pytest.mark.parametrize("count", [1, *slow(PLACED - 1, PLACED), PLACED + 3])
@@ -120,7 +122,7 @@ def test_placing_a_large_trial_takes_about_the_memory_of_that_trial(data, width,
 @pytest.mark.parametrize("large", [False, True])
 def test_trials_large_and_small_are_placed_without_compiling_again(data, monkeypatch, large):
     if large:
-        monkeypatch.setattr(programs, "PLACED_BYTES", 1)
+        monkeypatch.setattr(lowering, "PLACED_BYTES", 1)
     group = tuple(jax.local_devices())
     trials = [planned(seed=seed, learning_rate=10.0 ** -(1 + seed)) for seed in range(5)]
     bucket = Bucket(program(trials[0]), tuple(map(Counted, trials)), 5, 1.0, 1, 50)

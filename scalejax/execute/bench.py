@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from scalejax.data import DataCard
-from scalejax.execute.devices import Device, groups
+from scalejax.execute.devices import groups
 from scalejax.execute.modes import MODES, in_mode
-from scalejax.execute.placement import Placement
 from scalejax.execute.timing import ready_pack, sample_data, sample_state
 from scalejax.models import FAMILIES, architecture
 from scalejax.models.precision import multiplied
 from scalejax.planning.device_specs import local_spec
 from scalejax.planning.packing import PROVEN, Bucket, Capacity, Verdict, pack
+from scalejax.planning.placement import Device, Placement
 from scalejax.planning.trial import Counted, Trial
 from scalejax.train.cost import step_flops
 from scalejax.train.recipe import Recipe, Settings

@@ -6,16 +6,11 @@ import importlib.metadata
 import os
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
 import jax
 
 from scalejax.files import keep_programs
-
-Device = Any  # jax.Device, which type checkers take for a variable
-Group = tuple[
-    Device, ...
-]  # run one program together, each its share of the lanes: the cores of a CPU, or one accelerator
+from scalejax.planning.placement import Device, Group
 
 MOST_CPU_DEVICES = 8  # each holds the data set once
 

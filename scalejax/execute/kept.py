@@ -55,9 +55,9 @@ from scalejax.models.own import named_leaves
 from scalejax.models.precision import FLOAT32, multiplied
 from scalejax.planning.trial import Trial
 from scalejax.text import first_line, number_of
-from scalejax.train.lanes import BLOCK, blocks, evaluate_one
+from scalejax.train.lanes import blocks, evaluate_one
 from scalejax.train.numerics import Numerics, current, held
-from scalejax.train.recipe import Recipe
+from scalejax.train.recipe import BLOCK, Recipe
 from scalejax.train.step import Examples, seen
 from scalejax.train.task import Task, is_own, output_shape
 from scalejax.train.traced import task_digest

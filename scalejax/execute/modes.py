@@ -1,8 +1,9 @@
 """The mode in which a bucket's lanes run: measured where it pays, remembered, and kept for the whole of a run.
 
-"vmap" runs lanes side by side, which fills an accelerator and hides the overhead of small models; "map" runs them one
-after the other, which keeps a large model in a core's cache and skips idle lanes. Which is faster depends on the
-machine, and the two differ in the last bits, so a run writes its modes down and a resumed one reads them.
+"vmap" runs lanes side by side, which hides the overhead of small models; "map" runs them one after the other, which
+keeps a large model in a core's cache and skips idle lanes. Which is faster depends on the machine, and the two differ
+in the last bits, so a run writes its modes down and a resumed one reads them. Accelerators run lanes side by side too,
+in programs without a decision in them: "static".
 """
 
 import hashlib
@@ -15,8 +16,11 @@ import jax
 from scalejax.execute.timing import remembered, timed
 from scalejax.planning.packing import Bucket
 from scalejax.planning.plan import Plan
+from scalejax.train.cost import evaluation_block
+from scalejax.train.recipe import BLOCK
 
-MODES = ("vmap", "map")
+TIMED = ("vmap", "map")  # against each other, on a CPU
+MODES = (*TIMED, "static")
 WORTH_SECONDS = 60.0  # of estimated training; below, compiling a second program costs more than it can save
 
 
@@ -42,7 +46,8 @@ def program_key(bucket: Bucket) -> str:
 
 def in_mode(bucket: Bucket, mode: str) -> Bucket:
     """Return a bucket whose lanes run in `mode`."""
-    return replace(bucket, program=replace(bucket.program, mode=mode))
+    block = evaluation_block(bucket.program, bucket.lanes) if mode == "static" else BLOCK
+    return replace(bucket, program=replace(bucket.program, mode=mode, block=block))
 
 
 def choose_mode(bucket: Bucket, plan: Plan, *, measure: bool) -> str:
@@ -50,18 +55,18 @@ def choose_mode(bucket: Bucket, plan: Plan, *, measure: bool) -> str:
 
     Accelerators run lanes side by side: one lane alone leaves them idle.
     """
+    if jax.default_backend() != "cpu":
+        return "static"
     if bucket.lanes == 1:
         return "map"  # there is nothing to run side by side
-    if jax.default_backend() != "cpu":
-        return MODES[0]
-    candidates = [in_mode(bucket, mode) for mode in MODES]
+    candidates = [in_mode(bucket, mode) for mode in TIMED]
     timings = [remembered(each, plan.card) for each in candidates]
     worth = measure and bucket.seconds * bucket.makespan >= WORTH_SECONDS
     if None in timings and not worth:
-        return MODES[0]
+        return TIMED[0]
     timings = [timing or timed(each, plan.card) for each, timing in zip(candidates, timings, strict=True)]
     steps = [timing.step if timing else math.inf for timing in timings]
-    return MODES[steps.index(min(steps))]
+    return TIMED[steps.index(min(steps))]
 
 
 def kept_modes(environment: object) -> dict[str, str]:

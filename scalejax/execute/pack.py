@@ -13,13 +13,13 @@ import numpy as np
 
 from scalejax.execute.initial_weights import Weights
 from scalejax.execute.pace import Pace
-from scalejax.execute.placement import Placement
 from scalejax.execute.programs import Programs
 from scalejax.execute.refusal import unless_memory_is_short, warn_of_no_checkpoint
 from scalejax.execute.slot import Evaluation, Finished, Paused, Slot
 from scalejax.execute.snapshot import Snapshot, bits, keyed
 from scalejax.execute.stream import Stream
 from scalejax.planning.packing import Bucket
+from scalejax.planning.placement import ALONE, Placement
 from scalejax.planning.trial import Trial
 from scalejax.status import Status
 from scalejax.train.lanes import Commands, DeviceData, Outcome, empty
@@ -127,7 +127,8 @@ class Pack:
         self._landed = 0.0  # when the latest call did
         self._pace = Pace()
         self._tight = False  # a copy of all lanes did not fit
-        self.lanes = jax.device_put(empty(bucket.program, placement.lanes), placement.lane_sharded)
+        blank = empty(bucket.program, placement.lanes)
+        self.lanes = jax.device_put(blank, placement.shardings(blank))
 
     @property
     def free(self) -> list[int]:
@@ -165,7 +166,7 @@ class Pack:
 
     def adopt(self, lanes: TrialState, trial: Trial) -> None:
         """Take over a ready state of all lanes, each with `trial` at its start."""
-        self.lanes = jax.device_put(lanes, self.placement.lane_sharded)
+        self.lanes = jax.device_put(lanes, self.placement.shardings(lanes))
         self._slots = [Slot(trial) for _ in self._slots]
 
     def fill_idle(self) -> None:
@@ -214,7 +215,7 @@ class Pack:
         due = {number for number in stops if not slots[number].impatient}
         ending = {n for n in stops if slots[n].impatient or slots[n].step + count == slots[n].trial.settings.steps}
         validation, test = (blocks.weight.size for blocks in (self._data.validation, self._data.test))
-        wanted = [(n, self.placement.device(n), validation * (n in due) + test * (n in ending)) for n in sorted(stops)]
+        wanted = [(n, self.placement.row(n), validation * (n in due) + test * (n in ending)) for n in sorted(stops)]
         measured, examples = self._pace.affordable(wanted, steps=count * in_turn)
         for number in stops:
             slots[number].owed = number not in measured
@@ -315,10 +316,13 @@ class Pack:
             lanes: the state of all lanes, or a part of it.
             number: of the lane.
         """
-        device = self.placement.devices[self.placement.device(number)]
+        row = self.placement.row(number)
         states = self._programs.result().read_lane(lanes, np.int32(self.placement.slot(number)))
 
         def own(leaf: Leaf) -> Leaf:
+            if self.placement.spread != ALONE:
+                return leaf[row : row + 1]  # it stays on all devices of its own
+            device = self.placement.devices[row]
             return next(shard.data for shard in leaf.addressable_shards if shard.device == device)
 
         return jax.tree.map(own, states)

@@ -1,41 +1,24 @@
 """The compiled programs of a bucket on a group of devices: made ahead of time, in threads beside the training."""
 
-import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from scalejax.data import DataCard
-from scalejax.execute.placement import LANE_AXIS, Placement
 from scalejax.models import Architecture
-from scalejax.train.cost import lane_bytes
-from scalejax.train.lanes import (
-    Commands,
-    DeviceData,
-    abstract_lane,
-    advance,
-    block_shape,
-    place,
-    read_lane,
-    write_lane,
-)
+from scalejax.planning.lowering import PIECES, lowered_place, lowered_training, placed_at_once, reading, writing
+from scalejax.planning.placement import Placement
+from scalejax.train.lanes import Commands, DeviceData, Outcome
 from scalejax.train.numerics import current, hold
 from scalejax.train.padding import HASTY, initial_weights, initialiser
-from scalejax.train.recipe import LaneProgram, Settings
-from scalejax.train.step import Blocks, Cursor, Examples, TrialState
+from scalejax.train.recipe import LaneProgram
+from scalejax.train.step import Measurement, TrialState
 
-PLACED = 8  # trials that one call of `place` writes at most: of small models eight cost hardly more than one
-PLACED_BYTES = 2**24  # of lanes that one call of `place` writes; of large models it writes fewer, down to one
 THREADS = 2  # that compile; more would only take the cores of the training
-
-REPLICATED, LANES = PartitionSpec(), PartitionSpec(LANE_AXIS)
-COMMANDS = Commands(steps=REPLICATED, cursor=Cursor(LANES, LANES), busy=LANES, due=LANES, ending=LANES)
 
 Program = Callable[..., Any]
 
@@ -70,49 +53,43 @@ def compiled_programs(program: LaneProgram, placement: Placement, *, card: DataC
     Raises:
         MemoryError: by the compiler's own account the lanes do not fit into the memory of a device.
     """
-
-    def place_own(lanes: TrialState, numbers: jax.Array, settings: Settings, weights: Any) -> TrialState:
-        return place(program.recipe, lanes, placement.own_slots(numbers), settings, weights)
-
-    def write_own(lanes: TrialState, number: jax.Array, state: TrialState) -> TrialState:
-        return write_lane(lanes, placement.own_slots(number), state)
-
-    state, data = _abstract_lanes(program, placement), _abstract_data(card, placement, program=program)
-    given: Any = REPLICATED
-    if program.stream_steps:
-        parts: tuple[Any, ...] = (LANES, REPLICATED, REPLICATED)
-        given = DeviceData(*parts)
-    advancing = _on_each(functools.partial(advance, program), placement, (LANES, given, COMMANDS), (LANES, LANES))
-    placing = _on_each(place_own, placement, (LANES, REPLICATED, REPLICATED, REPLICATED), LANES)
-    advanced = advancing.lower(state, data, _abstract_commands(placement.lanes)).compile()
-    placed = placed_at_once(program)
-    placer = placing.lower(state, *_abstract_trials(program, placed)).compile(HASTY)
+    training = {name: lowered.compile() for name, lowered in lowered_training(program, placement, card=card).items()}
+    placer = lowered_place(program, placement).compile(HASTY)
+    fits = [check_memory(each, placer, placement) for each in training.values()]
     return Programs(
-        advance=advanced,
+        advance=training["advance"] if "advance" in training else InPieces(training),
         place=placer,
-        read_lane=_reading(placement),
-        write_lane=_on_each(write_own, placement, (LANES, REPLICATED, REPLICATED), LANES),
-        placed=placed,
-        room_for_copy=check_memory(advanced, placer, placement),
+        read_lane=reading(placement),
+        write_lane=writing(program, placement),
+        placed=placed_at_once(program),
+        room_for_copy=all(fits),
     )
 
 
-def placed_at_once(program: LaneProgram) -> int:
-    """Return how many trials one call of `place` writes: few enough that large ones cost about the memory of one."""
-    return int(np.clip(PLACED_BYTES // lane_bytes(program), 1, PLACED))
+@dataclass(frozen=True)
+class InPieces:
+    """`advance` of `lanes.py` in the mode "static": what a call asks for, in programs of known length.
 
+    Attributes:
+        programs: by the number of steps, "validate" and "test"; compiled.
+    """
 
-def _on_each(function: Program, placement: Placement, wanted: Any, given: Any) -> Any:
-    """Let every device run `function` on its own lanes; the lanes given in are used up."""
-    here = jax.shard_map(function, mesh=placement.mesh, in_specs=wanted, out_specs=given, check_vma=False)
-    return jax.jit(here, donate_argnums=0)
+    programs: Mapping[str | int, Program]
 
-
-@functools.cache
-def _reading(placement: Placement) -> Any:
-    """Return a program from lanes and a slot to the lane in that slot of every device."""
-    specs = {"in_specs": (LANES, REPLICATED), "out_specs": LANES}
-    return jax.jit(jax.shard_map(read_lane, mesh=placement.mesh, **specs, check_vma=False))
+    def __call__(self, lanes: TrialState, data: DeviceData, commands: Commands) -> tuple[TrialState, Outcome]:
+        """Launch the programs that a call needs; `commands` are on the host."""
+        taken, steps = 0, int(commands.steps)
+        for piece in (each for each in PIECES if each in self.programs):
+            while taken + piece <= steps:
+                lanes = self.programs[piece](lanes, data, commands.cursor, np.int32(taken))
+                taken += piece
+        nothing = np.full(len(commands.due), np.nan, np.float32)
+        measurement, tested = Measurement(nothing, nothing, nothing, nothing, nothing), (nothing, nothing)
+        if commands.due.any():
+            lanes, measurement = self.programs["validate"](lanes, data, commands.due)
+        if commands.ending.any():
+            tested = self.programs["test"](lanes, data)
+        return lanes, Outcome(measurement, *tested)
 
 
 def check_memory(advanced: Any, placer: Any, placement: Placement) -> bool:
@@ -142,57 +119,6 @@ def check_memory(advanced: Any, placer: Any, placement: Placement) -> bool:
 def _bytes_of(needs: Any) -> int:
     total = needs.argument_size_in_bytes + needs.output_size_in_bytes + needs.temp_size_in_bytes
     return total - needs.alias_size_in_bytes
-
-
-def _abstract_lanes(program: LaneProgram, placement: Placement) -> TrialState:
-    def all_lanes(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((placement.lanes, *leaf.shape), leaf.dtype, sharding=placement.lane_sharded)
-
-    return jax.tree.map(all_lanes, abstract_lane(program))
-
-
-def _abstract_trials(program: LaneProgram, count: int) -> tuple[Any, Settings, Any]:
-    """Return the lanes, the settings and the weights of `count` trials as shapes."""
-
-    def all_trials(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype)
-
-    numbers = jax.ShapeDtypeStruct((count,), np.int32)
-    return (
-        numbers,
-        Settings.abstract(program.recipe, count),
-        jax.tree.map(all_trials, program.architecture.abstract[1:]),
-    )
-
-
-def _abstract_commands(lanes: int) -> Commands:
-    def each(kind: type) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((lanes,), kind)
-
-    cursor = Cursor(each(np.uint32), each(np.uint32))
-    return Commands(jax.ShapeDtypeStruct((), np.int32), cursor, each(np.bool_), each(np.bool_), each(np.bool_))
-
-
-def _abstract_data(card: DataCard, placement: Placement, *, program: LaneProgram) -> DeviceData:
-    def array(kind: str, *shape: int, sharding: NamedSharding = placement.replicated) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, np.dtype(kind), sharding=sharding)
-
-    def examples(
-        *count: int, sharding: NamedSharding = placement.replicated
-    ) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-        inputs = array(card.inputs, *count, *card.shape, sharding=sharding)
-        return inputs, array(card.targets, *count, *card.target_shape, sharding=sharding)
-
-    def cut(count: int) -> Blocks:
-        shape = block_shape(count)
-        return Blocks(*examples(*shape), array("float32", *shape))
-
-    if program.stream_steps:
-        count = placement.lanes, program.stream_steps, program.recipe.batch_size
-        pool = examples(*count, sharding=placement.lane_sharded)
-    else:
-        pool = examples(card.examples)
-    return DeviceData(Examples(*pool), cut(card.validation_examples), cut(card.test_examples))
 
 
 class Compiler:

@@ -18,7 +18,7 @@ from scalejax.data import DataSet
 from scalejax.data.own_examples import FeatureFits, OwnExamples
 from scalejax.errors import RunError
 from scalejax.execute.checkpoint import Checkpoints, PackCheckpoints
-from scalejax.execute.devices import Device, groups
+from scalejax.execute.devices import groups
 from scalejax.execute.initial_weights import InitialWeights, Weights, behind_features
 from scalejax.execute.modes import program_key
 from scalejax.execute.observer import Observer, Progress, guarded
@@ -31,6 +31,7 @@ from scalejax.execute.successive_halving import Decision, SuccessiveHalving
 from scalejax.execute.worker import Feed, LocalWorker, Report, Worker
 from scalejax.models import Architecture
 from scalejax.planning.packing import Bucket
+from scalejax.planning.placement import Device
 from scalejax.planning.schedule import work_for_one_more
 from scalejax.planning.trial import Trial
 from scalejax.status import Status

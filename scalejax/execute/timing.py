@@ -13,13 +13,13 @@ import numpy as np
 from scalejax.data import DataCard
 from scalejax.execute.devices import device_kind, groups, versions
 from scalejax.execute.pack import Pack
-from scalejax.execute.placement import Placement
 from scalejax.execute.programs import Programs, compiled_programs
 from scalejax.execute.snapshot import bits, keyed
 from scalejax.execute.stream import sample_stream
 from scalejax.files import cache_directory, write_atomically
 from scalejax.planning.forecast import Timing
 from scalejax.planning.packing import Bucket
+from scalejax.planning.placement import Placement
 from scalejax.planning.plan import Plan
 from scalejax.planning.trial import Trial
 from scalejax.train.lanes import DeviceData, abstract_lane, block_shape, empty
@@ -94,7 +94,7 @@ def _time(bucket: Bucket, card: DataCard) -> Timing:
 
 def ready_pack(bucket: Bucket, card: DataCard) -> Pack:
     """Return a pack on the first group of local devices, with a full set of lanes, that has run once."""
-    placement = Placement(groups(jax.local_devices())[0][: bucket.count], bucket.lanes)
+    placement = bucket.placement(groups(jax.local_devices())[0])
     state, trial = sample_state(bucket, card)
     ready: Future[Programs] = Future()
     ready.set_result(compiled_programs(bucket.program, placement, card=card))
@@ -133,7 +133,7 @@ def sample_data(card: DataCard, placement: Placement, *, pool: bool = True) -> D
         return np.full((*count, *card.shape), some, card.inputs), np.zeros((*count, *card.target_shape), card.targets)
 
     def cut(count: int) -> Blocks:
-        pieces, size = block_shape(count)
+        pieces, size = block_shape(count, multiple=placement.block_multiple)
         return Blocks(*examples(pieces, size), np.ones((pieces, size), np.float32))
 
     count = card.examples if pool else 0

@@ -13,16 +13,15 @@ import jax
 import numpy as np
 
 from scalejax.data import DataSet
-from scalejax.execute.devices import Group
 from scalejax.execute.initial_weights import Weights
 from scalejax.execute.pack import CallResult, Pack, PendingCall
-from scalejax.execute.placement import Placement
 from scalejax.execute.programs import Compiler
 from scalejax.execute.refusal import broke_off
 from scalejax.execute.slot import Paused
 from scalejax.execute.snapshot import Snapshot
 from scalejax.execute.stream import streamed
 from scalejax.planning.packing import Bucket
+from scalejax.planning.placement import Group, Placement
 from scalejax.planning.trial import Trial
 from scalejax.train.lanes import DeviceData, blocks
 from scalejax.train.numerics import current, hold
@@ -101,8 +100,7 @@ class LocalWorker:
         self._numerics = current()
 
     def _placement(self, bucket: Bucket) -> Placement:
-        # Three trials do not keep eight cores busy.
-        return Placement(self.group[: bucket.count], bucket.lanes)
+        return bucket.placement(self.group)
 
     def lanes(self, bucket: Bucket) -> int:
         """Return the number of lanes on all devices that a bucket has work for."""
@@ -148,12 +146,13 @@ class LocalWorker:
         """
         if placement.devices not in self._on_devices:
             data, own = self._data, (self._data.train.inputs, self._data.train.targets)
+            multiple = placement.block_multiple
             try:
                 self._on_devices[placement.devices] = jax.device_put(
                     DeviceData(
                         pool=Examples(*(np.asarray(part[: None if pool else 0]) for part in own)),
-                        validation=blocks(data.validation.inputs, data.validation.targets),
-                        test=blocks(data.test.inputs, data.test.targets),
+                        validation=blocks(data.validation.inputs, data.validation.targets, multiple=multiple),
+                        test=blocks(data.test.inputs, data.test.targets, multiple=multiple),
                     ),
                     placement.replicated,
                 )

@@ -21,7 +21,7 @@ from scalejax.spec import Sweep
 from scalejax.spec.sweep import OWN_NUMBERS
 from scalejax.text import number_of
 from scalejax.train.cost import data_bytes, largest_array, step_bytes
-from scalejax.train.lanes import BLOCK
+from scalejax.train.recipe import BLOCK
 from scalejax.train.traced import traced_evaluation
 
 MOST_TRIALS = 1_000_000  # that are spelled out, which takes a minute or two

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from scalejax.models import Architecture
+from scalejax.planning.placement import ALONE, Group, Placement, Spread
 from scalejax.planning.trial import Counted, Trial
 from scalejax.spec.sweep import PROBED, PROVEN
 from scalejax.train.cost import DeviceSpeed, lane_bytes, lane_seconds, step_bytes, step_flops
@@ -47,6 +48,7 @@ class Bucket:
         makespan: steps that the program takes until its last trial ends, on each device.
         call_steps: the most steps that are taken in one call.
         grounds: on which its sizes share a program, PROVEN or PROBED; empty if there is one size.
+        spread: over how many devices each of its trials is spread.
     """
 
     program: LaneProgram
@@ -56,6 +58,12 @@ class Bucket:
     makespan: int
     call_steps: int
     grounds: str = ""
+    spread: Spread = ALONE
+
+    def placement(self, group: Group) -> Placement:
+        """Return its place on a group of devices: on no more of them than it has trials for."""
+        each = self.spread.devices
+        return Placement(group[: each * min(self.count, len(group) // each)], self.lanes, self.spread)
 
     @functools.cached_property
     def trials(self) -> tuple[Trial, ...]:

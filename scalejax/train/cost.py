@@ -16,9 +16,9 @@ from scalejax.models.equations import inner_programs
 from scalejax.models.precision import rounded
 from scalejax.train.convolutions import CONVOLUTION, contains
 from scalejax.train.lanes import abstract_lane
-from scalejax.train.recipe import LaneProgram, Recipe
+from scalejax.train.recipe import BLOCK, LaneProgram, Recipe
 from scalejax.train.step import BLOCK_STEPS
-from scalejax.train.traced import traced_slope
+from scalejax.train.traced import traced_evaluation, traced_slope
 
 # Passes over a parameter's four bytes in one step: gradient, both moments and the parameter, read and written.
 PASSES = 10
@@ -26,6 +26,7 @@ CHECKPOINTS = {"checkpoint", "remat", "remat2"}  # what the primitive of jax.che
 # Passes over the operands and the result of each convolution: reordering, and the norms and activations in between.
 # Without them two convolutions of width 8 were estimated at less than a third of their measured time.
 CONVOLUTION_PASSES = 7
+EVALUATED_BYTES = 2**25  # of the largest array when all lanes are evaluated side by side
 INITIALISER_SHARE = 0.3  # of a program's compile time is that of one size's initialisation
 
 
@@ -143,6 +144,17 @@ def largest_array(program: core.Jaxpr) -> int:
     inside = (inner for equation in program.eqns for inner in inner_programs(equation.params))
     sizes = (_bytes(variable.aval) for variable in (*program.invars, *made))
     return max((*sizes, *map(largest_array, inside)), default=0)
+
+
+def evaluation_block(program: LaneProgram, lanes: int) -> int:
+    """Return how many examples all lanes evaluate at once side by side, a power of two: what fits into EVALUATED_BYTES.
+
+    The compiler has a few arrays of that size in memory at the same time.
+    """
+    count = program.recipe.batch_size
+    traced = traced_evaluation(program.architecture, count).program.jaxpr
+    each = max(1, largest_array(traced.replace(invars=[]))) / count
+    return 2 ** int(np.clip(math.log2(EVALUATED_BYTES / (lanes * each)), 0, math.log2(BLOCK)))
 
 
 def _total(program: core.Jaxpr, cost: Callable[[Any], int]) -> int:

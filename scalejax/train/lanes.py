@@ -1,6 +1,7 @@
 """Many trials in one program: the only place where a trial is lifted over lanes."""
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from jax import lax
 from scalejax.models import Architecture
 from scalejax.models.precision import multiplied
 from scalejax.train.convolutions import convolves, fast_on_cpu
-from scalejax.train.recipe import LaneProgram, Leaf, Recipe, Settings
+from scalejax.train.recipe import BLOCK, LaneProgram, Leaf, Recipe, Settings
 from scalejax.train.step import (
     Blocks,
     Cursor,
@@ -26,11 +27,10 @@ from scalejax.train.step import (
     start,
     test,
     train,
+    train_block,
     validate,
 )
 from scalejax.train.task import Task
-
-BLOCK = 1024  # examples that are evaluated at once
 
 
 @jax.tree_util.register_dataclass
@@ -77,8 +77,10 @@ def advance(
 ) -> tuple[TrialState, Outcome]:
     """Take commands.steps steps in every lane, evaluate where due, and test the best parameters of ending lanes.
 
+    One program for calls of any length: on a CPU nothing has to be asked of a host.
+
     Args:
-        program: the constants.
+        program: the constants, in the mode "vmap" or "map".
         lanes: states with a leading axis [lanes].
         data: shared by all lanes.
         commands: as described there.
@@ -123,10 +125,76 @@ def _where(
     """Measure the lanes that are wanted, one after the other; NaN for the rest.
 
     Under vmap every lane would be measured whenever one is, and how many lanes there are would change the last bit of
-    a mean. A block of examples is work enough for a device.
+    a mean. A block of examples is work enough for a core.
     """
     nothing = (jnp.float32(jnp.nan), jnp.float32(jnp.nan))
     return lax.map(lambda each: lax.cond(each[0], measure, lambda _: nothing, each[1]), (wanted, lanes))
+
+
+# The same in the mode "static", for accelerators: three programs without a decision in them, of which the host launches
+# what it needs. In a loop of unknown length, or at a condition, a GPU waits for the host each time.
+
+
+def train_steps(
+    program: LaneProgram,
+    lanes: TrialState,
+    data: DeviceData,
+    cursor: Cursor,
+    first: jax.Array,
+    *,
+    steps: int,
+    abreast: int | None = None,
+) -> TrialState:
+    """Take `steps` steps in every lane, side by side.
+
+    Args:
+        program: the constants.
+        lanes: states with a leading axis [lanes].
+        data: shared by all lanes.
+        cursor: of the call, uint32 [lanes].
+        first: int32 [], steps of the call that were taken before these.
+        steps: to take.
+        abreast: how many lanes at a time, a divisor of their number, one such group after the other: what is in memory
+            beside the states is that of one group. None: all of them.
+    """
+
+    def train_one(state: TrialState, cursor: Cursor, own: Examples | None) -> TrialState:
+        pool = data.pool if own is None else own
+        return train_block(program, state, cursor, pool=pool, first=first, drawn=steps, steps=steps)
+
+    own = data.pool if program.stream_steps else None
+    count = cursor.epoch.shape[0]
+    if abreast in (None, count):
+        return jax.vmap(train_one)(lanes, cursor, own)
+
+    def train_group(number: jax.Array, lanes: TrialState) -> TrialState:
+        begin = number * abreast
+        group = jax.tree.map(lambda each: lax.dynamic_slice_in_dim(each, begin, abreast), (lanes, cursor, own))
+        trained = jax.vmap(train_one)(*group)
+        return jax.tree.map(lambda all, some: lax.dynamic_update_slice_in_dim(all, some, begin, 0), lanes, trained)
+
+    return lax.fori_loop(0, count // abreast, train_group, lanes)
+
+
+def validate_lanes(
+    program: LaneProgram, lanes: TrialState, data: DeviceData, due: jax.Array
+) -> tuple[TrialState, Measurement]:
+    """Evaluate all lanes side by side, and keep what is found where it is due, bool [lanes]."""
+    blocks = _cut(data.validation, program.block)
+    validated = jax.vmap(lambda state: validate(program, state, blocks=blocks))(lanes)
+    return jax.vmap(record_evaluation)(lanes, due, validated)
+
+
+def test_lanes(program: LaneProgram, lanes: TrialState, data: DeviceData) -> tuple[jax.Array, jax.Array]:
+    """Return the test loss and metric [lanes] of the best parameters of all lanes, side by side."""
+    blocks = _cut(data.test, program.block)
+    return jax.vmap(lambda state: test(program, state, blocks=blocks))(lanes)
+
+
+def _cut(blocks: Blocks, size: int) -> Blocks:
+    """Cut blocks into smaller ones of about `size` examples: many lanes side by side would take too much memory."""
+    size = math.gcd(blocks.weight.shape[1], size)
+    return jax.tree.map(lambda array: array.reshape(-1, size, *array.shape[2:]), blocks)
 
 
 def evaluate_one(
@@ -189,16 +257,16 @@ def empty(program: LaneProgram, lanes: int) -> TrialState:
     return jax.tree.map(zeros, abstract_lane(program))
 
 
-def block_shape(count: int) -> tuple[int, int]:
-    """Return the number and the size of the blocks for `count` examples."""
+def block_shape(count: int, *, multiple: int = 1) -> tuple[int, int]:
+    """Return the number and the size of the blocks for `count` examples, the size a multiple as asked."""
     pieces = -(-count // BLOCK)
-    return pieces, -(-count // pieces)
+    return pieces, -(-count // (pieces * multiple)) * multiple
 
 
-def blocks(inputs: np.ndarray, targets: np.ndarray) -> Blocks:
-    """Cut examples [n, ...] into blocks of equal size, the last one padded with weight 0."""
+def blocks(inputs: np.ndarray, targets: np.ndarray, *, multiple: int = 1) -> Blocks:
+    """Cut examples [n, ...] into blocks of equal size, a multiple as asked, the last one padded with weight 0."""
     count = len(targets)
-    pieces, size = block_shape(count)
+    pieces, size = block_shape(count, multiple=multiple)
 
     def cut(array: np.ndarray) -> np.ndarray:
         short = np.zeros((pieces * size - count, *array.shape[1:]), array.dtype)

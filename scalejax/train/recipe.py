@@ -19,6 +19,7 @@ Leaf = Any  # an array of the type and shape in the comment: JAX's in a program,
 # What a setting is in a program; and whether the id of a trial hashes it, or it follows from what the id hashes.
 FLOAT, INT, UINT = ({"type": kind} for kind in (np.float32, np.int32, np.uint32))
 FOLLOWS = {"hashed": False}
+BLOCK = 1024  # examples that are evaluated at once, at most
 DECAY_FRACTION = "decay_fraction"  # the number of the schedule "wsd"
 
 
@@ -85,8 +86,12 @@ class LaneProgram:
 
     architecture: Architecture
     recipe: Recipe
-    mode: str = "vmap"  # "vmap" side by side, "map" one after the other
+    # "vmap" side by side, "map" one after the other; "static" side by side too, in steps that the host counts.
+    mode: str = "vmap"
     stream_steps: int = 0  # most steps of a call, whose batches it is given; 0: it draws them from the pool itself
+    microbatches: int = 1  # parts of a batch, whose gradients are added up one after the other
+    rematerialise: bool = False  # whether blocks of a stacked model are computed again in the backward pass
+    block: int = BLOCK  # about how many examples are evaluated at once, in the mode "static"
 
     @functools.cached_property
     def decayed(self) -> tuple[bool, ...]:
@@ -103,7 +108,10 @@ class LaneProgram:
         # In the order of version 0.1, which the modes that a run has kept are found by.
         optimizer, schedule, clip_norm, batch_size, *later = content(self.recipe).values()
         constants = optimizer, schedule, clip_norm, batch_size, self.mode, *later
-        return f"{self.architecture.identity} {constants}{' streamed' if self.stream_steps else ''}"
+        further = " streamed" * bool(self.stream_steps)
+        further += f" in {self.microbatches} parts" * (self.microbatches > 1)
+        further += " rematerialised" * self.rematerialise
+        return f"{self.architecture.identity} {constants}{further}"
 
 
 def content(part: Any) -> dict[str, Any]:

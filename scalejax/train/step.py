@@ -3,7 +3,9 @@
 Every array here belongs to a single trial, unbatched; whatever differs between trials is an array, never a constant.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,9 @@ from scalejax.data.shuffle import divide, index_shuffle, mix
 from scalejax.models import Architecture
 from scalejax.train.optimizers import make_optimizer
 from scalejax.train.recipe import DECAY_FRACTION, LaneProgram, Leaf, Recipe, Settings
+from scalejax.train.rematerialisation import rematerialised
 from scalejax.train.schedules import SCHEDULES, Schedule
+from scalejax.train.sharding import as_parameters, over_examples, whole
 from scalejax.train.task import Task
 
 BLOCK_STEPS = 32  # whose batches are drawn at once
@@ -152,19 +156,28 @@ def start(recipe: Recipe, settings: Settings, weights: tuple[nnx.State, nnx.Stat
     return TrialState(settings, learner, Best(jnp.full((), jnp.inf, jnp.float32), zero, params, rest))
 
 
-def batch_indices(recipe: Recipe, settings: Settings, cursor: Cursor, *, pool: int, first: jax.Array) -> jax.Array:
-    """Return the rows of the pool for BLOCK_STEPS batches, int32 [BLOCK_STEPS, batch_size], without replacement.
+def batch_indices(
+    recipe: Recipe,
+    settings: Settings,
+    cursor: Cursor,
+    *,
+    pool: int,
+    first: jax.Array,
+    batches: int = BLOCK_STEPS,
+    known: bool = False,
+) -> jax.Array:
+    """Return the rows of the pool for some batches, int32 [batches, batch_size], without replacement.
 
     The batches are those from step `first` after the cursor on. One vectorised call for all of them: drawn step by
-    step the indices of a small network's batch would cost as much as its training.
+    step the indices of a small network's batch would cost as much as its training. `known` is that of `index_shuffle`.
     """
-    count, size = BLOCK_STEPS * recipe.batch_size, settings.train_examples
+    count, size = batches * recipe.batch_size, settings.train_examples
     begin = cursor.position + first.astype(jnp.uint32) * recipe.batch_size
     further, offset = divide(begin % size + jnp.arange(count, dtype=jnp.uint32), size)
     epoch_key = mix(settings.shuffle_key ^ mix(cursor.epoch + begin // size + further + 1))
-    own = index_shuffle(offset, size=size, key=epoch_key)
-    row = index_shuffle(own, size=jnp.uint32(pool), key=settings.subset_key)
-    return row.astype(jnp.int32).reshape(BLOCK_STEPS, recipe.batch_size)
+    own = index_shuffle(offset, size=size, key=epoch_key, known=known)
+    row = index_shuffle(own, size=jnp.uint32(pool), key=settings.subset_key, known=known)
+    return row.astype(jnp.int32).reshape(batches, recipe.batch_size)
 
 
 def seen(architecture: Architecture, batch: Examples) -> Examples:
@@ -185,15 +198,53 @@ def learned(task: Task, batch: Examples) -> jax.Array:
 
 def train_step(program: LaneProgram, settings: Settings, learner: Learner, batch: Examples) -> Learner:
     """Take one step of gradient descent on the mean loss of one batch."""
-    architecture, task = program.architecture, program.recipe.task
-    return descend(program, settings, learner, slope(architecture, task, learner.params, learner.rest, batch=batch))
+    found = accumulated(program, learner, batch)
+    return descend(program, settings, learner, replace(found, gradient=as_parameters(found.gradient)))
 
 
-def slope(architecture: Architecture, task: Task, params: nnx.State, rest: nnx.State, *, batch: Examples) -> Slope:
-    """Return the mean loss of a batch and its gradient: all of a step that depends on the model and the task."""
+def accumulated(program: LaneProgram, learner: Learner, batch: Examples) -> "Slope":
+    """Return the slope of a batch, or its mean over `program.microbatches` parts, which are in memory one at a time.
+
+    A part has one example of each so many neighbours, so that examples stay on their devices.
+    """
+    architecture, task, parts = program.architecture, program.recipe.task, program.microbatches
+
+    def found(rest: nnx.State, batch: Examples) -> Slope:
+        return slope(architecture, task, learner.params, rest, batch=batch, rematerialise=program.rematerialise)
+
+    if parts == 1:
+        return found(learner.rest, batch)
+
+    def apart(array: jax.Array) -> jax.Array:
+        return jnp.moveaxis(array.reshape(array.shape[0] // parts, parts, *array.shape[1:]), 1, 0)
+
+    def one(total: Slope, part: Examples) -> tuple[Slope, None]:
+        own = found(total.rest, over_examples(part))
+        gradient = jax.tree.map(lambda sum, each: sum + each / parts, total.gradient, as_parameters(own.gradient))
+        return Slope(total.loss + own.loss / parts, own.rest, gradient), None
+
+    nothing = Slope(jnp.float32(0), learner.rest, as_parameters(jax.tree.map(jnp.zeros_like, learner.params)))
+    total, _ = lax.scan(one, nothing, jax.tree.map(apart, batch))
+    return total
+
+
+def slope(
+    architecture: Architecture,
+    task: Task,
+    params: nnx.State,
+    rest: nnx.State,
+    *,
+    batch: Examples,
+    rematerialise: bool = False,
+) -> Slope:
+    """Return the mean loss of a batch and its gradient: all of a step that depends on the model and the task.
+
+    Where asked for, what the blocks of a stacked model compute is computed again in the backward pass.
+    """
+    forward = rematerialised(architecture.forward) if rematerialise else architecture.forward
 
     def loss_of(params: nnx.State) -> tuple[jax.Array, nnx.State]:
-        outputs, updated = architecture.forward(params, rest, batch.inputs)
+        outputs, updated = forward(whole(params), rest, batch.inputs)
         return task.loss(outputs, learned(task, batch)).mean(), updated
 
     (loss, updated), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
@@ -246,21 +297,84 @@ def train(program: LaneProgram, state: TrialState, cursor: Cursor, *, pool: Exam
         steps: to take.
     """
 
-    def block(number: jax.Array, learner: Learner) -> Learner:
+    def block(number: jax.Array, state: TrialState) -> TrialState:
         first = number * BLOCK_STEPS
-        if program.stream_steps:
-            rows = first + jnp.arange(BLOCK_STEPS)
-        else:
-            rows = batch_indices(program.recipe, state.settings, cursor, pool=pool.targets.shape[0], first=first)
+        left = jnp.minimum(BLOCK_STEPS, steps - first)
+        return train_block(program, state, cursor, pool=pool, first=first, drawn=BLOCK_STEPS, steps=left)
 
-        def step(within: jax.Array, learner: Learner) -> Learner:
-            batch = jax.tree.map(lambda array: array.at[rows[within]].get(mode="promise_in_bounds"), pool)
-            return train_step(program, state.settings, learner, seen(program.architecture, batch))
+    return lax.fori_loop(0, (steps + BLOCK_STEPS - 1) // BLOCK_STEPS, block, state)
 
-        return lax.fori_loop(0, jnp.minimum(BLOCK_STEPS, steps - first), step, learner)
 
-    blocks = (steps + BLOCK_STEPS - 1) // BLOCK_STEPS
-    return replace(state, learner=lax.fori_loop(0, blocks, block, state.learner))
+def train_block(
+    program: LaneProgram,
+    state: TrialState,
+    cursor: Cursor,
+    *,
+    pool: Examples,
+    first: jax.Array,
+    drawn: int,
+    steps: jax.Array | int,
+) -> TrialState:
+    """Take some training steps, whose batches are drawn at once.
+
+    Args:
+        program, state, cursor, pool: as for `train`.
+        first: steps between the cursor and the first of these.
+        drawn: batches that are drawn.
+        steps: to take, at most as many; a number of Python's makes all loops of the program as long as it says.
+    """
+    if program.stream_steps:
+        rows = first + jnp.arange(drawn)
+    else:
+        known, count = isinstance(steps, int), pool.targets.shape[0]
+        rows = batch_indices(
+            program.recipe, state.settings, cursor, pool=count, first=first, batches=drawn, known=known
+        )
+
+    def batch(chosen: jax.Array) -> Examples:
+        found = jax.tree.map(lambda array: array.at[chosen].get(mode="promise_in_bounds"), pool)
+        return over_examples(seen(program.architecture, found))
+
+    if isinstance(steps, int):
+        return _known_steps(program, state, batch, rows=rows)
+
+    def step(within: jax.Array, learner: Learner) -> Learner:
+        return train_step(program, state.settings, learner, batch(rows[within]))
+
+    return replace(state, learner=lax.fori_loop(0, steps, step, state.learner))
+
+
+def _known_steps(
+    program: LaneProgram, state: TrialState, batch: Callable[[jax.Array], Examples], *, rows: jax.Array
+) -> TrialState:
+    """Take a step on each batch of rows int32 [steps, batch_size], as `train_step` does.
+
+    What it counts is counted afterwards, for all steps: in each step it would be a launch or two of an accelerator.
+    """
+    start = state.learner
+
+    def step(weights: tuple[Any, ...], each: tuple[jax.Array, jax.Array]) -> tuple[tuple[Any, ...], jax.Array]:
+        number, chosen = each
+        params, rest, optimizer = weights
+        learner = replace(start, params=params, rest=rest, optimizer=optimizer, step=number, loss_sum=jnp.float32(0))
+        after = train_step(program, state.settings, learner, batch(chosen))
+        return (after.params, after.rest, after.optimizer), after.loss_sum
+
+    count = len(rows)
+    begun = start.params, start.rest, start.optimizer
+    (params, rest, optimizer), losses = lax.scan(step, begun, (start.step + jnp.arange(count), rows))
+    bad = ~jnp.isfinite(losses)
+    first_bad = (start.diverged_step == 0) & bad.any()
+    learner = Learner(
+        params=params,
+        rest=rest,
+        optimizer=optimizer,
+        step=start.step + count,
+        loss_sum=sum(losses, start.loss_sum),  # one after the other: it must not depend on how a call is divided
+        loss_count=start.loss_count + count,
+        diverged_step=jnp.where(first_bad, start.step + 1 + bad.argmax(), start.diverged_step),
+    )
+    return replace(state, learner=learner)
 
 
 def loss_and_metric(
@@ -269,7 +383,7 @@ def loss_and_metric(
     """Return the mean loss and the headline metric over all blocks."""
 
     def sums(block: Blocks) -> jax.Array:
-        batch = seen(architecture, Examples(block.inputs, block.targets))
+        batch = over_examples(seen(architecture, Examples(block.inputs, block.targets)))
         outputs = architecture.predict(params, rest, batch.inputs)
         targets = learned(task, batch)
         # A padded example must not turn a finite sum into NaN through 0 * inf.

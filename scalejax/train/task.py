@@ -7,7 +7,7 @@ from typing import Protocol, cast
 
 import jax
 import jax.numpy as jnp
-import optax
+from jax import lax
 
 from scalejax.builders import load_object
 from scalejax.data import DataCard
@@ -56,6 +56,17 @@ class Task(Protocol):
         ...
 
 
+def cross_entropy(logits: jax.Array, classes: jax.Array) -> jax.Array:
+    """Return -log softmax(logits)[class] of logits [..., n] and classes int32 [...], in nats.
+
+    The logit of the class is picked by comparing, which fuses into what is around it; the gradient of a look-up would
+    be a scatter, a program of its own on an accelerator.
+    """
+    is_own = classes[..., None] == lax.broadcasted_iota(classes.dtype, logits.shape, logits.ndim - 1)
+    own = jnp.where(is_own, logits, 0).sum(-1)
+    return jax.nn.logsumexp(logits, axis=-1) - own
+
+
 @dataclass(frozen=True)
 class Classification:
     """One of several classes: cross-entropy in nats, and the share of wrong answers.
@@ -82,7 +93,7 @@ class Classification:
 
     def loss(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
         """Return the cross-entropy of logits [batch, classes] and classes int32 [batch]."""
-        return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
+        return cross_entropy(outputs, targets)
 
     def score(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
         """Return 1 where the answer is wrong; for the balanced error [batch, 2, classes]: that, and 1, by class."""
@@ -186,7 +197,7 @@ class NextToken:
 
     def loss(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
         """Return the mean cross-entropy of a window's positions."""
-        return optax.softmax_cross_entropy_with_integer_labels(outputs, targets).mean(-1)
+        return cross_entropy(outputs, targets).mean(-1)
 
     def score(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
         """Return the loss."""
