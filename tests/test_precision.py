@@ -23,29 +23,30 @@ from scalejax.data import DataCard, describe
 from scalejax.data.features import resolve
 from scalejax.errors import SweepError
 from scalejax.execute import probe
-from scalejax.execute.placement import Placement
-from scalejax.execute.programs import _abstract_commands, _abstract_data, _abstract_lanes
 from scalejax.models import FAMILIES, MLP, Architecture, architecture
 from scalejax.models.equations import inner_programs
 from scalejax.models.precision import PRECISIONS
 from scalejax.planning.device_specs import device_spec_named
+from scalejax.planning.lowering import abstract_data, abstract_lanes
 from scalejax.planning.outline import outline
+from scalejax.planning.placement import Placement
 from scalejax.planning.plan import make_plan
 from scalejax.planning.proof.prove import Proof, prove
 from scalejax.planning.simulate import simulate
 from scalejax.planning.trial import expand
 from scalejax.report.plan import plan_lines
+from scalejax.train import lanes
 from scalejax.train.cost import lane_bytes, step_flops
-from scalejax.train.lanes import advance, blocks, evaluate_one
+from scalejax.train.lanes import Commands, advance, blocks, evaluate_one, train_steps, validate_lanes
 from scalejax.train.padding import HASTY, fits_into, initial_weights, pad
 from scalejax.train.recipe import LaneProgram
-from scalejax.train.step import Examples, start, train_step
+from scalejax.train.step import Cursor, Examples, accumulated, start, train_step
 from scalejax.train.task import NextToken
 from scalejax.train.traced import program_digest, traced_slope
 
 NARROW = "bfloat16", "bfloat16_parameters"
-# Bfloat16 has eight significant bits: rounding moves a number by up to 2^-8 of itself. Numbers that are summed in another
-# order may be rounded to another side; a loss, the mean over a batch, is off by no more than one such rounding.
+# Bfloat16 has eight significant bits: rounding moves a number by up to 2^-8 of itself. Numbers that are summed in
+# another order may be rounded to the other side; a loss, a mean over a batch, is off by no more than one such rounding.
 ONE_ROUNDING = 2.0**-8
 
 VECTORS: dict[str, Any] = {"shape": (INPUTS,), "outputs": CLASSES}
@@ -81,7 +82,7 @@ def products(program: core.Jaxpr) -> list[tuple[str, Any]]:
     inside = [
         each for equation in program.eqns for inner in inner_programs(equation.params) for each in products(inner)
     ]
-    own = [each for each in program.eqns if each.primitive.name in ("dot_general", "conv_general_dilated")]
+    own: list[Any] = [each for each in program.eqns if each.primitive.name in ("dot_general", "conv_general_dilated")]
     types = [" ".join(dict.fromkeys(str(operand.aval.dtype) for operand in each.invars)) for each in own]
     return [*zip(types, (each.params["precision"] for each in own), strict=True), *inside]
 
@@ -126,13 +127,24 @@ def test_the_precision_of_a_file_is_that_of_its_trials_and_a_plan_says_it():
 # ---- what is multiplied in what ----
 
 
-def lowered_for_cuda(size: Architecture) -> str:
-    """Return the lane program of a size as it is handed to the compiler of a GPU."""
-    program, placement = LaneProgram(size, RECIPE), Placement(FIRST, 2)
+def lowered_for_cuda(size: Architecture, *, mode: str = "static") -> str:
+    """Return what trains and measures a size as it is handed to the compiler of a GPU."""
+    program, placement = LaneProgram(size, RECIPE, mode=mode), Placement(FIRST, 2)
     card = DataCard("t", size.shape, CLASSES, 64, 16, 16, "f")
-    operands = _abstract_lanes(program, placement), _abstract_data(card, placement, program=program)
-    traced = jax.jit(functools.partial(advance, program)).trace(*operands, _abstract_commands(2))
-    return traced.lower(lowering_platforms=("cuda",)).as_text()
+    state, data = abstract_lanes(program, placement), abstract_data(card, placement, program=program)
+    each, number = jax.ShapeDtypeStruct((2,), np.bool_), jax.ShapeDtypeStruct((), np.int32)
+    place = jax.ShapeDtypeStruct((2,), np.uint32)
+    cursor = Cursor(place, place)
+    calls: list[Any] = [(advance, state, data, Commands(number, cursor, each, each, each))]
+    if mode == "static":
+        steps = functools.partial(train_steps, steps=1)
+        calls = [
+            (steps, state, data, cursor, number),
+            (validate_lanes, state, data, each),
+            (lanes.test_lanes, state, data),
+        ]
+    traced = [jax.jit(functools.partial(function, program)).trace(*given) for function, *given in calls]
+    return "\n".join(each.lower(lowering_platforms=("cuda",)).as_text() for each in traced)
 
 
 def told(text: str) -> set[tuple[str, str]]:
@@ -165,8 +177,9 @@ MULTIPLIED = {
 
 @pytest.mark.parametrize("family", ["logistic", *slow("mlp", "cnn")])
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", *slow("bfloat16_parameters")])
-def test_a_gpu_is_told_how_to_multiply(family: str, precision: str):
-    assert told(lowered_for_cuda(sized(family, SIZES[family][1], precision))) == MULTIPLIED[precision]
+@pytest.mark.parametrize("mode", ["static", *slow("vmap", "map")])
+def test_a_gpu_is_told_how_to_multiply(family: str, precision: str, mode: str):
+    assert told(lowered_for_cuda(sized(family, SIZES[family][1], precision), mode=mode)) == MULTIPLIED[precision]
 
 
 @pytest.mark.parametrize("family", ["logistic", *slow("cnn", "transformer")])
@@ -240,6 +253,20 @@ def test_memory_counts_what_is_stored_and_the_copy_that_is_rounded():
     assert of["bfloat16"] == rest + (3 * 4 + 2 * 4 + 2) * count
     assert of["bfloat16_parameters"] == rest + (3 * 2 + 2 * 4) * count
     assert len({step_flops(mlp(name), RECIPE) for name in PRECISIONS}) == 1
+
+
+def test_gradients_of_parts_of_a_batch_are_added_up_in_float32():
+    each = trial_of(mlp("bfloat16_parameters"), "mlp")
+    parts = replace(each.program, microbatches=4)
+    learner = start(each.recipe, each.settings.scalars(), initial_weights(each.architecture, 0)).learner
+    batch = jax.tree.map(lambda array: array[0], batches())
+    whole, added = (quick(functools.partial(accumulated, program), learner, batch) for program in (each.program, parts))
+    assert {leaf.dtype for leaf in jax.tree.leaves(added.gradient)} == {np.dtype("float32")}
+    for one, other in zip(jax.tree.leaves(whole.gradient), jax.tree.leaves(added.gradient), strict=True):
+        scale = np.abs(other).max()
+        np.testing.assert_allclose(np.float32(one), other, rtol=0, atol=2 * ONE_ROUNDING * scale)
+    count, whole_bytes = each.architecture.parameter_count, lane_bytes(each.program)
+    assert lane_bytes(parts) == whole_bytes + 2 * count
 
 
 # ---- that sizes share a program ----

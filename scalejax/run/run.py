@@ -222,7 +222,8 @@ class Run(Shown):
         """Predict the test examples again with the trained model of a trial; return its `test_loss` and `test_metric`.
 
         They are those of the table, up to the order in which numbers are added: a model is evaluated at its true size,
-        where the run may have padded it. In float32 the last digits may differ, in bfloat16 the third. The metric is that of the trial, whatever the sweep asks for now.
+        where the run may have padded it. In float32 the last digits may differ, in bfloat16 the third. The metric is
+        that of the trial, whatever the sweep asks for now.
 
         Args:
             trial_id: as for `model`.

@@ -160,7 +160,8 @@ def train_steps(
 
     def train_one(state: TrialState, cursor: Cursor, own: Examples | None) -> TrialState:
         pool = data.pool if own is None else own
-        return train_block(program, state, cursor, pool=pool, first=first, drawn=steps, steps=steps)
+        with multiplied(program.architecture.numbers.multiplies):
+            return train_block(program, state, cursor, pool=pool, first=first, drawn=steps, steps=steps)
 
     own = data.pool if program.stream_steps else None
     count = cursor.epoch.shape[0]
@@ -181,14 +182,16 @@ def validate_lanes(
 ) -> tuple[TrialState, Measurement]:
     """Evaluate all lanes side by side, and keep what is found where it is due, bool [lanes]."""
     blocks = _cut(data.validation, program.block)
-    validated = jax.vmap(lambda state: validate(program, state, blocks=blocks))(lanes)
+    with multiplied(program.architecture.numbers.multiplies):
+        validated = jax.vmap(lambda state: validate(program, state, blocks=blocks))(lanes)
     return jax.vmap(record_evaluation)(lanes, due, validated)
 
 
 def test_lanes(program: LaneProgram, lanes: TrialState, data: DeviceData) -> tuple[jax.Array, jax.Array]:
     """Return the test loss and metric [lanes] of the best parameters of all lanes, side by side."""
     blocks = _cut(data.test, program.block)
-    return jax.vmap(lambda state: test(program, state, blocks=blocks))(lanes)
+    with multiplied(program.architecture.numbers.multiplies):
+        return jax.vmap(lambda state: test(program, state, blocks=blocks))(lanes)
 
 
 def _cut(blocks: Blocks, size: int) -> Blocks:
