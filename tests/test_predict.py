@@ -52,11 +52,13 @@ def houses(rows: int = 60) -> pd.DataFrame:
     return table
 
 
-def run_of(data: sx.DataSpec, folder: Path, *, task: Any = None, family: Any = "mlp") -> tuple[sx.Run, str, sx.Sweep]:
+def run_of(
+    data: sx.DataSpec, folder: Path, *, task: Any = None, family: Any = "mlp", precision: str = "float32"
+) -> tuple[sx.Run, str, sx.Sweep]:
     """Return a run that keeps one model, its trial, and the sweep."""
     knobs: Any = {"cnn": {"width": 2, "depth": 1}, "transformer": {"heads": 1, "depth": 1, "head_size": 4}}
     grid = sx.ModelGrid(family, knobs.get(family, {"width": 4, "depth": 1}))
-    sweep = sx.Sweep("s", data, (grid,), sx.TrainSpec((0.1,), (4,), steps=5), task=task)
+    sweep = sx.Sweep("s", data, (grid,), sx.TrainSpec((0.1,), (4,), steps=5, precision=precision), task=task)
     card = describe(sweep.data)
     (each,) = (one.trial for one in expand(sweep, card))
     weights: Any = jax.device_get(initial_weights(each.architecture, each.key("initialise")))

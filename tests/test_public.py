@@ -60,7 +60,7 @@ STATUSES = "pending running done diverged stopped failed"
 PLAN = {
     "": """
         name trials stopped_early devices device_kind lane_programs programs notes waste useful_flops padding_flops
-        idle_flops state_bytes data_bytes checkpoint_bytes forecast_seconds stream_bytes older
+        idle_flops state_bytes data_bytes checkpoint_bytes forecast_seconds stream_bytes older precision
     """,
     "programs": "sizes trials lanes mode steps padding packing seconds timed",
 }

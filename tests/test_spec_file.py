@@ -581,8 +581,10 @@ def test_objects_of_ones_own_are_written_for_the_record_only(tmp_path):
 
 
 def test_the_names_that_a_file_may_give_are_those_of_the_tables():
+    from scalejax.models.precision import PRECISIONS
     from scalejax.spec.sweep import OPTIMIZER_NUMBERS, OWN_NUMBERS
     from scalejax.spec.sweep import OPTIMIZERS as OPTIMIZER_NAMES
+    from scalejax.spec.sweep import PRECISIONS as PRECISION_NAMES
     from scalejax.spec.sweep import SCHEDULES as SCHEDULE_NAMES
     from scalejax.spec.sweep import TASKS as TASK_NAMES
     from scalejax.train.optimizers import OPTIMIZERS, SMALLEST_EPS
@@ -599,6 +601,7 @@ def test_the_names_that_a_file_may_give_are_those_of_the_tables():
         assert {each: inspect.signature(of).parameters[each].default for each in defaults} == defaults
     assert tuple(TASKS) == TASK_NAMES
     assert tuple(SCHEDULES) == SCHEDULE_NAMES
+    assert tuple(PRECISIONS) == PRECISION_NAMES
     smallest = TrainSpec(learning_rate=(1.0,), batch_size=(1,), steps=1, eps=(SMALLEST_EPS,))
     with pytest.raises(SweepError, match=f">= {SMALLEST_EPS}"):
         dataclasses.replace(smallest, eps=(SMALLEST_EPS / 2,))

@@ -14,13 +14,14 @@ from scalejax.execute.devices import groups
 from scalejax.execute.modes import MODES, in_mode
 from scalejax.execute.timing import ready_pack, sample_data, sample_state
 from scalejax.models import FAMILIES, architecture
+from scalejax.models.precision import multiplied
 from scalejax.planning.device_specs import local_spec
 from scalejax.planning.packing import PROVEN, Bucket, Capacity, Verdict, pack
 from scalejax.planning.placement import Device, Placement
 from scalejax.planning.trial import Counted, Trial
 from scalejax.train.cost import step_flops
 from scalejax.train.recipe import Recipe, Settings
-from scalejax.train.step import Cursor, train
+from scalejax.train.step import Cursor, Examples, TrialState, train
 
 CARD = DataCard("bench", (40,), 10, 20_000, 1_000, 1_000, "")  # the shapes of mnist1d
 DEPTH, TRIALS = 2, 256
@@ -120,9 +121,12 @@ def _loop_run(bucket: Bucket) -> Run:
     lane_program, alone = bucket.program, Placement((jax.local_devices()[0],), 1)
     pool = sample_data(CARD, alone).pool
     cursor = Cursor(np.uint32(0), np.uint32(0))
-    program = jax.jit(
-        lambda state, pool, steps: train(lane_program, state, cursor, pool=pool, steps=steps), donate_argnums=0
-    )
+
+    def trained(state: TrialState, pool: Examples, steps: jax.Array) -> TrialState:
+        with multiplied(lane_program.architecture.numbers.multiplies):
+            return train(lane_program, state, cursor, pool=pool, steps=steps)
+
+    program = jax.jit(trained, donate_argnums=0)
     state = [jax.device_put(sample_state(bucket, CARD)[0], alone.replicated)]
 
     def run(steps: int) -> None:
@@ -134,7 +138,7 @@ def _loop_run(bucket: Bucket) -> Run:
 def _peak_run(devices: Sequence[Device], threads: ThreadPoolExecutor) -> Run:
     """Return matrix products, an equal share of them on every device."""
     matrices = [jnp.full((PEAK_SIZE, PEAK_SIZE), 1 / PEAK_SIZE, device=device) for device in devices]
-    product = jax.jit(lambda matrix: matrix @ matrix)
+    product = jax.jit(lambda matrix: jnp.matmul(matrix, matrix, precision="highest"))  # float32, as in the lanes
 
     def work(matrix: jax.Array, times: int) -> None:
         for _ in range(times):

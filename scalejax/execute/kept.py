@@ -52,6 +52,7 @@ from scalejax.files import replacing, write_atomically
 from scalejax.models import FAMILIES, Architecture, architecture
 from scalejax.models.equations import text
 from scalejax.models.own import named_leaves
+from scalejax.models.precision import FLOAT32, multiplied
 from scalejax.planning.trial import Trial
 from scalejax.text import first_line, number_of
 from scalejax.train.lanes import blocks, evaluate_one
@@ -77,7 +78,7 @@ class KeptModel:
         description: what it takes to build the module: family, builder, knobs, shape and type of an example as
             the model sees it, outputs; what it was trained on, and how that was read ("inputs", "own_task" and
             "encoding", which came later: an older model has none of them); what it computes ("program", which came
-            later still).
+            later still, and "precision", without which it is float32).
         arrays: by name, such as "params.hidden.0.kernel"; of random keys their bits.
     """
 
@@ -103,6 +104,7 @@ def kept_model(trial: Trial, weights: Weights, card: DataCard, *, encoding: Enco
         "knobs": dict(trial.knobs),
         "shape": list(size.shape),
         "dtype": size.dtype,
+        "precision": size.precision,
         "inputs": card.inputs,
         "vocabulary": card.vocabulary,
         "features": list(map(written, size.features)),
@@ -231,6 +233,7 @@ def rebuilt(model: KeptModel, build: Any = None, features: Any = None) -> tuple[
             size = architecture(
                 build, says["knobs"], shape=tuple(says["shape"]), outputs=says["outputs"], dtype=says["dtype"],
                 vocabulary=says["vocabulary"], features=chain, occasion=object(),
+                precision=says.get("precision", FLOAT32),
             )  # fmt: skip
             made = structure_of(size)
             wrong = _difference(made, says["arrays"])
@@ -284,7 +287,8 @@ def predictor(
 
     @jax.jit
     def outputs(params: nnx.State, rest: nnx.State, inputs: jax.Array) -> jax.Array:
-        found = size.predict(params, rest, seen(size, Examples(inputs, jnp.zeros(whole))).inputs)
+        with multiplied(size.numbers.multiplies):
+            found = size.predict(params, rest, seen(size, Examples(inputs, jnp.zeros(whole))).inputs)
         return found[:, -1] if last else found
 
     def predict(inputs: np.ndarray) -> Iterator[np.ndarray]:

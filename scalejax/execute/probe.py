@@ -1,11 +1,14 @@
 """The probe: a size that could not be proven to bear padding is trained padded and unpadded, side by side.
 
 It can refute and never prove, so a sweep has to ask for it (`packing = "probed"`). It does what it can to refute: real
-examples, the sweep's own optimizer, weights drawn far from their initialisation, and hundreds of steps.
+examples, the sweep's own optimizer, weights drawn far from their initialisation, and hundreds of steps. It computes in
+float32 whatever the sweep's precision is: in fewer bits the rounding of sums in another order would hide what padding
+does.
 """
 
 import functools
 from collections.abc import Mapping
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +19,7 @@ from scalejax.data import load
 from scalejax.data.features import as_seen, fit
 from scalejax.models.behind import with_fitted
 from scalejax.models.own import named_leaves
+from scalejax.models.precision import FLOAT32, multiplied
 from scalejax.planning.plan import Probe
 from scalejax.spec import Sweep
 from scalejax.spec.sweep import OWN_NUMBERS, default_numbers
@@ -56,6 +60,7 @@ def probe(
         examples: of the data set, on the host.
         numbers: of the optimizer and the schedule, by name; those left out have their default.
     """
+    small, large = map(_in_float32, (small, large))
     known = {**default_numbers(small.recipe.optimizer, small.recipe.schedule), **(numbers or {})}
     own = tuple(known[name] for name in small.recipe.numbers)
     generator = np.random.default_rng(0)
@@ -69,7 +74,9 @@ def probe(
             rest = with_fitted(rest, fit(chain, as_seen(np.asarray(examples.inputs[:FITTED_ON])), 0))
         params = jax.tree.map(functools.partial(_far_from, generator=generator), params)
         running = jax.jit(functools.partial(fast_on_cpu, functools.partial(_side_by_side, small, large, own)))
-        found = jax.device_get(running.lower((params, rest), batches).compile(HASTY)((params, rest), batches))
+        with multiplied(FLOAT32):
+            lowered = running.lower((params, rest), batches)
+        found = jax.device_get(lowered.compile(HASTY)((params, rest), batches))
     except Exception as error:  # what only the module itself knows to be wrong
         return f"padded, the module fails: {first_line(error)}"
     (losses, padded_losses), (logits, padded_logits), outside = found
@@ -84,6 +91,11 @@ def probe(
         if largest:  # to the last bit: an optimizer that divides a gradient by its own size makes it large
             return f"padding grows to {largest:.1e} in {name} within {SEGMENT_STEPS} steps"
     return ""
+
+
+def _in_float32(program: LaneProgram) -> LaneProgram:
+    same = program.architecture.precision == FLOAT32
+    return program if same else replace(program, architecture=replace(program.architecture, precision=FLOAT32))
 
 
 def _far_from(initial: np.ndarray, *, generator: np.random.Generator) -> np.ndarray:

@@ -5,7 +5,7 @@ import hashlib
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from scalejax.errors import SweepError
 from scalejax.models import own
 from scalejax.models.behind import Behind
 from scalejax.models.matrices import matrices
+from scalejax.models.precision import FLOAT32, PRECISIONS, Precision, fast_products, rounded, typed_as
 
 Build = Callable[..., nnx.Module | linen.Module]
 
@@ -36,6 +37,7 @@ class Architecture:
             one process: a cell of a notebook may have changed the code in between, and what is traced and compiled is
             remembered by architecture.
         features: steps between the inputs and the model.
+        precision: with which it computes, a name of `PRECISIONS`.
     """
 
     build: Build
@@ -44,28 +46,44 @@ class Architecture:
     occasion: object = field(default=None, repr=False)
     dtype: str = "float32"
     features: steps.Chain = ()
+    precision: str = FLOAT32
+
+    @property
+    def numbers(self) -> Precision:
+        """The types of its numbers."""
+        return PRECISIONS[self.precision]
 
     def module(self, key: jax.Array) -> nnx.Module:
-        """Build the module with parameters drawn from `key`."""
+        """Build the module with parameters drawn from `key`, in the types in which its builder makes them."""
         rngs = nnx.Rngs(key)
         module = self.build(**dict(self.arguments), rngs=rngs)
         if isinstance(module, linen.Module):
             seen = jax.ShapeDtypeStruct((1, *steps.shapes(self.features, self.shape)[-1]), np.dtype(self.dtype))
             module = own.from_linen(module, rngs, seen)
         module = own.with_all_state(module)
-        return Behind(module, self.features, self.shape) if self.features else module
+        return Behind(module, self.features, self.shape, self.numbers.computes) if self.features else module
 
     def initialise(self, key: jax.Array) -> tuple[nnx.State, nnx.State]:
         """Return the trainable parameters and the rest of the state (sizes, statistics) at the true size."""
         _, params, rest = nnx.split(self.module(key), nnx.Param, ...)
-        return params, rest
+        return rounded(params, self.numbers.stores), rest
 
     @property
     def identity(self) -> str:
         """A text that is the same in every process, and another one once the builder's source has changed."""
         seen = "" if self.dtype == "float32" else f" {self.dtype}"
         behind = f" {steps.digests(self.features)}" if self.features else ""
-        return f"{qualified_name(self.build)} {fingerprint(self.build)} {self.arguments}{seen}{behind}"
+        return f"{qualified_name(self.build)} {fingerprint(self.build)} {self.arguments}{seen}{behind}{self._computing}"
+
+    @property
+    def _rounds(self) -> bool:
+        """Whether it is called on rounded parameters and inputs."""
+        return self.numbers.computes != FLOAT32
+
+    @property
+    def _computing(self) -> str:
+        """What is said of its precision where that is not the default."""
+        return "" if self.precision == FLOAT32 else f" in {self.precision}"
 
     def inputs(self, batch_size: int) -> jax.ShapeDtypeStruct:
         """Return a batch of inputs as a shape."""
@@ -76,7 +94,7 @@ class Architecture:
         """The graph definition, and parameters and rest as shapes; nothing is computed."""
         module = nnx.eval_shape(lambda: self.module(jax.random.key(0)))
         graph, params, rest = nnx.split(module, nnx.Param, ...)
-        return graph, params, rest
+        return graph, jax.eval_shape(lambda drawn: rounded(drawn, self.numbers.stores), params), rest
 
     @functools.cached_property
     def parameter_names(self) -> tuple[str, ...]:
@@ -110,18 +128,22 @@ class Architecture:
         name = f"the model {self.title}"
         inputs = self.inputs(2)
         with own.failing(f"{name} fails when it is built"):
-            weights = self.abstract
+            weights = replace(self, precision=FLOAT32).abstract if self._rounds else self.abstract
         with own.failing(f"{name} fails on inputs of shape {inputs.shape}"):
             wrong = own.fault(*weights, inputs=inputs, outputs=outputs, task=task)
         if wrong:
             raise SweepError(f"{name} {wrong}")
+        if self._rounds:
+            remedy = 'give what its loops carry the type of x, as x.astype(...), or take precision = "float32"'
+            with own.failing(f"{name} fails on inputs of shape {inputs.shape}, but not in float32; {remedy}"):
+                self.forward_program(2)
 
     @property
     def title(self) -> str:
         """What it is called in a sentence, for example "MLP(inputs=40, width=8)"."""
         arguments = ", ".join(f"{name}={value}" for name, value in self.arguments)
         behind = f" behind {steps.title(self.features)}" if self.features else ""
-        return f"{name_of(self.build)}({arguments}){behind}"
+        return f"{name_of(self.build)}({arguments}){behind}{self._computing}"
 
     @property
     def parameter_count(self) -> int:
@@ -129,13 +151,31 @@ class Architecture:
         return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.abstract[1]))
 
     def forward(self, params: nnx.State, rest: nnx.State, inputs: jax.Array) -> tuple[jax.Array, nnx.State]:
-        """Map inputs [batch, ...] to outputs [batch, ...] in training mode; also return the rest, updated."""
-        outputs, _, updated = own.run(self.abstract[0], params, rest, inputs=inputs, training=True)
-        return own.wide(outputs), updated
+        """Map inputs [batch, ...] to outputs [batch, ...] in training mode; also return the rest, updated.
+
+        Whatever the model computes with, the outputs are float32, and so is the gradient of float32 parameters.
+        """
+        outputs, updated = self._called(params, rest, inputs, training=True)
+        return own.wide(outputs), typed_as(updated, rest) if self._rounds else updated
 
     def predict(self, params: nnx.State, rest: nnx.State, inputs: jax.Array) -> jax.Array:
         """Map inputs [batch, ...] to outputs [batch, ...] in evaluation mode."""
-        return own.wide(own.run(self.abstract[0], params, rest, inputs=inputs, training=False)[0])
+        return own.wide(self._called(params, rest, inputs, training=False)[0])
+
+    def _called(
+        self, params: nnx.State, rest: nnx.State, inputs: jax.Array, *, training: bool
+    ) -> tuple[jax.Array, nnx.State]:
+        """Call the module in its precision; behind features, `Behind` does what is left out here."""
+        computes = FLOAT32 if self.features else self.numbers.computes
+        with fast_products(computes):
+            outputs, _, updated = own.run(
+                self.abstract[0],
+                rounded(params, self.numbers.computes),
+                rest,
+                inputs=rounded(inputs, computes),
+                training=training,
+            )
+        return outputs, updated
 
 
 def architecture(
@@ -148,6 +188,7 @@ def architecture(
     vocabulary: int | None = None,
     occasion: object = None,
     features: steps.Chain = (),
+    precision: str = FLOAT32,
 ) -> Architecture:
     """Fill in a builder's knobs, and what its signature names of the data.
 
@@ -162,6 +203,7 @@ def architecture(
         dtype: of inputs as the model sees them.
         vocabulary: how many tokens there are, if inputs are tokens.
         occasion, features: as for `Architecture`; `shape`, where it is asked for, is that after the features.
+        precision: as for `Architecture`.
 
     Raises:
         SweepError: the features are not for these inputs.
@@ -175,7 +217,7 @@ def architecture(
     if "shape" in takes and takes["shape"].default is inspect.Parameter.empty and "shape" not in knobs:
         asked, offered["shape"] = [*asked, "shape"], made
     arguments = (*((name, offered[name]) for name in asked), *sorted(knobs.items()))
-    return Architecture(build, arguments, shape, occasion, dtype, features)
+    return Architecture(build, arguments, shape, occasion, dtype, features, precision)
 
 
 def fingerprint(build: Callable[..., Any]) -> str:

@@ -11,6 +11,7 @@ from flax import nnx
 
 from scalejax.data.features import Chain, Fitted, Shape, apply_step, shapes
 from scalejax.models import own
+from scalejax.models.precision import FLOAT32, fast_products, rounded
 
 
 class FittedArray(nnx.Variable):
@@ -24,10 +25,12 @@ class Behind(nnx.Module):
         model: any module.
         chain: the steps.
         shape: of one example before them.
+        computes: the type of the inputs of the model. The steps themselves are float32, as what they were fitted on.
     """
 
-    def __init__(self, model: nnx.Module, chain: Chain, shape: Shape):
+    def __init__(self, model: nnx.Module, chain: Chain, shape: Shape, computes: str = FLOAT32):
         self.model = model
+        self.computes = computes
         self.chain = nnx.static(chain)
         self.fitted = nnx.List(
             [
@@ -40,7 +43,8 @@ class Behind(nnx.Module):
         """Map inputs [batch, *shape] to the outputs of the model; `training` is its flag, whatever that is called."""
         for step, arrays in zip(self.chain, self.fitted, strict=True):
             x = apply_step(step, {name: array[...] for name, array in arrays.items()}, x)
-        return own.called_for(self.model, x, training=training)
+        with fast_products(self.computes):
+            return own.called_for(self.model, rounded(x, self.computes), training=training)
 
 
 def with_fitted(rest: nnx.State, fitted: Sequence[Fitted]) -> nnx.State:

@@ -29,6 +29,9 @@ class Transformer(nnx.Module):
 
     Blocks are stacked on a leading axis. A head or a block of zeros adds nothing and stays zero, and the norms divide
     by a width that is state; so few heads may be padded to many, and a shallow model to a deep one.
+
+    Where it is called on parameters of bfloat16, its products and its residual stream are of that, while norms,
+    rotations and the weights of attention are computed in float32.
     """
 
     def __init__(
@@ -58,7 +61,14 @@ class Transformer(nnx.Module):
             return nnx.Param(np.sqrt(variance) * jax.random.normal(rngs.params(), (depth, *shape), jnp.float32))
 
         small = 1 / (2 * depth)
-        self.embed = nnx.Embed(vocabulary, width, embedding_init=nnx.initializers.normal(1 / np.sqrt(width)), rngs=rngs)
+        # Looked up in float32, so that the gradients of a token's many places are added up in that.
+        self.embed = nnx.Embed(
+            vocabulary,
+            width,
+            dtype=jnp.float32,
+            embedding_init=nnx.initializers.normal(1 / np.sqrt(width)),
+            rngs=rngs,
+        )
         self.attention_gain = nnx.Param(jnp.ones((depth, width)))
         self.attention = stacked(width, 3, heads, head_size, variance=1 / width)
         self.merge = stacked(heads, head_size, width, variance=small / width)
@@ -87,7 +97,7 @@ class Transformer(nnx.Module):
             return x + jnp.square(nnx.relu(h @ up)) @ down, None
 
         own = (self.attention_gain, self.attention, self.merge, self.perceptron_gain, self.up, self.down)
-        x, _ = lax.scan(block, self.embed(tokens), tuple(each[...] for each in own))
+        x, _ = lax.scan(block, self.embed(tokens).astype(self.up.dtype), tuple(each[...] for each in own))
         return self.output(normed(x, self.gain[...], width=self.width[...]))
 
 
@@ -96,22 +106,24 @@ def normed(x: jax.Array, gain: jax.Array, *, width: jax.Array) -> jax.Array:
 
     The sum of squares is divided by the `width` given, and not by the length of an axis that may be padded.
     """
-    return x * lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) / width + 1e-6) * gain[None, None]
+    wide = x.astype(jnp.float32)
+    scale = lax.rsqrt(jnp.square(wide).sum(-1, keepdims=True) / width + 1e-6)
+    return (wide * scale * gain[None, None]).astype(x.dtype)
 
 
 def rotated(x: jax.Array) -> jax.Array:
     """Rotate pairs of x [..., length, head_size] by angles that grow with the position."""
     length, half = x.shape[-2], x.shape[-1] // 2
     angles = np.arange(length)[:, None] * PERIOD ** (-np.arange(half) / half)
-    cos, sin = (jnp.asarray(each[None], x.dtype) for each in (np.cos(angles), np.sin(angles)))
+    cos, sin = (jnp.asarray(each[None], jnp.float32) for each in (np.cos(angles), np.sin(angles)))
     first, second = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
+    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1).astype(x.dtype)
 
 
 def attended(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     """Return causal attention, softmax(query key' / sqrt(head_size)) value, of arrays [heads, length, head_size]."""
     length, size = query.shape[-2:]
-    scores = jnp.einsum("ntd,nsd->nts", query, key) / np.sqrt(size).astype(query.dtype)
+    scores = jnp.einsum("ntd,nsd->nts", query, key).astype(jnp.float32) / np.float32(np.sqrt(size))
     past = jnp.tril(jnp.ones((length, length), bool))[None]
     weights = jax.nn.softmax(jnp.where(past, scores, jnp.finfo(scores.dtype).min))
-    return jnp.einsum("nts,nsd->ntd", weights, value)
+    return jnp.einsum("nts,nsd->ntd", weights.astype(value.dtype), value)

@@ -2,7 +2,8 @@
 
 import math
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import jax
 
@@ -29,6 +30,7 @@ class DeviceSpec:
         memory: bytes that JAX may use.
         speed: for the simulation, finer than what packing assumes of the platform.
         source: of the figures, in words.
+        products: FLOP/s by precision, where they are not those of the speed.
     """
 
     name: str
@@ -36,28 +38,44 @@ class DeviceSpec:
     memory: float
     speed: DeviceSpeed
     source: str
+    products: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+    def speed_in(self, precision: str) -> DeviceSpeed:
+        """Return its speed where models compute in a precision."""
+        return replace(self.speed, products=self.products.get(precision, self.speed.products))
 
 
-def _public(name: str, platform: str, *, products: float, memory: float, bandwidth: float) -> DeviceSpec:
+Figures = tuple[float, float, float]  # FLOP/s of products of float32, TF32 and bfloat16
+
+
+def _public(name: str, platform: str, *, products: Figures, memory: float, bandwidth: float) -> DeviceSpec:
     """Return a spec by its vendor's figures: FLOP/s, bytes, bytes/s."""
-    speed = replace(SPEEDS[platform], products=PRODUCTS_SHARE * products, bandwidth=BANDWIDTH_SHARE * bandwidth)
+    float32, tf32, bfloat16 = (PRODUCTS_SHARE * figure for figure in products)
+    speed = replace(SPEEDS[platform], products=float32, bandwidth=BANDWIDTH_SHARE * bandwidth)
     usable = memory * (GPU_MEMORY_SHARE if platform == "gpu" else 1)
-    return DeviceSpec(name, platform, usable, speed, "estimated from public figures")
+    others = {"tf32": tf32, **dict.fromkeys(("bfloat16", "bfloat16_parameters"), bfloat16)}
+    return DeviceSpec(name, platform, usable, speed, "estimated from public figures", others)
 
 
-# Products: the vendor's dense figure for what JAX by default multiplies float32 with: TF32 on GPUs that have it
-# (without the sparsity that datasheets double it by), FP32 on the T4, one bfloat16 pass on TPUs. Sources: the
-# datasheets of NVIDIA A100 (SXM), H100 (SXM), H200 (SXM), L4 and T4; cloud.google.com/tpu/docs/v5e, v5p and v6e.
+def _passes(figure: float) -> Figures:
+    """Return the products of a TPU, which multiplies bfloat16: float32 in six passes, for TF32 in three."""
+    return figure / 6, figure / 3, figure
+
+
+# Products: the vendor's dense figures, without the sparsity that datasheets double them by; the T4 computes all in
+# float32. Sources: the datasheets of NVIDIA A100 (SXM), H100 (SXM), H200 (SXM), L4 and T4;
+# cloud.google.com/tpu/docs/v5e, v5p and v6e.
+_AMPERE, _HOPPER = (19.5e12, 156e12, 312e12), (67e12, 494.7e12, 989.4e12)
 _PUBLIC = (
-    _public("a100-40", "gpu", products=156e12, memory=40e9, bandwidth=1.555e12),
-    _public("a100-80", "gpu", products=156e12, memory=80e9, bandwidth=2.039e12),
-    _public("h100", "gpu", products=494.7e12, memory=80e9, bandwidth=3.35e12),
-    _public("h200", "gpu", products=494.7e12, memory=141e9, bandwidth=4.8e12),
-    _public("l4", "gpu", products=60e12, memory=24e9, bandwidth=3e11),
-    _public("t4", "gpu", products=8.1e12, memory=16e9, bandwidth=3.2e11),
-    _public("v5e", "tpu", products=197e12, memory=16e9, bandwidth=8.19e11),
-    _public("v5p", "tpu", products=459e12, memory=95e9, bandwidth=2.765e12),
-    _public("v6e", "tpu", products=918e12, memory=32e9, bandwidth=1.64e12),
+    _public("a100-40", "gpu", products=_AMPERE, memory=40e9, bandwidth=1.555e12),
+    _public("a100-80", "gpu", products=_AMPERE, memory=80e9, bandwidth=2.039e12),
+    _public("h100", "gpu", products=_HOPPER, memory=80e9, bandwidth=3.35e12),
+    _public("h200", "gpu", products=_HOPPER, memory=141e9, bandwidth=4.8e12),
+    _public("l4", "gpu", products=(30.3e12, 60e12, 121e12), memory=24e9, bandwidth=3e11),
+    _public("t4", "gpu", products=(8.1e12, 8.1e12, 8.1e12), memory=16e9, bandwidth=3.2e11),
+    _public("v5e", "tpu", products=_passes(197e12), memory=16e9, bandwidth=8.19e11),
+    _public("v5p", "tpu", products=_passes(459e12), memory=95e9, bandwidth=2.765e12),
+    _public("v6e", "tpu", products=_passes(918e12), memory=32e9, bandwidth=1.64e12),
 )
 PUBLIC_SPECS = {spec.name: spec for spec in _PUBLIC}
 

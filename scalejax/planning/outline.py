@@ -27,6 +27,7 @@ def outline(
     facts = {
         "name": plan.sweep.name,
         "trials": plan.count,
+        "precision": plan.sweep.train.precision,
         "stopped_early": sum(counted.copies for counted in plan.counted if counted.expected_stop is not None),
         "devices": plan.devices,
         "device_kind": simulation.device if simulation and simulation.device != LOCAL else device,

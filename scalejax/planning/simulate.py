@@ -66,7 +66,7 @@ def simulate(plan: Plan, spec: DeviceSpec, *, timings: Sequence[Timing | None] |
     Raises:
         SweepError: it would take minutes to simulate.
     """
-    card, buckets, speed = plan.card, plan.packing.buckets, spec.speed
+    card, buckets, speed = plan.card, plan.packing.buckets, spec.speed_in(plan.sweep.train.precision)
     groups, lanes_of = plan.devices // plan.group, [_lanes(bucket, plan.group) for bucket in buckets]
     rounds = math.ceil(sum(bucket.count / (n * groups) for bucket, n in zip(buckets, lanes_of, strict=True)))
     if rounds > MOST_ROUNDS:

@@ -19,6 +19,7 @@ from scalejax.data.own_examples import OwnExamples
 from scalejax.errors import SweepError
 from scalejax.models import FAMILIES
 from scalejax.models.architecture import Architecture, architecture, fingerprint
+from scalejax.models.precision import FLOAT32
 from scalejax.planning.halving import expected_stops, rung_steps
 from scalejax.rules import LARGEST
 from scalejax.spec import DataSpec, Knob, ModelGrid, Sweep, TrainSpec
@@ -42,7 +43,8 @@ class Trial:
     A field with a default came later: an id hashes it only where it differs from that.
 
     Attributes:
-        architecture: the model at its true size; its family, knobs and builder stand for it in the id.
+        architecture: the model at its true size; its family, knobs and builder stand for it in the id, and its
+            precision where that is not the default.
         family: its name.
         knobs: ascending by name.
         builder: digests of a user's own builder: of its source, and of the program that its model runs.
@@ -81,6 +83,8 @@ class Trial:
         hashed = content(self) | content(self.recipe) | content(self.settings)
         if self.hyperparameters:
             hashed["hyperparameters"] = self.hyperparameters
+        if self.architecture.precision != FLOAT32:
+            hashed["precision"] = self.architecture.precision
         return hashlib.sha256(json.dumps([RESULTS_VERSION, hashed], sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -263,7 +267,7 @@ def _trials(sweep: Sweep, card: DataCard) -> Iterator[Trial]:
         for features, (knobs, size, source) in (
             (steps, each)
             for steps in grid.features or (sweep.data.steps,)
-            for each in _sizes(grid, steps, card, recipe, outputs=outputs, occasion=occasion)
+            for each in _sizes(grid, steps, card, recipe, outputs=outputs, occasion=occasion, precision=train.precision)
         ):
             behind = features_digest(size.features, size.shape)
             own = own_task + optimizer_digest(LaneProgram(size, recipe)) + own_schedule
@@ -326,6 +330,7 @@ def _sizes(
     *,
     outputs: tuple[int, ...],
     occasion: object,
+    precision: str,
 ) -> Iterator[tuple[Knobs, Architecture, str | None]]:
     """Yield knobs, architecture and the digest of the user's own source for every size of one grid behind features.
 
@@ -354,6 +359,7 @@ def _sizes(
             vocabulary=card.vocabulary,
             occasion=occasion,
             features=chain,
+            precision=precision,
         )
         if source is not None or card.vocabulary is not None:  # the families are tested, but not on any task of tokens
             size.check(outputs=outputs, task=recipe.task.name)

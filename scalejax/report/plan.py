@@ -44,12 +44,14 @@ def plan_lines(facts: Mapping[str, Any]) -> list[str]:
     batches = quantity(2 * facts["stream_bytes"], "B")
     held = f"the host, which holds {batches} of batches for each device"
     streamed = [f"streamed  the training pool stays on {held}"] if facts["stream_bytes"] else []
+    computing = [] if facts["precision"] == "float32" else [f"precision {facts['precision']}"]
     lines = [
         heading,
         f"programs  {number_of(facts['lane_programs'], 'lane program')}, each shared by all its trials:",
         *(_program_line(program) for program in facts["programs"]),
         *notes,
         *older,
+        *computing,
         f"waste     {facts['waste']:.1%} of {quantity(total, 'FLOP')} "
         f"({facts['padding_flops'] / total:.1%} padding, {facts['idle_flops'] / total:.1%} idle lanes)",
         f"FLOPs     {quantity(facts['useful_flops'], 'FLOP')} useful",

@@ -194,7 +194,9 @@ class Run(Shown):
     def model(self, trial_id: "str | pd.Series", *, build: Any = None, features: Any = None) -> Any:
         """Return the trained model of a trial: a Flax module at its true size with its best parameters by validation.
 
-        It is in evaluation mode. A flag of its own `__call__`, such as `train`, is for the caller to give.
+        It is in evaluation mode. A flag of its own `__call__`, such as `train`, is for the caller to give. Called by
+        itself it computes in the types of its parameters and of what it is given, with the products that JAX is set to:
+        where `precision` was not "float32", `predict` and `evaluate` compute as the training did.
 
         Args:
             trial_id: or as many of its first digits as no other trial has; or a row of the table, as `best` returns it.
@@ -219,8 +221,9 @@ class Run(Shown):
     ) -> dict[str, float]:
         """Predict the test examples again with the trained model of a trial; return its `test_loss` and `test_metric`.
 
-        They are those of the table, up to the order in which float32 numbers are added: a model is evaluated at its
-        true size, where the run may have padded it. The metric is that of the trial, whatever the sweep asks for now.
+        They are those of the table, up to the order in which numbers are added: a model is evaluated at its true size,
+        where the run may have padded it. In float32 the last digits may differ, in bfloat16 the third. The metric is
+        that of the trial, whatever the sweep asks for now.
 
         Args:
             trial_id: as for `model`.

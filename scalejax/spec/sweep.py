@@ -51,6 +51,8 @@ MOST_SEEDS = 10_000  # `seeds = 3000000` is a slip, and would be expanded before
 PROVEN, PROBED = "proven", "probed"  # the grounds on which sizes may share a program
 NOT_KNOBS = ("inputs", "outputs", "classes", "vocabulary", "rngs")  # parameters of a builder that the engine fills in
 SHAPE = "shape"  # that it fills in where it has no default and is no knob
+# Float32, TF32 where the device has it, products of bfloat16, and parameters of bfloat16 too.
+PRECISIONS = "float32", "tf32", "bfloat16", "bfloat16_parameters"
 NONE, BEST, ALL = "none", "best", "all"  # of the trained models, which are kept
 
 
@@ -424,6 +426,8 @@ class TrainSpec:
     decay_fraction: tuple[float, ...] | None = field(
         default=None, metadata=Rule(float, above=0, at_most=1, grid=True, float32=True).beside
     )
+    # of the products and, with "bfloat16_parameters", of what is stored
+    precision: str = field(default="float32", metadata=Rule(str, choices=PRECISIONS).beside)
 
     def __post_init__(self) -> None:
         _one_of(self, "train", "steps", "epochs")

@@ -13,11 +13,12 @@ from jax.extend import core
 from scalejax.data import DataCard
 from scalejax.models import Architecture
 from scalejax.models.equations import inner_programs
+from scalejax.models.precision import rounded
 from scalejax.train.convolutions import CONVOLUTION, contains
 from scalejax.train.lanes import abstract_lane
 from scalejax.train.recipe import BLOCK, LaneProgram, Recipe
 from scalejax.train.sharding import parameter_axis
-from scalejax.train.step import BLOCK_STEPS
+from scalejax.train.step import BLOCK_STEPS, widened
 from scalejax.train.traced import traced_evaluation, traced_slope
 
 # Passes over a parameter's four bytes in one step: gradient, both moments and the parameter, read and written.
@@ -208,9 +209,17 @@ def _convolved_bytes(equation: Any) -> int:
 
 @functools.cache
 def lane_bytes(program: LaneProgram) -> int:
-    """Return the bytes of one lane's state: parameters, optimizer state, the best parameters, and a gradient."""
-    lane = abstract_lane(program)
-    return _bytes(lane) + _bytes(lane.learner.params)
+    """Return the bytes of one lane's state: parameters, optimizer state, the best parameters, and a gradient.
+
+    Where a model is called on rounded parameters, these are a copy beside the others. Gradients of parts of a batch are
+    added up in float32.
+    """
+    lane, numbers = abstract_lane(program), program.architecture.numbers
+    params = lane.learner.params
+    called_on = jax.eval_shape(lambda stored: rounded(stored, numbers.computes), params)
+    copied = zip(*map(jax.tree.leaves, (called_on, params)), strict=True)
+    gradient = params if program.microbatches == 1 else jax.eval_shape(widened, params)
+    return _bytes(lane) + _bytes(gradient) + sum(_bytes(copy) for copy, own in copied if copy.dtype != own.dtype)
 
 
 def data_bytes(card: DataCard, examples: int) -> int:

@@ -13,6 +13,7 @@ from flax import nnx
 from jax import lax
 
 from scalejax.models import Architecture
+from scalejax.models.precision import multiplied
 from scalejax.train.convolutions import convolves, fast_on_cpu
 from scalejax.train.recipe import BLOCK, LaneProgram, Leaf, Recipe, Settings
 from scalejax.train.step import (
@@ -88,7 +89,8 @@ def advance(
     convolved = _convolves(program.architecture, program.recipe.batch_size)
 
     def run(function: Callable[..., Any], *operands: Any) -> Any:
-        return fast_on_cpu(function, *operands) if convolved else function(*operands)
+        with multiplied(program.architecture.numbers.multiplies):
+            return fast_on_cpu(function, *operands) if convolved else function(*operands)
 
     # What each lane has of the pool: its own batches if they are streamed, else nothing, and all see the same one.
     own = data.pool if program.stream_steps else None
@@ -158,7 +160,8 @@ def train_steps(
 
     def train_one(state: TrialState, cursor: Cursor, own: Examples | None) -> TrialState:
         pool = data.pool if own is None else own
-        return train_block(program, state, cursor, pool=pool, first=first, drawn=steps, steps=steps)
+        with multiplied(program.architecture.numbers.multiplies):
+            return train_block(program, state, cursor, pool=pool, first=first, drawn=steps, steps=steps)
 
     own = data.pool if program.stream_steps else None
     count = cursor.epoch.shape[0]
@@ -179,14 +182,16 @@ def validate_lanes(
 ) -> tuple[TrialState, Measurement]:
     """Evaluate all lanes side by side, and keep what is found where it is due, bool [lanes]."""
     blocks = _cut(data.validation, program.block)
-    validated = jax.vmap(lambda state: validate(program, state, blocks=blocks))(lanes)
+    with multiplied(program.architecture.numbers.multiplies):
+        validated = jax.vmap(lambda state: validate(program, state, blocks=blocks))(lanes)
     return jax.vmap(record_evaluation)(lanes, due, validated)
 
 
 def test_lanes(program: LaneProgram, lanes: TrialState, data: DeviceData) -> tuple[jax.Array, jax.Array]:
     """Return the test loss and metric [lanes] of the best parameters of all lanes, side by side."""
     blocks = _cut(data.test, program.block)
-    return jax.vmap(lambda state: test(program, state, blocks=blocks))(lanes)
+    with multiplied(program.architecture.numbers.multiplies):
+        return jax.vmap(lambda state: test(program, state, blocks=blocks))(lanes)
 
 
 def _cut(blocks: Blocks, size: int) -> Blocks:
@@ -203,7 +208,8 @@ def evaluate_one(
     def measure(*weights: nnx.State) -> tuple[jax.Array, jax.Array]:
         return loss_and_metric(architecture, task, *weights, blocks=blocks)
 
-    return fast_on_cpu(measure, params, rest) if _convolves(architecture, 1) else measure(params, rest)
+    with multiplied(architecture.numbers.multiplies):
+        return fast_on_cpu(measure, params, rest) if _convolves(architecture, 1) else measure(params, rest)
 
 
 def _convolves(architecture: Architecture, batch_size: int) -> bool:

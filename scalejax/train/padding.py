@@ -28,9 +28,9 @@ SOLO_TOLERANCE = 1e-5  # relative; packed against solo over at most ten steps
 
 @functools.cache
 def structure(architecture: Architecture) -> tuple[object, ...]:
-    """Return what must be equal for two sizes to share a program: the tree, and each leaf's type and rank."""
+    """Return what must be equal for two sizes to share a program: precision, tree, and each leaf's type and rank."""
     leaves, tree = jax.tree.flatten(architecture.abstract[1:])
-    return (tree, *((str(leaf.dtype), len(leaf.shape)) for leaf in leaves))
+    return (architecture.precision, tree, *((str(leaf.dtype), len(leaf.shape)) for leaf in leaves))
 
 
 def fits_into(small: Architecture, large: Architecture) -> bool:

@@ -205,7 +205,8 @@ def train_step(program: LaneProgram, settings: Settings, learner: Learner, batch
 def accumulated(program: LaneProgram, learner: Learner, batch: Examples) -> "Slope":
     """Return the slope of a batch, or its mean over `program.microbatches` parts, which are in memory one at a time.
 
-    A part has one example of each so many neighbours, so that examples stay on their devices.
+    A part has one example of each so many neighbours, so that examples stay on their devices. Gradients are added up
+    in float32, whatever the parameters are stored in.
     """
     architecture, task, parts = program.architecture, program.recipe.task, program.microbatches
 
@@ -220,10 +221,11 @@ def accumulated(program: LaneProgram, learner: Learner, batch: Examples) -> "Slo
 
     def one(total: Slope, part: Examples) -> tuple[Slope, None]:
         own = found(total.rest, over_examples(part))
-        gradient = jax.tree.map(lambda sum, each: sum + each / parts, total.gradient, as_parameters(own.gradient))
+        gradient = as_parameters(widened(own.gradient))
+        gradient = jax.tree.map(lambda sum, each: sum + each / parts, total.gradient, gradient)
         return Slope(total.loss + own.loss / parts, own.rest, gradient), None
 
-    nothing = Slope(jnp.float32(0), learner.rest, as_parameters(jax.tree.map(jnp.zeros_like, learner.params)))
+    nothing = Slope(jnp.float32(0), learner.rest, as_parameters(jax.tree.map(jnp.zeros_like, widened(learner.params))))
     total, _ = lax.scan(one, nothing, jax.tree.map(apart, batch))
     return total
 
