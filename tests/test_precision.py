@@ -36,7 +36,7 @@ from scalejax.planning.simulate import simulate
 from scalejax.planning.trial import expand
 from scalejax.report.plan import plan_lines
 from scalejax.train import lanes
-from scalejax.train.cost import lane_bytes, step_flops
+from scalejax.train.cost import device_bytes, lane_bytes, step_flops
 from scalejax.train.lanes import Commands, advance, blocks, evaluate_one, train_steps, validate_lanes
 from scalejax.train.padding import HASTY, fits_into, initial_weights, pad
 from scalejax.train.recipe import LaneProgram
@@ -253,6 +253,9 @@ def test_memory_counts_what_is_stored_and_the_copy_that_is_rounded():
     assert of["bfloat16"] == rest + (3 * 4 + 2 * 4 + 2) * count
     assert of["bfloat16_parameters"] == rest + (3 * 2 + 2 * 4) * count
     assert len({step_flops(mlp(name), RECIPE) for name in PRECISIONS}) == 1
+    # What is spread over devices counts the same, and what the forward pass keeps, which is half as much in bfloat16.
+    kept = {name: device_bytes(LaneProgram(mlp(name), RECIPE), lanes=1) - of[name] for name in PRECISIONS}
+    assert kept["float32"] == 2 * kept["bfloat16"] == 2 * kept["bfloat16_parameters"] > 0
 
 
 def test_gradients_of_parts_of_a_batch_are_added_up_in_float32():
