@@ -53,13 +53,16 @@ def index_shuffle(index: jax.Array, *, size: jax.Array, key: jax.Array) -> jax.A
     rows = jnp.sqrt(size.astype(jnp.float32)).astype(jnp.uint32) + 1
     columns = (size + rows - 1) // rows
 
-    def outside(cell: jax.Array) -> jax.Array:
-        return jnp.any(cell >= size)
+    def any_left(walk: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return jnp.any(walk[1])
 
-    def walk(cell: jax.Array) -> jax.Array:
-        return jnp.where(cell >= size, _feistel(cell, rows, columns, key), cell)
+    def step(walk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        cell, left = walk
+        cell = jnp.where(left, _feistel(cell, rows, columns, key), cell)
+        return cell, cell >= size
 
-    return lax.while_loop(outside, walk, _feistel(index, rows, columns, key))
+    # The first step too is one of the loop: written before it, the network would be compiled twice.
+    return lax.while_loop(any_left, step, (index, jnp.ones(index.shape, bool)))[0]
 
 
 def _feistel(cell: jax.Array, rows: jax.Array, columns: jax.Array, key: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """The compiled programs of a bucket on a group of devices: made ahead of time, in threads beside the training."""
 
+import contextlib
 import functools
 import threading
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from scalejax.data import DataCard
+from scalejax.execute.host_start import starts_on_host
 from scalejax.execute.placement import LANE_AXIS, Placement
 from scalejax.models import Architecture
 from scalejax.train.cost import lane_bytes
@@ -26,7 +28,7 @@ from scalejax.train.lanes import (
     write_lane,
 )
 from scalejax.train.numerics import current, hold
-from scalejax.train.padding import HASTY, initial_weights, initialiser
+from scalejax.train.padding import HASTY, TRACING, initial_weights, initialiser
 from scalejax.train.recipe import LaneProgram, Settings
 from scalejax.train.step import Blocks, Cursor, Examples, TrialState
 
@@ -44,19 +46,41 @@ Program = Callable[..., Any]
 class Programs:
     """What a pack runs: `advance` and `place` of `lanes.py`, each device with its own lanes, compiled.
 
-    `read_lane` and `write_lane` are compiled when they are first called: most sweeps never do.
+    `read_lane` and `write_lane` are compiled when they are first called: most sweeps never do. Neither is `place` where
+    lanes get their first trials from the host and none comes later.
 
     Attributes:
+        placing: returns `place`, compiled.
         placed: trials that one call of `place` writes.
         room_for_copy: whether a copy of all lanes fits beside them into the memory of a device, as far as is known.
     """
 
     advance: Program
-    place: Program
+    placing: Callable[[], Program]
     read_lane: Program
     write_lane: Program
     placed: int
     room_for_copy: bool = True
+
+    @property
+    def place(self) -> Program:
+        """The program that writes trials into lanes; waits until it is compiled."""
+        return self.placing()
+
+
+class Once:
+    """A program that is compiled when it is first asked for, in whichever thread that is; others wait for it."""
+
+    def __init__(self, compile_it: Callable[[], Program]):
+        self._compile, self._lock = compile_it, threading.Lock()
+        self._made: Program | None = None
+
+    def __call__(self) -> Program:
+        """Return the program."""
+        with self._lock:
+            if self._made is None:
+                self._made = self._compile()
+            return self._made
 
 
 def compiled_programs(program: LaneProgram, placement: Placement, *, card: DataCard) -> Programs:
@@ -77,23 +101,33 @@ def compiled_programs(program: LaneProgram, placement: Placement, *, card: DataC
     def write_own(lanes: TrialState, number: jax.Array, state: TrialState) -> TrialState:
         return write_lane(lanes, placement.own_slots(number), state)
 
-    state, data = _abstract_lanes(program, placement), _abstract_data(card, placement, program=program)
-    given: Any = REPLICATED
-    if program.stream_steps:
-        parts: tuple[Any, ...] = (LANES, REPLICATED, REPLICATED)
-        given = DeviceData(*parts)
-    advancing = _on_each(functools.partial(advance, program), placement, (LANES, given, COMMANDS), (LANES, LANES))
-    placing = _on_each(place_own, placement, (LANES, REPLICATED, REPLICATED, REPLICATED), LANES)
-    advanced = advancing.lower(state, data, _abstract_commands(placement.lanes)).compile()
+    with TRACING:
+        state, data = _abstract_lanes(program, placement), _abstract_data(card, placement, program=program)
+        given: Any = REPLICATED
+        if program.stream_steps:
+            parts: tuple[Any, ...] = (LANES, REPLICATED, REPLICATED)
+            given = DeviceData(*parts)
+        advancing = _on_each(functools.partial(advance, program), placement, (LANES, given, COMMANDS), (LANES, LANES))
+        lowered = advancing.lower(state, data, _abstract_commands(placement.lanes))
+    advanced = lowered.compile()
     placed = placed_at_once(program)
-    placer = placing.lower(state, *_abstract_trials(program, placed)).compile(HASTY)
+    placing = _on_each(place_own, placement, (LANES, REPLICATED, REPLICATED, REPLICATED), LANES)
+
+    def compile_placer() -> Program:
+        with TRACING:
+            lowered = placing.lower(state, *_abstract_trials(program, placed))
+        return lowered.compile(HASTY)
+
+    placer = Once(compile_placer)
+    # Where nothing tells how much memory there is, nothing is to be checked, and the training need not wait for it.
+    checked = placement.devices[0].memory_stats() is not None
     return Programs(
         advance=advanced,
-        place=placer,
+        placing=placer,
         read_lane=_reading(placement),
         write_lane=_on_each(write_own, placement, (LANES, REPLICATED, REPLICATED), LANES),
         placed=placed,
-        room_for_copy=check_memory(advanced, placer, placement),
+        room_for_copy=check_memory(advanced, placer(), placement) if checked else True,
     )
 
 
@@ -202,12 +236,28 @@ class Compiler:
         self._card = card
         # What is set for the thread that asks holds in those that compile.
         self._threads = ThreadPoolExecutor(THREADS, "compile", initializer=hold, initargs=(current(),))
+        # One more: what places the second trial of a lane is not to wait behind the programs of other buckets.
+        self._placers = ThreadPoolExecutor(1, "place", initializer=hold, initargs=(current(),))
         self._lock = threading.Lock()
         self._programs: dict[Any, Future[Any]] = {}
 
-    def programs(self, program: LaneProgram, placement: Placement) -> "Future[Programs]":
-        """Ask for the programs of a bucket."""
-        return self._once((program, placement), lambda: compiled_programs(program, placement, card=self._card))
+    def programs(self, program: LaneProgram, placement: Placement, *, refills: bool = True) -> "Future[Programs]":
+        """Ask for the programs of a bucket.
+
+        Args:
+            program: the constants.
+            placement: of its lanes.
+            refills: whether trials will follow others in their lanes.
+        """
+
+        def make() -> Programs:
+            made = compiled_programs(program, placement, card=self._card)
+            if refills or not starts_on_host(program, placement.lanes):
+                with contextlib.suppress(RuntimeError):  # the run is over
+                    self._placers.submit(made.placing)
+            return made
+
+        return self._once((program, placement), make)
 
     def initialiser(self, architecture: Architecture) -> "Future[Program]":
         """Ask for the program that draws the initial weights of a size."""
@@ -220,7 +270,8 @@ class Compiler:
 
     def close(self, *, wait: bool = True) -> None:
         """Compile nothing more; what has begun is waited for unless there is no time."""
-        self._threads.shutdown(wait=wait, cancel_futures=True)
+        for threads in (self._threads, self._placers):
+            threads.shutdown(wait=wait, cancel_futures=True)
 
     def _once(self, what: Any, make: Callable[[], Any]) -> "Future[Any]":
         with self._lock:

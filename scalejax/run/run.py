@@ -31,7 +31,7 @@ from scalejax.run.fits import BOOTSTRAP, LEVEL, Fits, fit_source
 from scalejax.run.predict import predicted
 from scalejax.run.rows import measurement_rows, older_result, older_row, result_row, trial_row
 from scalejax.run.store import TRIAL_COLUMNS, Ended, Heartbeat, Store
-from scalejax.run.watch import Accountant, Interruption, Pulse
+from scalejax.run.watch import Accountant, Ahead, Interruption, Pulse
 from scalejax.run.weights import Keeper, best_row, evaluated, model_parts, without_model
 from scalejax.spec import Sweep
 from scalejax.spec.sweep import ALL, NONE
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from scalejax.classical.pool import OlderFinished
     from scalejax.classical.trial import OlderTrial
     from scalejax.execute.checkpoint import Checkpoints
+    from scalejax.execute.observer import Progress
     from scalejax.execute.slot import Finished, Paused
     from scalejax.execute.successive_halving import SuccessiveHalving
     from scalejax.planning.device_specs import DeviceSpec
@@ -526,7 +527,7 @@ def _train(
         raise SweepError("[data] source: the data have changed since the sweep was planned; run again")
     FeatureFits(data).check((each.chain, each.own_examples) for each in (*plan.trials, *plan.older))
     waiting = [*unfinished, *recalled]
-    accountant = Accountant(plan, waiting, begun=begun)
+    accountant, ahead = Accountant(plan, waiting, begun=begun), Ahead(plan)
     with ExitStack() as exits:
         stream = None if progress else exits.enter_context(Path(os.devnull).open("w"))
         # How long a fit takes is not known before: it is counted as much as a trial of the engine takes on average.
@@ -560,14 +561,16 @@ def _train(
             store.finish(older_result(end, plan), ())
             display.end_trial(end.status, spared=share)
 
+        def progressed(progress: "Progress") -> None:
+            ahead.begin()
+            accountant.show(progress, display)
+
         store.start(list(begun))
         scheduler = Scheduler(
             plan.packing.buckets,
             {trial.trial_id for trial in unfinished},
             data=data,
-            observer=Observer(
-                started=started, finished=finished, progressed=lambda progress: accountant.show(progress, display)
-            ),
+            observer=Observer(started=started, finished=finished, progressed=progressed),
             halving=halving,
             checkpoints=checkpoints,
             begun=begun,
