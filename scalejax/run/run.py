@@ -544,6 +544,7 @@ def _train(
         exits.enter_context(Pulse(store, accountant=accountant, display=display))
 
         def started(trials: Sequence["Trial"]) -> None:
+            ahead.begin()
             store.start([trial.trial_id for trial in trials])
             accountant.begin(trials, display)
             if keeper:
@@ -562,7 +563,6 @@ def _train(
             display.end_trial(end.status, spared=share)
 
         def progressed(progress: "Progress") -> None:
-            ahead.begin()
             accountant.show(progress, display)
 
         store.start(list(begun))

@@ -142,9 +142,12 @@ class Ahead:
 
     def _prepare(self) -> None:
         from scalejax.train.numerics import hold
+        from scalejax.train.padding import TRACING
         from scalejax.train.traced import traced_evaluation, traced_initialisation
 
         hold(self._numerics)
+        with TRACING:
+            pass
         # Whatever goes wrong here goes wrong once more where it is needed, and is told there.
         with suppress(Exception):
             import scalejax.analysis
