@@ -28,9 +28,10 @@ from scalejax.train.lanes import (
     write_lane,
 )
 from scalejax.train.numerics import current, hold
-from scalejax.train.padding import HASTY, TRACING, initial_weights, initialiser
+from scalejax.train.padding import HASTY, initial_weights, initialiser
 from scalejax.train.recipe import LaneProgram, Settings
 from scalejax.train.step import Blocks, Cursor, Examples, TrialState
+from scalejax.train.tracing import tracing
 
 PLACED = 8  # trials that one call of `place` writes at most: of small models eight cost hardly more than one
 PLACED_BYTES = 2**24  # of lanes that one call of `place` writes; of large models it writes fewer, down to one
@@ -101,7 +102,7 @@ def compiled_programs(program: LaneProgram, placement: Placement, *, card: DataC
     def write_own(lanes: TrialState, number: jax.Array, state: TrialState) -> TrialState:
         return write_lane(lanes, placement.own_slots(number), state)
 
-    with TRACING:
+    with tracing():
         state, data = _abstract_lanes(program, placement), _abstract_data(card, placement, program=program)
         given: Any = REPLICATED
         if program.stream_steps:
@@ -114,7 +115,7 @@ def compiled_programs(program: LaneProgram, placement: Placement, *, card: DataC
     placing = _on_each(place_own, placement, (LANES, REPLICATED, REPLICATED, REPLICATED), LANES)
 
     def compile_placer() -> Program:
-        with TRACING:
+        with tracing():
             lowered = placing.lower(state, *_abstract_trials(program, placed))
         return lowered.compile(HASTY)
 

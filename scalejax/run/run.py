@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from scalejax.classical.pool import OlderFinished
     from scalejax.classical.trial import OlderTrial
     from scalejax.execute.checkpoint import Checkpoints
-    from scalejax.execute.observer import Progress
     from scalejax.execute.slot import Finished, Paused
     from scalejax.execute.successive_halving import SuccessiveHalving
     from scalejax.planning.device_specs import DeviceSpec
@@ -562,15 +561,14 @@ def _train(
             store.finish(older_result(end, plan), ())
             display.end_trial(end.status, spared=share)
 
-        def progressed(progress: "Progress") -> None:
-            accountant.show(progress, display)
-
         store.start(list(begun))
         scheduler = Scheduler(
             plan.packing.buckets,
             {trial.trial_id for trial in unfinished},
             data=data,
-            observer=Observer(started=started, finished=finished, progressed=progressed),
+            observer=Observer(
+                started=started, finished=finished, progressed=lambda each: accountant.show(each, display)
+            ),
             halving=halving,
             checkpoints=checkpoints,
             begun=begun,

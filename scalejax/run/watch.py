@@ -123,7 +123,7 @@ class Pulse:
 
 
 class Ahead:
-    """Does while the first programs run what would be waited for at the end: imports, and tracing for the ledger.
+    """Does beside the training what would be waited for at its end: imports for the figure, tracing for the ledger.
 
     Args:
         plan: of the sweep.
@@ -136,17 +136,17 @@ class Ahead:
         self._thread = threading.Thread(target=self._prepare, name="ahead", daemon=True)
 
     def begin(self) -> None:
-        """Begin, unless it has; returns at once. Best once a program runs: compilation needs all cores."""
+        """Begin, unless it has, as soon as the programs that are asked for are traced; returns at once."""
         if self._thread.ident is None:
             self._thread.start()
 
     def _prepare(self) -> None:
         from scalejax.train.numerics import hold
-        from scalejax.train.padding import TRACING
         from scalejax.train.traced import traced_evaluation, traced_initialisation
+        from scalejax.train.tracing import tracing
 
         hold(self._numerics)
-        with TRACING:
+        with tracing():  # what the training waits for comes first
             pass
         # Whatever goes wrong here goes wrong once more where it is needed, and is told there.
         with suppress(Exception):

@@ -6,7 +6,6 @@ may is proven (`scalejax.planning.proof`) or, where the user asks for it, tried 
 """
 
 import functools
-import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -19,12 +18,10 @@ from scalejax.data.host import beside_the_training
 from scalejax.models import Architecture
 from scalejax.train.numerics import Numerics, current
 from scalejax.train.recipe import Leaf
+from scalejax.train.tracing import tracing
 
 # For programs that run for a millisecond: optimised they would take a second to compile, so a third of it.
 HASTY: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
-# Held while a program is traced: Python runs one thread at a time, and two that take turns are both late. What is asked
-# for first is traced first, and compiled while the next one is traced.
-TRACING = threading.Lock()
 Tree = TypeVar("Tree")  # of arrays: a state, a learner
 
 SOLO_TOLERANCE = 1e-5  # relative; packed against solo over at most ten steps
@@ -71,7 +68,7 @@ def _initialiser(architecture: Architecture, numerics: Numerics) -> Callable[[np
     del numerics  # a program compiled under other settings draws other numbers
     drawing = jax.jit(lambda key: architecture.initialise(jax.random.key(key)))
     with beside_the_training():
-        with TRACING:
+        with tracing():
             lowered = drawing.lower(jax.ShapeDtypeStruct((), np.uint32))
         return lowered.compile(HASTY)
 
