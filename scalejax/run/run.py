@@ -31,7 +31,7 @@ from scalejax.run.fits import BOOTSTRAP, LEVEL, Fits, fit_source
 from scalejax.run.predict import predicted
 from scalejax.run.rows import measurement_rows, older_result, older_row, result_row, trial_row
 from scalejax.run.store import TRIAL_COLUMNS, Ended, Heartbeat, Store
-from scalejax.run.watch import Accountant, Interruption, Pulse
+from scalejax.run.watch import Accountant, Ahead, Interruption, Pulse
 from scalejax.run.weights import Keeper, best_row, evaluated, model_parts, without_model
 from scalejax.spec import Sweep
 from scalejax.spec.sweep import ALL, NONE
@@ -529,7 +529,7 @@ def _train(
         raise SweepError("[data] source: the data have changed since the sweep was planned; run again")
     FeatureFits(data).check((each.chain, each.own_examples) for each in (*plan.trials, *plan.older))
     waiting = [*unfinished, *recalled]
-    accountant = Accountant(plan, waiting, begun=begun)
+    accountant, ahead = Accountant(plan, waiting, begun=begun), Ahead(plan)
     with ExitStack() as exits:
         stream = None if progress else exits.enter_context(Path(os.devnull).open("w"))
         # How long a fit takes is not known before: it is counted as much as a trial of the engine takes on average.
@@ -546,6 +546,7 @@ def _train(
         exits.enter_context(Pulse(store, accountant=accountant, display=display))
 
         def started(trials: Sequence["Trial"]) -> None:
+            ahead.begin()
             store.start([trial.trial_id for trial in trials])
             accountant.begin(trials, display)
             if keeper:
@@ -569,7 +570,7 @@ def _train(
             {trial.trial_id for trial in unfinished},
             data=data,
             observer=Observer(
-                started=started, finished=finished, progressed=lambda progress: accountant.show(progress, display)
+                started=started, finished=finished, progressed=lambda each: accountant.show(each, display)
             ),
             halving=halving,
             checkpoints=checkpoints,
