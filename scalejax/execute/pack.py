@@ -165,7 +165,7 @@ class Pack:
         row_of = {number: row for row, (number, _, _) in enumerate(trials)}
         rows = [row_of.get(number, len(trials) - 1) for number in range(self.placement.lanes)]
         states = started(self.bucket.program, *self._stacked(trials), rows=rows)
-        self.lanes = jax.device_put(states, self.placement.lane_sharded)
+        self.lanes = jax.device_put(states, self.placement.shardings(states))
         self._blank.clear()
         for number, trial, weights in trials:
             self._example = (trial, weights)
