@@ -12,6 +12,8 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import jax
+
 from scalejax.errors import SweepError
 from scalejax.planning.device_specs import DeviceSpec
 from scalejax.planning.forecast import Timing
@@ -109,10 +111,15 @@ class CompiledBucket:
 
 
 def prepare_compilers() -> None:
-    """Have the compilers of accelerators come up without accelerators; call it before JAX is used."""
+    """Have the compilers of accelerators come up without accelerators; call it before JAX is used.
+
+    If JAX is not in use yet, this process then uses the CPU alone.
+    """
     for key, value in {"SKIP_MDS_QUERY": "1", "WORKER_HOSTNAMES": "localhost", "WORKER_ID": "0"}.items():
         os.environ.setdefault(f"TPU_{key}", value)  # there is no TPU to ask
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # nor a GPU
+    if jax.config.jax_platforms is None:
+        jax.config.update("jax_platforms", "cpu")
 
 
 def topology(kind: str, *, devices: int | None = None) -> Group:

@@ -173,7 +173,7 @@ def _planned(sweep: Sweep, *, devices: int | None, spec: DeviceSpec | None, prob
         useful_flops=useful,
         padding_flops=padding,
         idle_flops=idle,
-        state_bytes=max((bucket.lanes * lane_bytes(bucket.program) for bucket in packing.buckets), default=0),
+        state_bytes=max((_state_bytes(bucket) for bucket in packing.buckets), default=0),
         data_bytes=data_bytes(card, sum(card.sizes.values()) - (card.examples if streamed else 0)),
         stream_bytes=max((_call_bytes(bucket, card) for bucket in packing.buckets), default=0) if streamed else 0,
         group=group,
@@ -186,6 +186,10 @@ def _streamed(bucket: Bucket, card: DataCard) -> Bucket:
     longest = max(counted.trial.evaluate_every for counted in bucket.counted)  # no call goes beyond an evaluation
     steps = int(np.clip(fitting, 1, min(bucket.call_steps, longest)))
     return replace(bucket, program=replace(bucket.program, stream_steps=steps), call_steps=steps)
+
+
+def _state_bytes(bucket: Bucket) -> int:
+    return bucket.lanes * lane_bytes(bucket.program) // bucket.spread.parameters
 
 
 def _batch_bytes(bucket: Bucket, card: DataCard) -> int:
