@@ -29,7 +29,9 @@ def main(kinds: tuple[str, ...]) -> None:
         for name, (grid, data, task, batch) in MODELS.items():
             for lanes in (64, 1024):
                 train = sx.TrainSpec(learning_rate=(1e-3,), batch_size=(batch,), steps=2400)
-                sweep = sx.Sweep(name=name, task=task, data=data, models=(grid,), train=train, seeds=lanes)
+                sweep = sx.Sweep(
+                    name=name, task=task, data=data, models=(grid,), train=train, seeds=tuple(range(lanes))
+                )
                 plan = make_plan(sweep, devices=1, spec=spec)
                 buckets = tuple(replace(bucket, lanes=lanes) for bucket in plan.packing.buckets)
                 plan = replace(plan, packing=replace(plan.packing, buckets=buckets))
