@@ -118,7 +118,7 @@ def prepare_compilers() -> None:
     for key, value in {"SKIP_MDS_QUERY": "1", "WORKER_HOSTNAMES": "localhost", "WORKER_ID": "0"}.items():
         os.environ.setdefault(f"TPU_{key}", value)  # there is no TPU to ask
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # nor a GPU
-    if jax.config.jax_platforms is None:
+    if getattr(jax.config, "jax_platforms", None) is None:
         jax.config.update("jax_platforms", "cpu")
 
 
