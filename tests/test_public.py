@@ -36,7 +36,7 @@ COMMANDS = {
     """,
     "bench": "--widths --batch-size --repetitions --json",
 }
-OPTIONS_ADDED = {"plan": "--out"}
+OPTIONS_ADDED = {"plan": "--out --compile"}
 
 TRIALS = """
     trial_id family depth width params train_examples fraction seed learning_rate weight_decay batch_size steps flops
