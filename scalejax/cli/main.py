@@ -87,7 +87,8 @@ def plan(options: argparse.Namespace) -> int:
     from scalejax.run import plan as plan_of
 
     def preview(sweep: "Sweep"):
-        return plan_of(sweep, options.devices, device_kind=options.device_kind, out=options.out)
+        asked = {"device_kind": options.device_kind, "out": options.out, "compile": options.compile}
+        return plan_of(sweep, options.devices, **asked)
 
     made = _from_file(options, preview)
     _print(made.facts, str(made), as_json=options.json)

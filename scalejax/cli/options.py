@@ -62,8 +62,14 @@ def _plan_options(command: argparse.ArgumentParser) -> None:
     _sweep_options(command)
     command.add_argument("--devices", type=_positive, metavar="N", help="simulate the sweep on N devices")
     command.add_argument(
-        "--device-kind", metavar="K",
-        help="the kind of these devices, such as h200 or v5e (default: local, those here); then no program is timed",
+        "--device-kind",
+        metavar="K",
+        help="the kind of these devices, such as h200, v5e or v5e:2x2 (default: local, those here); then no program is "
+        "timed",
+    )
+    command.add_argument(
+        "--compile", action="store_true",
+        help="ask the compiler of that kind about every program: memory, launches, loops, collectives",
     )  # fmt: skip
 
 

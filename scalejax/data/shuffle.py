@@ -10,7 +10,7 @@ from jax import lax
 
 from scalejax.data.host_shuffle import ROUNDS
 
-WALKS, WALKS_UNROLLED = 16, 4  # rounds of a walk of known length, and how many of them are one operation
+WALKS = 16  # rounds of a walk of known length after the first
 
 
 def mix(word: jax.Array) -> jax.Array:
@@ -58,20 +58,23 @@ def index_shuffle(index: jax.Array, *, size: jax.Array, key: jax.Array, known: b
     rows = jnp.sqrt(size.astype(jnp.float32)).astype(jnp.uint32) + 1
     columns = (size + rows - 1) // rows
 
-    def outside(cell: jax.Array) -> jax.Array:
-        return jnp.any(cell >= size)
+    def any_left(walk: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return jnp.any(walk[1])
 
-    def walk(cell: jax.Array) -> jax.Array:
-        return jnp.where(cell >= size, _feistel(cell, rows, columns, key), cell)
+    def step(walk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        cell, left = walk
+        cell = jnp.where(left, _feistel(cell, rows, columns, key), cell)
+        return cell, cell >= size
 
-    begun = _feistel(index, rows, columns, key)
     if known:
         # At most sqrt(size) cells lie beyond: up to a size of 256 these rounds walk out of all of them. Of a larger
         # size a round ends beyond with a chance below one in 16, all with one below 2**-64; then the last example is
         # taken.
-        walked = lax.fori_loop(0, WALKS, lambda _, cell: walk(cell), begun, unroll=WALKS_UNROLLED)
+        begun = index, jnp.ones(index.shape, bool)
+        walked, _ = lax.fori_loop(0, 1 + WALKS, lambda _, walk: step(walk), begun)
         return jnp.minimum(walked, size - 1)
-    return lax.while_loop(outside, walk, begun)
+    # The first step too is one of the loop: written before it, the network would be compiled twice.
+    return lax.while_loop(any_left, step, (index, jnp.ones(index.shape, bool)))[0]
 
 
 def _feistel(cell: jax.Array, rows: jax.Array, columns: jax.Array, key: jax.Array) -> jax.Array:

@@ -5,12 +5,13 @@ import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scalejax.execute.host_start import started, starts_on_host
 from scalejax.execute.initial_weights import Weights
 from scalejax.execute.pace import Pace
 from scalejax.execute.programs import Programs
@@ -24,7 +25,7 @@ from scalejax.planning.trial import Trial
 from scalejax.status import Status
 from scalejax.train.lanes import Commands, DeviceData, Outcome, empty
 from scalejax.train.padding import crop, stack_padded
-from scalejax.train.recipe import Leaf
+from scalejax.train.recipe import Leaf, Settings
 from scalejax.train.step import Best, Cursor, TrialState
 
 # On the device: the next call uses the lanes up, and must not wait for the host to have read them.
@@ -131,6 +132,10 @@ class Pack:
         self.lanes = jax.device_put(blank, placement.shardings(blank))
 
     @property
+    def _starts_on_host(self) -> bool:
+        return starts_on_host(self.bucket.program, self.placement.lanes)
+
+    @property
     def free(self) -> list[int]:
         """Lanes without a trial, in the order in which they get one."""
         return self.placement.by_turns(number for number, slot in enumerate(self._slots) if slot is None)
@@ -143,11 +148,28 @@ class Pack:
     def fill(self, trials: Sequence[tuple[Trial, Weights] | Paused]) -> None:
         """Put trials into the free lanes; lanes that never had one get something harmless to compute."""
         lanes = list(zip(self.free, trials, strict=False))
+        fresh = [(number, *each) for number, each in lanes if not isinstance(each, Paused)]
+        untouched = len(self._blank) == self.placement.lanes
+        if fresh and len(fresh) == len(lanes) and untouched and self._starts_on_host:
+            self._begin(fresh)
+            return
         for number, each in lanes:
             if isinstance(each, Paused):
                 self.resume(number, each)
-        self.place([(number, *each) for number, each in lanes if not isinstance(each, Paused)])
+        self.place(fresh)
         self.fill_idle()
+
+    def _begin(self, trials: Sequence[tuple[int, Trial, Weights]]) -> None:
+        """Lay out the first state of all lanes on the host; idle ones get a copy of the last trial."""
+        self._programs.result()  # a program that was refused is so before anything is taken
+        row_of = {number: row for row, (number, _, _) in enumerate(trials)}
+        rows = [row_of.get(number, len(trials) - 1) for number in range(self.placement.lanes)]
+        states = started(self.bucket.program, *self._stacked(trials), rows=rows)
+        self.lanes = jax.device_put(states, self.placement.shardings(states))
+        self._blank.clear()
+        for number, trial, weights in trials:
+            self._example = (trial, weights)
+            self._slots[number] = Slot(trial)
 
     def place(self, trials: Sequence[tuple[int, Trial, Weights]]) -> None:
         """Write new trials into lanes."""
@@ -298,16 +320,19 @@ class Pack:
     def _write(self, trials: Sequence[tuple[int, Trial, Weights]]) -> None:
         """Write trials into lanes, some at a time; what is short of that goes beyond the lanes."""
         programs, beyond = self._programs.result(), len(self._slots)
-        like = self.bucket.program.architecture.abstract[1:]
         for begin in range(0, len(trials), programs.placed):
             some = list(trials[begin : begin + programs.placed])
             slots = np.full(programs.placed, beyond, np.int32)
             slots[: len(some)] = [number for number, _, _ in some]
             some += [some[-1]] * (programs.placed - len(some))
-            settings = jax.tree.map(lambda *each: np.stack(each), *(trial.settings.scalars() for _, trial, _ in some))
-            weights = tuple(stack_padded([each[part] for _, _, each in some], like[part]) for part in range(len(like)))
-            self.lanes = programs.place(self.lanes, slots, settings, weights)
+            self.lanes = programs.place(self.lanes, slots, *self._stacked(some))
             self._blank.difference_update(number for number, _, _ in some)
+
+    def _stacked(self, trials: Sequence[tuple[int, Trial, Weights]]) -> tuple[Settings, Any]:
+        """Return the settings and the padded weights of trials, [trials, ...]."""
+        like = self.bucket.program.architecture.abstract[1:]
+        settings = jax.tree.map(lambda *each: np.stack(each), *(trial.settings.scalars() for _, trial, _ in trials))
+        return settings, tuple(stack_padded([each[n] for *_, each in trials], part) for n, part in enumerate(like))
 
     def _read_lane(self, lanes: Part, number: int) -> Part:
         """Copy a lane, [1, ...], on the lane's own device; what the others have copied is let go.

@@ -1,5 +1,6 @@
 """The compiled programs of a bucket on a group of devices: made ahead of time, in threads beside the training."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from scalejax.data import DataCard
+from scalejax.execute.host_start import starts_on_host
 from scalejax.models import Architecture
 from scalejax.planning.lowering import lowered_place, lowered_training, placed_at_once, reading, writing
 from scalejax.planning.placement import Placement
@@ -17,6 +19,7 @@ from scalejax.train.numerics import current, hold
 from scalejax.train.padding import HASTY, initial_weights, initialiser
 from scalejax.train.recipe import LaneProgram
 from scalejax.train.step import Measurement, TrialState
+from scalejax.train.tracing import tracing
 
 THREADS = 2  # that compile; more would only take the cores of the training
 
@@ -27,19 +30,41 @@ Program = Callable[..., Any]
 class Programs:
     """What a pack runs: `advance` and `place` of `lanes.py`, each device with its own lanes, compiled.
 
-    `read_lane` and `write_lane` are compiled when they are first called: most sweeps never do.
+    `read_lane` and `write_lane` are compiled when they are first called: most sweeps never do. Neither is `place` where
+    lanes get their first trials from the host and none comes later.
 
     Attributes:
+        placing: returns `place`, compiled.
         placed: trials that one call of `place` writes.
         room_for_copy: whether a copy of all lanes fits beside them into the memory of a device, as far as is known.
     """
 
     advance: Program
-    place: Program
+    placing: Callable[[], Program]
     read_lane: Program
     write_lane: Program
     placed: int
     room_for_copy: bool = True
+
+    @property
+    def place(self) -> Program:
+        """The program that writes trials into lanes; waits until it is compiled."""
+        return self.placing()
+
+
+class Once:
+    """A program that is compiled when it is first asked for, in whichever thread that is; others wait for it."""
+
+    def __init__(self, compile_it: Callable[[], Program]):
+        self._compile, self._lock = compile_it, threading.Lock()
+        self._made: Program | None = None
+
+    def __call__(self) -> Program:
+        """Return the program."""
+        with self._lock:
+            if self._made is None:
+                self._made = self._compile()
+            return self._made
 
 
 def compiled_programs(program: LaneProgram, placement: Placement, *, card: DataCard) -> Programs:
@@ -53,12 +78,22 @@ def compiled_programs(program: LaneProgram, placement: Placement, *, card: DataC
     Raises:
         MemoryError: by the compiler's own account the lanes do not fit into the memory of a device.
     """
-    training = {name: lowered.compile() for name, lowered in lowered_training(program, placement, card=card).items()}
-    placer = lowered_place(program, placement).compile(HASTY)
-    fits = [check_memory(each, placer, placement) for each in training.values()]
+    with tracing():
+        lowered = lowered_training(program, placement, card=card)
+    training = {name: each.compile() for name, each in lowered.items()}
+
+    def compile_placer() -> Program:
+        with tracing():
+            lowered = lowered_place(program, placement)
+        return lowered.compile(HASTY)
+
+    placer = Once(compile_placer)
+    # Where nothing tells how much memory there is, nothing is to be checked, and the training need not wait for it.
+    checked = placement.devices[0].memory_stats() is not None
+    fits = [check_memory(each, placer(), placement) for each in training.values()] if checked else []
     return Programs(
         advance=training["advance"] if "advance" in training else InPieces(training),
-        place=placer,
+        placing=placer,
         read_lane=reading(placement),
         write_lane=writing(program, placement),
         placed=placed_at_once(program),
@@ -128,12 +163,28 @@ class Compiler:
         self._card = card
         # What is set for the thread that asks holds in those that compile.
         self._threads = ThreadPoolExecutor(THREADS, "compile", initializer=hold, initargs=(current(),))
+        # One more: what places the second trial of a lane is not to wait behind the programs of other buckets.
+        self._placers = ThreadPoolExecutor(1, "place", initializer=hold, initargs=(current(),))
         self._lock = threading.Lock()
         self._programs: dict[Any, Future[Any]] = {}
 
-    def programs(self, program: LaneProgram, placement: Placement) -> "Future[Programs]":
-        """Ask for the programs of a bucket."""
-        return self._once((program, placement), lambda: compiled_programs(program, placement, card=self._card))
+    def programs(self, program: LaneProgram, placement: Placement, *, refills: bool = True) -> "Future[Programs]":
+        """Ask for the programs of a bucket.
+
+        Args:
+            program: the constants.
+            placement: of its lanes.
+            refills: whether trials will follow others in their lanes.
+        """
+
+        def make() -> Programs:
+            made = compiled_programs(program, placement, card=self._card)
+            if refills or not starts_on_host(program, placement.lanes):
+                with contextlib.suppress(RuntimeError):  # the run is over
+                    self._placers.submit(made.placing)
+            return made
+
+        return self._once((program, placement), make)
 
     def initialiser(self, architecture: Architecture) -> "Future[Program]":
         """Ask for the program that draws the initial weights of a size."""
@@ -146,7 +197,8 @@ class Compiler:
 
     def close(self, *, wait: bool = True) -> None:
         """Compile nothing more; what has begun is waited for unless there is no time."""
-        self._threads.shutdown(wait=wait, cancel_futures=True)
+        for threads in (self._threads, self._placers):
+            threads.shutdown(wait=wait, cancel_futures=True)
 
     def _once(self, what: Any, make: Callable[[], Any]) -> "Future[Any]":
         with self._lock:

@@ -249,9 +249,9 @@ class Scheduler:
         return first
 
     def _prepare(self, worker: Worker, bucket: Bucket) -> None:
+        worker.prepare(bucket)  # first, because it takes longest
         for architecture in bucket.architectures:
             self._compiler.initialiser(architecture)
-        worker.prepare(bucket)
 
     def _choose(self, worker: Worker) -> Assignment | None:
         """Assign the bucket with the most estimated work a worker, if there is work for one more."""

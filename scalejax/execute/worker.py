@@ -108,7 +108,8 @@ class LocalWorker:
 
     def prepare(self, bucket: Bucket) -> None:
         """Have a bucket's programs compiled in the background."""
-        self._compiler.programs(bucket.program, self._placement(bucket))
+        placement = self._placement(bucket)
+        self._compiler.programs(bucket.program, placement, refills=bucket.count > placement.lanes)
 
     def run(self, bucket: Bucket, feed: Feed, report: Report) -> None:
         """Train the trials of a bucket; see `Worker.run`."""

@@ -61,7 +61,7 @@ def lowered_training(program: LaneProgram, placement: Placement, *, card: DataCa
             (LANES, LANES),
             made=(made, None),
         )
-        return {"advance": advancing.lower(state, data, commands)}
+        return {"advance": _lowered(advancing, placement, state, data, commands)}
 
     stepping = functools.partial(train_steps, program, abreast=_abreast(program, placement))
     validating, testing = (functools.partial(function, program) for function in (validate_lanes, test_lanes))
@@ -71,10 +71,22 @@ def lowered_training(program: LaneProgram, placement: Placement, *, card: DataCa
     for steps in program.pieces:
         if not program.stream_steps or steps <= program.stream_steps:
             piece = on_each(functools.partial(stepping, steps=steps), placement, wanted, LANES, made=made)
-            found[steps] = piece.lower(state, data, commands.cursor, first)
+            found[steps] = _lowered(piece, placement, state, data, commands.cursor, first)
     validate = on_each(validating, placement, (LANES, given, LANES), (LANES, LANES), made=(made, None))
     test = on_each(testing, placement, (LANES, given), LANES, donate=False)
-    return {**found, "validate": validate.lower(state, data, commands.due), "test": test.lower(state, data)}
+    return {
+        **found,
+        "validate": _lowered(validate, placement, state, data, commands.due),
+        "test": _lowered(test, placement, state, data),
+    }
+
+
+def _lowered(program: Any, placement: Placement, *operands: Any) -> Lowered:
+    """Lower a program for the devices of a placement, which may be of another kind than those of this process."""
+    platform = placement.devices[0].platform
+    if platform == jax.default_backend():
+        return program.lower(*operands)
+    return program.trace(*operands).lower(lowering_platforms=("cuda" if platform == "gpu" else platform,))
 
 
 def _made(state: TrialState, placement: Placement) -> Any:
@@ -104,7 +116,7 @@ def lowered_place(program: LaneProgram, placement: Placement) -> Lowered:
     state = abstract_lanes(program, placement)
     wanted = (LANES, REPLICATED, REPLICATED, REPLICATED)
     placing = on_each(place_own, placement, wanted, LANES, made=_made(state, placement))
-    return placing.lower(state, *_abstract_trials(program, placement, placed_at_once(program)))
+    return _lowered(placing, placement, state, *_abstract_trials(program, placement, placed_at_once(program)))
 
 
 @functools.cache

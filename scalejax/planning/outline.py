@@ -1,8 +1,10 @@
 """A plan as plain data: what `plan` prints and gives as JSON."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
+from scalejax.planning.compile_for import CompiledBucket
 from scalejax.planning.device_specs import LOCAL
 from scalejax.planning.forecast import Forecast
 from scalejax.planning.packing import Bucket, padding_share
@@ -13,7 +15,12 @@ CHECKPOINTS_KEPT = 2  # of a pack; should the last one be damaged, there is the 
 
 
 def outline(
-    plan: Plan, forecast: Forecast | Simulation, *, device: str, simulation: Simulation | None = None
+    plan: Plan,
+    forecast: Forecast | Simulation,
+    *,
+    device: str,
+    simulation: Simulation | None = None,
+    compiled: Sequence[CompiledBucket] = (),
 ) -> dict[str, Any]:
     """Return the facts of a plan; FLOPs and bytes are whole numbers, times are seconds, shares are in [0, 1].
 
@@ -22,6 +29,7 @@ def outline(
         forecast: of its wall time: of programs timed here, or the simulation alone.
         device: what the devices here are called.
         simulation: on other devices than those here, also reported.
+        compiled: what the compiler of those devices says of each program, if it was asked.
     """
     simulation = forecast if isinstance(forecast, Simulation) else simulation
     facts = {
@@ -73,6 +81,8 @@ def outline(
             "twice_the_devices_seconds": simulation.twice,
             "lanes": simulation.lanes,
         }
+    if compiled:
+        facts["compiled"] = [each.facts() for each in compiled]
     return facts
 
 

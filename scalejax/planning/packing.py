@@ -318,7 +318,7 @@ def waste(buckets: Sequence[Bucket], *, devices: int) -> tuple[int, int, int]:
         padding += padded - true
         busy = sum(steps * count for steps, count in bucket.horizons.items())
         step = step_flops(bucket.program.architecture, bucket.program.recipe)
-        idle += step * max(0, bucket.makespan * bucket.lanes * devices - busy)
+        idle += step * max(0, bucket.makespan * bucket.lanes * (devices // bucket.spread.devices) - busy)
     return useful, padding, idle
 
 

@@ -1,10 +1,8 @@
 """The plan of a sweep: its trials, programs and costs, before anything is trained."""
 
-import contextlib
 import fnmatch
 import functools
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import jax
@@ -27,6 +25,7 @@ from scalejax.spec.sweep import PROBED, PROVEN
 from scalejax.train.cost import SPEEDS, data_bytes, lane_bytes
 from scalejax.train.recipe import LaneProgram
 from scalejax.train.task import Task, task_of
+from scalejax.train.tracing import collecting_later
 
 STATE_SHARE = 0.25  # of a device's memory may be taken by the lanes of one program; activations need the rest
 STEP_SHARE = 0.25  # of it by the largest array of a step of all lanes
@@ -128,20 +127,8 @@ def make_plan(
         SweepError: the sweep asks for what its data or its families do not have, or for halving that halves nothing.
     """
     check_sweep(sweep, spec=spec)
-    with _collecting_later():
+    with collecting_later():
         return _planned(sweep, devices=devices, spec=spec, probe=probe)
-
-
-@contextlib.contextmanager
-def _collecting_later() -> Iterator[None]:
-    """Let Python look for garbage afterwards: of what is traced all stays, and looking took a fifth of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _planned(sweep: Sweep, *, devices: int | None, spec: DeviceSpec | None, probe: Probe | None) -> Plan:
@@ -186,7 +173,7 @@ def _planned(sweep: Sweep, *, devices: int | None, spec: DeviceSpec | None, prob
         useful_flops=useful,
         padding_flops=padding,
         idle_flops=idle,
-        state_bytes=max((bucket.lanes * lane_bytes(bucket.program) for bucket in packing.buckets), default=0),
+        state_bytes=max((_state_bytes(bucket) for bucket in packing.buckets), default=0),
         data_bytes=data_bytes(card, sum(card.sizes.values()) - (card.examples if streamed else 0)),
         stream_bytes=max((_call_bytes(bucket, card) for bucket in packing.buckets), default=0) if streamed else 0,
         group=group,
@@ -199,6 +186,10 @@ def _streamed(bucket: Bucket, card: DataCard) -> Bucket:
     longest = max(counted.trial.evaluate_every for counted in bucket.counted)  # no call goes beyond an evaluation
     steps = int(np.clip(fitting, 1, min(bucket.call_steps, longest)))
     return replace(bucket, program=replace(bucket.program, stream_steps=steps), call_steps=steps)
+
+
+def _state_bytes(bucket: Bucket) -> int:
+    return bucket.lanes * lane_bytes(bucket.program) // bucket.spread.parameters
 
 
 def _batch_bytes(bucket: Bucket, card: DataCard) -> int:

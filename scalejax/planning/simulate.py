@@ -54,7 +54,13 @@ class Simulation:
         return self.shares["training"] + self.shares["evaluation"]
 
 
-def simulate(plan: Plan, spec: DeviceSpec, *, timings: Sequence[Timing | None] | None = None) -> Simulation:
+def simulate(
+    plan: Plan,
+    spec: DeviceSpec,
+    *,
+    timings: Sequence[Timing | None] | None = None,
+    told: str = "from programs timed on this machine",
+) -> Simulation:
     """Simulate a plan on its number of devices; nothing is compiled or timed.
 
     Args:
@@ -62,6 +68,7 @@ def simulate(plan: Plan, spec: DeviceSpec, *, timings: Sequence[Timing | None] |
         spec: of the devices.
         timings: of the program of each bucket where it was timed on such a device. The others are corrected by what
             those have shown.
+        told: where the timings are from, in words.
 
     Raises:
         SweepError: it would take minutes to simulate.
@@ -108,7 +115,7 @@ def simulate(plan: Plan, spec: DeviceSpec, *, timings: Sequence[Timing | None] |
     return Simulation(
         device=spec.name,
         devices=plan.devices,
-        source="from programs timed on this machine" if any(timings) else spec.source,
+        source=told if any(timings) else spec.source,
         total=result.makespan,
         seconds=tuple(total / groups for total in seconds),
         timed=tuple(timing is not None for timing in timings),

@@ -60,6 +60,9 @@ def plan_lines(facts: Mapping[str, Any]) -> list[str]:
         f"disk      at most {disk} of checkpoints, only while trials are running",
         f"forecast  {duration(facts['forecast_seconds'])} if every trial takes all its steps{unless}",
     ]
+    for number, compiled in enumerate(facts.get("compiled", ())):
+        lines += [] if number else [f"compiler  of {facts['device_kind']}, which is not here:"]
+        lines += _compiled_lines(compiled)
     if "simulation" in facts:
         lines += _simulation_lines(facts["simulation"], facts["devices"], kind=facts["device_kind"])
     return lines
@@ -72,6 +75,33 @@ def _program_line(program: Mapping[str, Any]) -> str:
         f"({program['mode']}), {number_of(program['steps'], 'step')}, {program['padding']:.0%} padding{grounds}, "
         f"about {duration(program['seconds'])}" + ("" if program["timed"] else " (estimated)")
     )
+
+
+def _compiled_lines(compiled: Mapping[str, Any]) -> list[str]:
+    """Say what a device's compiler says of a bucket's programs, a line each."""
+    needs, has = (quantity(compiled[name], "B") for name in ("needed_bytes", "memory"))
+    fits = f"fits: {needs} of {has}" if compiled["fits"] else f"does not fit: {needs}, of {has}"
+    launches, timing = compiled["step_launches"], compiled["timing"]
+    lines = [
+        f"  {compiled['sizes']}: {fits} a device; {launches} launches a training step, "
+        f"which takes about {1e6 * timing['step']:,.0f} us (estimated)"
+    ]
+    for program in compiled["programs"]:
+        reading = program["reading"]
+        name = number_of(int(program["name"]), "step") if program["name"].isdigit() else program["name"]
+        rounds = [
+            f"{'an unknown number of' if loop['trips'] is None else loop['trips']} x {loop['launches']}"
+            for loop in reading["loops"]
+        ]
+        said = [
+            f"{quantity(program['argument_bytes'], 'B')} of arguments",
+            f"{quantity(program['temporary_bytes'], 'B')} of temporaries",
+            f"launches {' + '.join([str(reading['launches']), *rounds])}",
+            *(f"{count} {kind}" for kind, count in reading["collectives"].items()),
+            f"compiled in {duration(program['compile_seconds'])}",
+        ]
+        lines.append(f"    {name}: {', '.join(said)}")
+    return lines
 
 
 def _simulation_lines(done: Mapping[str, Any], devices: int, *, kind: str) -> list[str]:

@@ -16,7 +16,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter, NullLocator
-from scipy.optimize import isotonic_regression
 
 from scalejax.analysis.curves.curves import notes
 from scalejax.files import replacing
@@ -265,7 +264,11 @@ def spread(wanted: Sequence[float], spacing: float, *, low: float, high: float) 
     """
     spacing = min(spacing, (high - low) / max(len(wanted) - 1, 1))
     steps = spacing * np.arange(len(wanted))
-    flat = isotonic_regression(np.asarray(wanted, dtype=float) - steps).x
+    flat = np.asarray(wanted, dtype=float) - steps
+    if (np.diff(flat) <= 0).any():  # else they are apart already
+        from scipy.optimize import isotonic_regression  # takes longer to import than a figure to draw
+
+        flat = isotonic_regression(flat).x
     return (np.clip(flat, low, high - steps[-1]) + steps).tolist()
 
 

@@ -31,7 +31,7 @@ from scalejax.run.fits import BOOTSTRAP, LEVEL, Fits, fit_source
 from scalejax.run.predict import predicted
 from scalejax.run.rows import measurement_rows, older_result, older_row, result_row, trial_row
 from scalejax.run.store import TRIAL_COLUMNS, Ended, Heartbeat, Store
-from scalejax.run.watch import Accountant, Interruption, Pulse
+from scalejax.run.watch import Accountant, Ahead, Interruption, Pulse
 from scalejax.run.weights import Keeper, best_row, evaluated, model_parts, without_model
 from scalejax.spec import Sweep
 from scalejax.spec.sweep import ALL, NONE
@@ -297,6 +297,7 @@ def plan(
     *,
     device_kind: str | None = None,
     out: str | os.PathLike[str] | None = None,
+    compile: bool = False,
 ) -> "SweepPlan":
     """Return what `run_sweep` will do: trials, programs and their modes, FLOPs, memory, and a forecast of the time.
 
@@ -308,26 +309,41 @@ def plan(
         devices: how many to simulate the sweep on; by default it is planned for those of this machine.
         device_kind: which these are, such as "h200" or "v5e", or "local" for those here; then no program is timed.
         out: the directory of the run, as for `run_sweep`: one that is resumed keeps its modes.
+        compile: ask the compiler of that kind about every program; a topology may follow the kind, as in "v5e:2x2".
 
     Raises:
-        SweepError: the sweep asks for what cannot be, or there is no such kind of device.
+        SweepError: the sweep asks for what cannot be, there is no such kind of device, or its compiler is not
+            installed.
     """
     from scalejax.execute import devices as here
     from scalejax.execute.modes import kept_modes, with_modes
     from scalejax.execute.timing import TIMED_BYTES, remembered, timings_of
+    from scalejax.planning.compile_for import compile_for, prepare_compilers, topology
     from scalejax.planning.device_specs import LOCAL, device_spec_named, local_spec
     from scalejax.planning.forecast import Forecast, forecast
     from scalejax.planning.outline import outline
     from scalejax.planning.simulate import simulate
     from scalejax.report.plan import SweepPlan
 
+    if compile:
+        prepare_compilers()
     here.prepare()  # before the local kind is looked at
-    spec = None if device_kind is None else device_spec_named(device_kind)
+    spec = None if device_kind is None else device_spec_named(device_kind.partition(":")[0])
+    elsewhere = None
+    if compile:
+        if spec is None or spec.name == LOCAL:
+            raise SweepError("--compile: expected a --device-kind that is not here, such as v5e:2x2 or h200:8")
+        elsewhere = topology(device_kind or "", devices=devices)
+        devices = len(elsewhere)
     made = planned(sweep, devices=devices, spec=spec)
     if not made.packing.buckets:
         return SweepPlan(outline(made, Forecast((), ()), device=here.device_kind()))
     if spec is not None and spec.name != LOCAL:
-        return SweepPlan(outline(made, simulate(made, spec), device=here.device_kind()))
+        asked = compile_for(made, elsewhere, spec) if elsewhere else []
+        simulated = simulate(
+            made, spec, timings=[each.timing for each in asked] or None, told="from what their compiler says"
+        )
+        return SweepPlan(outline(made, simulated, device=here.device_kind(), compiled=asked))
     measure = spec is None and devices is None and made.data_bytes <= TIMED_BYTES
     made = with_modes(made, kept_modes(read_environment(directory_of(sweep, out))), measure=measure)
     if spec is not None:
@@ -529,7 +545,7 @@ def _train(
         raise SweepError("[data] source: the data have changed since the sweep was planned; run again")
     FeatureFits(data).check((each.chain, each.own_examples) for each in (*plan.trials, *plan.older))
     waiting = [*unfinished, *recalled]
-    accountant = Accountant(plan, waiting, begun=begun)
+    accountant, ahead = Accountant(plan, waiting, begun=begun), Ahead(plan)
     with ExitStack() as exits:
         stream = None if progress else exits.enter_context(Path(os.devnull).open("w"))
         # How long a fit takes is not known before: it is counted as much as a trial of the engine takes on average.
@@ -546,6 +562,7 @@ def _train(
         exits.enter_context(Pulse(store, accountant=accountant, display=display))
 
         def started(trials: Sequence["Trial"]) -> None:
+            ahead.begin()
             store.start([trial.trial_id for trial in trials])
             accountant.begin(trials, display)
             if keeper:
@@ -569,7 +586,7 @@ def _train(
             {trial.trial_id for trial in unfinished},
             data=data,
             observer=Observer(
-                started=started, finished=finished, progressed=lambda progress: accountant.show(progress, display)
+                started=started, finished=finished, progressed=lambda each: accountant.show(each, display)
             ),
             halving=halving,
             checkpoints=checkpoints,

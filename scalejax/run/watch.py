@@ -122,6 +122,42 @@ class Pulse:
         self._store.beat(heartbeat, self._accountant.steps_taken)
 
 
+class Ahead:
+    """Does beside the training what would be waited for at its end: imports for the figure, tracing for the ledger.
+
+    Args:
+        plan: of the sweep.
+    """
+
+    def __init__(self, plan: "Plan"):
+        from scalejax.train.numerics import current
+
+        self._plan, self._numerics = plan, current()
+        self._thread = threading.Thread(target=self._prepare, name="ahead", daemon=True)
+
+    def begin(self) -> None:
+        """Begin, unless it has, as soon as the programs that are asked for are traced; returns at once."""
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def _prepare(self) -> None:
+        from scalejax.train.numerics import hold
+        from scalejax.train.traced import traced_evaluation, traced_initialisation
+        from scalejax.train.tracing import tracing
+
+        hold(self._numerics)
+        with tracing():  # what the training waits for comes first
+            pass
+        # Whatever goes wrong here goes wrong once more where it is needed, and is told there.
+        with suppress(Exception):
+            import scalejax.analysis
+            import scalejax.report.plot  # noqa: F401
+        with suppress(Exception):
+            for size, batch in dict.fromkeys((each.architecture, each.recipe.batch_size) for each in self._plan.trials):
+                traced_initialisation(size)
+                traced_evaluation(size, batch)
+
+
 class Interruption:
     """Listens for SIGINT and SIGTERM: the first stops the run cleanly, the second ends the process at once.
 

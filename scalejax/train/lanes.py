@@ -242,6 +242,7 @@ def write_lane(lanes: TrialState, slot: jax.Array, state: TrialState) -> TrialSt
     return jax.tree.map(lambda all_lanes, one: all_lanes.at[slot].set(one, mode="drop"), lanes, state)
 
 
+@functools.cache
 def abstract_lane(program: LaneProgram) -> TrialState:
     """Return the state of one lane as shapes."""
     return jax.eval_shape(

@@ -18,6 +18,7 @@ from scalejax.data.host import beside_the_training
 from scalejax.models import Architecture
 from scalejax.train.numerics import Numerics, current
 from scalejax.train.recipe import Leaf
+from scalejax.train.tracing import tracing
 
 # For programs that run for a millisecond: optimised they would take a second to compile, so a third of it.
 HASTY: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
@@ -67,7 +68,9 @@ def _initialiser(architecture: Architecture, numerics: Numerics) -> Callable[[np
     del numerics  # a program compiled under other settings draws other numbers
     drawing = jax.jit(lambda key: architecture.initialise(jax.random.key(key)))
     with beside_the_training():
-        return drawing.lower(jax.ShapeDtypeStruct((), np.uint32)).compile(HASTY)
+        with tracing():
+            lowered = drawing.lower(jax.ShapeDtypeStruct((), np.uint32))
+        return lowered.compile(HASTY)
 
 
 def pad(tree: Tree, like: Tree) -> Tree:
