@@ -28,7 +28,7 @@ ENTRY %main.2 (p: f32[4]) -> f32[4] {
   %copy = f32[4]{0} copy(%p)
   %sum = f32[4]{0} all-reduce-start(%copy), channel_id=1
   %done = f32[4]{0} all-reduce-done(%sum)
-  %loop = (s32[], f32[4]) while(%p), condition=%condition.1, body=%body.1, backend_config={"known_trip_count":{"n":"32"}}
+  %loop = (s32[], f32[4]) while(%p), condition=%condition.1, body=%body.1, config={"known_trip_count":{"n":"32"}}
   %open = (s32[], f32[4]) while(%p), condition=%condition.1, body=%body.1
   ROOT %r = f32[4]{0} get-tuple-element(%loop), index=1
 }

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from engine_helpers import EXACT_SOLO, FIRST, device_data, pack_of, params_of, place, planned, ready, slow
+from engine_helpers import EXACT_SOLO, FIRST, device_data, pack_of, params_of, place, planned, ready
 
 import scalejax as sx
 from scalejax.data.shuffle import index_shuffle
@@ -88,7 +88,8 @@ def test_a_walk_of_known_length_ends_where_the_other_does():
             np.testing.assert_array_equal(known, walked)
 
 
-@pytest.mark.parametrize("spread", [*slow(Spread(2)), Spread(1, 2)])
+@pytest.mark.slow
+@pytest.mark.parametrize("spread", [Spread(2), Spread(1, 2)], ids=["batch", "parameters"])
 def test_two_devices_that_share_a_trial_train_it_as_one(data, spread):
     trial = planned(knobs={"width": 128, "depth": 2}, numbers={"eps": 1e-4})
     found = []

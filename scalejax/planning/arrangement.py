@@ -82,14 +82,15 @@ def _filled(bucket: Bucket, group: int, *, spec: DeviceSpec, capacity: Capacity)
     program, spread = bucket.program, bucket.spread
     size = Size(program, bucket.counted, capacity)
     shared = {"batch": spread.batch, "parameters": spread.parameters}
-    size.lane_seconds = lane_seconds(program, spec.speed, **shared)
+    speed = spec.speed_in(program.architecture.precision)
+    size.lane_seconds = lane_seconds(program, speed, **shared)
     if spread != ALONE:
         size.most_lanes = max(
             1, min(size.most_lanes, int(USED * spec.memory // device_bytes(program, lanes=1, **shared)))
         )
     rows = replace(capacity, devices=max(1, group // spread.devices))
     filling = filled(bucket.horizons, size, rows)
-    seconds = spec.speed.overhead + filling.lanes * size.lane_seconds
+    seconds = speed.overhead + filling.lanes * size.lane_seconds
     return replace(
         bucket,
         lanes=filling.lanes,

@@ -220,12 +220,17 @@ def lane_bytes(program: LaneProgram) -> int:
     Where a model is called on rounded parameters, these are a copy beside the others. Gradients of parts of a batch are
     added up in float32.
     """
+    return _bytes(_held(program))
+
+
+def _held(program: LaneProgram) -> list[jax.ShapeDtypeStruct]:
+    """Return the arrays that one lane has in memory in a step, beside what its forward pass keeps."""
     lane, numbers = abstract_lane(program), program.architecture.numbers
     params = lane.learner.params
-    called_on = jax.eval_shape(lambda stored: rounded(stored, numbers.computes), params)
-    copied = zip(*map(jax.tree.leaves, (called_on, params)), strict=True)
     gradient = params if program.microbatches == 1 else jax.eval_shape(widened, params)
-    return _bytes(lane) + _bytes(gradient) + sum(_bytes(copy) for copy, own in copied if copy.dtype != own.dtype)
+    called_on = jax.eval_shape(lambda stored: rounded(stored, numbers.computes), params)
+    pairs = zip(*map(jax.tree.leaves, (called_on, params)), strict=True)
+    return [*jax.tree.leaves((lane, gradient)), *(copy for copy, own in pairs if copy.dtype != own.dtype)]
 
 
 def data_bytes(card: DataCard, examples: int) -> int:
@@ -263,9 +268,8 @@ def device_bytes(program: LaneProgram, *, lanes: int, batch: int = 1, parameters
     def share(leaf: Any) -> float:
         return _bytes(leaf) / (1 if parameter_axis(leaf.shape, parameters) is None else parameters)
 
-    lane = abstract_lane(program)
-    state = sum(map(share, (*jax.tree.leaves(lane), *jax.tree.leaves(lane.learner.params))))
-    together = 2 * _bytes(lane.learner.params) if parameters > 1 else 0
+    state = sum(map(share, _held(program)))
+    together = 2 * _bytes(program.architecture.abstract[1]) if parameters > 1 else 0
     forward = program.architecture.forward_program(program.recipe.batch_size).jaxpr
     kept = KEPT_TWICE * _kept_bytes(forward, rematerialised=program.rematerialise)
     return lanes * (state + together + kept / (batch * parameters * program.microbatches))
