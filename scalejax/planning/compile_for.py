@@ -6,7 +6,6 @@ is slower of the products and the bytes of its programs; on a TPU its compiler's
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -56,9 +55,9 @@ class CompiledBucket:
     """The programs of a bucket, compiled for devices that are not here.
 
     Attributes:
-        sizes: of its models, in words.
         lanes: on each device.
-        devices: that run a program together.
+        lanes_together: on all devices that run a program together.
+        devices: how many these are.
         programs: as they are launched; after one that the compiler refuses there are no more.
         room_bytes: that a device has for them.
         step_launches: of one training step of all lanes.
@@ -67,8 +66,8 @@ class CompiledBucket:
         refused: why the compiler refuses a program; empty if it does not.
     """
 
-    sizes: str
     lanes: int
+    lanes_together: int
     devices: int
     programs: tuple[Compiled, ...]
     room_bytes: float
@@ -134,8 +133,7 @@ def compiled_bucket(bucket: Bucket, plan: Plan, *, devices: Group, spec: DeviceS
     except jax.errors.JaxRuntimeError as error:
         refused = first_line(error)
     by_name = {each.name: each for each in programs}
-    sizes = ", ".join(each.title for each in bucket.architectures)
-    common = sizes, bucket.lanes, len(placement.devices), tuple(programs), spec.memory
+    common = bucket.lanes, placement.lanes, len(placement.devices), tuple(programs), spec.memory
     if refused:
         return CompiledBucket(*common, refused=refused)
     longest = program.pieces[0]
@@ -167,8 +165,6 @@ def measuring_share(bucket: Bucket, timing: Timing, *, lanes: int) -> float:
     tests = sum(each.copies * (each.expected_stop is None) for each in counted)  # what halving stops is not tested
     measuring = evaluations * timing.evaluation + tests * timing.test
     return measuring / (measuring + steps * timing.step / lanes)
-
-
 
 
 def _compiled(name: str, lowered: Any, spec: DeviceSpec, *, speed: DeviceSpeed, flops: float) -> Compiled:

@@ -1,12 +1,13 @@
 """A run: a sweep carried out in a directory. This is where the rooms meet; the command line calls the same."""
 
 import base64
+import math
 import os
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -323,6 +324,7 @@ def plan(
     from scalejax.planning.device_specs import LOCAL, devices_named, local_spec
     from scalejax.planning.forecast import Forecast, forecast
     from scalejax.planning.outline import outline
+    from scalejax.planning.packing import STATIC, in_mode
     from scalejax.planning.simulate import simulate
     from scalejax.planning.topology import check_compiler
     from scalejax.report.plan import SweepPlan
@@ -342,6 +344,8 @@ def plan(
     if not made.packing.buckets:
         return SweepPlan(outline(made, Forecast((), ()), device=here.device_kind()))
     if spec is not None and spec.name != LOCAL:
+        buckets = tuple(in_mode(bucket, STATIC) for bucket in made.packing.buckets)  # as a run there would do
+        made = replace(made, packing=replace(made.packing, buckets=buckets))
         asked = compile_for(made, spec, shape=shape) if compile else []
         timings, told = [each.timing for each in asked], "estimated from what its compiler says"
         simulated = simulate(made, spec, timings=timings or None, told=told)
