@@ -85,7 +85,7 @@ def _described(spec: DeviceSpec, shape: tuple[int, ...]) -> Group:
     if spec.chip is None:
         # A host has four chips or more, unless that is said; a program on one chip is the same.
         single = {"chips_per_host_bounds": (1,) * 3} if math.prod(shape) == 1 else {}
-        with _environment(TPU_ENVIRONMENT):
+        with environment(TPU_ENVIRONMENT):
             name = f"{spec.name}:{'x'.join(map(str, shape))}"
             return tuple(topologies.get_topology_desc(platform="tpu", topology_name=name, **single).devices)
     (count,) = shape
@@ -95,7 +95,7 @@ def _described(spec: DeviceSpec, shape: tuple[int, ...]) -> Group:
         "target_config": target(spec.name, spec.chip),
         "topology": f"1x{hosts}x{-(-count // hosts)}",
     }
-    with _environment(CUDA_ENVIRONMENT):
+    with environment(CUDA_ENVIRONMENT):
         try:
             return tuple(topologies.get_topology_desc(platform="cuda", **wanted).devices)
         except NotImplementedError:  # JAX had its plugins come up before, and without a driver this one did not
@@ -132,7 +132,7 @@ def _plugin() -> str:
 
 
 @contextlib.contextmanager
-def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
+def environment(wanted: Mapping[str, str]) -> Iterator[None]:
     """Set environment variables that are not set, and take them back."""
     fresh = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(fresh)

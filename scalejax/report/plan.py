@@ -98,7 +98,7 @@ def _compiled_lines(compiled: Mapping[str, Any]) -> list[str]:
     ]
     spoken = [number_of(count, kind) for kind, count in sorted(counts.items())] or ["none"]
     waits = compiled["waits"]
-    loops = f"{number_of(waits, 'loop or condition')} whose end only the device knows, and the host waits for"
+    loops = f"{waits:,} whose end only the device knows: where it is a GPU, the host waits for it each time"
     return [
         f"{heading}, {number_of(len(compiled['programs']), 'program')} compiled in {_compiling(compiled)}",
         f"    memory  {quantity(needs, 'B')} of {quantity(room, 'B')}, {left}; {_memory(compiled['programs'][0])}",
