@@ -58,23 +58,28 @@ def index_shuffle(index: jax.Array, *, size: jax.Array, key: jax.Array, known: b
     rows = jnp.sqrt(size.astype(jnp.float32)).astype(jnp.uint32) + 1
     columns = (size + rows - 1) // rows
 
-    def any_left(walk: tuple[jax.Array, jax.Array]) -> jax.Array:
-        return jnp.any(walk[1])
-
-    def step(walk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        cell, left = walk
-        cell = jnp.where(left, _feistel(cell, rows, columns, key), cell)
-        return cell, cell >= size
+    def walk(cell: jax.Array, outside: jax.Array) -> jax.Array:
+        return jnp.where(outside, _feistel(cell, rows, columns, key), cell)
 
     if known:
         # At most sqrt(size) cells lie beyond: up to a size of 256 these rounds walk out of all of them. Of a larger
         # size a round ends beyond with a chance below one in 16, all with one below 2**-64; then the last example is
         # taken.
-        begun = index, jnp.ones(index.shape, bool)
-        walked, _ = lax.fori_loop(0, 1 + WALKS, lambda _, walk: step(walk), begun)
+        begun = _feistel(index, rows, columns, key)
+        walked = lax.fori_loop(0, WALKS, lambda _, cell: walk(cell, cell >= size), begun)
         return jnp.minimum(walked, size - 1)
-    # The first step too is one of the loop: written before it, the network would be compiled twice.
-    return lax.while_loop(any_left, step, (index, jnp.ones(index.shape, bool)))[0]
+
+    def goes_on(state: tuple[jax.Array, jax.Array]) -> jax.Array:
+        cell, first = state
+        return first | jnp.any(cell >= size)
+
+    def step(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        cell, first = state
+        return walk(cell, first | (cell >= size)), jnp.zeros((), bool)
+
+    # The first round is one of the loop too: written before it, the network would be compiled twice. To carry which
+    # cells are outside, and not only whether it is the first round, would have every round computed twice.
+    return lax.while_loop(goes_on, step, (index, jnp.ones((), bool)))[0]
 
 
 def _feistel(cell: jax.Array, rows: jax.Array, columns: jax.Array, key: jax.Array) -> jax.Array:
