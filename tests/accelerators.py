@@ -26,9 +26,9 @@ from scalejax.spec import Sweep
 
 KINDS = ("h200", "v5e", "v5p", "v6e")
 COLUMNS = (
-    "device", "model", "lanes", "arguments_mb", "temporaries_mb", "needed_share", "step_launches", "evaluation_launches",
-    "test_launches", "step_us", "evaluation_us", "test_us", "measuring_share", "unknown_loops", "collectives",
-    "compile_seconds",
+    "device", "model", "lanes", "arguments_mb", "temporaries_mb", "needed_share", "step_launches",
+    "evaluation_launches", "test_launches", "step_us", "evaluation_us", "test_us", "measuring_share",
+    "unknown_loops", "collectives", "compile_seconds",
 )  # fmt: skip
 
 
