@@ -84,15 +84,29 @@ def _plain_warnings(command: str) -> Iterator[None]:
 
 def plan(options: argparse.Namespace) -> int:
     """Print what a sweep will do: trials, programs, padding waste, FLOPs, memory and a forecast of the time."""
-    from scalejax.run import plan as plan_of
+    with _on_cpu() if options.compile else contextlib.nullcontext():
+        from scalejax.run import plan as plan_of
 
-    def preview(sweep: "Sweep"):
-        asked = {"device_kind": options.device_kind, "out": options.out, "compile": options.compile}
-        return plan_of(sweep, options.devices, **asked)
+        def preview(sweep: "Sweep"):
+            asked = {"device_kind": options.device_kind, "out": options.out, "compile": options.compile}
+            return plan_of(sweep, options.devices, **asked)
 
-    made = _from_file(options, preview)
+        made = _from_file(options, preview)
     _print(made.facts, str(made), as_json=options.json)
     return 0
+
+
+@contextlib.contextmanager
+def _on_cpu() -> Iterator[None]:
+    """Have JAX come up on the CPU: where compilers of accelerators are installed, it complains of what is not there."""
+    name = "JAX_PLATFORMS"
+    chosen = name in os.environ
+    os.environ.setdefault(name, "cpu")
+    try:
+        yield
+    finally:
+        if not chosen:
+            os.environ.pop(name, None)
 
 
 def run(options: argparse.Namespace) -> int:

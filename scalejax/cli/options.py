@@ -64,12 +64,12 @@ def _plan_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--device-kind",
         metavar="K",
-        help="the kind of these devices, such as h200, v5e or v5e:2x2 (default: local, those here); then no program is "
-        "timed",
+        help="the kind of these devices, such as h200, v5e, or v5e:2x2, which says how many they are (default: local, "
+        "those here); then no program is timed",
     )
     command.add_argument(
         "--compile", action="store_true",
-        help="ask the compiler of that kind about every program: memory, launches, loops, collectives",
+        help="ask the compiler of that kind, without the device, about every program: memory, launches, loops, time",
     )  # fmt: skip
 
 

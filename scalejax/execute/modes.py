@@ -14,13 +14,11 @@ from dataclasses import replace
 import jax
 
 from scalejax.execute.timing import remembered, timed
-from scalejax.planning.packing import Bucket
+from scalejax.planning.packing import STATIC, Bucket, in_mode
 from scalejax.planning.plan import Plan
-from scalejax.train.cost import evaluation_block
-from scalejax.train.recipe import BLOCK, PIECES
 
 TIMED = ("vmap", "map")  # against each other, on a CPU
-MODES = (*TIMED, "static")
+MODES = (*TIMED, STATIC)
 WORTH_SECONDS = 60.0  # of estimated training; below, compiling a second program costs more than it can save
 
 
@@ -44,22 +42,13 @@ def program_key(bucket: Bucket) -> str:
     return hashlib.sha256(in_mode(bucket, "").program.identity.encode()).hexdigest()[:16]
 
 
-def in_mode(bucket: Bucket, mode: str) -> Bucket:
-    """Return a bucket whose lanes run in `mode`."""
-    block, pieces = BLOCK, PIECES
-    if mode == "static":
-        block = evaluation_block(bucket.program, bucket.lanes)
-        pieces = tuple(steps for steps in PIECES if steps <= bucket.call_steps)
-    return replace(bucket, program=replace(bucket.program, mode=mode, block=block, pieces=pieces))
-
-
 def choose_mode(bucket: Bucket, plan: Plan, *, measure: bool) -> str:
     """Return the faster mode of a bucket, timed on this machine if that is allowed and worth it.
 
     Accelerators run lanes side by side: one lane alone leaves them idle.
     """
     if jax.default_backend() != "cpu":
-        return "static"
+        return STATIC
     if bucket.lanes == 1:
         return "map"  # there is nothing to run side by side
     candidates = [in_mode(bucket, mode) for mode in TIMED]

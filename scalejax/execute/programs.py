@@ -13,6 +13,7 @@ from scalejax.data import DataCard
 from scalejax.execute.host_start import starts_on_host
 from scalejax.models import Architecture
 from scalejax.planning.lowering import lowered_place, lowered_training, placed_at_once, reading, writing
+from scalejax.planning.memory import memory_of, needed_bytes
 from scalejax.planning.placement import Placement
 from scalejax.train.lanes import Commands, DeviceData, Outcome
 from scalejax.train.numerics import current, hold
@@ -130,30 +131,20 @@ class InPieces:
 def check_memory(advanced: Any, placer: Any, placement: Placement) -> bool:
     """Refuse programs that will not fit, where the compiler and the device tell, before they fail half way.
 
-    Counted is what is in memory at the same time: the data set lies beside `placer`, and while `advanced` runs the next
-    trials wait to be written. To read or write a lane takes less than to place one.
-
     Returns:
         Whether a copy of all lanes fits beside them; True where nothing tells.
 
     Raises:
         MemoryError: they do not fit.
     """
-    advancing, placing = advanced.memory_analysis(), placer.memory_analysis()
+    advancing, placing = memory_of(advanced), memory_of(placer)
     room = (placement.devices[0].memory_stats() or {}).get("bytes_limit")
     if advancing is None or placing is None or room is None:
         return True
-    lanes = placing.alias_size_in_bytes  # are given in and come out in the same place
-    fresh, data = (each.argument_size_in_bytes - each.alias_size_in_bytes for each in (placing, advancing))
-    needs = max(_bytes_of(advancing) + fresh, _bytes_of(placing) + data)
+    needs = needed_bytes([advancing], placing)
     if needs > room:
         raise MemoryError(f"the program needs {needs / 1e9:.1f} GB of the device's {room / 1e9:.1f}")
-    return needs + lanes <= room
-
-
-def _bytes_of(needs: Any) -> int:
-    total = needs.argument_size_in_bytes + needs.output_size_in_bytes + needs.temp_size_in_bytes
-    return total - needs.alias_size_in_bytes
+    return needs + placing.aliased_bytes <= room  # lanes are given in and come out in the same place
 
 
 class Compiler:

@@ -21,6 +21,29 @@ LOCAL = "local"
 
 
 @dataclass(frozen=True)
+class Chip:
+    """A GPU as its compiler has to know it.
+
+    Attributes:
+        cores: multiprocessors.
+        units: of float32 on each.
+        clock: Hz.
+        cache: bytes, of the second level.
+        capability: of CUDA, such as (9, 0).
+        memory: bytes.
+        bandwidth: bytes/s.
+    """
+
+    cores: int
+    units: int
+    clock: float
+    cache: int
+    capability: tuple[int, int]
+    memory: float
+    bandwidth: float
+
+
+@dataclass(frozen=True)
 class DeviceSpec:
     """What a plan has to know of a device.
 
@@ -31,6 +54,9 @@ class DeviceSpec:
         speed: for the simulation, finer than what packing assumes of the platform.
         source: of the figures, in words.
         products: FLOP/s by precision, where they are not those of the speed.
+        clock: of a TPU, Hz.
+        host_shape: of a TPU, how the chips of one host are connected.
+        chip: of a GPU.
     """
 
     name: str
@@ -39,6 +65,9 @@ class DeviceSpec:
     speed: DeviceSpeed
     source: str
     products: Mapping[str, float] = field(default_factory=dict, hash=False)
+    clock: float = 0.0
+    host_shape: tuple[int, ...] = ()
+    chip: Chip | None = None
 
     def speed_in(self, precision: str) -> DeviceSpeed:
         """Return its speed where models compute in a precision."""
@@ -57,27 +86,46 @@ def _public(name: str, platform: str, *, products: Figures, memory: float, bandw
     return DeviceSpec(name, platform, usable, speed, "estimated from public figures", others)
 
 
-def _passes(figure: float) -> Figures:
-    """Return the products of a TPU, which multiplies bfloat16: float32 in six passes, for TF32 in three."""
-    return figure / 6, figure / 3, figure
+def _gpu(name: str, chip: Chip, *, products: Figures) -> DeviceSpec:
+    return replace(_public(name, "gpu", products=products, memory=chip.memory, bandwidth=chip.bandwidth), chip=chip)
+
+
+def _tpu(
+    name: str, *, products: float, memory: float, bandwidth: float, clock: float, host_shape: tuple[int, ...]
+) -> DeviceSpec:
+    """Return a spec of a TPU, which multiplies bfloat16: float32 in six passes, for TF32 in three."""
+    figures = products / 6, products / 3, products
+    spec = _public(name, "tpu", products=figures, memory=memory, bandwidth=bandwidth)
+    return replace(spec, clock=clock, host_shape=host_shape)
 
 
 # Products: the vendor's dense figures, without the sparsity that datasheets double them by; the T4 computes all in
-# float32. Sources: the datasheets of NVIDIA A100 (SXM), H100 (SXM), H200 (SXM), L4 and T4;
-# cloud.google.com/tpu/docs/v5e, v5p and v6e.
+# float32. Sources: the datasheets of NVIDIA A100 (SXM), H100 (SXM), H200 (SXM), L4 and T4, and for multiprocessors,
+# clocks and caches the white papers on Turing (2018), A100 (2020), H100 (2022) and Ada (2022);
+# cloud.google.com/tpu/docs/v5e, v5p and v6e. Clocks of TPUs follow from the products, each matrix unit of 128 x 128
+# doing two FLOPs a cycle for each number: 197e12 of 4 units of a v5e, 459e12 of 8 units of a v5p. That of a v6e is not
+# published and does not follow; it is taken for that of a v5p.
 _AMPERE, _HOPPER = (19.5e12, 156e12, 312e12), (67e12, 494.7e12, 989.4e12)
+_A100 = Chip(108, 64, 1.41e9, 40 << 20, (8, 0), memory=80e9, bandwidth=2.039e12)
+_H100 = Chip(132, 128, 1.98e9, 50 << 20, (9, 0), memory=80e9, bandwidth=3.35e12)
+_H200 = replace(_H100, memory=141e9, bandwidth=4.8e12)
+_L4 = Chip(58, 128, 2.04e9, 48 << 20, (8, 9), memory=24e9, bandwidth=3e11)
+_T4 = Chip(40, 64, 1.59e9, 4 << 20, (7, 5), memory=16e9, bandwidth=3.2e11)
 _PUBLIC = (
-    _public("a100-40", "gpu", products=_AMPERE, memory=40e9, bandwidth=1.555e12),
-    _public("a100-80", "gpu", products=_AMPERE, memory=80e9, bandwidth=2.039e12),
-    _public("h100", "gpu", products=_HOPPER, memory=80e9, bandwidth=3.35e12),
-    _public("h200", "gpu", products=_HOPPER, memory=141e9, bandwidth=4.8e12),
-    _public("l4", "gpu", products=(30.3e12, 60e12, 121e12), memory=24e9, bandwidth=3e11),
-    _public("t4", "gpu", products=(8.1e12, 8.1e12, 8.1e12), memory=16e9, bandwidth=3.2e11),
-    _public("v5e", "tpu", products=_passes(197e12), memory=16e9, bandwidth=8.19e11),
-    _public("v5p", "tpu", products=_passes(459e12), memory=95e9, bandwidth=2.765e12),
-    _public("v6e", "tpu", products=_passes(918e12), memory=32e9, bandwidth=1.64e12),
+    _gpu("a100-40", replace(_A100, memory=40e9, bandwidth=1.555e12), products=_AMPERE),
+    _gpu("a100-80", _A100, products=_AMPERE),
+    _gpu("h100", _H100, products=_HOPPER),
+    _gpu("h200", _H200, products=_HOPPER),
+    _gpu("l4", _L4, products=(30.3e12, 60e12, 121e12)),
+    _gpu("t4", _T4, products=(8.1e12, 8.1e12, 8.1e12)),
+    _tpu("v5e", products=197e12, memory=16e9, bandwidth=8.19e11, clock=1.5e9, host_shape=(2, 2)),
+    _tpu("v5p", products=459e12, memory=95e9, bandwidth=2.765e12, clock=1.75e9, host_shape=(2, 2, 1)),
+    _tpu("v6e", products=918e12, memory=32e9, bandwidth=1.64e12, clock=1.75e9, host_shape=(2, 2)),
 )
 PUBLIC_SPECS = {spec.name: spec for spec in _PUBLIC}
+
+
+SHORT_NAMES = {"a100": "a100-80"}
 
 
 def device_spec_named(name: str) -> DeviceSpec:
@@ -86,11 +134,36 @@ def device_spec_named(name: str) -> DeviceSpec:
     Raises:
         SweepError: there is no such device; the sentence names the nearest.
     """
-    if name.lower() == LOCAL:
+    full = SHORT_NAMES.get(name.lower(), name.lower())
+    if full == LOCAL:
         return local_spec()
-    if name.lower() not in PUBLIC_SPECS:
-        raise SweepError(f'--device-kind: "{name}" is unknown; {nearest(name.lower(), (*PUBLIC_SPECS, LOCAL))}')
-    return PUBLIC_SPECS[name.lower()]
+    if full not in PUBLIC_SPECS:
+        raise SweepError(f'--device-kind: "{name}" is unknown; {nearest(full, (*PUBLIC_SPECS, LOCAL))}')
+    return PUBLIC_SPECS[full]
+
+
+def devices_named(kind: str) -> tuple[DeviceSpec, tuple[int, ...]]:
+    """Return a spec, and how its devices are connected: a TPU's topology, the number of GPUs, or () if it is not said.
+
+    Args:
+        kind: a name, and after a colon the shape if there is one, such as "v5e", "v5e:4x4" or "h200:8".
+
+    Raises:
+        SweepError: there is no such device, or what stands after the colon is no shape of such devices.
+    """
+    name, colon, written = kind.partition(":")
+    spec = device_spec_named(name)
+    if not colon:
+        return spec, ()
+    if spec.name == LOCAL:
+        raise SweepError(f'--device-kind {kind}: the devices of this machine have no shape to choose; write "{LOCAL}"')
+    shape = tuple(int(size) if size.isdecimal() and len(size) < 5 else 0 for size in written.lower().split("x"))
+    if 0 in shape or len(shape) != max(1, len(spec.host_shape)):
+        expected = (
+            f"a topology such as {name}:{'x'.join(map(str, spec.host_shape))}" if spec.host_shape else f"{name}:8"
+        )
+        raise SweepError(f"--device-kind {kind}: expected {expected}")
+    return spec, shape
 
 
 def host_memory() -> float:

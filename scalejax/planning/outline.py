@@ -82,7 +82,8 @@ def outline(
             "lanes": simulation.lanes,
         }
     if compiled:
-        facts["compiled"] = [each.facts() for each in compiled]
+        pairs = zip(plan.packing.buckets, compiled, strict=True)
+        facts["compiled"] = [{"sizes": _sizes(bucket), **each.facts()} for bucket, each in pairs]
     return facts
 
 

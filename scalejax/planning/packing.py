@@ -6,18 +6,19 @@ import math
 import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from scalejax.models import Architecture
 from scalejax.planning.placement import ALONE, Group, Placement, Spread
 from scalejax.planning.trial import Counted, Trial
 from scalejax.spec.sweep import PROBED, PROVEN
-from scalejax.train.cost import DeviceSpeed, lane_bytes, lane_seconds, step_bytes, step_flops
+from scalejax.train.cost import DeviceSpeed, evaluation_block, lane_bytes, lane_seconds, step_bytes, step_flops
 from scalejax.train.padding import fits_into, structure
-from scalejax.train.recipe import LaneProgram, Recipe
+from scalejax.train.recipe import BLOCK, PIECES, LaneProgram, Recipe
 from scalejax.train.traced import skeleton, traced_evaluation, traced_slope
 
+STATIC = "static"  # the mode of accelerators
 CALL_SECONDS = 2.0  # a call aims to take no longer, so that progress shows and a stop is heard
 CALL_EXAMPLES = 2**30  # a lane's examples in one call are counted in 32 bits
 FEW_LANES = 32  # up to which every number is considered
@@ -84,6 +85,15 @@ class Bucket:
     def horizons(self) -> dict[int, int]:
         """The number of trials that a plan counts with each number of steps, the longest first."""
         return dict(sorted(_horizons(self.counted).items(), reverse=True))
+
+
+def in_mode(bucket: Bucket, mode: str) -> Bucket:
+    """Return a bucket whose lanes run in `mode`."""
+    block, pieces = BLOCK, PIECES
+    if mode == STATIC:
+        block = evaluation_block(bucket.program, bucket.lanes)
+        pieces = tuple(steps for steps in PIECES if steps <= bucket.call_steps)
+    return replace(bucket, program=replace(bucket.program, mode=mode, block=block, pieces=pieces))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from scalejax.train.cost import compile_seconds, lane_seconds, measuring_seconds
 
 MOST_ROUNDS = 200_000  # of trials on each device; each is an event
 NEAR_FLOOR = 1.1  # times the time of the slowest trial: then nothing else limits
+TIMED_HERE = "from programs timed on this machine"
 LARGE_SHARE = 0.25  # of the devices' time: what takes that much is called the limit
 
 
@@ -59,15 +60,15 @@ def simulate(
     spec: DeviceSpec,
     *,
     timings: Sequence[Timing | None] | None = None,
-    told: str = "from programs timed on this machine",
+    told: str = TIMED_HERE,
 ) -> Simulation:
     """Simulate a plan on its number of devices; nothing is compiled or timed.
 
     Args:
         plan: made for these devices; of its trials only the numbers of each horizon matter.
         spec: of the devices.
-        timings: of the program of each bucket where it was timed on such a device. The others are corrected by what
-            those have shown.
+        timings: of the program of each bucket where it was timed on such a device, or where its compiler was asked. The
+            others are corrected by what those have shown.
         told: where the timings are from, in words.
 
     Raises:
@@ -118,7 +119,7 @@ def simulate(
         source=told if any(timings) else spec.source,
         total=result.makespan,
         seconds=tuple(total / groups for total in seconds),
-        timed=tuple(timing is not None for timing in timings),
+        timed=tuple(timing is not None and told == TIMED_HERE for timing in timings),
         shares=shares,
         limit=_limit(
             shares,

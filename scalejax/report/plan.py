@@ -1,5 +1,6 @@
 """A plan in the terminal."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,9 +61,9 @@ def plan_lines(facts: Mapping[str, Any]) -> list[str]:
         f"disk      at most {disk} of checkpoints, only while trials are running",
         f"forecast  {duration(facts['forecast_seconds'])} if every trial takes all its steps{unless}",
     ]
-    for number, compiled in enumerate(facts.get("compiled", ())):
-        lines += [] if number else [f"compiler  of {facts['device_kind']}, which is not here:"]
-        lines += _compiled_lines(compiled)
+    if "compiled" in facts:
+        lines.append(f"compiler  of {facts['device_kind']}, which need not be here; seconds are estimates")
+        lines += [line for compiled in facts["compiled"] for line in _compiled_lines(compiled)]
     if "simulation" in facts:
         lines += _simulation_lines(facts["simulation"], facts["devices"], kind=facts["device_kind"])
     return lines
@@ -78,30 +79,51 @@ def _program_line(program: Mapping[str, Any]) -> str:
 
 
 def _compiled_lines(compiled: Mapping[str, Any]) -> list[str]:
-    """Say what a device's compiler says of a bucket's programs, a line each."""
-    needs, has = (quantity(compiled[name], "B") for name in ("needed_bytes", "memory"))
-    fits = f"fits: {needs} of {has}" if compiled["fits"] else f"does not fit: {needs}, of {has}"
-    launches, timing = compiled["step_launches"], compiled["timing"]
-    lines = [
-        f"  {compiled['sizes']}: {fits} a device; {launches} launches a training step, "
-        f"which takes about {1e6 * timing['step']:,.0f} us (estimated)"
-    ]
+    """Say what a device's compiler says of a bucket's programs."""
+    spread = f" on {number_of(compiled['devices'], 'device')} together" if compiled["devices"] > 1 else ""
+    heading = f"  {compiled['sizes']}: {number_of(compiled['lanes'], 'lane')} a device{spread}"
+    if compiled["refused"]:
+        return [f"{heading}: the compiler refuses it: {compiled['refused']}"]
+    needs, room = compiled["needed_bytes"], compiled["room_bytes"]
+    left = f"{quantity(abs(room - needs), 'B')} {'to spare' if compiled['fits'] else 'too much'}"
+    timing, counts, launches = compiled["timing"], Counter(), {"step": compiled["step_launches"]}
     for program in compiled["programs"]:
-        reading = program["reading"]
-        name = number_of(int(program["name"]), "step") if program["name"].isdigit() else program["name"]
-        rounds = [
-            f"{'an unknown number of' if loop['trips'] is None else loop['trips']} x {loop['launches']}"
-            for loop in reading["loops"]
-        ]
-        said = [
-            f"{quantity(program['argument_bytes'], 'B')} of arguments",
-            f"{quantity(program['temporary_bytes'], 'B')} of temporaries",
-            f"launches {' + '.join([str(reading['launches']), *rounds])}",
-            *(f"{count} {kind}" for kind, count in reading["collectives"].items()),
-            f"compiled in {duration(program['compile_seconds'])}",
-        ]
-        lines.append(f"    {name}: {', '.join(said)}")
-    return lines
+        counts.update(program["reading"]["collectives"])
+        launches[program["name"]] = program["reading"]["work"]["launches"]
+    lanes = compiled["lanes_together"]
+    parts = [
+        f"a training step {launches['step']:,} launches and {_brief(timing['step'])}",
+        f"an evaluation {launches['validate']:,} and {_brief(lanes * timing['evaluation'])}",
+        f"a test {launches['test']:,} and {_brief(lanes * timing['test'])}",
+    ]
+    spoken = [number_of(count, kind) for kind, count in sorted(counts.items())] or ["none"]
+    waits = compiled["waits"]
+    loops = f"{waits:,} whose end only the device knows: where it is a GPU, the host waits for it each time"
+    return [
+        f"{heading}, {number_of(len(compiled['programs']), 'program')} compiled in {_compiling(compiled)}",
+        f"    memory  {quantity(needs, 'B')} of {quantity(room, 'B')}, {left}; {_memory(compiled['programs'][0])}",
+        f"    time    of all lanes: {', '.join(parts)}; {compiled['measuring_share']:.1%} of a trial is not training",
+        f"    loops   {loops if waits else 'all of known length'}; collectives: {', '.join(spoken)}",
+    ]
+
+
+def _compiling(compiled: Mapping[str, Any]) -> str:
+    return duration(sum(program["compile_seconds"] for program in compiled["programs"]))
+
+
+def _memory(program: Mapping[str, Any]) -> str:
+    """Return what the longest program of training takes."""
+    memory = program["memory"]
+    parts = (f"{quantity(memory[f'{kind}_bytes'], 'B')} of {shown}" for kind, shown in _KINDS_OF_MEMORY.items())
+    return f"a call of {number_of(int(program['name']), 'step')} takes {' and '.join(parts)}"
+
+
+def _brief(seconds: float) -> str:
+    """Return a short time, for example "62.1 us" or "3.2 ms"."""
+    return quantity(1e6 * seconds, "us") if seconds < 1e-3 else f"{1e3 * seconds:.3g} ms"
+
+
+_KINDS_OF_MEMORY = {"argument": "arguments", "temporary": "temporaries"}
 
 
 def _simulation_lines(done: Mapping[str, Any], devices: int, *, kind: str) -> list[str]:

@@ -1,12 +1,13 @@
 """A run: a sweep carried out in a directory. This is where the rooms meet; the command line calls the same."""
 
 import base64
+import math
 import os
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -307,9 +308,10 @@ def plan(
     Args:
         sweep: the question.
         devices: how many to simulate the sweep on; by default it is planned for those of this machine.
-        device_kind: which these are, such as "h200" or "v5e", or "local" for those here; then no program is timed.
+        device_kind: which these are, such as "h200", "v5e", or "v5e:2x2" and "h200:8", which say how many they are; or
+            "local" for those here. No program is timed then.
         out: the directory of the run, as for `run_sweep`: one that is resumed keeps its modes.
-        compile: ask the compiler of that kind about every program; a topology may follow the kind, as in "v5e:2x2".
+        compile: ask the compiler of that kind about every program, and estimate the time from what it says.
 
     Raises:
         SweepError: the sweep asks for what cannot be, there is no such kind of device, or its compiler is not
@@ -318,31 +320,35 @@ def plan(
     from scalejax.execute import devices as here
     from scalejax.execute.modes import kept_modes, with_modes
     from scalejax.execute.timing import TIMED_BYTES, remembered, timings_of
-    from scalejax.planning.compile_for import compile_for, prepare_compilers, topology
-    from scalejax.planning.device_specs import LOCAL, device_spec_named, local_spec
+    from scalejax.planning.compile_for import compile_for
+    from scalejax.planning.device_specs import LOCAL, devices_named, local_spec
     from scalejax.planning.forecast import Forecast, forecast
     from scalejax.planning.outline import outline
+    from scalejax.planning.packing import STATIC, in_mode
     from scalejax.planning.simulate import simulate
+    from scalejax.planning.topology import check_compiler
     from scalejax.report.plan import SweepPlan
 
-    if compile:
-        prepare_compilers()
     here.prepare()  # before the local kind is looked at
-    spec = None if device_kind is None else device_spec_named(device_kind.partition(":")[0])
-    elsewhere = None
+    spec, shape = devices_named(device_kind) if device_kind is not None else (None, ())
+    if shape:
+        if devices not in (None, math.prod(shape)):
+            says = f"--device-kind {device_kind}: it has {math.prod(shape)} devices, and --devices asks for {devices}"
+            raise SweepError(f"{says}; leave one of them out")
+        devices = math.prod(shape)
     if compile:
         if spec is None or spec.name == LOCAL:
             raise SweepError("--compile: expected a --device-kind that is not here, such as v5e:2x2 or h200:8")
-        elsewhere = topology(device_kind or "", devices=devices)
-        devices = len(elsewhere)
+        check_compiler(spec)
     made = planned(sweep, devices=devices, spec=spec)
     if not made.packing.buckets:
         return SweepPlan(outline(made, Forecast((), ()), device=here.device_kind()))
     if spec is not None and spec.name != LOCAL:
-        asked = compile_for(made, elsewhere, spec) if elsewhere else []
-        simulated = simulate(
-            made, spec, timings=[each.timing for each in asked] or None, told="from what their compiler says"
-        )
+        buckets = tuple(in_mode(bucket, STATIC) for bucket in made.packing.buckets)  # as a run there would do
+        made = replace(made, packing=replace(made.packing, buckets=buckets))
+        asked = compile_for(made, spec, shape=shape) if compile else []
+        timings, told = [each.timing for each in asked], "estimated from what its compiler says"
+        simulated = simulate(made, spec, timings=timings or None, told=told)
         return SweepPlan(outline(made, simulated, device=here.device_kind(), compiled=asked))
     measure = spec is None and devices is None and made.data_bytes <= TIMED_BYTES
     made = with_modes(made, kept_modes(read_environment(directory_of(sweep, out))), measure=measure)

@@ -74,6 +74,12 @@ def step_flops(architecture: Architecture, recipe: Recipe) -> int:
     return _step_costs(architecture, recipe).useful
 
 
+def performed_flops(program: LaneProgram) -> float:
+    """Return the FLOPs of one training step of a lane, with those that are computed again in the backward pass."""
+    again = 4 / 3 if program.rematerialise else 1
+    return again * _step_costs(program.architecture, program.recipe).performed
+
+
 def step_bytes(program: LaneProgram) -> tuple[int, int]:
     """Return the bytes of one lane's state, and of the largest array beside it in one training step.
 
@@ -246,7 +252,7 @@ def lane_seconds(program: LaneProgram, speed: DeviceSpeed, *, batch: int = 1, pa
     weights = 4 * program.architecture.parameter_count
     traffic = PASSES * weights / parameters + CONVOLUTION_PASSES * costs.convolved / count
     told = 2 * weights / parameters * (batch - 1) / batch + 3 * weights * (parameters - 1) / parameters
-    computing = costs.performed / (count * speed.products) * (4 / 3 if program.rematerialise else 1)
+    computing = performed_flops(program) / (count * speed.products)
     return speed.lane_overhead + computing + traffic / speed.bandwidth + told / speed.link
 
 
@@ -292,8 +298,13 @@ def _kept_bytes(program: core.Jaxpr, *, rematerialised: bool) -> int:
 def measuring_seconds(program: LaneProgram, examples: int, *, speed: DeviceSpeed) -> float:
     """Return the estimated seconds of one lane's loss on so many examples: a forward pass, a third of a step's."""
     costs = _step_costs(program.architecture, program.recipe)
-    batches = examples / program.recipe.batch_size
-    return batches * (costs.useful / 3 / speed.products + CONVOLUTION_PASSES * costs.convolved / 3 / speed.bandwidth)
+    moved = CONVOLUTION_PASSES * costs.convolved / 3 * examples / program.recipe.batch_size
+    return evaluation_flops(program, examples) / speed.products + moved / speed.bandwidth
+
+
+def evaluation_flops(program: LaneProgram, examples: int) -> float:
+    """Return the estimated FLOPs of one lane's loss on so many examples: of a forward pass, a third of a step's."""
+    return _step_costs(program.architecture, program.recipe).useful / 3 * examples / program.recipe.batch_size
 
 
 def compile_seconds(sizes: int, *, speed: DeviceSpeed) -> float:
