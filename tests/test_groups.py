@@ -1,9 +1,5 @@
 """Several groups of devices: which takes which bucket and which programs come first; and groups_of_four.py."""
 
-import ast
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +8,7 @@ import pytest
 from engine_helpers import planned, program
 from hypothesis import given
 from hypothesis import strategies as st
+from many_devices import assert_passed, inner_tests, told_by
 
 from scalejax.errors import RunError
 from scalejax.execute.programs import Compiler
@@ -113,28 +110,13 @@ def test_the_steps_that_are_left_count_from_the_step_that_a_trial_has_come_to():
     assert steps_left(1, (), 40, step=25, reduction=2) == 15
 
 
-def inner_tests() -> list[str]:
-    return [
-        node.name
-        for node in ast.parse(FOUR.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
-    ]
-
-
 @pytest.fixture(scope="module")
 def told_by_four() -> SimpleNamespace:
     """What pytest says of the tests that need four devices, in a process that has them."""
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    command = [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider", "-p", "no:xdist", str(FOUR)]
-    found = subprocess.run(command, env=environment, cwd=FOUR.parents[1], capture_output=True, text=True, timeout=600)
-    return SimpleNamespace(lines=found.stdout.splitlines(), all=found.stdout + found.stderr)
+    return told_by(FOUR, devices=4, seconds=600)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", inner_tests())
+@pytest.mark.parametrize("name", inner_tests(FOUR))
 def test_four_groups(name: str, told_by_four: SimpleNamespace):
-    mine = [
-        line for line in told_by_four.lines if f"::{name}" in line and line.split()[0] in ("PASSED", "FAILED", "ERROR")
-    ]
-    assert mine, told_by_four.all
-    assert all(line.startswith("PASSED") for line in mine), told_by_four.all
+    assert_passed(name, told_by_four)

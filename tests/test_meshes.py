@@ -1,9 +1,5 @@
 """Trials that are spread over several devices train as those that are not."""
 
-import ast
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from engine_helpers import EXACT_SOLO, FIRST, device_data, pack_of, params_of, place, planned, ready
+from many_devices import assert_passed, inner_tests, told_by
 
 import scalejax as sx
 from scalejax.data.shuffle import index_shuffle
@@ -30,31 +27,16 @@ from scalejax.train.sharding import parameter_axis
 MESHES = Path(__file__).parent / "meshes.py"
 
 
-def inner_tests() -> list[str]:
-    return [
-        node.name
-        for node in ast.parse(MESHES.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
-    ]
-
-
 @pytest.fixture(scope="module")
 def told_by_eight() -> SimpleNamespace:
     """What pytest says of the tests that need eight devices, in a process that has them."""
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    command = [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider", "-p", "no:xdist", str(MESHES)]
-    found = subprocess.run(command, env=environment, cwd=MESHES.parents[1], capture_output=True, text=True, timeout=600)
-    return SimpleNamespace(lines=found.stdout.splitlines(), all=found.stdout + found.stderr)
+    return told_by(MESHES, devices=8, seconds=1800)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", inner_tests())
+@pytest.mark.parametrize("name", inner_tests(MESHES))
 def test_eight_devices(name: str, told_by_eight: SimpleNamespace):
-    mine = [
-        line for line in told_by_eight.lines if f"::{name}" in line and line.split()[0] in ("PASSED", "FAILED", "ERROR")
-    ]
-    assert mine, told_by_eight.all
-    assert all(line.startswith("PASSED") for line in mine), told_by_eight.all
+    assert_passed(name, told_by_eight)
 
 
 @pytest.mark.slow

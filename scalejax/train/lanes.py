@@ -30,7 +30,7 @@ from scalejax.train.step import (
     train_block,
     validate,
 )
-from scalejax.train.task import Task
+from scalejax.train.task import Task, comparing
 
 
 @jax.tree_util.register_dataclass
@@ -160,7 +160,7 @@ def train_steps(
 
     def train_one(state: TrialState, cursor: Cursor, own: Examples | None) -> TrialState:
         pool = data.pool if own is None else own
-        with multiplied(program.architecture.numbers.multiplies):
+        with multiplied(program.architecture.numbers.multiplies), comparing():
             return train_block(program, state, cursor, pool=pool, first=first, drawn=steps, steps=steps)
 
     own = data.pool if program.stream_steps else None
@@ -182,7 +182,7 @@ def validate_lanes(
 ) -> tuple[TrialState, Measurement]:
     """Evaluate all lanes side by side, and keep what is found where it is due, bool [lanes]."""
     blocks = _cut(data.validation, program.block)
-    with multiplied(program.architecture.numbers.multiplies):
+    with multiplied(program.architecture.numbers.multiplies), comparing():
         validated = jax.vmap(lambda state: validate(program, state, blocks=blocks))(lanes)
     return jax.vmap(record_evaluation)(lanes, due, validated)
 
@@ -190,7 +190,7 @@ def validate_lanes(
 def test_lanes(program: LaneProgram, lanes: TrialState, data: DeviceData) -> tuple[jax.Array, jax.Array]:
     """Return the test loss and metric [lanes] of the best parameters of all lanes, side by side."""
     blocks = _cut(data.test, program.block)
-    with multiplied(program.architecture.numbers.multiplies):
+    with multiplied(program.architecture.numbers.multiplies), comparing():
         return jax.vmap(lambda state: test(program, state, blocks=blocks))(lanes)
 
 

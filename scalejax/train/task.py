@@ -1,12 +1,16 @@
 """What a model is trained to do: the targets that it takes, its loss, and the metric that is shown."""
 
+import contextlib
 import math
 import re
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol, cast
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
 
 from scalejax.builders import load_object
@@ -56,15 +60,29 @@ class Task(Protocol):
         ...
 
 
-def cross_entropy(logits: jax.Array, classes: jax.Array) -> jax.Array:
-    """Return -log softmax(logits)[class] of logits [..., n] and classes int32 [...], in nats.
+_comparing = ContextVar("comparing", default=False)
 
-    The logit of the class is picked by comparing, which fuses into what is around it; the gradient of a look-up would
-    be a scatter, a program of its own on an accelerator.
+
+@contextlib.contextmanager
+def comparing() -> Iterator[None]:
+    """Let `cross_entropy`, where it is traced within a block, pick the logit of a class by comparing.
+
+    The gradient of a look-up is a scatter, which is a program of its own on an accelerator; a comparison fuses with
+    what is around it. The two round differently, so a CPU keeps the look-up, and with it the results that it has given.
     """
+    before = _comparing.set(True)
+    try:
+        yield
+    finally:
+        _comparing.reset(before)
+
+
+def cross_entropy(logits: jax.Array, classes: jax.Array) -> jax.Array:
+    """Return -log softmax(logits)[class] of logits [..., n] and classes int32 [...], in nats."""
+    if not _comparing.get():
+        return optax.softmax_cross_entropy_with_integer_labels(logits, classes)
     is_own = classes[..., None] == lax.broadcasted_iota(classes.dtype, logits.shape, logits.ndim - 1)
-    own = jnp.where(is_own, logits, 0).sum(-1)
-    return jax.nn.logsumexp(logits, axis=-1) - own
+    return jax.nn.logsumexp(logits, axis=-1) - jnp.where(is_own, logits, 0).sum(-1)
 
 
 @dataclass(frozen=True)
