@@ -1,0 +1,110 @@
+"""What the rows leave of laws and drifts: their probabilities, and forecasts by them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from scalejax.analysis.forecast.curves import Laws
+from scalejax.analysis.forecast.drift import UNLIKELY, Drift
+from scalejax.analysis.forecast.mixture import Mixture
+
+Floats = npt.NDArray[np.float64]
+
+COMPONENTS = 1024  # drawn laws with their drifts: a forecast's quantiles are then good to a few thousandths of a rank
+NEGLIGIBLE = 1e-14  # variance below which a forecast is taken as certain
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Laws and drifts, drawn with the probabilities that the rows leave them.
+
+    Attributes:
+        laws: all of them.
+        drift: of the rows.
+        law: the drawn components' laws, (components,).
+        combination: the drawn components' noise and drift, (components,).
+        weights: of the components, (components,), of sum one.
+        residuals: log loss of the rows minus the law's, (components, rows).
+        tails: variances of the rows' noise in units of one run's, which a new run's is drawn from, (components,).
+    """
+
+    laws: Laws
+    drift: Drift
+    law: npt.NDArray[np.intp]
+    combination: npt.NDArray[np.intp]
+    weights: Floats
+    residuals: Floats
+    tails: Floats
+
+    def forecast(self, new: Floats, *, noise: bool = True) -> Mixture:
+        """Return the log loss at new positions (predictors, points).
+
+        Args:
+            new: logarithms of the predictors relative to the rows' largest.
+            noise: of one run more, or of the mean over endlessly many.
+        """
+        means, deviations = np.empty((2, len(self.law), new.shape[1]))
+        for components, mean, spread in self._parts(new):
+            means[components] = mean
+            variances = np.diagonal(spread) + np.zeros((len(components), 1))
+            if noise:
+                variances = variances + self._noise(components)[:, None]
+            deviations[components] = np.sqrt(np.maximum(variances, NEGLIGIBLE))
+        return Mixture(self.weights, means, deviations)
+
+    def sample(self, new: Floats, *, count: int, seed: int = 0) -> Floats:
+        """Draw log losses without noise at new positions (predictors, points) together, (count, points)."""
+        rng = np.random.default_rng(seed)
+        paths = np.empty((len(self.law), new.shape[1]))
+        for components, mean, spread in self._parts(new):
+            values, vectors = np.linalg.eigh(spread)  # of rank less than full where positions coincide
+            root = vectors * np.sqrt(np.maximum(values, 0))
+            paths[components] = mean + rng.standard_normal(mean.shape) @ root.T
+        return paths[rng.choice(len(paths), size=count, p=self.weights)]
+
+    def _parts(self, new: Floats) -> "list[tuple[npt.NDArray[np.intp], Floats, Floats]]":
+        """Return for each combination its components, their means (n, points) and their covariance (points, points)."""
+        laws, parts = self.laws.at(new), []
+        for combination in np.unique(self.combination):
+            components = np.flatnonzero(self.combination == combination)
+            shift, spread = self.drift.beyond(new, int(combination))
+            residuals = self.residuals[components]
+            height = residuals @ self.drift.heights[combination]
+            mean = laws[self.law[components]] + height[:, None] + (residuals - height[:, None]) @ shift
+            parts.append((components, mean, spread))
+        return parts
+
+    def _noise(self, components: npt.NDArray[np.intp]) -> Floats:
+        return self.drift.scales[self.combination[components], 0] ** 2 * self.tails[components]
+
+
+def posterior_of(laws: Laws, drift: Drift, log_loss: Floats, *, tails: Floats, seed: int) -> Posterior:
+    """Draw laws and drifts with their probabilities given the rows.
+
+    Args:
+        laws: a sample, weighted.
+        drift: of the rows.
+        log_loss: of the rows, (rows,).
+        tails: variances of the noise of runs like the rows', in units of one run's, (n,).
+        seed: of the draws.
+    """
+    residuals = log_loss - laws.at(drift.positions)
+    logs = laws.log_weights[:, None] + drift.log_likelihood(residuals)
+    weights = np.exp(logs - logs.max())
+    weights /= weights.sum()
+    # Systematic resampling (Kitagawa 1996): each is drawn as often as it is expected to be, to less than one.
+    rng = np.random.default_rng(seed)
+    marks = (np.arange(COMPONENTS) + rng.random()) / COMPONENTS
+    drawn = np.minimum(np.searchsorted(np.cumsum(weights.ravel()), marks), weights.size - 1)
+    kept, counts = np.unique(drawn, return_counts=True)
+    law, combination = np.unravel_index(kept, weights.shape)
+    return Posterior(
+        laws, drift, law, combination, counts / COMPONENTS, residuals[law], rng.choice(tails, size=len(kept))
+    )
+
+
+def likely(laws: Laws, drift: Drift, log_loss: Floats) -> Drift:
+    """Return a drift without the combinations that hardly any of the laws makes likely."""
+    logs = np.logaddexp.reduce(laws.log_weights[:, None] + drift.log_likelihood(log_loss - laws.at(drift.positions)))
+    return drift.only(logs > logs.max() + np.log(UNLIKELY))

@@ -1,0 +1,118 @@
+"""Losses over parameters and data: the laws of two predictors that a forecast averages over.
+
+With n and d the logarithms of both predictors relative to their largest values among the rows, the log loss is
+
+    log(s_0 + s_1 e^(-alpha n) + s_2 e^(-beta d)) + constant,    s_0 + s_1 + s_2 = 1,
+
+the law of Hoffmann et al. (2022, eq. 2) with its three terms as shares of the loss at the largest values. The rows
+decide on the four numbers far more narrowly than any prior, so laws are not sampled from the prior but from a
+multivariate t distribution that is fitted to the posterior step by step (adaptive importance sampling, Cappe et al.
+2004), beginning at the robust fit.
+"""
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import least_squares
+
+from scalejax.analysis.forecast.curves import Laws
+from scalejax.analysis.forecast.drift import Drift
+from scalejax.analysis.forecast.posterior import likely
+
+Floats = npt.NDArray[np.float64]
+
+# Normal priors of log alpha, log beta, log(s_1 / s_0) and log(s_2 / s_0): published exponents lie between 0.05 and 1;
+# of the shares hardly anything is known.
+MEANS, DEVIATIONS = np.array([-1.0, -1.0, -1.0, -1.0]), np.array([0.8, 0.8, 3.0, 3.0])
+EXPONENTS = (0.1, 0.3, 1.0)  # the robust fit starts from all pairs of them
+FARTHEST = 4.0  # standard deviations of the prior that the robust fit may go from its mean
+HUBER = 1e-3  # as in `fit_law`
+TAIL = 2.0  # residuals are taken at face value up to this many robust standard deviations
+SAMPLED, STEPS, FREEDOM = 1500, 5, 5.0  # laws a step, steps, degrees of freedom of the t distribution
+LEAST_EFFECTIVE = 40  # laws that a step's weights are spread over; less, and the posterior is approached more slowly
+FEW = 300  # laws that show which noises and drifts are likely at all
+
+
+def surface(parameters: Floats, positions: Floats) -> Floats:
+    """Return log losses (laws, points), up to a constant, of parameters (laws, 4) at positions (2, points)."""
+    logs = np.concatenate([np.zeros((len(parameters), 1)), parameters[:, 2:]], axis=1)
+    floor, size, data = (logs - np.logaddexp.reduce(logs, axis=1, keepdims=True)).T[:, :, None]
+    alpha, beta = np.exp(parameters[:, :2]).T[:, :, None]
+    terms = size - alpha * positions[0], data - beta * positions[1]
+    return np.logaddexp(floor, np.logaddexp(*terms))
+
+
+def robust_fit(positions: Floats, log_loss: Floats) -> tuple[Floats, Floats]:
+    """Return the parameters (4,) of a fit that outliers do not move, and its residuals (rows,)."""
+
+    def residuals(theta: Floats) -> Floats:
+        return surface(theta[None, :4], positions)[0] + theta[4] - log_loss
+
+    bound = np.append(FARTHEST * DEVIATIONS, np.inf)
+    middle = np.append(MEANS, 0.0)
+    fits = [
+        least_squares(
+            residuals,
+            np.array([np.log(alpha), np.log(beta), -1.0, -1.0, log_loss.min()]),
+            bounds=(middle - bound, middle + bound),
+            loss="soft_l1",
+            f_scale=HUBER,
+            x_scale=np.array([1.0, 1.0, 1.0, 1.0, 0.1]),
+        )
+        for alpha in EXPONENTS
+        for beta in EXPONENTS
+    ]
+    best = min(fits, key=lambda fit: fit.cost)
+    return best.x[:4], residuals(best.x)
+
+
+def tails_of(residuals: Floats) -> Floats:
+    """Return by how much the variance of each row exceeds that of an ordinary one, (rows,), at least 1."""
+    deviation = 1.4826 * np.median(np.abs(residuals - np.median(residuals)))
+    return np.maximum(1.0, np.abs(residuals) / (TAIL * max(deviation, HUBER))) ** 2
+
+
+def surfaces(drift: Drift, log_loss: Floats, *, start: Floats, seed: int) -> tuple[Laws, Drift]:
+    """Return laws sampled close to their posterior, and the drift without what is unlikely.
+
+    Args:
+        drift: of the rows.
+        log_loss: of the rows, (rows,).
+        start: parameters of the robust fit, (4,).
+        seed: of the samples.
+    """
+    rng = np.random.default_rng(seed)
+    mean, cov = start, np.diag((DEVIATIONS / 4) ** 2)
+    laws = _sampled(mean, cov, FEW, rng)
+    drift = likely(laws, drift, log_loss)
+    for _ in range(STEPS):
+        laws = _sampled(mean, cov, SAMPLED, rng)
+        theta = laws.families[0][1]
+        residuals = log_loss - laws.at(drift.positions)
+        logs = laws.log_weights + np.logaddexp.reduce(drift.log_likelihood(residuals), axis=1)
+        weights = _tempered(logs)
+        mean = weights @ theta
+        cov = 1.3 * ((theta - mean).T * weights) @ (theta - mean) + 1e-9 * np.eye(len(mean))
+    return _sampled(mean, cov, 2 * SAMPLED, rng), drift
+
+
+def _tempered(logs: Floats) -> Floats:
+    """Return weights of sum one, flattened by a power until they are spread over enough laws."""
+    power = 1.0
+    while True:
+        weights = np.exp(power * (logs - logs.max()))
+        weights /= weights.sum()
+        if 1 / (weights**2).sum() >= LEAST_EFFECTIVE or power < 1e-6:
+            return weights
+        power *= 0.7
+
+
+def _sampled(mean: Floats, cov: Floats, count: int, rng: np.random.Generator) -> Laws:
+    """Sample laws from a t distribution; their weights are prior over that."""
+    root = np.linalg.cholesky(cov)
+    normal = rng.standard_normal((count, len(mean)))
+    theta = mean + normal * np.sqrt(FREEDOM / rng.chisquare(FREEDOM, (count, 1))) @ root.T
+    within = np.linalg.solve(root, (theta - mean).T)
+    log_sampling = -(FREEDOM + len(mean)) / 2 * np.log1p((within**2).sum(axis=0) / FREEDOM)
+    log_sampling -= np.log(np.diag(root)).sum()
+    log_prior = -0.5 * (((theta - MEANS) / DEVIATIONS) ** 2).sum(axis=1)
+    return Laws(((surface, theta),), log_prior - log_sampling)
