@@ -7,9 +7,10 @@ No law is exact, and a forecast that trusts its law misses by more the farther i
 The drift's slope in the logarithm of a predictor is a random walk (an integrated Wiener process; Wahba 1978), plus a
 Wiener process for what turns more sharply. It starts with nothing where the data start and its variance grows with the
 third, respectively the first, power of the distance in logarithms: near the data the law and its drift agree with
-them, beyond it the drift widens the interval. In several predictors the drifts add up.
+them, beyond it the drift widens the interval. With size and data the drifts add up, and the bend along the data may
+differ from size to size, the more the further apart these are: the twist.
 
-How large the three parts are is not set: all combinations of a grid take part, each with the probability that it gives
+How large these are is not set: all combinations of a grid take part, each with the probability that it gives
 to the rows. That marginal likelihood is the product of the densities with which each row is forecast from those before
 it, hence a validation over rolling origins (Dawid 1984) inside the rows.
 """
@@ -22,109 +23,122 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 # Standard deviations in log loss, a unit of distance being a factor of e. The grid reaches from what no measurement
-# resolves to what no forecast survives; no law is exact, so a drift of zero is not in it.
-NOISES = np.geomspace(5e-4, 0.25, 13)  # of one training run
+# resolves to what no forecast survives; no law is exact, so a bend of zero is not in it.
+NOISES = np.geomspace(5e-4, 0.25, 40)  # of one training run
 BENDS = (0.01, 0.03, 0.1, 0.3, 1.0)  # of the slope, after a distance of one
 STEPS = (0.0, 0.003, 0.01, 0.03, 0.1)  # of the Wiener process, after a distance of one
-UNLIKELY = 1e-5  # combinations that have less of the probability are left out
-
-
-def _grid() -> Floats:
-    axes = np.meshgrid(NOISES, BENDS, STEPS, indexing="ij")
-    return np.stack([axis.ravel() for axis in axes], axis=1)
+TWISTS = (0.0, 0.3)  # variance of the bend that a size has to itself, over that of all, after a distance of one in size
+UNLIKELY = 1e-5  # drifts that have less of the probability are left out
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Rows, and the covariance of their log losses for each combination of noise and drift.
+    """Rows, and the covariance of their log losses for each size of the drift and each noise.
+
+    The covariances of one drift differ in the noise s alone: K = s^2 V + M, with V diagonal. With the eigenvectors U
+    and eigenvalues l of V^-1/2 M V^-1/2, and W = U' V^-1/2, it is K^-1 = W' diag(1 / (s^2 + l)) W for every s.
 
     The height of a law is unknown, so that a law is given by log losses that a constant may be added to. With R its
-    residuals, K the covariance and 1 a vector of ones, the height is that of generalised least squares, and
+    residuals and 1 a vector of ones, the height is that of generalised least squares, and
 
-        log likelihood = -(R' Q R + log det K + log 1'K^-1 1) / 2,    Q = K^-1 - K^-1 1 1' K^-1 / (1' K^-1 1).
+        log likelihood = -(R' K^-1 R - (1' K^-1 R)^2 / (1' K^-1 1) + log det K + log 1' K^-1 1) / 2.
+
+    A number of a combination is that of its drift times the number of noises, plus that of its noise.
 
     Attributes:
         positions: natural logarithms of the predictors relative to the last row's, (predictors, rows).
         origin: where the drift starts, (predictors,).
-        scales: standard deviations of noise, bend and step, (combinations, 3).
-        inverse: K^-1, (combinations, rows, rows).
-        log_prior: of the combinations, with the determinants, (combinations,).
+        sizes: bend, step and twist of each drift, (drifts, 3).
+        rotations: W of each, (drifts, rows, rows).
+        eigenvalues: l of each, (drifts, rows).
+        log_prior: of each noise, with what does not depend on the law, (noises,).
     """
 
     positions: Floats
     origin: Floats
-    scales: Floats
-    inverse: Floats
+    sizes: Floats
+    rotations: Floats
+    eigenvalues: Floats
     log_prior: Floats
 
     @property
-    def heights(self) -> Floats:
-        """What the residuals are multiplied by to give the height of a law, (combinations, rows)."""
-        sums = self.inverse.sum(axis=2)
-        return sums / sums.sum(axis=1, keepdims=True)
-
-    @property
-    def precisions(self) -> Floats:
-        """1' K^-1 1, the precision of the height, (combinations,)."""
-        return self.inverse.sum(axis=(1, 2))
+    def noises(self) -> Floats:
+        """The noise of one run for each combination, (combinations,)."""
+        return np.tile(NOISES, len(self.sizes))
 
     def log_likelihood(self, residuals: Floats) -> Floats:
         """Return the log likelihood of each law and combination, (laws, combinations), from residuals (laws, rows)."""
-        sums = self.inverse.sum(axis=2)
-        quadratic = self.inverse - sums[:, :, None] * sums[:, None, :] / self.precisions[:, None, None]
-        first, second = np.triu_indices(residuals.shape[1])
-        packed = (quadratic[:, first, second] * np.where(first == second, 1.0, 2.0)).T
-        # One matrix product for all laws and combinations, some laws at a time so that memory stays bounded.
-        size = max(1, 4_000_000 // len(first))
-        parts = [residuals[k : k + size] for k in range(0, len(residuals), size)]
-        return self.log_prior - 0.5 * np.concatenate([(r[:, first] * r[:, second]) @ packed for r in parts])
+        parts = []
+        for rotation, values in zip(self.rotations, self.eigenvalues, strict=True):
+            precisions = 1 / (NOISES**2 + values[:, None])  # (rows, noises)
+            turned, ones = residuals @ rotation.T, rotation.sum(axis=1)
+            total = ones**2 @ precisions
+            fitted = ((turned * ones) @ precisions) ** 2 / total
+            logs = self.log_prior + 0.5 * (np.log(precisions).sum(axis=0) - np.log(total))
+            parts.append(logs - 0.5 * (turned**2 @ precisions - fitted))
+        return np.concatenate(parts, axis=1)
 
-    def only(self, kept: npt.NDArray[np.bool_]) -> "Drift":
-        """Return it with some of the combinations, (combinations,) bool."""
-        return replace(self, scales=self.scales[kept], inverse=self.inverse[kept], log_prior=self.log_prior[kept])
+    def inverse(self, combination: int) -> Floats:
+        """Return K^-1, (rows, rows)."""
+        drift, noise = divmod(combination, len(NOISES))
+        rotation = self.rotations[drift]
+        return (rotation.T / (NOISES[noise] ** 2 + self.eigenvalues[drift])) @ rotation
 
-    def beyond(self, new: Floats, combination: int) -> tuple[Floats, Floats]:
-        """Return how the residuals shift the forecast of new positions, (rows, new), and its covariance, (new, new).
+    def beyond(self, new: Floats, combination: int) -> tuple[Floats, Floats, Floats]:
+        """Return what the rows say of new positions (predictors, points) by one combination.
 
-        For one combination; noise of the new runs is not in the covariance, the uncertainty of the height is.
+        Returns:
+            What residuals are multiplied by to give the height of a law, (rows,); what the residuals from that height
+            are multiplied by to give the drift at the points, (rows, points); and the covariance (points, points) of
+            law and drift there, that of the height included, noise of new runs not.
         """
-        _, bend, step = self.scales[combination]
-        inverse = self.inverse[combination]
-        shared = covariance(self.positions, new, self.origin, bend=bend, step=step)
+        bend, step, twist = self.sizes[combination // len(NOISES)]
+        inverse = self.inverse(combination)
+        sums = inverse.sum(axis=0)
+        shared = covariance(self.positions, new, self.origin, bend=bend, step=step, twist=twist)
         shift = inverse @ shared
         missing = 1 - shift.sum(axis=0)
-        own = covariance(new, new, self.origin, bend=bend, step=step)
-        return shift, own - shared.T @ shift + np.outer(missing, missing) / inverse.sum()
+        own = covariance(new, new, self.origin, bend=bend, step=step, twist=twist)
+        return sums / sums.sum(), shift, own - shared.T @ shift + np.outer(missing, missing) / sums.sum()
 
 
-def drift_of(positions: Floats, variances: Floats, *, origin: Floats, squares: float = 0.0, freedom: int = 0) -> Drift:
-    """Return the covariances of rows for all combinations of noise and drift.
+def drift_of(
+    positions: Floats, variances: Floats, *, residuals: Floats, squares: float = 0.0, freedom: int = 0
+) -> Drift:
+    """Return the covariances of rows, for all drifts that any of some laws makes likely.
 
     Args:
-        positions: natural logarithms of the predictors, (predictors, rows).
+        positions: natural logarithms of the predictors, (predictors, rows); size first where there are two.
         variances: of each row's noise in units of one run's, (rows,): 1/3 for a mean of three runs.
-        origin: lowest logarithm of each predictor, (predictors,).
+        residuals: of laws that lie where the rows' laws are, (laws, rows).
         squares: sum of squared deviations, in log loss, of runs from the mean of the runs at their place.
         freedom: degrees of freedom of that sum.
     """
-    scales = _grid()
-    noise, bend, step = (scales**2).T[:, :, None, None]
-    smooth = covariance(positions, positions, origin, bend=1.0, step=0.0)
-    rough = covariance(positions, positions, origin, bend=0.0, step=1.0)
-    matrices = noise * np.diag(variances) + bend * smooth + step * rough
-    logs = 2 * np.log(np.diagonal(np.linalg.cholesky(matrices), axis1=1, axis2=2)).sum(axis=1)
-    inverse = np.linalg.inv(matrices)
-    log_prior = -0.5 * (logs + np.log(inverse.sum(axis=(1, 2)))) - np.log(len(scales))
-    log_prior -= freedom * np.log(scales[:, 0]) + squares / (2 * scales[:, 0] ** 2)
-    return Drift(positions, origin, scales, inverse, log_prior)
+    origin = positions.min(axis=1)
+    twists = TWISTS if len(positions) == 2 else TWISTS[:1]
+    sizes = np.stack([axis.ravel() for axis in np.meshgrid(BENDS, STEPS, twists, indexing="ij")], axis=1)
+    scale = 1 / np.sqrt(variances)
+    matrices = np.stack(
+        [covariance(positions, positions, origin, bend=bend, step=step, twist=twist) for bend, step, twist in sizes]
+    )
+    values, vectors = np.linalg.eigh(matrices * scale[:, None] * scale)
+    log_prior = -freedom * np.log(NOISES) - squares / (2 * NOISES**2)
+    whole = Drift(positions, origin, sizes, np.swapaxes(vectors, 1, 2) * scale, np.maximum(values, 0.0), log_prior)
+    logs = whole.log_likelihood(residuals).reshape(len(residuals), len(sizes), -1)
+    likely = np.logaddexp.reduce(logs, axis=(0, 2))
+    kept = likely > likely.max() + np.log(UNLIKELY)
+    return replace(whole, sizes=sizes[kept], rotations=whole.rotations[kept], eigenvalues=whole.eigenvalues[kept])
 
 
-def covariance(one: Floats, other: Floats, origin: Floats, *, bend: float, step: float) -> Floats:
+def covariance(one: Floats, other: Floats, origin: Floats, *, bend: float, step: float, twist: float) -> Floats:
     """Return the covariance (m, n) of the drift at positions (predictors, m) and (predictors, n)."""
-    total = np.zeros((one.shape[1], other.shape[1]))
-    for a, b, start in zip(one, other, origin, strict=True):
+    total, size = np.zeros((one.shape[1], other.shape[1])), 1.0
+    for place, (a, b, start) in enumerate(zip(one, other, origin, strict=True)):
         # Nothing drifts before the start.
         near = np.maximum(np.minimum(a[:, None], b[None, :]) - start, 0)
         far = np.maximum(np.maximum(a[:, None], b[None, :]) - start, 0)
-        total += bend**2 * near**2 * (3 * far - near) / 6 + step**2 * near
+        # Of two predictors the first is the size; the bend along the second, the data, has a part of each size's own.
+        own = twist * size if place else 0.0
+        total += bend**2 * (1 + own) * near**2 * (3 * far - near) / 6 + step**2 * near
+        size = near
     return total

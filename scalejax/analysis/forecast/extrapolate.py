@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from scalejax.analysis.forecast.curves import learning_curves
 from scalejax.analysis.forecast.drift import drift_of
-from scalejax.analysis.forecast.posterior import Posterior, likely, posterior_of
-from scalejax.analysis.forecast.surfaces import robust_fit, surfaces, tails_of
+from scalejax.analysis.forecast.posterior import Posterior, posterior_of
+from scalejax.analysis.forecast.surfaces import near, robust_fit, surfaces, tails_of
 from scalejax.text import number_of
 
 Floats = npt.NDArray[np.float64]
@@ -188,18 +188,18 @@ def measured(predictors: Mapping[str, Array], loss: Array) -> Measured:
 def posterior(rows: Measured, *, seed: int = 0) -> Posterior:
     """Return what rows leave of laws and drifts."""
     positions = rows.logs - rows.largest
-    variances = 1 / rows.counts
-    tails = np.ones(1)
-    if len(rows.names) == 2:
-        start, residuals = robust_fit(positions, rows.log_loss)
-        tails = tails_of(residuals)
-        variances = variances * tails
-    drift = drift_of(positions, variances, origin=positions.min(axis=1), squares=rows.squares, freedom=rows.freedom)
-    if len(rows.names) == 2:
-        laws, drift = surfaces(drift, rows.log_loss, start=start, seed=seed)
+    told = {"squares": rows.squares, "freedom": rows.freedom}
+    if len(rows.names) == 1:
+        laws, tails = learning_curves(positions), np.ones(1)
+        residuals = rows.log_loss - laws.thinned(THINNING).at(positions)
+        drift = drift_of(positions, 1 / rows.counts, residuals=residuals, **told)
     else:
-        laws = learning_curves(positions)
-        drift = likely(laws.thinned(THINNING), drift, rows.log_loss)
+        rng = np.random.default_rng(seed)
+        start, misses = robust_fit(positions, rows.log_loss)
+        tails = tails_of(misses)
+        residuals = rows.log_loss - near(start, rng).at(positions)
+        drift = drift_of(positions, tails / rows.counts, residuals=residuals, **told)
+        laws = surfaces(drift, rows.log_loss, start=start, rng=rng)
     return posterior_of(laws, drift, rows.log_loss, tails=tails, seed=seed)
 
 

@@ -1,12 +1,13 @@
 """What the rows leave of laws and drifts: their probabilities, and forecasts by them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from scalejax.analysis.forecast.curves import Laws
-from scalejax.analysis.forecast.drift import UNLIKELY, Drift
+from scalejax.analysis.forecast.drift import Drift
 from scalejax.analysis.forecast.mixture import Mixture
 
 Floats = npt.NDArray[np.float64]
@@ -63,20 +64,18 @@ class Posterior:
             paths[components] = mean + rng.standard_normal(mean.shape) @ root.T
         return paths[rng.choice(len(paths), size=count, p=self.weights)]
 
-    def _parts(self, new: Floats) -> "list[tuple[npt.NDArray[np.intp], Floats, Floats]]":
-        """Return for each combination its components, their means (n, points) and their covariance (points, points)."""
-        laws, parts = self.laws.at(new), []
+    def _parts(self, new: Floats) -> Iterator[tuple[npt.NDArray[np.intp], Floats, Floats]]:
+        """Yield the components of each combination, their means (n, points) and their covariance (points, points)."""
+        laws = self.laws.at(new)
         for combination in np.unique(self.combination):
             components = np.flatnonzero(self.combination == combination)
-            shift, spread = self.drift.beyond(new, int(combination))
+            weights, shift, spread = self.drift.beyond(new, int(combination))
             residuals = self.residuals[components]
-            height = residuals @ self.drift.heights[combination]
-            mean = laws[self.law[components]] + height[:, None] + (residuals - height[:, None]) @ shift
-            parts.append((components, mean, spread))
-        return parts
+            height = (residuals @ weights)[:, None]
+            yield components, laws[self.law[components]] + height + (residuals - height) @ shift, spread
 
     def _noise(self, components: npt.NDArray[np.intp]) -> Floats:
-        return self.drift.scales[self.combination[components], 0] ** 2 * self.tails[components]
+        return self.drift.noises[self.combination[components]] ** 2 * self.tails[components]
 
 
 def posterior_of(laws: Laws, drift: Drift, log_loss: Floats, *, tails: Floats, seed: int) -> Posterior:
@@ -102,9 +101,3 @@ def posterior_of(laws: Laws, drift: Drift, log_loss: Floats, *, tails: Floats, s
     return Posterior(
         laws, drift, law, combination, counts / COMPONENTS, residuals[law], rng.choice(tails, size=len(kept))
     )
-
-
-def likely(laws: Laws, drift: Drift, log_loss: Floats) -> Drift:
-    """Return a drift without the combinations that hardly any of the laws makes likely."""
-    logs = np.logaddexp.reduce(laws.log_weights[:, None] + drift.log_likelihood(log_loss - laws.at(drift.positions)))
-    return drift.only(logs > logs.max() + np.log(UNLIKELY))

@@ -16,17 +16,16 @@ from scipy.optimize import least_squares
 
 from scalejax.analysis.forecast.curves import Laws
 from scalejax.analysis.forecast.drift import Drift
-from scalejax.analysis.forecast.posterior import likely
 
 Floats = npt.NDArray[np.float64]
 
 # Normal priors of log alpha, log beta, log(s_1 / s_0) and log(s_2 / s_0): published exponents lie between 0.05 and 1;
 # of the shares hardly anything is known.
-MEANS, DEVIATIONS = np.array([-1.0, -1.0, -1.0, -1.0]), np.array([0.8, 0.8, 3.0, 3.0])
+MEANS, DEVIATIONS = np.array([-1.05, -1.05, -1.0, -1.0]), np.array([0.6, 0.6, 2.0, 2.0])
 EXPONENTS = (0.1, 0.3, 1.0)  # the robust fit starts from all pairs of them
 FARTHEST = 4.0  # standard deviations of the prior that the robust fit may go from its mean
 HUBER = 1e-3  # as in `fit_law`
-TAIL = 2.0  # residuals are taken at face value up to this many robust standard deviations
+TAIL = 1.345  # robust standard deviations up to which residuals are taken at face value (Huber 1964: 95 % efficiency)
 SAMPLED, STEPS, FREEDOM = 1500, 5, 5.0  # laws a step, steps, degrees of freedom of the t distribution
 LEAST_EFFECTIVE = 40  # laws that a step's weights are spread over; less, and the posterior is approached more slowly
 FEW = 300  # laws that show which noises and drifts are likely at all
@@ -71,19 +70,21 @@ def tails_of(residuals: Floats) -> Floats:
     return np.maximum(1.0, np.abs(residuals) / (TAIL * max(deviation, HUBER))) ** 2
 
 
-def surfaces(drift: Drift, log_loss: Floats, *, start: Floats, seed: int) -> tuple[Laws, Drift]:
-    """Return laws sampled close to their posterior, and the drift without what is unlikely.
+def near(start: Floats, rng: np.random.Generator) -> Laws:
+    """Return some laws around the robust fit (4,)."""
+    return _sampled(start, np.diag((DEVIATIONS / 4) ** 2), FEW, rng)
+
+
+def surfaces(drift: Drift, log_loss: Floats, *, start: Floats, rng: np.random.Generator) -> Laws:
+    """Return laws sampled close to their posterior.
 
     Args:
         drift: of the rows.
         log_loss: of the rows, (rows,).
         start: parameters of the robust fit, (4,).
-        seed: of the samples.
+        rng: of the samples.
     """
-    rng = np.random.default_rng(seed)
     mean, cov = start, np.diag((DEVIATIONS / 4) ** 2)
-    laws = _sampled(mean, cov, FEW, rng)
-    drift = likely(laws, drift, log_loss)
     for _ in range(STEPS):
         laws = _sampled(mean, cov, SAMPLED, rng)
         theta = laws.families[0][1]
@@ -92,7 +93,7 @@ def surfaces(drift: Drift, log_loss: Floats, *, start: Floats, seed: int) -> tup
         weights = _tempered(logs)
         mean = weights @ theta
         cov = 1.3 * ((theta - mean).T * weights) @ (theta - mean) + 1e-9 * np.eye(len(mean))
-    return _sampled(mean, cov, 2 * SAMPLED, rng), drift
+    return _sampled(mean, cov, 2 * SAMPLED, rng)
 
 
 def _tempered(logs: Floats) -> Floats:
