@@ -95,8 +95,8 @@ def train(
     def progressed(progress):
         nonlocal calls
         calls += 1
-        for each, count in progress.steps.items():
-            steps[each.trial_id] = steps.get(each.trial_id, 0) + count
+        for name, count in progress.steps.items():
+            steps[name] = steps.get(name, 0) + count
         if calls == stop_after:
             scheduler.stop()
 

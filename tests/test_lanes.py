@@ -38,8 +38,7 @@ def together_and_alone(trials, data, *, steps=10):
             row.append(np.asarray(pack.lanes.learner.loss_sum))
         losses.append((row[0], np.concatenate(row[1:])))
         for pack in (packed, *alone):
-            for _, slot in pack.occupied:
-                slot.step += 1
+            pack.moved(1)
     return packed, alone, losses
 
 

@@ -124,7 +124,7 @@ def test_what_is_saved_between_a_step_and_its_evaluation_is_evaluated_when_it_re
         other = pack_of([None] * 3, data, largest=trials[0])
         for number, slot in saved.slots.items():
             state = jax.tree.map(lambda leaf, at=number: leaf[at], states)
-            other.resume(number, Paused(replace(slot, owed=False), state))
+            other.resume(number, Paused(slot, state))
         other.fill_idle()
         pack = other
     assert {name: numbers(end) for name, end in ends.items()} == {name: numbers(end) for name, end in whole.items()}

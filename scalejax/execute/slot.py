@@ -49,6 +49,7 @@ class Slot:
     """A trial in a lane.
 
     `step` is where the calls that were launched will have brought it, `evaluations` what the landed ones have seen.
+    Both `step` and `seconds` lag behind while it is in a lane and nothing is due (`roster`, `Pack.occupied`).
     """
 
     trial: Trial
@@ -57,7 +58,7 @@ class Slot:
     stale: int = 0  # evaluations since the best
     evaluations: list[Evaluation] = field(default_factory=list)
     ended: bool = False
-    owed: bool = False  # the next call evaluates or tests it: the one that brought it here had no time for that
+    clock: float = field(default=0.0, compare=False)  # of its pack, up to which `seconds` have been counted
 
     @property
     def lacks(self) -> bool:
@@ -82,6 +83,11 @@ class Slot:
     def copy(self) -> "Slot":
         """Return one that does not change when this one does."""
         return replace(self, evaluations=list(self.evaluations))
+
+    def count_to(self, clock: float) -> None:
+        """Add the seconds that have passed on the clock of its pack."""
+        self.seconds += clock - self.clock
+        self.clock = clock
 
     def note(self, evaluation: Evaluation, *, best_step: int) -> None:
         """Add a measurement, and count those since the best."""
