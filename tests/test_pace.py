@@ -1,7 +1,6 @@
 """Calls are as long as measured time allows, whatever was planned, and results do not depend on their lengths."""
 
 import time
-from dataclasses import replace
 
 import jax
 import pytest

@@ -3,7 +3,7 @@
 import functools
 import math
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -28,7 +28,7 @@ from scalejax.status import Status
 from scalejax.train.lanes import Commands, DeviceData, Outcome, empty
 from scalejax.train.padding import crop, stack_padded
 from scalejax.train.recipe import Leaf, Settings
-from scalejax.train.step import Best, Cursor, TrialState
+from scalejax.train.step import Best, TrialState
 
 # On the device: the next call uses the lanes up, and must not wait for the host to have read them.
 _copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))
@@ -55,11 +55,6 @@ class CallPlan:
     in_turn: int
     examples: int
 
-    @property
-    def stops(self) -> list[int]:
-        """The lanes whose trial has to be looked at after it, in their order."""
-        return sorted(self.due | self.ending | self.owed)
-
 
 @dataclass(frozen=True)
 class PendingCall:
@@ -77,6 +72,11 @@ class PendingCall:
     best: dict[int, Best] = field(default_factory=dict)  # by lane, of those that end: [1, ...], where it is kept
 
     @property
+    def slots(self) -> Mapping[int, Slot]:
+        """Its trials, by lane."""
+        return self.crew.slots
+
+    @property
     def reached(self) -> dict[str, int]:
         """The step of each of its trials after the call, by id."""
         return dict(zip(self.crew.ids, self.steps[self.crew.lanes].tolist(), strict=True))
@@ -84,7 +84,7 @@ class PendingCall:
     @property
     def decisive(self) -> bool:
         """Whether its outcome decides what the next call does, so that nothing may be launched before it has landed."""
-        return self.probing or any(self.crew.slots[number].trial.patience is not None for number in self.plan.due)
+        return self.probing or not self.crew.patient.isdisjoint(self.plan.due)
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class Pack:
 
     def moved(self, steps: int) -> None:
         """Count steps that `call` has taken in all lanes."""
-        self._roster.advance(steps, stopped=[number for number, _ in self.occupied])
+        self._roster.advance(steps)
 
     def adopt(self, lanes: TrialState, trial: Trial) -> None:
         """Take over a ready state of all lanes, each with `trial` at its start."""
@@ -245,37 +245,34 @@ class Pack:
         copied = self._copied(crew.slots) if copy else None
         # Now, for the next trial is written behind the call.
         best = {number: self._read_lane(self.lanes.best, number) for number in plan.ending if self._keeps}
-        self._roster.advance(plan.count, stopped=plan.stops)
+        self._roster.advance(plan.count)
         self._roster.owed = set(plan.owed)
         steps, newcomers, self._newcomers = self._roster.reached(), self._newcomers, []
-        paused = {}
-        for number in sorted(plan.due | plan.ending):
-            slot = crew.slots[number]
-            if number in plan.due and slot.step in slot.trial.rungs:
-                paused[number] = self._read_lane(self.lanes, number)
-            if number in plan.ending or number in paused:
-                self._roster.leave(number)
+        at_rungs = [n for n in sorted(plan.due & crew.rungs) if int(steps[n]) in crew.slots[n].trial.rungs]
+        paused = {number: self._read_lane(self.lanes, number) for number in at_rungs}
+        for number in plan.ending | paused.keys():
+            self._roster.leave(number)
         return PendingCall(plan, steps, crew, newcomers, paused, outcome, began, bool(probing), copied, best)
 
     def _plan(self) -> CallPlan:
         """Decide on the next call: measurements that are owed come before any step."""
-        roster, slots = self._roster, self._roster.crew.slots
+        roster, crew = self._roster, self._roster.crew
         # With "map" a device trains its lanes one after the other, and idle ones cost nothing.
-        in_turn = roster.crew.busiest if self.bucket.program.mode == "map" else 1
+        in_turn = crew.busiest if self.bucket.program.mode == "map" else 1
         most = min(self.bucket.call_steps, self._pace.most_steps(in_turn))
         count = 0 if roster.owed else min(most, roster.left)
-        stops = sorted(roster.owed) or roster.stopping(count)
-        reached = (roster.reached() + count).tolist() if stops else []
-        due = {n for n in stops if not slots[n].impatient}
-        ending = {n for n in stops if n not in due or reached[n] == slots[n].trial.settings.steps}
+        stops = set(roster.owed or roster.stopping(count))
+        impatient = {number for number in stops & crew.patient if crew.slots[number].impatient}
+        due = stops - impatient
+        ending = impatient | stops & roster.through(count) if stops else stops
         validation, test = (blocks.weight.size for blocks in (self._data.validation, self._data.test))
-        wanted = [(n, self.placement.row(n), validation * (n in due) + test * (n in ending)) for n in stops]
+        wanted = [(n, self.placement.row(n), validation * (n in due) + test * (n in ending)) for n in sorted(stops)]
         measured, examples = self._pace.affordable(wanted, steps=count * in_turn)
         return CallPlan(
             count,
             due=frozenset(due & measured),
             ending=frozenset(ending & measured),
-            owed=frozenset(stops) - measured,
+            owed=frozenset(stops - measured),
             in_turn=in_turn,
             examples=examples,
         )
@@ -289,36 +286,39 @@ class Pack:
         self._pace.learn(elapsed, steps=plan.count * plan.in_turn, examples=plan.examples)
         for slot in call.newcomers:  # what passed before is not theirs
             slot.clock = self._clock
-        self._clock += elapsed / len(call.crew.slots)
-        self._surprised = [(number, slot) for number, slot in self._surprised if call.crew.slots.get(number) is slot]
+        self._clock += elapsed / len(call.slots)
+        self._surprised = [(number, slot) for number, slot in self._surprised if call.slots.get(number) is slot]
         steps = dict.fromkeys(call.crew.ids, plan.count)
         for _, slot in self._surprised:
             steps.pop(slot.trial.trial_id, None)
-        measured = _measurements(outcome) if plan.due else []
+        measured = _measurements(call, outcome)
         ended, paused = [], []
         for number in sorted(plan.due | plan.ending):
-            slot = call.crew.slots[number]
+            slot = call.slots[number]
             if slot.ended:
                 continue
-            slot.count_to(self._clock)
             diverged = ""
             if number in plan.due:
-                *losses, best_step, diverged_step = measured[number]
-                slot.note(_evaluation(slot, int(call.steps[number]), *losses), best_step=best_step)
-                diverged = _diverged(slot, diverged_step)
+                evaluation, best_step, diverged_step = measured[number]
+                slot.note(evaluation, best_step=best_step)
+                diverged = _diverged(evaluation, diverged_step)
             if diverged or number in plan.ending:
                 test = None if diverged else (float(outcome.test_loss[number]), float(outcome.test_metric[number]))
                 status = Status.DIVERGED if diverged else Status.DONE
                 weights = None if diverged or number not in call.best else _true_size(call.best[number], slot.trial)
+                slot.count_to(self._clock)
                 ended.append(slot.end(status, diverged, test, mode=self.bucket.program.mode, weights=weights))
                 if diverged:
                     self._surprised.append((number, slot))
                 if self._roster.has(number, slot):
                     self._roster.leave(number)
             elif number in plan.due and slot.impatient:
+                slot.count_to(self._clock)
+                slot.step = slot.evaluations[-1].step
                 self._seat(number, slot)  # where it has not left: nothing was launched since
                 self._roster.owed.add(number)  # its test, which the next call brings
             elif number in call.paused:
+                slot.count_to(self._clock)
                 paused.append(Paused(slot, _on_host(call.paused[number])))
         return CallResult(steps, ended, paused, _snapshot(call, self._clock))
 
@@ -409,35 +409,36 @@ def _true_size(best: Best, trial: Trial) -> Weights:
     return crop((_on_host(best.params), _on_host(best.rest)), trial.architecture.abstract[1:])
 
 
-def _measurements(outcome: Outcome) -> list[tuple[Any, ...]]:
-    """Return, by lane, what `_evaluation` takes of a measurement, then the best step and the one that diverged."""
-    seen = outcome.measurement
+def _measurements(call: PendingCall, outcome: Outcome) -> dict[int, tuple[Evaluation, int, int]]:
+    """Return what a call has measured of the lanes that were due, with the best step and the one that diverged."""
+    lanes, slots, seen = sorted(call.plan.due), call.slots, outcome.measurement
     losses = seen.train_loss, seen.validation_loss, seen.validation_metric
-    return list(zip(*(each.tolist() for each in (*losses, seen.best_step, seen.diverged_step)), strict=True))
+    columns = [each[lanes].tolist() for each in (call.steps, *losses, seen.best_step, seen.diverged_step)]
+    found = {}
+    for lane, step, train_loss, loss, metric, best_step, diverged_step in zip(lanes, *columns, strict=True):
+        examples = step * slots[lane].trial.recipe.batch_size
+        found[lane] = Evaluation(step, examples, train_loss, loss, metric), best_step, diverged_step
+    return found
 
 
-def _evaluation(slot: Slot, step: int, train_loss: float, validation_loss: float, metric: float) -> Evaluation:
-    return Evaluation(step, step * slot.trial.recipe.batch_size, train_loss, validation_loss, metric)
-
-
-def _diverged(slot: Slot, step: int) -> str:
+def _diverged(last: Evaluation, step: int) -> str:
     """Say at which step a trial's loss ceased to be finite; empty if it is.
 
     Args:
-        slot: of the trial, which was just evaluated.
+        last: its latest evaluation.
         step: at which its training loss was not finite, 0 if it was.
     """
     if step:
         return f"the training loss was not finite at step {step}"
-    last = slot.evaluations[-1]
-    return "" if math.isfinite(last.validation_loss) else f"the validation loss was not finite at step {last.step}"
+    finite = math.isfinite(last.validation_loss)
+    return "" if finite else f"the validation loss was not finite at step {last.step}"
 
 
 def _snapshot(call: PendingCall, clock: float) -> Snapshot | None:
     """Return the trials of a call that has landed and that stay in their lanes."""
     if call.copied is None:
         return None
-    slots = call.crew.slots
+    slots = call.slots
     left = call.plan.ending | {number for number in call.paused if not slots[number].impatient}
     steps = call.steps.tolist()
     # Copies, as they were then: another call may have been launched since.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scalejax.execute.slot import Slot
+from scalejax.execute.slot import Slot, next_stop
 from scalejax.planning.placement import Placement
 from scalejax.train.step import Cursor
 
@@ -40,6 +40,16 @@ class Crew:
         return tuple(slot.trial.trial_id for slot in self.slots.values())
 
     @functools.cached_property
+    def patient(self) -> frozenset[int]:
+        """The lanes of trials that end early if they do not improve."""
+        return frozenset(lane for lane, slot in self.slots.items() if slot.trial.patience is not None)
+
+    @functools.cached_property
+    def rungs(self) -> frozenset[int]:
+        """The lanes of trials that leave them before their end."""
+        return frozenset(lane for lane, slot in self.slots.items() if slot.trial.rungs)
+
+    @functools.cached_property
     def busiest(self) -> int:
         """How many of its lanes are on the devices that have most of them."""
         return self.placement.busiest(self.slots)
@@ -67,6 +77,8 @@ class Roster:
         self._busy = np.zeros(count, bool)
         self._examples = np.ones(count, np.int64)
         self._begun = np.zeros(count, np.int64)  # `steps` when the trial of a lane was at its step 0
+        self._every = np.ones(count, np.int64)  # steps between two of its evaluations
+        self._horizon = np.full(count, NEVER)  # its steps in all
         self._stop = np.full(count, NEVER)  # `steps` at its next stop
         self._crew: Crew | None = None
         self._free: list[int] | None = None
@@ -106,6 +118,10 @@ class Roster:
         """Return the lanes whose trial is at a stop after so many steps."""
         return np.flatnonzero(self._stop == self.steps + count).tolist()
 
+    def through(self, count: int) -> set[int]:
+        """Return the lanes whose trial has taken all its steps after so many more."""
+        return set(np.flatnonzero(self._horizon == self.reached() + count).tolist())
+
     def reached(self) -> np.ndarray:
         """Return the steps of the trials, int64 [lanes]."""
         return self.steps - self._begun
@@ -114,25 +130,32 @@ class Roster:
         """Let a lane have a trial, which is at the step that its slot says."""
         self._slots[lane] = slot
         self._busy[lane] = True
-        self._examples[lane] = slot.trial.settings.train_examples
-        self._begun[lane] = self.steps - slot.step
-        self._stop[lane] = self.steps + slot.next_stop - slot.step
+        trial = slot.trial
+        self._examples[lane], self._every[lane] = trial.settings.train_examples, trial.evaluate_every
+        self._horizon[lane], self._begun[lane] = trial.settings.steps, self.steps - slot.step
         self._crew = self._free = None
+        self._look_ahead([lane])
 
     def leave(self, lane: int) -> None:
-        """Let a lane be free."""
-        del self._slots[lane]
-        self._busy[lane], self._stop[lane], self._examples[lane] = False, NEVER, 1
+        """Let a lane be free; its slot is brought up to date."""
+        self._slots.pop(lane).step = self.steps - int(self._begun[lane])
+        self._busy[lane], self._examples[lane] = False, 1
+        self._stop[lane] = self._horizon[lane] = NEVER
         self.owed.discard(lane)
         self._crew = self._free = None
 
-    def advance(self, count: int, *, stopped: list[int]) -> None:
-        """Count the steps of a call, and bring the slots of the lanes that have stopped up to date."""
+    def advance(self, count: int) -> None:
+        """Count the steps of a call."""
+        stopped = self.stopping(count)
         self.steps += count
-        for lane in stopped:
-            slot = self._slots[lane]
-            slot.step = self.steps - int(self._begun[lane])
-            self._stop[lane] = self.steps + slot.next_stop - slot.step
+        self._look_ahead(stopped)
+
+    def _look_ahead(self, lanes: list[int]) -> None:
+        """Note the next stop of the trials in lanes."""
+        if lanes:
+            step = self.reached()[lanes]
+            following = next_stop(step, every=self._every[lanes], horizon=self._horizon[lanes])
+            self._stop[lanes] = self.steps + following - step
 
     def settle(self) -> Crew:
         """Bring the steps of all slots up to date, and return them."""

@@ -1,6 +1,9 @@
 """A trial while it runs, as the host sees it: its step, what has been measured, and how it ended."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
 
 from scalejax.execute.initial_weights import Weights
 from scalejax.planning.trial import Trial
@@ -44,6 +47,11 @@ class Finished:
         return next((each for each in self.evaluations if each.step == self.best_step), None)
 
 
+def next_stop(step: Any, *, every: Any, horizon: Any) -> Any:
+    """Return the step of the next evaluation, at the latest the horizon; of one trial, or arrays of several."""
+    return np.minimum((step // every + 1) * every, horizon)
+
+
 @dataclass
 class Slot:
     """A trial in a lane.
@@ -71,8 +79,7 @@ class Slot:
     @property
     def next_stop(self) -> int:
         """The step of the next evaluation, at the latest the horizon."""
-        trial = self.trial
-        return min((self.step // trial.evaluate_every + 1) * trial.evaluate_every, trial.settings.steps)
+        return int(next_stop(self.step, every=self.trial.evaluate_every, horizon=self.trial.settings.steps))
 
     @property
     def impatient(self) -> bool:
