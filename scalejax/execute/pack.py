@@ -364,15 +364,22 @@ class Pack:
         return outcome
 
     def _write(self, trials: Sequence[tuple[int, Trial, Weights]]) -> None:
-        """Write trials into lanes, some at a time; what is short of that goes beyond the lanes."""
+        """Write trials into lanes, some at a time, and what is short of that one by one.
+
+        As long as no program writes a single one, some of them are copies that go beyond the lanes.
+        """
         programs, beyond = self._programs.result(), self.placement.lanes
-        for begin in range(0, len(trials), programs.placed):
-            some = list(trials[begin : begin + programs.placed])
-            slots = np.full(programs.placed, beyond, np.int32)
+        whole = len(trials) - len(trials) % programs.placed
+        one = programs.placing_one() if whole < len(trials) else None
+        starts = range(0, whole if one else len(trials), programs.placed)
+        calls = [(programs.place, list(trials[each : each + programs.placed]), programs.placed) for each in starts]
+        calls += [(one, [each], 1) for each in trials[whole:] if one]
+        for place, some, count in calls:
+            slots = np.full(count, beyond, np.int32)
             slots[: len(some)] = [number for number, _, _ in some]
-            some += [some[-1]] * (programs.placed - len(some))
-            self.lanes = programs.place(self.lanes, slots, *self._stacked(some))
-            self._blank.difference_update(number for number, _, _ in some)
+            copies = [some[-1]] * (count - len(some))
+            self.lanes = place(self.lanes, slots, *self._stacked([*some, *copies]))
+        self._blank.difference_update(number for number, _, _ in trials)
 
     def _stacked(self, trials: Sequence[tuple[int, Trial, Weights]]) -> tuple[Settings, Any]:
         """Return the settings and the padded weights of trials, [trials, ...]."""
