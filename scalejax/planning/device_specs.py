@@ -17,8 +17,9 @@ PRODUCTS_SHARE, BANDWIDTH_SHARE = 1 / 3, 0.7
 GPU_MEMORY_SHARE = 0.75  # that JAX allots itself unless told otherwise
 HOST_MEMORY_SHARE = 0.75  # the rest is for programs, copies in flight, and other processes
 # Of its memory that the largest array of an evaluation may take. So much that on a GPU many lanes of a small model take
-# no more launches than few; a TPU needs no launches, and pads such arrays besides. A core's cache is small.
-EVALUATED_SHARES = {"gpu": 1 / 100, "tpu": 1 / 200}
+# no more launches than few. A TPU needs no launches, and by the compiler of a v5e blocks of twice the size would take a
+# quarter longer. The cores of a CPU have a cache, and no share.
+EVALUATED_SHARES = {"gpu": 1 / 100, "tpu": 1 / 400}
 DEFAULT_MEMORY = 16e9  # bytes of a device that does not say
 LOCAL = "local"
 
