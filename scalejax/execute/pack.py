@@ -25,6 +25,7 @@ from scalejax.planning.packing import Bucket
 from scalejax.planning.placement import ALONE, Placement
 from scalejax.planning.trial import Trial
 from scalejax.status import Status
+from scalejax.train.cost import lane_bytes
 from scalejax.train.lanes import Commands, DeviceData, Outcome, empty
 from scalejax.train.padding import crop, stack_padded
 from scalejax.train.recipe import Leaf, Settings
@@ -32,6 +33,7 @@ from scalejax.train.step import Best, TrialState
 
 # On the device: the next call uses the lanes up, and must not wait for the host to have read them.
 _copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))
+COPIED_BYTES = 2**28  # that take a CPU less time than compiling one more program
 Part = TypeVar("Part")  # of the state of a lane, or all of it
 
 
@@ -140,6 +142,8 @@ class Pack:
         self._landed = 0.0  # when the latest call did
         self._clock = 0.0  # a trial's share of the seconds of all calls that have landed
         self._pace = Pace()
+        self._copied_bytes = 0  # written beyond the lanes
+        self._free_bytes = COPIED_BYTES if placement.devices[0].platform == "cpu" else 0
         self._tight = False  # a copy of all lanes did not fit
         blank = empty(bucket.program, placement.lanes)
         self.lanes = jax.device_put(blank, placement.shardings(blank))
@@ -366,11 +370,15 @@ class Pack:
     def _write(self, trials: Sequence[tuple[int, Trial, Weights]]) -> None:
         """Write trials into lanes, some at a time, and what is short of that one by one.
 
-        As long as no program writes a single one, some of them are copies that go beyond the lanes.
+        As long as no program writes a single one, some of them are copies that go beyond the lanes. On a CPU that
+        program is only asked for once these have come to so much that it pays: it takes its cores to compile it.
         """
         programs, beyond = self._programs.result(), self.placement.lanes
         whole = len(trials) - len(trials) % programs.placed
-        one = programs.placing_one() if whole < len(trials) else None
+        short = whole < len(trials)
+        one = programs.placing_one() if short and self._copied_bytes >= self._free_bytes else None
+        if short and not one:
+            self._copied_bytes += (programs.placed - len(trials) + whole) * lane_bytes(self.bucket.program)
         starts = range(0, whole if one else len(trials), programs.placed)
         calls = [(programs.place, list(trials[each : each + programs.placed]), programs.placed) for each in starts]
         calls += [(one, [each], 1) for each in trials[whole:] if one]
