@@ -88,12 +88,16 @@ class Instant:
 def counted(data, lanes: int) -> tuple[int, int]:
     """Train some trials side by side; return the calls of programs, and of Python's functions in ten of them."""
     programs, made = Instant(6, 16), Future()
-    steps = {"steps": 10 * 25, "evaluate_every": 10 * 25, "train_examples": 100}
-    trials = [planned("logistic", seed=seed, **steps) for seed in range(lanes)]
-    made.set_result(Programs(programs.advance, lambda: lambda lanes, *_: lanes, None, None, placed=8))
+    trials = [planned("logistic", seed=seed, steps=250, evaluate_every=250) for seed in range(lanes)]
+
+    def place(lanes: Any, *_: Any) -> Any:
+        return lanes
+
+    made.set_result(Programs(programs.advance, lambda: place, place, place, placed=8))
     weights = initial_weights(trials[0].architecture, 0)
     bucket = Bucket(trials[0].program, tuple(map(Counted, trials)), lanes, 1.0, 1, call_steps=10)
-    accountant = Accountant(SimpleNamespace(packing=SimpleNamespace(buckets=[bucket])), trials, begun={})
+    plan: Any = SimpleNamespace(packing=SimpleNamespace(buckets=[bucket]))
+    accountant = Accountant(plan, trials, begun={})
     ends = []
     with pytest.MonkeyPatch.context() as patch, Path(os.devnull).open("w") as nowhere:
         patch.setattr(Compiler, "programs", lambda *_, **__: made)
