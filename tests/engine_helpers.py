@@ -125,7 +125,7 @@ def place(pack: Pack, number: int, each: Trial) -> None:
     pack.place([(number, each, initial_weights(each.architecture, each.key("initialise")))])
 
 
-def go_on(pack: Pack) -> tuple[dict[Trial, int], list[Finished]]:
+def go_on(pack: Pack) -> tuple[dict[str, int], list[Finished]]:
     """Launch a call and wait for it; return the steps taken and the trials that have ended."""
     result = pack.land(pack.launch())
     return result.steps, result.ended
@@ -155,6 +155,5 @@ def summed_losses(pack: Pack, steps: int) -> np.ndarray:
     for _ in range(steps):
         pack.call(1, due=[], ending=[])
         losses.append(np.asarray(pack.lanes.learner.loss_sum))
-        for _, slot in pack.occupied:
-            slot.step += 1
+        pack.moved(1)
     return np.array(losses)

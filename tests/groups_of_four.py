@@ -131,7 +131,7 @@ def train(wanted, data, *, devices=4, halved=False, folder=None, ended=None, sto
         nonlocal calls
         told(progress)
         calls += 1
-        steps.update({each.trial_id: count for each, count in progress.steps.items()})
+        steps.update(progress.steps)
         if calls == stop_after:
             scheduler.stop()
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from scalejax.data import DataSet
 from scalejax.data.features import resolve
 from scalejax.errors import RunError
+from scalejax.execute import CHECKPOINT_SECONDS
 from scalejax.execute.checkpoint import SEAL, Checkpoints
 from scalejax.execute.scheduler import Observer, Scheduler
 from scalejax.execute.slot import Finished, Paused, Slot
@@ -95,8 +96,8 @@ def train(
     def progressed(progress):
         nonlocal calls
         calls += 1
-        for each, count in progress.steps.items():
-            steps[each.trial_id] = steps.get(each.trial_id, 0) + count
+        for name, count in progress.steps.items():
+            steps[name] = steps.get(name, 0) + count
         if calls == stop_after:
             scheduler.stop()
 
@@ -398,3 +399,16 @@ def test_a_checkpoint_of_another_group_takes_no_step_back(tmp_path: Path):
     homes = {each.trial_id: (each, program(each)) for each in (one, other)}
     found = Checkpoints(tmp_path / "c").load(homes)
     assert {name: paused.slot.step for name, paused in found.items()} == {one.trial_id: 500, other.trial_id: 300}
+
+
+def test_a_checkpoint_moves_each_number_of_its_trials_once_and_that_is_little_of_the_time_between_two():
+    """1,024 lanes of an MLP: parameters, two moments and the best parameters, in float32."""
+    lanes, slow_disk = 1024, 1e8  # bytes/s
+    each = planned(knobs={"width": 64, "depth": 2}, batch_size=128)
+    learned = 4 * each.architecture.parameter_count
+    arrays, _ = pack_up(Snapshot(empty(program(each), lanes), {lane: Slot(each) for lane in range(lanes)}))
+    moved = sum(array.nbytes for array in arrays.values())
+    assert 4 * learned <= moved / lanes <= 4 * learned + 200
+    assert moved / slow_disk < CHECKPOINT_SECONDS / 10
+    few, _ = pack_up(Snapshot(empty(program(each), lanes), {lane: Slot(each) for lane in range(10)}))
+    assert sum(array.nbytes for array in few.values()) == 10 * moved / lanes  # idle lanes are not written

@@ -3,7 +3,7 @@
 import gc
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,7 @@ from engine_helpers import FIRST, device_data, planned, program
 from scalejax.execute import host_start, programs
 from scalejax.execute.host_start import started, starts_on_host
 from scalejax.execute.pack import Pack
-from scalejax.execute.programs import Compiler, Once
+from scalejax.execute.programs import Compiler, Later, Once
 from scalejax.planning.packing import Bucket
 from scalejax.planning.placement import Placement
 from scalejax.planning.trial import Counted
@@ -101,11 +101,35 @@ def test_the_first_trials_of_a_pack_need_no_compiled_program(data):
 @pytest.mark.parametrize("refills", [False, True])
 def test_the_program_that_places_is_compiled_ahead_only_where_lanes_are_filled_again(data, monkeypatch, refills):
     asked = threading.Event()
-    monkeypatch.setattr(programs, "compiled_programs", lambda *_, **__: SimpleNamespace(placing=asked.set))
+    made = SimpleNamespace(placing=asked.set, placing_one=Later(None))
+    monkeypatch.setattr(programs, "compiled_programs", lambda *_, **__: made)
     compiler = Compiler(data.card)
     compiler.programs(program(planned()), Placement(FIRST, 2), refills=refills).result()
     compiler.close()
     assert asked.is_set() == refills
+
+
+def test_a_program_that_training_can_do_without_is_never_waited_for():
+    begin, asked = threading.Event(), []
+
+    def compile_it() -> Any:
+        asked.append(True)
+        begin.wait(10)
+        return "program"
+
+    assert Later(None)() is None
+    later = Later(compile_it)
+    assert later() is None
+    assert not asked  # there is no thread for it
+    with ThreadPoolExecutor(1) as threads:
+        later.beside(threads)
+        assert [later(), later()] == [None, None]
+        begin.set()
+    assert later() == "program"
+    assert len(asked) == 1
+    late = Later(compile_it)
+    late.beside(threads)  # the run is over
+    assert late() is None
 
 
 def test_a_program_is_compiled_once_however_many_threads_ask():

@@ -235,7 +235,9 @@ def test_the_share_of_evaluations_and_tests_in_a_trial():
 def test_a_thousand_lanes_on_each_of_four_tpus_take_little_more_than_their_bytes_and_tell_each_other_nothing():
     spec, count, lanes = PUBLIC_SPECS["v5e"], 4, 1024
     plan = make_plan(WIDE, devices=count, spec=spec)
-    program = replace(in_mode(replace(plan.packing.buckets[0], lanes=lanes), STATIC).program, pieces=(8,))
+    program = replace(
+        in_mode(replace(plan.packing.buckets[0], lanes=lanes), STATIC, evaluated=spec.evaluated).program, pieces=(8,)
+    )
     placement = Placement(topology(spec, count=count), lanes)
     with unkept():
         compiled = lowered_training(program, placement, card=plan.card)[8].compile()

@@ -1,6 +1,7 @@
 """Many trials in one program give what each gives alone, whoever their neighbours are."""
 
 import functools
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -19,8 +20,11 @@ from engine_helpers import (
     slow,
 )
 
+from scalejax.execute.pack import Pack
+from scalejax.execute.snapshot import pack_up
 from scalejax.models import FAMILIES
 from scalejax.train.lanes import Commands, abstract_lane, advance
+from scalejax.train.padding import initial_weights
 from scalejax.train.step import Cursor
 
 
@@ -38,8 +42,7 @@ def together_and_alone(trials, data, *, steps=10):
             row.append(np.asarray(pack.lanes.learner.loss_sum))
         losses.append((row[0], np.concatenate(row[1:])))
         for pack in (packed, *alone):
-            for _, slot in pack.occupied:
-                slot.step += 1
+            pack.moved(1)
     return packed, alone, losses
 
 
@@ -162,3 +165,45 @@ def test_the_lane_program_lowers_for_accelerators(data, platform, family):
     commands = Commands(np.int32(5), Cursor(zeros, zeros), *np.ones((3, 3), bool))
     traced = jax.jit(functools.partial(advance, constants)).trace(lanes, device_data(data), commands)
     assert "while" in traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+def held() -> tuple[int, int]:
+    """Return the number and the bytes of the arrays that are on devices."""
+    arrays = jax.live_arrays()
+    return len(arrays), sum(array.nbytes for array in arrays)
+
+
+def run(pack: Pack, fresh, *, calls: int) -> None:
+    """Run a pack as a worker does, a call ahead of what has landed; what is paused goes on in any free lane."""
+    pending, waiting = [], []
+    for number in range(calls):
+        pack.fill([waiting.pop() if waiting else next(fresh) for _ in pack.free])
+        pending.append(pack.launch(copy=number % 7 == 0))
+        if len(pending) == 1 and not pending[0].decisive:
+            continue
+        while pending and (len(pending) == 2 or pending[-1].decisive):
+            result = pack.land(pending.pop(0))
+            waiting += result.paused
+            if result.snapshot and result.snapshot.slots:
+                pack_up(result.snapshot)
+    while pending:
+        pack.land(pending.pop(0))
+
+
+@pytest.mark.parametrize(("calls", "mode"), [(60, "vmap"), *slow((1000, "vmap"), (1000, "static"))])
+def test_nothing_is_left_on_the_devices_by_calls_that_have_landed(data, calls, mode):
+    first = planned("logistic", steps=20)
+    weights = jax.device_get(initial_weights(first.architecture, 0))
+
+    def endless():
+        seed = 0
+        while True:
+            seed += 1
+            trial = planned("logistic", seed=seed, steps=8 + seed % 9, patience=2 if seed % 3 else None)
+            yield replace(trial, rungs=(5,)), weights
+
+    pack, fresh = pack_of([first] * 4, data, mode=mode, call_steps=3, keep_weights=True), endless()
+    run(pack, fresh, calls=30)  # all that is compiled or made once
+    before = held()
+    run(pack, fresh, calls=calls)
+    assert held() == before

@@ -402,8 +402,7 @@ def test_masks_are_the_seeds_own_in_every_step_and_the_same_in_any_lane(data: Da
         seen += found
         for each in (pack, turned):
             each.call(1, due=[], ending=[])
-            for _, slot in each.occupied:
-                slot.step += 1
+            each.moved(1)
     assert len({mask.tobytes() for mask in seen}) == 9
 
 

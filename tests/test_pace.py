@@ -1,7 +1,6 @@
 """Calls are as long as measured time allows, whatever was planned, and results do not depend on their lengths."""
 
 import time
-from dataclasses import replace
 
 import jax
 import pytest
@@ -124,7 +123,7 @@ def test_what_is_saved_between_a_step_and_its_evaluation_is_evaluated_when_it_re
         other = pack_of([None] * 3, data, largest=trials[0])
         for number, slot in saved.slots.items():
             state = jax.tree.map(lambda leaf, at=number: leaf[at], states)
-            other.resume(number, Paused(replace(slot, owed=False), state))
+            other.resume(number, Paused(slot, state))
         other.fill_idle()
         pack = other
     assert {name: numbers(end) for name, end in ends.items()} == {name: numbers(end) for name, end in whole.items()}

@@ -17,13 +17,26 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalejax.models import architecture
+from scalejax.models import FAMILIES, architecture
 from scalejax.planning import packing as packing_module
-from scalejax.planning.packing import PROVEN, Capacity, Packing, Verdict, makespan, pack, waste
+from scalejax.planning.device_specs import PUBLIC_SPECS, local_spec
+from scalejax.planning.packing import (
+    PROVEN,
+    STATIC,
+    Bucket,
+    Capacity,
+    Packing,
+    Verdict,
+    in_mode,
+    makespan,
+    pack,
+    waste,
+)
 from scalejax.planning.proof.prove import prove
 from scalejax.planning.trial import Counted
-from scalejax.train.cost import SPEEDS, lane_bytes, step_flops
+from scalejax.train.cost import EVALUATED_BYTES, SPEEDS, lane_bytes, step_flops
 from scalejax.train.padding import fits_into, initial_weights, pad
+from scalejax.train.recipe import BLOCK
 
 CAPACITY = Capacity(devices=2, state_bytes=1e9, speed=SPEEDS["cpu"])
 
@@ -240,3 +253,18 @@ def test_planning_simulates_fewer_schedules_than_there_are_divisions(monkeypatch
     packing = packing_of(sweep_of(list(range(4, 4 + sizes)), seeds=2))
     assert sum(len(bucket.architectures) for bucket in packing.buckets) == sizes
     assert len(simulated) < sizes * (sizes + 1) / 2
+
+
+def test_how_much_an_evaluation_takes_at_once_follows_from_the_memory_of_the_device():
+    size = architecture(FAMILIES["mlp"], {"width": 64, "depth": 2}, shape=(40,), outputs=10)
+    trial = trial_of(size, "mlp", batch_size=128)
+
+    def block(evaluated: float, lanes: int) -> int:
+        bucket = Bucket(trial.program, (Counted(trial),), lanes, 1.0, 1, 50)
+        return in_mode(bucket, STATIC, evaluated=evaluated).program.block
+
+    here, h200, v5e = local_spec().evaluated, PUBLIC_SPECS["h200"].evaluated, PUBLIC_SPECS["v5e"].evaluated
+    assert here == EVALUATED_BYTES
+    assert [block(here, lanes) for lanes in (64, 1024)] == [BLOCK, 128]  # as before there were others
+    assert [block(h200, lanes) for lanes in (64, 1024)] == [BLOCK, BLOCK]  # as many launches for many lanes as for few
+    assert block(v5e, 1024) * 1024 * 64 * 4 <= 16e9 / 400

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,16 +14,17 @@ import numpy as np
 import pytest
 from engine_helpers import FIRST, device_data, pack_of, planned, program, ready, slow
 
+from scalejax.execute import pack as pack_module
 from scalejax.execute import programs
 from scalejax.execute.devices import groups
 from scalejax.execute.pack import Pack
-from scalejax.execute.programs import Compiler, Programs, check_memory, compiled_programs
+from scalejax.execute.programs import Compiler, Later, Programs, check_memory, compiled_programs
 from scalejax.planning import lowering
-from scalejax.planning.lowering import PLACED
+from scalejax.planning.lowering import PLACED, lowered_place
 from scalejax.planning.packing import Bucket
 from scalejax.planning.placement import Placement
 from scalejax.planning.trial import Counted
-from scalejax.train.padding import initial_weights
+from scalejax.train.padding import HASTY, initial_weights
 
 
 def pack_on(group, trials, data, *, lanes):
@@ -136,6 +137,47 @@ def test_trials_large_and_small_are_placed_without_compiling_again(data, monkeyp
         pack.place(list(zip(slots, some, weights, strict=True)))
         rates = np.asarray(pack.lanes.settings.learning_rate)
         assert rates[slots].tolist() == [np.float32(each.settings.learning_rate) for each in some]
+
+
+@pytest.mark.parametrize("free", [0, 1])
+@pytest.mark.parametrize("count", [1, 3, PLACED, PLACED + 2])
+def test_placing_trials_moves_those_trials_to_the_devices_and_no_others(data, monkeypatch, count, free):
+    monkeypatch.setattr(pack_module, "COPIED_BYTES", free)
+    trials = [planned("logistic", seed=seed) for seed in range(count)]
+    moved, made = [], Future()
+
+    def place(lanes, *operands):
+        moved.append([len(leaf) for leaf in jax.tree.leaves(operands)])
+        return lanes
+
+    alone = Later(lambda: place)
+    made.set_result(Programs(place, lambda: place, place, place, placed=PLACED, placing_one=alone))
+    bucket = Bucket(program(trials[0]), tuple(map(Counted, trials)), count, 1.0, 1, 50)
+    pack = Pack(bucket, Placement(FIRST, count), data=device_data(data), programs=made)
+    weights = [initial_weights(each.architecture, 0) for each in trials]
+    with ThreadPoolExecutor(1) as threads:
+        alone.beside(threads)
+        alone()
+    for at_first in (True, False):
+        moved.clear()
+        pack.place(list(zip(range(count), trials, weights, strict=True)))
+        copies = -count % PLACED if at_first and free else 0  # a few at first, on a CPU
+        assert {sum(rows) for rows in zip(*moved, strict=True)} == {count + copies}
+
+
+def test_a_trial_that_is_placed_alone_begins_as_among_others(data):
+    trials = [planned("logistic", seed=seed, learning_rate=10.0 ** -(1 + seed)) for seed in range(3)]
+    weights = [initial_weights(each.architecture, each.key("initialise")) for each in trials]
+    bucket = Bucket(program(trials[0]), tuple(map(Counted, trials)), 3, 1.0, 1, 50)
+    placement, states = Placement(FIRST, 3), []
+    for count in (1, PLACED):
+        placer, made = lowered_place(bucket.program, placement, count=count).compile(HASTY), Future()
+        made.set_result(Programs(placer, lambda placer=placer: placer, placer, placer, placed=count))
+        pack = Pack(bucket, placement, data=device_data(data), programs=made)
+        pack.place(list(zip((2, 0, 1), trials, weights, strict=True)))
+        states.append([np.asarray(leaf) for leaf in jax.tree.leaves(pack.lanes)])
+    for one, other in zip(*states, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_trial_at_a_rung_is_kept_once_however_many_devices_there_are(data):

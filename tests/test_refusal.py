@@ -192,7 +192,7 @@ def test_a_model_far_slower_than_planned_hears_a_stop_and_is_saved(data, tmp_pat
     assert time.monotonic() - began < scheduler_module.STOP_SECONDS
     assert scheduler.lost == {}
     found = Checkpoints(tmp_path / "c").load(homes(buckets(trials)))
-    assert {paused.slot.step for paused in found.values()} == {sum(call.steps[trials[0]] for call in calls)}
+    assert {paused.slot.step for paused in found.values()} == {sum(call.steps[trials[0].trial_id] for call in calls)}
 
 
 @pytest.mark.parametrize("saved", [False, True])

@@ -173,8 +173,8 @@ def test_steps_that_a_refusal_has_taken_back_are_left_again():
     first, second = plan.trials
     accountant = Accountant(plan, plan.trials, begun={})
     with ProgressDisplay(trials=2, work=accountant.total, stream=io.StringIO()) as display:
-        accountant.show(Progress({first: 15, second: 15}), display)
-        accountant.show(Progress({}, {first: 10}), display)
+        accountant.show(Progress({first.trial_id: 15, second.trial_id: 15}), display)
+        accountant.show(Progress({}, {first.trial_id: 10}), display)
         assert accountant.steps_taken == {first.trial_id: 10, second.trial_id: 15}
         assert accountant.spared(first) == 2 * accountant.spared(second)  # of 20 steps ten are left, and five
 

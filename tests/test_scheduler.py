@@ -46,8 +46,8 @@ def train(data, devices, wanted=None):
         ended[end.trial.trial_id] = end
 
     def progressed(progress):
-        for each, count in progress.steps.items():
-            steps[each.trial_id] = steps.get(each.trial_id, 0) + count
+        for name, count in progress.steps.items():
+            steps[name] = steps.get(name, 0) + count
 
     observer = Observer(lambda trials: started.extend(each.trial_id for each in trials), finished, progressed)
     wanted = wanted or buckets()

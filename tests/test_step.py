@@ -190,7 +190,7 @@ def test_a_diverged_trial_says_at_which_step_and_has_no_result(data, rate):
     while np.isfinite(pack.lanes.learner.loss_sum).all():
         pack.call(1, due=[], ending=[])
         first += 1
-        pack.occupied[0][1].step = first
+        pack.moved(1)
     assert end.status == "diverged"
     assert end.reason.endswith(f"not finite at step {first}")
     assert [each.step for each in end.evaluations] == list(range(5, first + 5, 5))  # up to the next one, and no further

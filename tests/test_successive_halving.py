@@ -53,8 +53,8 @@ def train(trials, data, *, lanes=3, histories=None, devices=1, halved=True):
         ends[end.trial.trial_id] = end
 
     def progressed(progress):
-        for each, count in progress.steps.items():
-            steps[each.trial_id] = steps.get(each.trial_id, 0) + count
+        for name, count in progress.steps.items():
+            steps[name] = steps.get(name, 0) + count
 
     Scheduler(
         [Bucket(program(largest), tuple(map(Counted, trials)), lanes=lanes, seconds=1.0, makespan=1, call_steps=50)],

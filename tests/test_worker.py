@@ -58,7 +58,7 @@ class HostWorker:
             wanted, count = feed.snapshot_due(), min(slot.next_stop - slot.step for slot in slots)
             for slot in slots:
                 slot.step += count
-            result = CallResult({slot.trial: count for slot in slots}, [], [], None)
+            result = CallResult({slot.trial.trial_id: count for slot in slots}, [], [], None)
             report.launched({slot.trial.trial_id: slot.step for slot in slots}, bucket.lanes - len(slots))
             for slot in list(slots):
                 if slot.step % slot.trial.evaluate_every and slot.step < slot.trial.settings.steps:
@@ -109,7 +109,7 @@ def train(wanted, workers, data, *, halved=False, folder=None, ended=None, stop_
     def progressed(progress):
         nonlocal calls
         calls += 1
-        steps.update({trial.trial_id: count for trial, count in progress.steps.items()})
+        steps.update(progress.steps)
         if calls == stop_after:
             scheduler.stop()
 

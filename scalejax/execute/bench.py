@@ -68,7 +68,7 @@ def bench(widths: Sequence[int], *, batch_size: int, repetitions: int, told: Cal
         flops = step_flops(bucket.program.architecture, bucket.program.recipe)
         with ThreadPoolExecutor(len(devices)) as threads:
             runs = {"peak": _peak_run(devices, threads), "loop": _loop_run(bucket)}
-            runs |= {mode: _lanes_run(in_mode(bucket, mode)) for mode in MODES}
+            runs |= {mode: _lanes_run(in_mode(bucket, mode, evaluated=local_spec().evaluated)) for mode in MODES}
             amounts = {name: _amount(run) for name, run in runs.items()}
             rates = {name: [] for name in runs}
             for _ in range(repetitions):

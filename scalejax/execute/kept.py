@@ -63,6 +63,7 @@ from scalejax.train.task import Task, is_own, output_shape
 from scalejax.train.traced import task_digest
 
 FORMAT = 1  # of the folder of a model; another one is not read
+REMEMBERED = 64  # sizes whose digests are kept in memory
 WAITING, WEIGHTS, DESCRIPTION = "waiting", "weights", "model.json"
 PARTS = "params", "rest"  # of the weights
 TRACERS = "scalejax", "jax", "flax", "numpy"  # packages of which another version may trace a model to another program
@@ -327,7 +328,8 @@ def _programs(size: Architecture, batch_size: int, numerics: Numerics) -> Descri
         return {"model": digest(text(traced)), "steps": [_step_program(step, shape) for step, shape in steps]}
 
 
-_programs_once = functools.cache(_programs)  # of the trials of a run, whose code stays as it is
+# Of the trials of a run, whose code stays as it is; of so many sizes at a time, for a process may have many runs.
+_programs_once = functools.lru_cache(maxsize=REMEMBERED)(_programs)
 
 
 def _step_program(step: Features, shape: Shape) -> str:

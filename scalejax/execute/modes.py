@@ -14,6 +14,7 @@ from dataclasses import replace
 import jax
 
 from scalejax.execute.timing import remembered, timed
+from scalejax.planning.device_specs import local_spec
 from scalejax.planning.packing import STATIC, Bucket, in_mode
 from scalejax.planning.plan import Plan
 
@@ -31,7 +32,11 @@ def with_modes(plan: Plan, kept: Mapping[str, str], *, measure: bool) -> Plan:
         measure: whether programs may be compiled and timed to find a mode that no run and no memory tells.
     """
     buckets = tuple(
-        in_mode(bucket, kept.get(program_key(bucket)) or choose_mode(bucket, plan, measure=measure))
+        in_mode(
+            bucket,
+            kept.get(program_key(bucket)) or choose_mode(bucket, plan, measure=measure),
+            evaluated=local_spec().evaluated,
+        )
         for bucket in plan.packing.buckets
     )
     return replace(plan, packing=replace(plan.packing, buckets=buckets))

@@ -1,6 +1,6 @@
 """What a run tells while it trains."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -14,10 +14,13 @@ Told = TypeVar("Told")
 
 @dataclass(frozen=True)
 class Progress:
-    """The steps that each trial took in a call; `back` are trials that a refusal has sent back, and to which steps."""
+    """The steps that each trial took in a call; `back` are trials that a refusal has sent back, and to which steps.
 
-    steps: dict[Trial, int]
-    back: dict[Trial, int] = field(default_factory=dict)
+    Both are by id.
+    """
+
+    steps: Mapping[str, int]
+    back: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

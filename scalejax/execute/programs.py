@@ -4,7 +4,8 @@ import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ class Programs:
     Attributes:
         placing: returns `place`, compiled.
         placed: trials that one call of `place` writes.
+        placing_one: returns a `place` that writes a single trial if it is compiled by now, and asks for it if not.
         room_for_copy: whether a copy of all lanes fits beside them into the memory of a device, as far as is known.
     """
 
@@ -46,6 +48,7 @@ class Programs:
     write_lane: Program
     placed: int
     room_for_copy: bool = True
+    placing_one: "Later" = field(default_factory=lambda: Later(None))
 
     @property
     def place(self) -> Program:
@@ -68,6 +71,31 @@ class Once:
             return self._made
 
 
+class Later:
+    """A program that training can do without: compiled beside it once it is first asked for.
+
+    Args:
+        compile_it: None, if there is no such program.
+    """
+
+    def __init__(self, compile_it: Callable[[], Program] | None):
+        self._compile = compile_it
+        self._threads: ThreadPoolExecutor | None = None
+        self._made: Future[Program] | None = None
+
+    def beside(self, threads: ThreadPoolExecutor) -> None:
+        """Say where it is compiled; until then it never is."""
+        self._threads = threads
+
+    def __call__(self) -> Program | None:
+        """Return the program, None while it is not there."""
+        if self._made is None and self._compile and self._threads:
+            with contextlib.suppress(RuntimeError):  # the run is over
+                self._made = self._threads.submit(self._compile)
+        made = self._made
+        return made.result() if made and made.done() and not made.cancelled() and not made.exception() else None
+
+
 def compiled_programs(program: LaneProgram, placement: Placement, *, card: DataCard) -> Programs:
     """Compile the programs of a bucket: one each, however many devices there are.
 
@@ -83,12 +111,15 @@ def compiled_programs(program: LaneProgram, placement: Placement, *, card: DataC
         lowered = lowered_training(program, placement, card=card)
     training = {name: each.compile() for name, each in lowered.items()}
 
-    def compile_placer() -> Program:
+    def compile_placer(count: int) -> Program:
         with tracing():
-            lowered = lowered_place(program, placement)
+            lowered = lowered_place(program, placement, count=count)
         return lowered.compile(HASTY)
 
-    placer = Once(compile_placer)
+    placed = placed_at_once(program)
+    # Else the last bit of a state might depend on which program has made it, and that on when which was compiled.
+    nothing_computed = starts_on_host(program, 0)
+    placer = Once(partial(compile_placer, placed))
     # Where nothing tells how much memory there is, nothing is to be checked, and the training need not wait for it.
     checked = placement.devices[0].memory_stats() is not None
     fits = [check_memory(each, placer(), placement) for each in training.values()] if checked else []
@@ -97,8 +128,9 @@ def compiled_programs(program: LaneProgram, placement: Placement, *, card: DataC
         placing=placer,
         read_lane=reading(placement),
         write_lane=writing(program, placement),
-        placed=placed_at_once(program),
+        placed=placed,
         room_for_copy=all(fits),
+        placing_one=Later(partial(compile_placer, 1) if placed > 1 and nothing_computed else None),
     )
 
 
@@ -170,6 +202,7 @@ class Compiler:
 
         def make() -> Programs:
             made = compiled_programs(program, placement, card=self._card)
+            made.placing_one.beside(self._placers)
             if refills or not starts_on_host(program, placement.lanes):
                 with contextlib.suppress(RuntimeError):  # the run is over
                     self._placers.submit(made.placing)

@@ -84,6 +84,7 @@ class Assignment:
         lanes: how many trials the worker trains at the same time.
         free: those of its lanes that have no trial.
         taken: the trials that it has, by id, as they were when it took them.
+        foreseen: how many trials waited when the weights of the next ones were last asked for.
         checkpoints: of this pack.
     """
 
@@ -92,6 +93,7 @@ class Assignment:
     lanes: int
     free: int
     taken: dict[str, Waiting] = field(default_factory=dict)
+    foreseen: int = -1
     checkpoints: PackCheckpoints | None = None
 
 
@@ -333,8 +335,10 @@ class Scheduler:
                         self._end(failed(each[0], reason_of(each[1]), mode=assignment.bucket.program.mode))
                     else:
                         given.append(each)
+        if not lanes and len(waiting) == assignment.foreseen:
+            return given  # most calls: the weights of those that wait have been asked for
         with self._lock:
-            assignment.free = lanes - len(given)
+            assignment.free, assignment.foreseen = lanes - len(given), len(waiting)
             following = list(islice((each for each in waiting if not isinstance(each, Paused)), assignment.lanes))
         self._weights.ahead(following)
         return given
@@ -404,7 +408,7 @@ class Scheduler:
                 self._end(failed(trial_of(back.pop(name)), reason_of(error), mode=bucket.program.mode))
             queue.waiting.extendleft(reversed(back.values()))
             self._reached |= {name: steps[name] for name in back}
-            self._observer.progressed(Progress({}, {trial_of(each): steps[name] for name, each in back.items()}))
+            self._observer.progressed(Progress({}, {name: steps[name] for name in back}))
 
     def _end(self, finished: Finished) -> None:
         if self._over:

@@ -1,6 +1,9 @@
 """A trial while it runs, as the host sees it: its step, what has been measured, and how it ended."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
 
 from scalejax.execute.initial_weights import Weights
 from scalejax.planning.trial import Trial
@@ -44,11 +47,17 @@ class Finished:
         return next((each for each in self.evaluations if each.step == self.best_step), None)
 
 
+def next_stop(step: Any, *, every: Any, horizon: Any) -> Any:
+    """Return the step of the next evaluation, at the latest the horizon; of one trial, or arrays of several."""
+    return np.minimum((step // every + 1) * every, horizon)
+
+
 @dataclass
 class Slot:
     """A trial in a lane.
 
     `step` is where the calls that were launched will have brought it, `evaluations` what the landed ones have seen.
+    Both `step` and `seconds` lag behind while it is in a lane and nothing is due (`roster`, `Pack.occupied`).
     """
 
     trial: Trial
@@ -57,7 +66,7 @@ class Slot:
     stale: int = 0  # evaluations since the best
     evaluations: list[Evaluation] = field(default_factory=list)
     ended: bool = False
-    owed: bool = False  # the next call evaluates or tests it: the one that brought it here had no time for that
+    clock: float = field(default=0.0, compare=False)  # of its pack, up to which `seconds` have been counted
 
     @property
     def lacks(self) -> bool:
@@ -70,8 +79,7 @@ class Slot:
     @property
     def next_stop(self) -> int:
         """The step of the next evaluation, at the latest the horizon."""
-        trial = self.trial
-        return min((self.step // trial.evaluate_every + 1) * trial.evaluate_every, trial.settings.steps)
+        return int(next_stop(self.step, every=self.trial.evaluate_every, horizon=self.trial.settings.steps))
 
     @property
     def impatient(self) -> bool:
@@ -82,6 +90,11 @@ class Slot:
     def copy(self) -> "Slot":
         """Return one that does not change when this one does."""
         return replace(self, evaluations=list(self.evaluations))
+
+    def count_to(self, clock: float) -> None:
+        """Add the seconds that have passed on the clock of its pack."""
+        self.seconds += clock - self.clock
+        self.clock = clock
 
     def note(self, evaluation: Evaluation, *, best_step: int) -> None:
         """Add a measurement, and count those since the best."""

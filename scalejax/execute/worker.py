@@ -124,7 +124,7 @@ class LocalWorker:
             if not feed.stopping():
                 # Refill: every free lane gets a trial, if there is one.
                 pack.fill(feed.take(len(pack.free)))
-                if pack.occupied:
+                if pack.busy:
                     # Launch: so that the devices never wait for the host, a call is launched before the result of the
                     # one before it is read, unless that result decides what the next one does.
                     pending.append(pack.launch(copy=feed.snapshot_due()))

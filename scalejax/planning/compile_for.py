@@ -116,7 +116,7 @@ def compile_for(plan: Plan, spec: DeviceSpec, *, shape: tuple[int, ...] = ()) ->
 
 def compiled_bucket(bucket: Bucket, plan: Plan, *, devices: Group, spec: DeviceSpec) -> CompiledBucket:
     """Compile the programs of one bucket for a group of devices of `topology`; see `compile_for`."""
-    bucket = in_mode(bucket, STATIC)
+    bucket = in_mode(bucket, STATIC, evaluated=spec.evaluated)
     program, placement = bucket.program, bucket.placement(devices)
     speed = spec.speed_in(plan.sweep.train.precision)
     evaluated = {VALIDATE: plan.card.validation_examples, TEST: plan.card.test_examples}

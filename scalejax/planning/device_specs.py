@@ -9,13 +9,17 @@ import jax
 
 from scalejax.errors import SweepError
 from scalejax.rules import nearest
-from scalejax.train.cost import SPEEDS, DeviceSpeed
+from scalejax.train.cost import EVALUATED_BYTES, SPEEDS, DeviceSpeed
 
 # Shares of a vendor's figures that are assumed to be reached: many small products of lanes are not one large product,
 # and no kernel streams at the peak. Assumptions, not measurements; a plan for the local devices does not use them.
 PRODUCTS_SHARE, BANDWIDTH_SHARE = 1 / 3, 0.7
 GPU_MEMORY_SHARE = 0.75  # that JAX allots itself unless told otherwise
 HOST_MEMORY_SHARE = 0.75  # the rest is for programs, copies in flight, and other processes
+# Of its memory that the largest array of an evaluation may take. So much that on a GPU many lanes of a small model take
+# no more launches than few. A TPU needs no launches, and by the compiler of a v5e blocks of twice the size would take a
+# quarter longer. The cores of a CPU have a cache, and no share.
+EVALUATED_SHARES = {"gpu": 1 / 100, "tpu": 1 / 400}
 DEFAULT_MEMORY = 16e9  # bytes of a device that does not say
 LOCAL = "local"
 
@@ -68,6 +72,11 @@ class DeviceSpec:
     clock: float = 0.0
     host_shape: tuple[int, ...] = ()
     chip: Chip | None = None
+
+    @property
+    def evaluated(self) -> float:
+        """Bytes that the largest array may take when all lanes are evaluated side by side."""
+        return self.memory * EVALUATED_SHARES[self.platform] if self.platform in EVALUATED_SHARES else EVALUATED_BYTES
 
     def speed_in(self, precision: str) -> DeviceSpeed:
         """Return its speed where models compute in a precision."""

@@ -107,8 +107,8 @@ def _abreast(program: LaneProgram, placement: Placement) -> int:
     return max(each for each in range(1, count + 1) if count % each == 0 and each <= max(1, fitting))
 
 
-def lowered_place(program: LaneProgram, placement: Placement) -> Lowered:
-    """Lower `place`, for as many trials as `placed_at_once` says."""
+def lowered_place(program: LaneProgram, placement: Placement, *, count: int | None = None) -> Lowered:
+    """Lower `place`, for so many trials; default: as many as `placed_at_once` says."""
 
     def place_own(lanes: TrialState, numbers: jax.Array, settings: Settings, weights: Any) -> TrialState:
         return place(program.recipe, lanes, placement.own_slots(numbers), settings, weights)
@@ -116,7 +116,7 @@ def lowered_place(program: LaneProgram, placement: Placement) -> Lowered:
     state = abstract_lanes(program, placement)
     wanted = (LANES, REPLICATED, REPLICATED, REPLICATED)
     placing = on_each(place_own, placement, wanted, LANES, made=_made(state, placement))
-    return _lowered(placing, placement, state, *_abstract_trials(program, placement, placed_at_once(program)))
+    return _lowered(placing, placement, state, *_abstract_trials(program, placement, count or placed_at_once(program)))
 
 
 @functools.cache

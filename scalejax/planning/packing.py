@@ -13,7 +13,15 @@ from scalejax.models import Architecture
 from scalejax.planning.placement import ALONE, Group, Placement, Spread
 from scalejax.planning.trial import Counted, Trial
 from scalejax.spec.sweep import PROBED, PROVEN
-from scalejax.train.cost import DeviceSpeed, evaluation_block, lane_bytes, lane_seconds, step_bytes, step_flops
+from scalejax.train.cost import (
+    EVALUATED_BYTES,
+    DeviceSpeed,
+    evaluation_block,
+    lane_bytes,
+    lane_seconds,
+    step_bytes,
+    step_flops,
+)
 from scalejax.train.padding import fits_into, structure
 from scalejax.train.recipe import BLOCK, PIECES, LaneProgram, Recipe
 from scalejax.train.traced import skeleton, traced_evaluation, traced_slope
@@ -87,11 +95,17 @@ class Bucket:
         return dict(sorted(_horizons(self.counted).items(), reverse=True))
 
 
-def in_mode(bucket: Bucket, mode: str) -> Bucket:
-    """Return a bucket whose lanes run in `mode`."""
+def in_mode(bucket: Bucket, mode: str, *, evaluated: float = EVALUATED_BYTES) -> Bucket:
+    """Return a bucket whose lanes run in `mode`.
+
+    Args:
+        bucket: any.
+        mode: as of `LaneProgram`.
+        evaluated: bytes that the largest array may take when all lanes are evaluated side by side.
+    """
     block, pieces = BLOCK, PIECES
     if mode == STATIC:
-        block = evaluation_block(bucket.program, bucket.lanes)
+        block = evaluation_block(bucket.program, bucket.lanes, room=evaluated)
         pieces = tuple(steps for steps in PIECES if steps <= bucket.call_steps)
     return replace(bucket, program=replace(bucket.program, mode=mode, block=block, pieces=pieces))
 

@@ -344,7 +344,10 @@ def plan(
     if not made.packing.buckets:
         return SweepPlan(outline(made, Forecast((), ()), device=here.device_kind()))
     if spec is not None and spec.name != LOCAL:
-        buckets = tuple(in_mode(bucket, STATIC) for bucket in made.packing.buckets)  # as a run there would do
+        buckets = tuple(
+            in_mode(bucket, STATIC, evaluated=spec.evaluated)
+            for bucket in made.packing.buckets  # as a run there would
+        )
         made = replace(made, packing=replace(made.packing, buckets=buckets))
         asked = compile_for(made, spec, shape=shape) if compile else []
         timings, told = [each.timing for each in asked], "estimated from what its compiler says"

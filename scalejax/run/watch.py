@@ -36,8 +36,9 @@ class Accountant:
         from scalejax.train.cost import step_flops
 
         self._lock = threading.Lock()
-        self._running: dict[str, int] = {}  # steps of each trial
-        self._left = {trial.trial_id: trial.settings.steps for trial in waiting}
+        self._running: set[str] = set()
+        self._horizons = {trial.trial_id: trial.settings.steps for trial in waiting}
+        self._left = dict(self._horizons)  # steps of each trial
         self._expected = set(self._left)
         for trial_id, paused in begun.items():
             self._left[trial_id] -= paused.slot.step
@@ -51,7 +52,9 @@ class Accountant:
     def begin(self, trials: Sequence["Trial"], display: "ProgressDisplay") -> None:
         """Count all steps of trials that start, or start again, as left; those that halving recalls are new work."""
         with self._lock:
-            self._left.update({trial.trial_id: trial.settings.steps for trial in trials})
+            horizons = {trial.trial_id: trial.settings.steps for trial in trials}
+            self._horizons |= horizons
+            self._left |= horizons
             recalled = [trial for trial in trials if trial.trial_id not in self._expected]
             self._expected.update(trial.trial_id for trial in recalled)
             work = sum(self._cost[trial.trial_id][0] * trial.settings.steps for trial in recalled)
@@ -62,28 +65,29 @@ class Accountant:
         """Report a call of a program."""
         work = flops = 0.0
         with self._lock:
-            for trial, steps in progress.steps.items():
-                self._left[trial.trial_id] -= steps
-                self._running[trial.trial_id] = trial.settings.steps - self._left[trial.trial_id]
-                work += self._cost[trial.trial_id][0] * steps
-                flops += self._cost[trial.trial_id][1] * steps
-            for trial, step in progress.back.items():
-                left = trial.settings.steps - step
-                work -= self._cost[trial.trial_id][0] * (left - self._left[trial.trial_id])
-                self._left[trial.trial_id], self._running[trial.trial_id] = left, step
+            self._running |= progress.steps.keys() | progress.back.keys()
+            for name, steps in progress.steps.items():
+                seconds, each = self._cost[name]
+                self._left[name] -= steps
+                work += seconds * steps
+                flops += each * steps
+            for name, step in progress.back.items():
+                left = self._horizons[name] - step
+                work -= self._cost[name][0] * (left - self._left[name])
+                self._left[name] = left
         display.advance(steps=sum(progress.steps.values()), flops=flops, work=work)
 
     def spared(self, trial: "Trial") -> float:
         """Return the work of the steps that a trial that has ended did not take."""
         with self._lock:
-            self._running.pop(trial.trial_id, None)
+            self._running.discard(trial.trial_id)
             return self._cost[trial.trial_id][0] * self._left.pop(trial.trial_id)
 
     @property
     def steps_taken(self) -> dict[str, int]:
         """The steps that each running trial has taken, by id."""
         with self._lock:
-            return dict(self._running)
+            return {name: self._horizons[name] - self._left[name] for name in self._running}
 
 
 class Pulse:

@@ -29,7 +29,7 @@ CHECKPOINTS = {"checkpoint", "remat", "remat2"}  # what the primitive of jax.che
 CONVOLUTION_PASSES = 7
 KEPT = {"dot_general", CONVOLUTION, "exp"}
 KEPT_TWICE = 2  # a backward pass holds about as much again as the forward pass has kept
-EVALUATED_BYTES = 2**25  # of the largest array when all lanes are evaluated side by side
+EVALUATED_BYTES = 2**25  # of the largest array when all lanes are evaluated side by side, where nothing else is said
 INITIALISER_SHARE = 0.3  # of a program's compile time is that of one size's initialisation
 
 
@@ -156,15 +156,15 @@ def largest_array(program: core.Jaxpr) -> int:
     return max((*sizes, *map(largest_array, inside)), default=0)
 
 
-def evaluation_block(program: LaneProgram, lanes: int) -> int:
-    """Return how many examples all lanes evaluate at once side by side, a power of two: what fits into EVALUATED_BYTES.
+def evaluation_block(program: LaneProgram, lanes: int, *, room: float = EVALUATED_BYTES) -> int:
+    """Return how many examples all lanes evaluate at once side by side, a power of two: what fits into `room` bytes.
 
     The compiler has a few arrays of that size in memory at the same time.
     """
     count = program.recipe.batch_size
     traced = traced_evaluation(program.architecture, count).program.jaxpr
     each = max(1, largest_array(traced.replace(invars=[]))) / count
-    return 2 ** int(np.clip(math.log2(EVALUATED_BYTES / (lanes * each)), 0, math.log2(BLOCK)))
+    return 2 ** int(np.clip(math.log2(room / (lanes * each)), 0, math.log2(BLOCK)))
 
 
 def _total(program: core.Jaxpr, cost: Callable[[Any], int]) -> int:
