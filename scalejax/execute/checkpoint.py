@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scalejax.errors import RunError
-from scalejax.execute import CHECKPOINT_SECONDS
+from scalejax.execute import CHECKPOINT_SECONDS, hosts
 from scalejax.execute.refusal import short_of_memory, warn_of_no_checkpoint
 from scalejax.execute.slot import Paused, step_of
 from scalejax.execute.snapshot import Arrays, Homes, Manifest, Snapshot, UnreadableError, pack_up, unpack
@@ -74,7 +74,8 @@ class Checkpoints:
         self._lock = threading.Lock()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._packs = [PackCheckpoints(path, set(), open=False) for path in _subfolders(folder)]
-        self._run = 1 + max((_number(pack.folder.name.partition("-")[0]) for pack in self._packs), default=0)
+        last = max((_number(pack.folder.name.partition("-")[0]) for pack in self._packs), default=0)
+        self._run = hosts.told(lambda: 1 + last)
         self._numbers = itertools.count(1)
         self._trouble: BaseException | None = None
         self._finished = False
@@ -98,6 +99,9 @@ class Checkpoints:
             for paused in trials or ():
                 name = paused.trial.trial_id
                 furthest[name] = max(furthest.get(name, paused), paused, key=step_of)
+        hosts.everyone(None)  # has read them
+        if not hosts.first():
+            self._packs = []  # what earlier runs have left is for the first host to remove
         self._clear()
         self.steps = {name: paused.slot.step for name, paused in furthest.items()}
         return furthest
@@ -115,7 +119,8 @@ class Checkpoints:
     def open(self, name: str) -> PackCheckpoints:
         """Return the place for the checkpoints of a pack that begins; `name` tells its program."""
         with self._lock:
-            folder = self._folder / f"{self._run:04}-{next(self._numbers):03}-{name}"
+            of_host = "" if hosts.first() else f"-host{hosts.number()}"
+            folder = self._folder / f"{self._run:04}-{next(self._numbers):03}-{name}{of_host}"
             self._packs.append(PackCheckpoints(folder, set(), open=True))
             return self._packs[-1]
 
@@ -167,7 +172,9 @@ class Checkpoints:
         late = wait(writing, timeout=seconds).not_done
         self._writer.shutdown(wait=not late, cancel_futures=True)
         if complete:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            hosts.everyone(None)  # writes no more
+            if hosts.first():
+                shutil.rmtree(self._folder, ignore_errors=True)
             return
         self._check()
 
@@ -180,13 +187,7 @@ class Checkpoints:
             if free < size + SPARE_BYTES:
                 raise OSError(f"it takes {size / 1e6:.1f} MB, and the disk has {free / 1e6:.1f} MB left")
             pack.number += 1
-            with orbax() as ocp:
-                kept = ocp.training.preservation_policies.LatestN(CHECKPOINTS_KEPT)
-                checkpointer = pack.checkpointer or ocp.training.Checkpointer(
-                    str(pack.folder.absolute()), preservation_policy=kept
-                )
-                pack.checkpointer = checkpointer
-                checkpointer.save(pack.number, arrays, custom_metadata=manifest, force=True)
+            _store(pack, arrays, manifest)
             seal(pack.folder / str(pack.number))
         except Exception as error:  # whatever Orbax and the file system raise
             if short_of_memory(error):
@@ -215,6 +216,22 @@ class Checkpoints:
             self._packs = [pack for pack in self._packs if pack not in done]
         for pack in done:
             shutil.rmtree(pack.folder, ignore_errors=True)
+
+
+def _store(pack: PackCheckpoints, arrays: Arrays, manifest: Manifest) -> None:
+    """Write the next checkpoint of a pack, and remove those that it makes needless."""
+    with orbax() as ocp:
+        if not hosts.alone():  # Orbax has no checkpointer for one process of several
+            ocp.save(str((pack.folder / str(pack.number)).absolute()), arrays, custom_metadata=manifest)
+            for old in range(1, pack.number - CHECKPOINTS_KEPT + 1):
+                shutil.rmtree(pack.folder / str(old), ignore_errors=True)
+            return
+        kept = ocp.training.preservation_policies.LatestN(CHECKPOINTS_KEPT)
+        checkpointer = pack.checkpointer or ocp.training.Checkpointer(
+            str(pack.folder.absolute()), preservation_policy=kept
+        )
+        pack.checkpointer = checkpointer
+        checkpointer.save(pack.number, arrays, custom_metadata=manifest, force=True)
 
 
 def _latest(folder: Path, homes: Homes) -> list[Paused] | None:
@@ -280,8 +297,19 @@ def orbax() -> Iterator[Any]:
 
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_not_of_orbax)  # added once, however often this is called
-    with _ORBAX:
+    with _ORBAX, _of_this_host(ocp):
         yield ocp
+
+
+def _of_this_host(ocp: Any) -> contextlib.AbstractContextManager[Any]:
+    """Have Orbax write and read for this process alone, without waiting for the others of the job."""
+    if hosts.alone():
+        return contextlib.nullcontext()
+    context, number = ocp.Context(), hosts.number()
+    context.multiprocessing.primary_host = number
+    context.multiprocessing.active_processes = {number}
+    context.multiprocessing.barrier_sync_key_prefix = f"host{number}"
+    return context
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scalejax.execute import hosts
 from scalejax.execute.host_start import started, starts_on_host
 from scalejax.execute.initial_weights import Weights
 from scalejax.execute.pace import Pace
@@ -128,8 +129,9 @@ class Pack:
         self._landed = 0.0  # when the latest call did
         self._pace = Pace()
         self._tight = False  # a copy of all lanes did not fit
+        self._shared = not placement.here
         blank = empty(bucket.program, placement.lanes)
-        self.lanes = jax.device_put(blank, placement.shardings(blank))
+        self.lanes = hosts.placed(blank, placement.shardings(blank))
 
     @property
     def _starts_on_host(self) -> bool:
@@ -165,7 +167,7 @@ class Pack:
         row_of = {number: row for row, (number, _, _) in enumerate(trials)}
         rows = [row_of.get(number, len(trials) - 1) for number in range(self.placement.lanes)]
         states = started(self.bucket.program, *self._stacked(trials), rows=rows)
-        self.lanes = jax.device_put(states, self.placement.shardings(states))
+        self.lanes = hosts.placed(states, self.placement.shardings(states))
         self._blank.clear()
         for number, trial, weights in trials:
             self._example = (trial, weights)
@@ -213,6 +215,8 @@ class Pack:
         probing = (plan.count and not self._pace.knows_steps) or (plan.examples and not self._pace.knows_examples)
         began = time.perf_counter()
         outcome = self._dispatch(plan.count, due=plan.due, ending=plan.ending)
+        if self._shared:
+            outcome = hosts.replicated(outcome, self.placement.replicated)
         copied = self._copied(slots) if copy else None
         paused = {}
         # Now, for the next trial is written behind the call.
@@ -249,6 +253,8 @@ class Pack:
         now = time.perf_counter()
         elapsed = now - max(call.began, self._landed)
         self._landed = now
+        if self._shared:
+            elapsed = hosts.told(lambda: elapsed)  # it decides how far calls go
         self._pace.learn(elapsed, steps=plan.count * plan.in_turn, examples=plan.examples)
         present = {number: slot for number, slot in call.slots.items() if not slot.ended}
         ended, paused = [], []
@@ -277,16 +283,27 @@ class Pack:
 
     def snapshot(self) -> Snapshot:
         """Return the trials in lanes as they are; no call may be pending, and none may follow."""
-        return Snapshot(self.lanes, {number: slot.copy() for number, slot in self.occupied})
+        slots = {number: slot.copy() for number, slot in self.occupied}
+        if self._whole_lanes:
+            return Snapshot(self.lanes, slots)
+        return Snapshot(None, {}, [Paused(slot, _on_host(self._read_lane(self.lanes, n))) for n, slot in slots.items()])
+
+    @property
+    def _whole_lanes(self) -> bool:
+        """Whether the host that writes a lane has all of it; else the hosts bring lanes together one by one."""
+        return not self._shared or self.placement.spread == ALONE
 
     def _copied(self, slots: dict[int, Slot]) -> TrialState | dict[int, TrialState] | None:
         """Copy all lanes on the devices or, where memory is short, the ones with a trial to the host one by one.
 
         A checkpoint must not cost the training anything: where not even one more lane fits, there is none.
         """
-        if self._programs.result().room_for_copy and not self._tight:
+        if self._programs.result().room_for_copy and not self._tight and self._whole_lanes:
+            copied = None
             with unless_memory_is_short():
-                return jax.block_until_ready(_copy(self.lanes))  # so that what does not fit is raised here
+                copied = jax.block_until_ready(_copy(self.lanes))  # so that what does not fit is raised here
+            if all(hosts.everyone(copied is not None)) if self._shared else copied is not None:
+                return copied
             self._tight = True
         with unless_memory_is_short():
             return {number: _on_host(self._read_lane(self.lanes, number)) for number in slots}
@@ -312,8 +329,9 @@ class Pack:
         )
         data = self._data
         if self._stream:
-            batches = self._stream(self._slots, steps)
-            data = replace(data, pool=jax.device_put(batches, self.placement.lane_sharded))
+            own = [slot if self.placement.is_here(number) else None for number, slot in enumerate(self._slots)]
+            batches = self._stream(own, steps)
+            data = replace(data, pool=hosts.placed(batches, self.placement.lane_sharded))
         self.lanes, outcome = self._programs.result().advance(self.lanes, data, commands)
         return outcome
 
@@ -343,6 +361,12 @@ class Pack:
         """
         row = self.placement.row(number)
         states = self._programs.result().read_lane(lanes, np.int32(self.placement.slot(number)))
+
+        if self._shared:  # all hosts have it, so that each can go on with it
+            if self.placement.spread.parameters == 1:
+                return hosts.row(states, row, self.placement.replicated)
+            # No device may have room for all of it, but the host has.
+            return jax.tree.map(lambda leaf: _on_host(hosts.row(leaf, row, self.placement.replicated))[None], states)
 
         def own(leaf: Leaf) -> Leaf:
             if self.placement.spread != ALONE:
