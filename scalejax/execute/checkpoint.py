@@ -9,6 +9,7 @@ its trials has ended or is in a newer checkpoint.
 import contextlib
 import hashlib
 import itertools
+import json
 import logging
 import shutil
 import threading
@@ -35,6 +36,7 @@ from scalejax.text import first_line
 if TYPE_CHECKING:
     from orbax.checkpoint import v1 as ocp
 
+PART, PART_MANIFEST = "arrays.npz", "manifest.json"  # of a checkpoint of one host of several
 SEAL = "sha256"  # the file in a checkpoint that vouches for the others
 SPARE_BYTES = 1_000_000  # for the files around the arrays, and for the ledger
 LONGEST_REASON = 120  # characters
@@ -220,18 +222,36 @@ class Checkpoints:
 
 def _store(pack: PackCheckpoints, arrays: Arrays, manifest: Manifest) -> None:
     """Write the next checkpoint of a pack, and remove those that it makes needless."""
+    if not hosts.alone():
+        _store_part(pack.folder / str(pack.number), arrays, manifest)
+        for old in range(1, pack.number - CHECKPOINTS_KEPT + 1):
+            shutil.rmtree(pack.folder / str(old), ignore_errors=True)
+        return
     with orbax() as ocp:
-        if not hosts.alone():  # Orbax has no checkpointer for one process of several
-            ocp.save(str((pack.folder / str(pack.number)).absolute()), arrays, custom_metadata=manifest)
-            for old in range(1, pack.number - CHECKPOINTS_KEPT + 1):
-                shutil.rmtree(pack.folder / str(old), ignore_errors=True)
-            return
         kept = ocp.training.preservation_policies.LatestN(CHECKPOINTS_KEPT)
         checkpointer = pack.checkpointer or ocp.training.Checkpointer(
             str(pack.folder.absolute()), preservation_policy=kept
         )
         pack.checkpointer = checkpointer
         checkpointer.save(pack.number, arrays, custom_metadata=manifest, force=True)
+
+
+def _store_part(path: Path, arrays: Arrays, manifest: Manifest) -> None:
+    """Write what this host of several saves, when it has it; in Orbax all of them would have to save the same."""
+    path.mkdir(parents=True)
+    kinds = {name: array.dtype.name for name, array in arrays.items()}
+    plain: Any = {
+        name: array if array.dtype.isbuiltin == 1 else array.view(f"u{array.dtype.itemsize}")  # such as bfloat16
+        for name, array in arrays.items()
+    }
+    np.savez(path / PART, **plain)
+    write_atomically(path / PART_MANIFEST, json.dumps({"kinds": kinds, "manifest": manifest}))
+
+
+def _read_part(path: Path) -> tuple[Arrays, Manifest]:
+    said = json.loads((path / PART_MANIFEST).read_text(encoding="utf-8"))
+    with np.load(path / PART) as file:
+        return {name: file[name].view(np.dtype(kind)) for name, kind in said["kinds"].items()}, said["manifest"]
 
 
 def _latest(folder: Path, homes: Homes) -> list[Paused] | None:
@@ -270,6 +290,8 @@ def _digest(path: Path) -> str:
 def _read(path: Path) -> tuple[Arrays, Manifest]:
     if not intact(path):  # looked at first: damaged files are not parsed
         raise UnreadableError("its checksum does not match")
+    if (path / PART_MANIFEST).exists():
+        return _read_part(path)
     with orbax() as ocp:
         manifest: Any = ocp.metadata(str(path.absolute())).custom_metadata
         arrays: Any = ocp.load(str(path.absolute()))
