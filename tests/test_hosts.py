@@ -195,6 +195,7 @@ def store(monkeypatch) -> Store:
 @pytest.fixture
 def as_host(store, monkeypatch):
     """Return a function that runs another one as both hosts at once, and returns what each returns or raises."""
+    assert not store.values
     own, lines = threading.local(), [hosts.Line(), hosts.Line()]
     monkeypatch.setattr(hosts, "alone", lambda: False)
     monkeypatch.setattr(hosts, "first", lambda: own.number == 0)
@@ -202,7 +203,7 @@ def as_host(store, monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: own.number)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
 
-    def both(function: Any) -> list[Any]:
+    def both(function: Any, *, seconds: float = 10.0) -> list[Any]:
         found: list[Any] = [None, None]
 
         def one(number: int) -> None:
@@ -216,7 +217,7 @@ def as_host(store, monkeypatch):
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(10)
+            thread.join(seconds)
         return found
 
     return both
@@ -237,8 +238,11 @@ def test_what_is_told_is_as_long_as_it_is_and_old_sentences_go(as_host, store, m
 
 def test_what_any_host_asks_for_all_hear_at_the_same_time(as_host):
     def stops(number: int) -> list[int]:
-        asked = hosts.Asked()
-        return [asked.any_of(15 if number == 1 and call >= 2 else 0) for call in range(50)]
+        asked, heard = hosts.Asked(), []
+        for call in range(6):
+            heard.append(asked.any_of(15 if number == 1 and call >= 2 else 0))
+            hosts.everyone(None)  # as a program does that all of them run
+        return heard
 
     first, second = as_host(stops)
     assert first == second
@@ -270,7 +274,7 @@ def test_a_block_ends_on_all_hosts_as_on_the_first(as_host, monkeypatch):
     assert [(each.signal, each.lost) for each in found] == [(signal.SIGTERM, (3,))] * 2
     assert as_host(lambda number: hosts.told(lambda: number)) == [0, 0]  # they are in step again
     monkeypatch.setattr(hosts, "END_SECONDS", 0.05)
-    error = as_host(lonely)[1]
+    error = as_host(lonely, seconds=0.3)[1]
     assert isinstance(error, HostError)
     assert "no such file; this is host 1" in str(error)
 
