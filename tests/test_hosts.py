@@ -21,8 +21,13 @@ from scalejax.cli.main import main
 from scalejax.errors import HostError
 from scalejax.execute import checkpoint, hosts
 from scalejax.execute.observer import Observer, Progress, deferred
+from scalejax.planning.arrangement import arrange
+from scalejax.planning.device_specs import PUBLIC_SPECS
+from scalejax.planning.packing import Capacity
+from scalejax.planning.plan import make_plan
 from scalejax.run.watch import Interruption
 from scalejax.spec.file import load_sweep
+from scalejax.train.cost import SPEEDS
 
 SWEEP = """
 name = "hosts"
@@ -279,6 +284,19 @@ def test_a_block_ends_on_all_hosts_as_on_the_first(as_host, monkeypatch):
     assert "no such file; this is host 1" in str(error)
 
 
+def test_what_one_host_cannot_make_is_its_sentence_on_all(as_host):
+    def make(number: int) -> int:
+        if number == 1:
+            raise sx.SweepError("sweep.toml: there is no such file")
+        return number
+
+    found = as_host(lambda number: hosts.together(lambda: make(number)))
+    says = ["host 1: sweep.toml: there is no such file", "sweep.toml: there is no such file"]
+    assert [str(each) for each in found] == says
+    assert all(isinstance(each, sx.SweepError) for each in found)
+    assert as_host(lambda _: hosts.together(lambda: 7, alike=str)) == [7, 7]
+
+
 def test_trouble_of_one_host_is_put_off_until_all_can_stop():
     def full(_: object) -> None:
         raise sx.RunError("the disk is full")
@@ -286,6 +304,22 @@ def test_trouble_of_one_host_is_put_off_until_all_can_stop():
     noted: list[sx.RunError] = []
     deferred(Observer(full, full, full), noted.append).progressed(Progress({}))
     assert [str(each) for each in noted] == ["the disk is full"]
+
+
+def test_devices_of_all_hosts_work_on_each_bucket_together():
+    spec = PUBLIC_SPECS["h200"]
+    sweep = sx.Sweep(
+        name="whole",
+        data=sx.DataSpec(source="mnist1d", examples=400, train_examples=(50, 200)),
+        models=(sx.ModelGrid("mlp", width=[4, 6], depth=1),),
+        train=sx.TrainSpec(learning_rate=(1e-3, 1e-2), batch_size=(8,), steps=100),
+    )
+    packing = make_plan(sweep, devices=1, spec=spec).packing
+    capacity = Capacity(devices=6, state_bytes=1e10, step_bytes=1e10, speed=SPEEDS["gpu"])
+    assert arrange(packing, devices=6, spec=spec, capacity=capacity)[1] == 1
+    whole, group = arrange(packing, devices=6, spec=spec, capacity=capacity, whole=True)
+    assert group == 6
+    assert {len(bucket.placement(tuple(range(6))).devices) for bucket in whole.buckets} == {6}
 
 
 def test_a_part_of_a_checkpoint_reads_as_it_was_written(tmp_path):

@@ -119,6 +119,7 @@ def _on_cpu() -> Iterator[None]:
 def run(options: argparse.Namespace) -> int:
     """Train what has not been trained yet, draw the learning curves, and say which of them have flattened."""
     from scalejax.analysis import trends
+    from scalejax.execute.hosts import told
     from scalejax.report.status import counted
     from scalejax.report.table import curve_table
     from scalejax.run import agreed, carry_out, planned
@@ -126,9 +127,9 @@ def run(options: argparse.Namespace) -> int:
     first = _join_hosts(options)
     made = agreed(lambda: _from_file(options, planned))
     done = carry_out(made, options.out, checkpoint_seconds=options.checkpoint_seconds)
+    counts, programs = told(done.counts), len(made.packing.buckets)
     if not first:
-        return TROUBLE if done.counts()["failed"] else 0
-    counts, programs = done.counts(), len(made.packing.buckets)
+        return TROUBLE if counts["failed"] else 0
     shared = f"; {number_of(programs, 'lane program')} for all of them" if programs else ""
     shared = shared.replace("all of them", "all networks") if made.older else shared
     parts: list[Table | str] = [f"{counted(counts)}{shared}"]
