@@ -14,13 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from engine_helpers import EXACT_SOLO
+from engine_helpers import EXACT_SOLO, planned, program
 
 import scalejax as sx
 from scalejax.cli.main import main
 from scalejax.errors import HostError
 from scalejax.execute import checkpoint, hosts
 from scalejax.execute.observer import Observer, Progress, deferred
+from scalejax.execute.slot import Paused, Slot
 from scalejax.planning.arrangement import arrange
 from scalejax.planning.device_specs import PUBLIC_SPECS
 from scalejax.planning.packing import Capacity
@@ -295,6 +296,22 @@ def test_what_one_host_cannot_make_is_its_sentence_on_all(as_host):
     assert [str(each) for each in found] == says
     assert all(isinstance(each, sx.SweepError) for each in found)
     assert as_host(lambda _: hosts.together(lambda: 7, alike=str)) == [7, 7]
+
+
+def test_trials_that_hosts_have_read_otherwise_begin_again(as_host):
+    trials = [planned(seed=seed) for seed in range(4)]
+    homes = {trial.trial_id: (trial, program(trial)) for trial in trials}
+    read = [(0, 5, 3, 2), (0, 5, 2, None)]  # the steps of each
+
+    def load(number: int) -> list[tuple[str, int]]:
+        found = [(trial, step) for trial, step in zip(trials, read[number], strict=True) if step is not None]
+        state: Any = None
+        paused = {trial.trial_id: Paused(Slot(trial, step), state) for trial, step in found[:: 1 - 2 * number]}
+        return [(name, each.slot.step) for name, each in checkpoint._as_all_hosts_have(paused, homes).items()]
+
+    with pytest.warns(UserWarning, match="Not all hosts read the same of the checkpoints, so 2 trials begin again"):
+        found = as_host(load)
+    assert found == [[(trials[0].trial_id, 0), (trials[1].trial_id, 5)]] * 2
 
 
 def test_trouble_of_one_host_is_put_off_until_all_can_stop():

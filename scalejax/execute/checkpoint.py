@@ -31,7 +31,7 @@ from scalejax.execute.slot import Paused, step_of
 from scalejax.execute.snapshot import Arrays, Homes, Manifest, Snapshot, UnreadableError, pack_up, unpack
 from scalejax.files import write_atomically
 from scalejax.planning.outline import CHECKPOINTS_KEPT
-from scalejax.text import first_line
+from scalejax.text import first_line, number_of
 
 if TYPE_CHECKING:
     from orbax.checkpoint import v1 as ocp
@@ -101,7 +101,8 @@ class Checkpoints:
             for paused in trials or ():
                 name = paused.trial.trial_id
                 furthest[name] = max(furthest.get(name, paused), paused, key=step_of)
-        hosts.everyone(None)  # has read them
+        if not hosts.alone():
+            furthest = _as_all_hosts_have(furthest, homes)
         if not hosts.first():
             self._packs = []  # what earlier runs have left is for the first host to remove
         self._clear()
@@ -252,6 +253,22 @@ def _read_part(path: Path) -> tuple[Arrays, Manifest]:
     said = json.loads((path / PART_MANIFEST).read_text(encoding="utf-8"))
     with np.load(path / PART) as file:
         return {name: file[name].view(np.dtype(kind)) for name, kind in said["kinds"].items()}, said["manifest"]
+
+
+def _as_all_hosts_have(furthest: dict[str, Paused], homes: Homes) -> dict[str, Paused]:
+    """Return the trials that every host has read at the same step, in one order; once all have read.
+
+    Warns:
+        UserWarning: there are others.
+    """
+    steps = {name: step_of(paused) for name, paused in furthest.items()}
+    of_hosts = hosts.everyone(steps)
+    known = set().union(*of_hosts)
+    if differing := {name for name in known if len({each.get(name) for each in of_hosts}) > 1}:
+        says = "Not all hosts read the same of the checkpoints, so {} again; see that the directory is one for all."
+        one = len(differing) == 1
+        warnings.warn(says.format(f"{number_of(len(differing), 'trial')} {'begins' if one else 'begin'}"), stacklevel=3)
+    return {name: furthest[name] for name in homes if name in known - differing}
 
 
 def _latest(folder: Path, homes: Homes) -> list[Paused] | None:

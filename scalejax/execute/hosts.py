@@ -118,7 +118,8 @@ def together(make: Callable[[], T], *, alike: Callable[[T], str] = lambda _: "")
         alike: what has to be the same on all hosts.
 
     Raises:
-        SweepError, RunError: this host could not make it, or another one could not, or they made something else.
+        SweepError: another host could not make it, or made something else.
+        Exception: why this one could not.
     """
     if alone():
         return make()
@@ -126,8 +127,8 @@ def together(make: Callable[[], T], *, alike: Callable[[T], str] = lambda _: "")
     try:
         made = make()
         given = alike(made), ""
-    except (SweepError, RunError) as raised:
-        error, given = raised, ("", str(raised))
+    except Exception as raised:
+        error, given = raised, ("", str(raised) if isinstance(raised, SweepError | RunError) else first_line(raised))
     all_given = everyone(given)
     if error is not None:
         raise error

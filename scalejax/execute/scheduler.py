@@ -111,7 +111,7 @@ class Scheduler:
         keep_weights: whether the observer is given the best parameters of the trials that are done.
 
     Attributes:
-        stopped_by: the signal that was heard, on whichever host, or `TROUBLE`; 0 so far.
+        signal: by which the run was stopped, whichever host has heard it; 0 if by none.
         lost: trials that were stopped and whose latest steps are in no checkpoint, and the step since which, by id.
     """
 
@@ -146,7 +146,7 @@ class Scheduler:
         self._stopping = threading.Event()
         self._asked = hosts.Asked()
         self._wish = 0  # what this host would be stopped by
-        self.stopped_by = 0
+        self.signal = 0
         self._over = False  # what a worker still reports comes too late
         self._reached: dict[str, int] = {}  # steps of the trials that have begun, pending calls included
         self._refusals = Refusals()
@@ -208,13 +208,13 @@ class Scheduler:
         """
         self._wish = self._wish or by
         if hosts.alone():
-            self.stopped_by = self._wish
+            self.signal = 0 if by == TROUBLE else by
             self._stopping.set()
 
     def _told_to_stop(self) -> bool:
         """Say whether the run is told to stop; on all hosts the same, whichever of them was told."""
         if not (hosts.alone() or self._stopping.is_set()) and (code := self._asked.any_of(self._wish)):
-            self.stopped_by = code
+            self.signal = 0 if code == TROUBLE else code
             self._stopping.set()
         return self._stopping.is_set()
 
@@ -234,6 +234,7 @@ class Scheduler:
                 thread.join(timeout=0.2)
         for error in self._errors:
             if isinstance(error, HostError):
+                self.signal = 0
                 raise error
         troubled = [host for host, trouble in enumerate(hosts.everyone(bool(self._errors))) if trouble]
         if troubled and not self._errors:
@@ -256,8 +257,7 @@ class Scheduler:
                 self._over = True
             reached = list(self._reached.items())
             saved = self._checkpoints.steps if self._checkpoints else {}
-            lost = any(isinstance(error, HostError) for error in self._errors)
-            if self.stopped_by and not (lost or hosts.alone()):  # each host knows what it has saved itself
+            if self.signal and not hosts.alone():  # each host knows what it has saved itself
                 of_hosts = hosts.everyone(saved)
                 saved = {name: max(each.get(name, 0) for each in of_hosts) for name in set().union(*of_hosts)}
             self.lost = {name: saved.get(name, 0) for name, step in reached if step > saved.get(name, 0)}

@@ -684,7 +684,7 @@ def _train(
         complete = scheduler.run(jax.devices(), together=plan.group)
         if not complete:
             pool.stop()  # another host may have heard the signal
-        if not (pool.join() and complete) and (heard := interruption.signal or scheduler.stopped_by):
+        if not (pool.join() and complete) and (heard := interruption.signal or scheduler.signal):
             raise Interrupted(heard, lost=[*scheduler.lost.values(), *[0] * pool.dropped])
 
 
@@ -700,7 +700,7 @@ def _train_along(
     import jax
 
     from scalejax.execute.observer import SILENT
-    from scalejax.execute.scheduler import TROUBLE, Scheduler
+    from scalejax.execute.scheduler import Scheduler
 
     scheduler = Scheduler(
         plan.packing.buckets,
@@ -714,8 +714,8 @@ def _train_along(
     )
     with Interruption(scheduler.stop):
         scheduler.run(jax.devices(), together=plan.group)
-        if scheduler.stopped_by and scheduler.stopped_by != TROUBLE:  # what that is the first host tells
-            raise Interrupted(scheduler.stopped_by, lost=list(scheduler.lost.values()))
+        if scheduler.signal:  # of other trouble the first host tells
+            raise Interrupted(scheduler.signal, lost=list(scheduler.lost.values()))
 
 
 def _loaded(plan: "Plan") -> "DataSet":
