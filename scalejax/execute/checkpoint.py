@@ -2,6 +2,9 @@
 
     checkpoints/0003-2f1c9a/17/    the seventeenth of a pack of the third run in this directory
 
+Of several hosts each writes the trials in its own lanes, in folders of its own (0003-001-2f1c9a-host1) and in a file
+of NumPy's, because in Orbax all hosts write one thing together. All of them read all folders.
+
 A folder is written by one pack alone and never again, so what an interrupted run has left stays whole until each of
 its trials has ended or is in a newer checkpoint.
 """
