@@ -21,6 +21,10 @@ class RunError(RuntimeError):
     """
 
 
+class HostError(RunError):
+    """Trouble of one host of several, of which the others cannot hear: all processes of the job have to end."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A run was told to stop by a signal.
 

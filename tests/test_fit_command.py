@@ -113,6 +113,8 @@ def test_a_mistake_is_a_sentence(table, capsys, arguments, code, says):
         *(
             "plan --devices",
             "run --checkpoint-seconds",
+            "run --host-number",
+            "run --number-of-hosts",
             "fit --ceiling",
             "fit --bootstrap",
             "fit --seed",

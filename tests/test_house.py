@@ -46,7 +46,7 @@ KEEPERS = {
     "jax": {"files", "models", "data", "train", "planning", "execute", "analysis", "run"},
     "flax": {"models", "train", "planning", "execute"},
     "optax": {"train"},
-    "orbax": {"execute/checkpoint.py"},
+    "orbax": {"execute/checkpoint.py", "execute/hosts.py"},
     "sqlite3": {"run/store.py"},
     "tomllib": {"spec/file.py"},
     "pandas": {"data", "analysis", "report", "run"},

@@ -36,7 +36,7 @@ COMMANDS = {
     """,
     "bench": "--widths --batch-size --repetitions --json",
 }
-OPTIONS_ADDED = {"plan": "--out --compile"}
+OPTIONS_ADDED = {"plan": "--out --compile", "run": "--hosts --coordinator --host-number --number-of-hosts"}
 
 TRIALS = """
     trial_id family depth width params train_examples fraction seed learning_rate weight_decay batch_size steps flops

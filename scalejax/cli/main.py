@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from scalejax.cli.options import BAD_INPUT, number, parser_of
-from scalejax.errors import FitError, Interrupted, RunError, SweepError
+from scalejax.errors import FitError, HostError, Interrupted, RunError, SweepError
 from scalejax.text import number_of
 
 if TYPE_CHECKING:
@@ -35,6 +35,10 @@ def entry() -> NoReturn:
     if code <= SIGNALLED:
         sys.exit(code)
     sys.stdout.flush()
+    if "scalejax.execute.hosts" in sys.modules:
+        from scalejax.execute import hosts
+
+        hosts.leave()
     os._exit(code)  # a program that is still being compiled would keep the process for as long as that takes
 
 
@@ -55,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SweepError as error:
         print(f"scalejax {options.command}: {error}", file=sys.stderr)
         return BAD_INPUT
+    except HostError as error:
+        print(f"scalejax {options.command}: {error}", file=sys.stderr, flush=True)
+        os._exit(TROUBLE)  # at its exit JAX would wait for the other hosts, which wait for this one
     except (RunError, FitError) as error:
         print(f"scalejax {options.command}: {error}", file=sys.stderr)
         return TROUBLE
@@ -112,13 +119,17 @@ def _on_cpu() -> Iterator[None]:
 def run(options: argparse.Namespace) -> int:
     """Train what has not been trained yet, draw the learning curves, and say which of them have flattened."""
     from scalejax.analysis import trends
+    from scalejax.execute.hosts import told
     from scalejax.report.status import counted
     from scalejax.report.table import curve_table
-    from scalejax.run import carry_out, planned
+    from scalejax.run import agreed, carry_out, planned
 
-    made = _from_file(options, planned)
+    first = _join_hosts(options)
+    made = agreed(lambda: _from_file(options, planned))
     done = carry_out(made, options.out, checkpoint_seconds=options.checkpoint_seconds)
-    counts, programs = done.counts(), len(made.packing.buckets)
+    counts, programs = told(done.counts), len(made.packing.buckets)
+    if not first:
+        return TROUBLE if counts["failed"] else 0
     shared = f"; {number_of(programs, 'lane program')} for all of them" if programs else ""
     shared = shared.replace("all of them", "all networks") if made.older else shared
     parts: list[Table | str] = [f"{counted(counts)}{shared}"]
@@ -135,6 +146,17 @@ def run(options: argparse.Namespace) -> int:
     facts = {"directory": str(done.directory), "trials": counts, "lane_programs": programs}
     _print(facts, *parts, as_json=options.json)
     return TROUBLE if counts["failed"] else 0
+
+
+def _join_hosts(options: argparse.Namespace) -> bool:
+    """Join the other hosts of a run, if there are any; return whether this is the first one, which shows all."""
+    given = options.coordinator, options.host_number, options.number_of_hosts
+    if not options.hosts and given == (None, None, None):
+        return True
+    from scalejax.execute import hosts
+
+    hosts.join(options.coordinator, number=options.host_number, count=options.number_of_hosts)
+    return hosts.first()
 
 
 def status(options: argparse.Namespace) -> int:

@@ -33,6 +33,7 @@ def _reader(kind: type[int] | type[float], expected: str, allowed: Callable[[flo
 number = _reader(float, "a number")
 _whole = _reader(int, "a whole number")
 _positive = _reader(int, f"a whole number from 1 on, at most {LARGEST}", lambda value: 1 <= value <= LARGEST)
+_natural = _reader(int, "a whole number from 0 on", lambda value: value >= 0)
 _seconds = _reader(float, "a number of seconds from 0 on", lambda value: value >= 0)
 _share = _reader(float, "a number between 0 and 1", lambda value: 0 < value < 1)
 
@@ -79,6 +80,14 @@ def _run_options(command: argparse.ArgumentParser) -> None:
         "--checkpoint-seconds", type=_seconds, default=CHECKPOINT_SECONDS, metavar="S",
         help="seconds between two checkpoints of the running trials (default: %(default)g)",
     )  # fmt: skip
+    command.add_argument(
+        "--hosts", action="store_true",
+        help="train on the devices of all hosts on which this command is started, such as those of a TPU slice or the "
+        "tasks of a Slurm step; these are found by JAX, others are given:",
+    )  # fmt: skip
+    command.add_argument("--coordinator", metavar="HOST:PORT", help="the first host, and a free port there")
+    command.add_argument("--host-number", type=_natural, metavar="K", help="the number of this host, from 0 on")
+    command.add_argument("--number-of-hosts", type=_positive, metavar="N", help="how many hosts there are")
 
 
 def _sweep_options(command: argparse.ArgumentParser) -> None:

@@ -2,6 +2,9 @@
 
     checkpoints/0003-2f1c9a/17/    the seventeenth of a pack of the third run in this directory
 
+Of several hosts each writes the trials in its own lanes, in folders of its own (0003-001-2f1c9a-host1) and in a file
+of NumPy's, because in Orbax all hosts write one thing together. All of them read all folders.
+
 A folder is written by one pack alone and never again, so what an interrupted run has left stays whole until each of
 its trials has ended or is in a newer checkpoint.
 """
@@ -9,6 +12,7 @@ its trials has ended or is in a newer checkpoint.
 import contextlib
 import hashlib
 import itertools
+import json
 import logging
 import shutil
 import threading
@@ -24,17 +28,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scalejax.errors import RunError
-from scalejax.execute import CHECKPOINT_SECONDS
+from scalejax.execute import CHECKPOINT_SECONDS, hosts
 from scalejax.execute.refusal import short_of_memory, warn_of_no_checkpoint
 from scalejax.execute.slot import Paused, step_of
 from scalejax.execute.snapshot import Arrays, Homes, Manifest, Snapshot, UnreadableError, pack_up, unpack
 from scalejax.files import write_atomically
 from scalejax.planning.outline import CHECKPOINTS_KEPT
-from scalejax.text import first_line
+from scalejax.text import first_line, number_of
 
 if TYPE_CHECKING:
     from orbax.checkpoint import v1 as ocp
 
+PART, PART_MANIFEST = "arrays.npz", "manifest.json"  # of a checkpoint of one host of several
 SEAL = "sha256"  # the file in a checkpoint that vouches for the others
 SPARE_BYTES = 1_000_000  # for the files around the arrays, and for the ledger
 LONGEST_REASON = 120  # characters
@@ -74,7 +79,8 @@ class Checkpoints:
         self._lock = threading.Lock()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._packs = [PackCheckpoints(path, set(), open=False) for path in _subfolders(folder)]
-        self._run = 1 + max((_number(pack.folder.name.partition("-")[0]) for pack in self._packs), default=0)
+        last = max((_number(pack.folder.name.partition("-")[0]) for pack in self._packs), default=0)
+        self._run = hosts.told(lambda: 1 + last)
         self._numbers = itertools.count(1)
         self._trouble: BaseException | None = None
         self._finished = False
@@ -98,6 +104,10 @@ class Checkpoints:
             for paused in trials or ():
                 name = paused.trial.trial_id
                 furthest[name] = max(furthest.get(name, paused), paused, key=step_of)
+        if not hosts.alone():
+            furthest = _as_all_hosts_have(furthest, homes)
+        if not hosts.first():
+            self._packs = []  # what earlier runs have left is for the first host to remove
         self._clear()
         self.steps = {name: paused.slot.step for name, paused in furthest.items()}
         return furthest
@@ -115,7 +125,8 @@ class Checkpoints:
     def open(self, name: str) -> PackCheckpoints:
         """Return the place for the checkpoints of a pack that begins; `name` tells its program."""
         with self._lock:
-            folder = self._folder / f"{self._run:04}-{next(self._numbers):03}-{name}"
+            of_host = "" if hosts.first() else f"-host{hosts.number()}"
+            folder = self._folder / f"{self._run:04}-{next(self._numbers):03}-{name}{of_host}"
             self._packs.append(PackCheckpoints(folder, set(), open=True))
             return self._packs[-1]
 
@@ -167,7 +178,9 @@ class Checkpoints:
         late = wait(writing, timeout=seconds).not_done
         self._writer.shutdown(wait=not late, cancel_futures=True)
         if complete:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            hosts.everyone(None)  # writes no more
+            if hosts.first():
+                shutil.rmtree(self._folder, ignore_errors=True)
             return
         self._check()
 
@@ -180,13 +193,7 @@ class Checkpoints:
             if free < size + SPARE_BYTES:
                 raise OSError(f"it takes {size / 1e6:.1f} MB, and the disk has {free / 1e6:.1f} MB left")
             pack.number += 1
-            with orbax() as ocp:
-                kept = ocp.training.preservation_policies.LatestN(CHECKPOINTS_KEPT)
-                checkpointer = pack.checkpointer or ocp.training.Checkpointer(
-                    str(pack.folder.absolute()), preservation_policy=kept
-                )
-                pack.checkpointer = checkpointer
-                checkpointer.save(pack.number, arrays, custom_metadata=manifest, force=True)
+            _store(pack, arrays, manifest)
             seal(pack.folder / str(pack.number))
         except Exception as error:  # whatever Orbax and the file system raise
             if short_of_memory(error):
@@ -215,6 +222,56 @@ class Checkpoints:
             self._packs = [pack for pack in self._packs if pack not in done]
         for pack in done:
             shutil.rmtree(pack.folder, ignore_errors=True)
+
+
+def _store(pack: PackCheckpoints, arrays: Arrays, manifest: Manifest) -> None:
+    """Write the next checkpoint of a pack, and remove those that it makes needless."""
+    if not hosts.alone():
+        _store_part(pack.folder / str(pack.number), arrays, manifest)
+        for old in range(1, pack.number - CHECKPOINTS_KEPT + 1):
+            shutil.rmtree(pack.folder / str(old), ignore_errors=True)
+        return
+    with orbax() as ocp:
+        kept = ocp.training.preservation_policies.LatestN(CHECKPOINTS_KEPT)
+        checkpointer = pack.checkpointer or ocp.training.Checkpointer(
+            str(pack.folder.absolute()), preservation_policy=kept
+        )
+        pack.checkpointer = checkpointer
+        checkpointer.save(pack.number, arrays, custom_metadata=manifest, force=True)
+
+
+def _store_part(path: Path, arrays: Arrays, manifest: Manifest) -> None:
+    """Write what this host of several saves, when it has it; in Orbax all of them would have to save the same."""
+    path.mkdir(parents=True)
+    kinds = {name: array.dtype.name for name, array in arrays.items()}
+    plain: Any = {
+        name: array if array.dtype.isbuiltin == 1 else array.view(f"u{array.dtype.itemsize}")  # such as bfloat16
+        for name, array in arrays.items()
+    }
+    np.savez(path / PART, **plain)
+    write_atomically(path / PART_MANIFEST, json.dumps({"kinds": kinds, "manifest": manifest}))
+
+
+def _read_part(path: Path) -> tuple[Arrays, Manifest]:
+    said = json.loads((path / PART_MANIFEST).read_text(encoding="utf-8"))
+    with np.load(path / PART) as file:
+        return {name: file[name].view(np.dtype(kind)) for name, kind in said["kinds"].items()}, said["manifest"]
+
+
+def _as_all_hosts_have(furthest: dict[str, Paused], homes: Homes) -> dict[str, Paused]:
+    """Return the trials that every host has read at the same step, in one order; once all have read.
+
+    Warns:
+        UserWarning: there are others.
+    """
+    steps = {name: step_of(paused) for name, paused in furthest.items()}
+    of_hosts = hosts.everyone(steps)
+    known = set().union(*of_hosts)
+    if differing := {name for name in known if len({each.get(name) for each in of_hosts}) > 1}:
+        says = "Not all hosts read the same of the checkpoints, so {} again; see that the directory is one for all."
+        one = len(differing) == 1
+        warnings.warn(says.format(f"{number_of(len(differing), 'trial')} {'begins' if one else 'begin'}"), stacklevel=3)
+    return {name: furthest[name] for name in homes if name in known - differing}
 
 
 def _latest(folder: Path, homes: Homes) -> list[Paused] | None:
@@ -253,6 +310,8 @@ def _digest(path: Path) -> str:
 def _read(path: Path) -> tuple[Arrays, Manifest]:
     if not intact(path):  # looked at first: damaged files are not parsed
         raise UnreadableError("its checksum does not match")
+    if (path / PART_MANIFEST).exists():
+        return _read_part(path)
     with orbax() as ocp:
         manifest: Any = ocp.metadata(str(path.absolute())).custom_metadata
         arrays: Any = ocp.load(str(path.absolute()))
@@ -280,8 +339,19 @@ def orbax() -> Iterator[Any]:
 
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_not_of_orbax)  # added once, however often this is called
-    with _ORBAX:
+    with _ORBAX, _of_this_host(ocp):
         yield ocp
+
+
+def _of_this_host(ocp: Any) -> contextlib.AbstractContextManager[Any]:
+    """Have Orbax write and read for this process alone, without waiting for the others of the job."""
+    if hosts.alone():
+        return contextlib.nullcontext()
+    context, number = ocp.Context(), hosts.number()
+    context.multiprocessing.primary_host = number
+    context.multiprocessing.active_processes = {number}
+    context.multiprocessing.barrier_sync_key_prefix = f"host{number}"
+    return context
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:

@@ -44,6 +44,7 @@ from scalejax.data.features import (
     written,
 )
 from scalejax.errors import SweepError
+from scalejax.execute import hosts
 from scalejax.execute.checkpoint import intact, orbax, seal
 from scalejax.execute.devices import versions
 from scalejax.execute.initial_weights import Weights
@@ -159,9 +160,13 @@ def stored_models(folder: Path) -> list[str]:
 def store(folder: Path, trial_id: str) -> None:
     """Write a model that waits into a folder of its own, which appears once it is whole.
 
+    One of several hosts leaves it where it is, from where it is read as well: in Orbax all would have to write it.
+
     Raises:
         OSError: or what else Orbax raises where it cannot write.
     """
+    if not hosts.alone():
+        return
     if not (folder / trial_id).exists():
         model = _read_waiting(_waiting_file(folder, trial_id))
         part = folder / f".{trial_id}.part"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from scalejax.errors import RunError
 from scalejax.execute.refusal import broke_off
@@ -32,6 +32,9 @@ class Observer:
     progressed: Callable[[Progress], None]
 
 
+SILENT = Observer(started=lambda _: None, finished=lambda _: None, progressed=lambda _: None)
+
+
 def guarded(observer: Observer) -> Observer:
     """Return an observer whose mistakes are trouble of the run, a `RunError`: the trials have done nothing wrong."""
     return Observer(_guarded(observer.started), _guarded(observer.finished), _guarded(observer.progressed))
@@ -45,5 +48,21 @@ def _guarded(tell: Callable[[Told], None]) -> Callable[[Told], None]:
             raise
         except Exception as error:
             raise broke_off(error) from error
+
+    return told
+
+
+def deferred(observer: Observer, put_off: Callable[[RunError], None]) -> Observer:
+    """Return an observer whose trouble is put off: other hosts go on until they hear of it, and this one with them."""
+    each = observer.started, observer.finished, observer.progressed
+    return Observer(*(_deferred(tell, put_off) for tell in each))
+
+
+def _deferred(tell: Callable[[Any], None], put_off: Callable[[RunError], None]) -> Callable[[Any], None]:
+    def told(what: Any) -> None:
+        try:
+            tell(what)
+        except RunError as error:
+            put_off(error)
 
     return told

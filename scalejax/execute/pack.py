@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scalejax.execute import hosts
 from scalejax.execute.host_start import started, starts_on_host
 from scalejax.execute.initial_weights import Weights
 from scalejax.execute.pace import Pace
@@ -145,8 +146,9 @@ class Pack:
         self._copied_bytes = 0  # written beyond the lanes
         self._free_bytes = COPIED_BYTES if placement.devices[0].platform == "cpu" else 0
         self._tight = False  # a copy of all lanes did not fit
+        self._shared = not placement.here
         blank = empty(bucket.program, placement.lanes)
-        self.lanes = jax.device_put(blank, placement.shardings(blank))
+        self.lanes = hosts.placed(blank, placement.shardings(blank))
 
     @property
     def _starts_on_host(self) -> bool:
@@ -187,7 +189,7 @@ class Pack:
         row_of = {number: row for row, (number, _, _) in enumerate(trials)}
         rows = [row_of.get(number, len(trials) - 1) for number in range(self.placement.lanes)]
         states = started(self.bucket.program, *self._stacked(trials), rows=rows)
-        self.lanes = jax.device_put(states, self.placement.shardings(states))
+        self.lanes = hosts.placed(states, self.placement.shardings(states))
         self._blank.clear()
         for number, trial, weights in trials:
             self._example = (trial, weights)
@@ -246,6 +248,8 @@ class Pack:
         probing = (plan.count and not self._pace.knows_steps) or (plan.examples and not self._pace.knows_examples)
         began = time.perf_counter()
         outcome = self._dispatch(plan.count, due=plan.due, ending=plan.ending)
+        if self._shared:
+            outcome = hosts.replicated(outcome, self.placement.replicated)
         copied = self._copied(crew.slots) if copy else None
         # Now, for the next trial is written behind the call.
         best = {number: self._read_lane(self.lanes.best, number) for number in plan.ending if self._keeps}
@@ -287,6 +291,8 @@ class Pack:
         now = time.perf_counter()
         elapsed = now - max(call.began, self._landed)
         self._landed = now
+        if self._shared:
+            elapsed = hosts.told(lambda: elapsed)  # it decides how far calls go
         self._pace.learn(elapsed, steps=plan.count * plan.in_turn, examples=plan.examples)
         for slot in call.newcomers:  # what passed before is not theirs
             slot.clock = self._clock
@@ -331,16 +337,26 @@ class Pack:
         slots = {number: slot.copy() for number, slot in self.occupied}
         for slot in slots.values():
             slot.count_to(self._clock)
-        return Snapshot(self.lanes, slots)
+        if self._whole_lanes:
+            return Snapshot(self.lanes, slots)
+        return Snapshot(None, {}, [Paused(slot, _on_host(self._read_lane(self.lanes, n))) for n, slot in slots.items()])
+
+    @property
+    def _whole_lanes(self) -> bool:
+        """Whether the host that writes a lane has all of it; else the hosts bring lanes together one by one."""
+        return not self._shared or self.placement.spread == ALONE
 
     def _copied(self, lanes: Iterable[int]) -> TrialState | dict[int, TrialState] | None:
         """Copy all lanes on the devices or, where memory is short, the ones with a trial to the host one by one.
 
         A checkpoint must not cost the training anything: where not even one more lane fits, there is none.
         """
-        if self._programs.result().room_for_copy and not self._tight:
+        if self._programs.result().room_for_copy and not self._tight and self._whole_lanes:
+            copied = None
             with unless_memory_is_short():
-                return jax.block_until_ready(_copy(self.lanes))  # so that what does not fit is raised here
+                copied = jax.block_until_ready(_copy(self.lanes))  # so that what does not fit is raised here
+            if all(hosts.everyone(copied is not None)) if self._shared else copied is not None:
+                return copied
             self._tight = True
         with unless_memory_is_short():
             return {number: _on_host(self._read_lane(self.lanes, number)) for number in lanes}
@@ -362,8 +378,10 @@ class Pack:
         data = self._data
         if self._stream:
             slots = roster.settle().slots
-            batches = self._stream([slots.get(number) for number in range(self.placement.lanes)], steps)
-            data = replace(data, pool=jax.device_put(batches, self.placement.lane_sharded))
+            own = [
+                slots.get(number) if self.placement.is_here(number) else None for number in range(self.placement.lanes)
+            ]
+            data = replace(data, pool=hosts.placed(self._stream(own, steps), self.placement.lane_sharded))
         self.lanes, outcome = self._programs.result().advance(self.lanes, data, commands)
         return outcome
 
@@ -376,7 +394,8 @@ class Pack:
         programs, beyond = self._programs.result(), self.placement.lanes
         whole = len(trials) - len(trials) % programs.placed
         short = whole < len(trials)
-        one = programs.placing_one() if short and self._copied_bytes >= self._free_bytes else None
+        pays = self._copied_bytes >= self._free_bytes and not self._shared  # hosts have to run the same programs
+        one = programs.placing_one() if short and pays else None
         if short and not one:
             self._copied_bytes += (programs.placed - len(trials) + whole) * lane_bytes(self.bucket.program)
         starts = range(0, whole if one else len(trials), programs.placed)
@@ -404,6 +423,12 @@ class Pack:
         """
         row = self.placement.row(number)
         states = self._programs.result().read_lane(lanes, np.int32(self.placement.slot(number)))
+
+        if self._shared:  # all hosts have it, so that each can go on with it
+            if self.placement.spread.parameters == 1:
+                return hosts.row(states, row, self.placement.replicated)
+            # No device may have room for all of it, but the host has.
+            return jax.tree.map(lambda leaf: _on_host(hosts.row(leaf, row, self.placement.replicated))[None], states)
 
         def own(leaf: Leaf) -> Leaf:
             if self.placement.spread != ALONE:

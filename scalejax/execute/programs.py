@@ -121,7 +121,7 @@ def compiled_programs(program: LaneProgram, placement: Placement, *, card: DataC
     nothing_computed = starts_on_host(program, 0)
     placer = Once(partial(compile_placer, placed))
     # Where nothing tells how much memory there is, nothing is to be checked, and the training need not wait for it.
-    checked = placement.devices[0].memory_stats() is not None
+    checked = placement.own_device.memory_stats() is not None
     fits = [check_memory(each, placer(), placement) for each in training.values()] if checked else []
     return Programs(
         advance=training["advance"] if "advance" in training else InPieces(training),
@@ -170,7 +170,7 @@ def check_memory(advanced: Any, placer: Any, placement: Placement) -> bool:
         MemoryError: they do not fit.
     """
     advancing, placing = memory_of(advanced), memory_of(placer)
-    room = (placement.devices[0].memory_stats() or {}).get("bytes_limit")
+    room = (placement.own_device.memory_stats() or {}).get("bytes_limit")
     if advancing is None or placing is None or room is None:
         return True
     needs = needed_bytes([advancing], placing)

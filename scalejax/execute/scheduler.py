@@ -16,12 +16,13 @@ from itertools import islice
 
 from scalejax.data import DataSet
 from scalejax.data.own_examples import FeatureFits, OwnExamples
-from scalejax.errors import RunError
+from scalejax.errors import HostError, RunError
+from scalejax.execute import hosts
 from scalejax.execute.checkpoint import Checkpoints, PackCheckpoints
 from scalejax.execute.devices import groups
 from scalejax.execute.initial_weights import InitialWeights, Weights, behind_features
 from scalejax.execute.modes import program_key
-from scalejax.execute.observer import Observer, Progress, guarded
+from scalejax.execute.observer import Observer, Progress, deferred, guarded
 from scalejax.execute.pack import CallResult
 from scalejax.execute.programs import Compiler
 from scalejax.execute.refusal import Refusals, broke_off, reason_of, short_of_memory
@@ -37,6 +38,7 @@ from scalejax.planning.trial import Trial
 from scalejax.status import Status
 from scalejax.text import number_of
 
+TROUBLE = 255  # what a run is stopped by, where it is no signal
 STOP_SECONDS = 8.0  # for calls to end and checkpoints to be written once a run is told to stop
 WAKE_SECONDS = 1.0  # to wait for a worker that reports, before those that sleep are told to end
 
@@ -111,6 +113,7 @@ class Scheduler:
         keep_weights: whether the observer is given the best parameters of the trials that are done.
 
     Attributes:
+        signal: by which the run was stopped, whichever host has heard it; 0 if by none.
         lost: trials that were stopped and whose latest steps are in no checkpoint, and the step since which, by id.
     """
 
@@ -136,17 +139,20 @@ class Scheduler:
         ]
         self._queue_of = {trial.trial_id: queue for queue in self._queues for trial in queue.bucket.trials}
         self._data = data
-        self._observer = guarded(observer)
+        self._errors: list[RunError] = []
+        self._observer = guarded(observer) if hosts.alone() else deferred(guarded(observer), self._put_off)
         self._halving = halving
         self._checkpoints = checkpoints
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)  # there may be work for workers that have none, or no more
         self._stopping = threading.Event()
+        self._asked = hosts.Asked()
+        self._wish = 0  # what this host would be stopped by
+        self.signal = 0
         self._over = False  # what a worker still reports comes too late
         self._reached: dict[str, int] = {}  # steps of the trials that have begun, pending calls included
         self._refusals = Refusals()
         self.lost: dict[str, int] = {}
-        self._errors: list[RunError] = []
         self._compiler = Compiler(data.card)
         self._fits = FeatureFits(data)
         self._weights = InitialWeights(self._draw)
@@ -183,6 +189,8 @@ class Scheduler:
                 remedy = "this is a mistake in scalejax; finished trials are kept, and the same command resumes"
                 self._errors.append(RunError(f"{says}; {remedy}"))
             complete = not (self._stopping.is_set() or self._errors)
+            if not hosts.alone():
+                complete = self._all_hosts_ended(threads)
         finally:
             self._stopping.set()
             # Wake the workers that sleep. Not done by `stop`: a signal may have it called where the lock is held.
@@ -195,9 +203,46 @@ class Scheduler:
                 self._weights.close()
         return complete
 
-    def stop(self) -> None:
-        """Have the workers save what is running and end; `lost` tells what they had no time to save."""
-        self._stopping.set()
+    def stop(self, by: int = TROUBLE) -> None:
+        """Have the workers save what is running and end; `lost` tells what they had no time to save.
+
+        Of several hosts all stop, after the next call that they launch.
+        """
+        self._wish = self._wish or by
+        if hosts.alone():
+            self.signal = 0 if by == TROUBLE else by
+            self._stopping.set()
+
+    def _told_to_stop(self) -> bool:
+        """Say whether the run is told to stop; on all hosts the same, whichever of them was told."""
+        if not (hosts.alone() or self._stopping.is_set()) and (code := self._asked.any_of(self._wish)):
+            self.signal = 0 if code == TROUBLE else code
+            self._stopping.set()
+        return self._stopping.is_set()
+
+    def _put_off(self, error: RunError) -> None:
+        """Take note of trouble that this host alone knows, until all stop for it."""
+        self._errors.append(error)
+        self.stop()
+
+    def _all_hosts_ended(self, threads: Sequence[threading.Thread]) -> bool:
+        """Wait for the workers, however long they take, and return whether all hosts have come to the end.
+
+        Raises:
+            HostError: trouble of this host, for which the others wait in vain.
+        """
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(timeout=0.2)
+        for error in self._errors:
+            if isinstance(error, HostError):
+                self.signal = 0
+                raise error
+        troubled = [host for host, trouble in enumerate(hosts.everyone(bool(self._errors))) if trouble]
+        if troubled and not self._errors:
+            says = f"training broke off: host {troubled[0]} met with trouble, which it tells itself"
+            self._errors.append(RunError(f"{says}; finished trials are kept, and the same command resumes"))
+        return not (self._stopping.is_set() or self._errors)
 
     def _wind_up(self, threads: Sequence[threading.Thread], *, complete: bool) -> None:
         """Wait for the workers and what they save; not for ever if they were told to stop."""
@@ -214,6 +259,9 @@ class Scheduler:
                 self._over = True
             reached = list(self._reached.items())
             saved = self._checkpoints.steps if self._checkpoints else {}
+            if self.signal and not hosts.alone():  # each host knows what it has saved itself
+                of_hosts = hosts.everyone(saved)
+                saved = {name: max(each.get(name, 0) for each in of_hosts) for name in set().union(*of_hosts)}
             self.lost = {name: saved.get(name, 0) for name, step in reached if step > saved.get(name, 0)}
             if self._errors:
                 raise self._errors[0]
@@ -273,7 +321,8 @@ class Scheduler:
         except BaseException as error:
             # Once a run has stopped, programs and weights that are still to come are cancelled.
             if not (isinstance(error, CancelledError) and self._stopping.is_set()):
-                self._errors.append(error if isinstance(error, RunError) else broke_off(error))
+                trouble = error if isinstance(error, RunError) else broke_off(error)
+                self._errors.append(trouble if hosts.alone() else HostError(str(trouble)))
             self._stopping.set()
 
     def _next(self, worker: Worker, last: Assignment) -> Assignment | None:
@@ -297,7 +346,7 @@ class Scheduler:
         """Have a worker run one pack until its queue and its lanes are empty."""
         if self._checkpoints:
             assignment.checkpoints = self._checkpoints.open(program_key(assignment.bucket)[:8])
-        feed = Feed(self._stopping.is_set, partial(self._take, assignment), partial(self._due, assignment))
+        feed = Feed(self._told_to_stop, partial(self._take, assignment), partial(self._due, assignment))
         report = Report(
             partial(self._launched, assignment), partial(self._landed, assignment), partial(self._save, assignment)
         )
@@ -345,7 +394,16 @@ class Scheduler:
 
     def _due(self, assignment: Assignment) -> bool:
         pack = assignment.checkpoints
-        return bool(pack and self._checkpoints and self._checkpoints.due(pack))
+        if not (pack and self._checkpoints):
+            return False
+        try:
+            due = self._checkpoints.due(pack)
+        except RunError as error:
+            if hosts.alone():
+                raise
+            self._put_off(error)
+            due = False
+        return hosts.told(lambda: due)
 
     def _launched(self, assignment: Assignment, steps: Mapping[str, int], free: int) -> None:
         self._reached |= steps
@@ -381,7 +439,8 @@ class Scheduler:
             known = snapshot.steps.keys() | {paused.trial.trial_id for paused in outside}
             taken = [each for other in queue.assignments.values() for each in other.taken.values()]
             outside += [each for each in taken if isinstance(each, Paused) and each.trial.trial_id not in known]
-        self._checkpoints.save(assignment.checkpoints, replace(snapshot, paused=[*snapshot.paused, *outside]))
+        whole = replace(snapshot, paused=[*snapshot.paused, *outside])
+        self._checkpoints.save(assignment.checkpoints, whole.of_this_host())
 
     def _refused(self, assignment: Assignment, error: Exception) -> None:
         """Answer to a device that refuses: fewer lanes if memory is short, else its trials fail; others may still fit.
@@ -391,7 +450,7 @@ class Scheduler:
         """
         queue, bucket, taken = assignment.queue, assignment.bucket, assignment.taken
         short, saved = short_of_memory(error), {}
-        if short and self._checkpoints and assignment.checkpoints:
+        if short and self._checkpoints and assignment.checkpoints and hosts.alone():
             homes = {name: (trial_of(each), bucket.program) for name, each in taken.items()}
             saved = self._checkpoints.latest(assignment.checkpoints, homes)
         with self._lock:

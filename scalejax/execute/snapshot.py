@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scalejax.execute import hosts
 from scalejax.execute.slot import Evaluation, Paused, Slot
 from scalejax.planning.trial import Trial
 from scalejax.train.lanes import abstract_lane
@@ -48,6 +49,16 @@ class Snapshot:
         slots = (*self.slots.values(), *(each.slot for each in self.paused))
         return {slot.trial.trial_id: slot.step for slot in slots}
 
+    def of_this_host(self) -> "Snapshot":
+        """Return what this host writes: the lanes on its devices, and of several hosts the first one all others."""
+        if hosts.alone():
+            return self
+        if self.lanes is None:
+            return self if hosts.first() else Snapshot(None, {})
+        here = hosts.rows_here(jax.tree.leaves(self.lanes)[0])
+        slots = {number: slot for number, slot in self.slots.items() if number in here}
+        return Snapshot(self.lanes if slots else None, slots, self.paused if hosts.first() else ())
+
 
 class UnreadableError(Exception):
     """What was read is not what was written, or was written by another version."""
@@ -61,7 +72,7 @@ def pack_up(snapshot: Snapshot) -> tuple[Arrays, Manifest]:
     rows = sorted(snapshot.slots)
     slots = [*(snapshot.slots[number] for number in rows), *(each.slot for each in snapshot.paused)]
     states = [each.state for each in snapshot.paused]
-    in_lanes = [] if snapshot.lanes is None else [jax.tree.map(lambda leaf: bits(leaf)[rows], snapshot.lanes)]
+    in_lanes = [] if snapshot.lanes is None else [jax.tree.map(lambda leaf: _rows(leaf, rows), snapshot.lanes)]
     parts = [*in_lanes, *(jax.tree.map(lambda leaf: bits(leaf)[None], state) for state in states)]
     leaves = zip(*map(jax.tree.leaves, parts), strict=True)
     arrays = {f"{number:04}": np.concatenate(leaf) for number, leaf in enumerate(leaves)}
@@ -100,6 +111,15 @@ def unpack(arrays: Arrays, manifest: Manifest, *, homes: Homes) -> list[Paused]:
             rows = [array[row] for _, array in sorted(arrays.items())]
             trials.append(Paused(_slot(trial, entry), _padded(rows, own, like=like)))
     return trials
+
+
+def _rows(leaf: Leaf, rows: Sequence[int]) -> np.ndarray:
+    """Return rows of an array on the host, which are on devices of this one."""
+    if hosts.has(leaf):
+        return bits(leaf)[rows]
+    here = hosts.rows_here(leaf)
+    parts = {id(part): bits(part) for part, _ in here.values()}
+    return np.stack([parts[id(here[row][0])][here[row][1]] for row in rows])
 
 
 def bits(leaf: Leaf) -> np.ndarray:

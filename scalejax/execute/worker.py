@@ -6,17 +6,19 @@ arrays of a snapshot may still be on the devices, until the checkpoint's thread 
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-import jax
 import numpy as np
 
 from scalejax.data import DataSet
+from scalejax.errors import HostError, RunError
+from scalejax.execute import hosts
 from scalejax.execute.initial_weights import Weights
 from scalejax.execute.pack import CallResult, Pack, PendingCall
-from scalejax.execute.programs import Compiler
-from scalejax.execute.refusal import broke_off
+from scalejax.execute.programs import Compiler, Programs
+from scalejax.execute.refusal import broke_off, reason_of, short_of_memory
 from scalejax.execute.slot import Paused
 from scalejax.execute.snapshot import Snapshot
 from scalejax.execute.stream import streamed
@@ -82,7 +84,7 @@ class Worker(Protocol):
 
 
 class LocalWorker:
-    """A group of devices of this process.
+    """A group of devices of this process, or of all hosts: then each of them has such a worker, in lockstep.
 
     Args:
         group: the devices.
@@ -117,28 +119,17 @@ class LocalWorker:
         placement = self._placement(bucket)
         data = self._device_data(placement, pool=not bucket.program.stream_steps)
         programs = self._compiler.programs(bucket.program, placement)
+        if not placement.here:
+            programs = _alike(programs)
         stream = streamed(self._data.train, bucket.program) if bucket.program.stream_steps else None
-        pack = Pack(bucket, placement, data=data, programs=programs, stream=stream, keep_weights=self._keep_weights)
-        pending: deque[PendingCall] = deque()  # at most two
-        while True:
-            if not feed.stopping():
-                # Refill: every free lane gets a trial, if there is one.
-                pack.fill(feed.take(len(pack.free)))
-                if pack.busy:
-                    # Launch: so that the devices never wait for the host, a call is launched before the result of the
-                    # one before it is read, unless that result decides what the next one does.
-                    pending.append(pack.launch(copy=feed.snapshot_due()))
-                    report.launched(pending[-1].reached, len(pack.free))
-                    if len(pending) == 1 and not pending[0].decisive:
-                        continue
-            if not pending:
-                break  # no trial is left, or the run stops
-            # Land: the older call, and the one just launched as well if the next one depends on it.
-            report.landed(pack.land(pending.popleft()))
-            while pending and pending[-1].decisive:
-                report.landed(pack.land(pending.popleft()))
-        # Save: what is still in lanes, for no call follows.
-        report.saved(pack.snapshot())
+        try:
+            pack = Pack(bucket, placement, data=data, programs=programs, stream=stream, keep_weights=self._keep_weights)
+            _keep_busy(pack, feed, report)
+        except Exception as error:
+            if placement.here or isinstance(error, RunError):
+                raise
+            # The other hosts may not have met with it, and none can tell them: they wait in a program for this one.
+            raise HostError(str(broke_off(error))) from error
 
     def _device_data(self, placement: Placement, *, pool: bool) -> DeviceData:
         """Return the data set on the devices of a placement, copied once for all their programs.
@@ -149,7 +140,7 @@ class LocalWorker:
             data, own = self._data, (self._data.train.inputs, self._data.train.targets)
             multiple = placement.block_multiple
             try:
-                self._on_devices[placement.devices] = jax.device_put(
+                self._on_devices[placement.devices] = hosts.placed(
                     DeviceData(
                         pool=Examples(*(np.asarray(part[: None if pool else 0]) for part in own)),
                         validation=blocks(data.validation.inputs, data.validation.targets, multiple=multiple),
@@ -160,3 +151,47 @@ class LocalWorker:
             except Exception as error:  # of no trial: without the data there is nothing to train
                 raise broke_off(error) from error
         return self._on_devices[placement.devices]
+
+
+def _keep_busy(pack: Pack, feed: Feed, report: Report) -> None:
+    """Train what a feed gives until there is none, or until the run is told to stop."""
+    pending: deque[PendingCall] = deque()  # at most two
+    while True:
+        if not feed.stopping():
+            # Refill: every free lane gets a trial, if there is one.
+            pack.fill(feed.take(len(pack.free)))
+            if pack.busy:
+                # Launch: so that the devices never wait for the host, a call is launched before the result of the
+                # one before it is read, unless that result decides what the next one does.
+                pending.append(pack.launch(copy=feed.snapshot_due()))
+                report.launched(pending[-1].reached, len(pack.free))
+                if len(pending) == 1 and not pending[0].decisive:
+                    continue
+        if not pending:
+            break  # no trial is left, or the run stops
+        # Land: the older call, and the one just launched as well if the next one depends on it.
+        report.landed(pack.land(pending.popleft()))
+        while pending and pending[-1].decisive:
+            report.landed(pack.land(pending.popleft()))
+    # Save: what is still in lanes, for no call follows.
+    report.saved(pack.snapshot())
+
+
+def _alike(programs: "Future[Programs]") -> "Future[Programs]":
+    """Return programs once all hosts have compiled them; where one was refused, all are.
+
+    Raises:
+        MemoryError: by the account of some host's compiler the lanes do not fit.
+    """
+    error = programs.exception()
+    reason = "" if error is None else reason_of(error)
+    short, room = error is not None and short_of_memory(error), error is None and programs.result().room_for_copy
+    found = hosts.everyone((reason, short, room))
+    if error is not None:
+        raise error
+    for host, (reason, short, _) in enumerate(found):
+        if reason:
+            raise (MemoryError if short else RuntimeError)(f"host {host}: {reason}")
+    same: Future[Programs] = Future()
+    same.set_result(replace(programs.result(), room_for_copy=all(room for _, _, room in found)))
+    return same

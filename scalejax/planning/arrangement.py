@@ -23,7 +23,9 @@ WORTH = 0.9  # of the time without: devices share a trial if the sweep then ends
 MOST_DEVICES = 4096  # that a model is tried on, to say what would hold it
 
 
-def arrange(packing: Packing, *, devices: int, spec: DeviceSpec, capacity: Capacity) -> tuple[Packing, int]:
+def arrange(
+    packing: Packing, *, devices: int, spec: DeviceSpec, capacity: Capacity, whole: bool = False
+) -> tuple[Packing, int]:
     """Return the packing with every bucket spread, and how many devices work on a bucket together.
 
     On a CPU nothing is spread: its cores share one memory, and are worth more with lanes of their own.
@@ -33,13 +35,15 @@ def arrange(packing: Packing, *, devices: int, spec: DeviceSpec, capacity: Capac
         devices: how many there are.
         spec: of each.
         capacity: that the packing was made for.
+        whole: whether all devices work on each bucket together, as those of several hosts do.
 
     Raises:
         SpecError: a model does not fit, however it is spread over these devices; says what would hold it.
     """
     if spec.platform == "cpu":
         return packing, 1
-    sizes = [1 << power for power in range(devices.bit_length()) if devices % (1 << power) == 0]
+    powers = [1 << power for power in range(devices.bit_length()) if devices % (1 << power) == 0]
+    sizes = [devices] if whole else powers
     best: tuple[float, int, tuple[Bucket, ...]] | None = None
     for group in sizes:
         spread = [_spread(bucket, group, spec=spec, capacity=capacity) for bucket in packing.buckets]
@@ -54,7 +58,7 @@ def arrange(packing: Packing, *, devices: int, spec: DeviceSpec, capacity: Capac
         for bucket in packing.buckets:
             if _spread(bucket, sizes[-1], spec=spec, capacity=capacity) is None:
                 raise _too_large(bucket.program, spec, devices)
-        return packing, 1
+        return packing, sizes[0]
     return replace(packing, buckets=best[2]), best[1]
 
 

@@ -69,6 +69,22 @@ class Placement:
         return self.lanes_each * self.rows
 
     @functools.cached_property
+    def here(self) -> bool:
+        """Whether all its devices are of this process; else other hosts have some of them."""
+        return all(device.process_index == jax.process_index() for device in self.devices)
+
+    @property
+    def own_device(self) -> Device:
+        """A device of it that is of this process: what the others have to tell only their own can hear."""
+        return next(device for device in self.devices if device.process_index == jax.process_index())
+
+    def is_here(self, lane: int) -> bool:
+        """Say whether a lane is on a device of this process."""
+        first = self.row(lane) * self.spread.devices
+        of_lane = self.devices[first : first + self.spread.devices]
+        return any(device.process_index == jax.process_index() for device in of_lane)
+
+    @functools.cached_property
     def mesh(self) -> Mesh:
         """The devices along the axis of the lanes, and along those over which each lane is spread, if it is."""
         devices = np.array(self.devices)

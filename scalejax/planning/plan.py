@@ -119,7 +119,7 @@ def make_plan(
 
     Args:
         sweep: the question.
-        devices: how many to plan for; default: those of this machine.
+        devices: how many to plan for; default: those of this machine, and of all hosts where there are several.
         spec: of devices that are not here. Such a plan is for simulation: it counts trials and does not spell them out.
         probe: tries sizes for which there is no proof, if the sweep asks for that; without one they are not packed.
 
@@ -147,7 +147,8 @@ def _planned(sweep: Sweep, *, devices: int | None, spec: DeviceSpec | None, prob
     if (spec or local_spec()).platform == "cpu":
         limits.check_models(trials, card, spec)  # elsewhere a model may be spread over several devices
 
-    devices, spec = devices or len(jax.local_devices()), spec or local_spec()
+    whole = devices is None and spec is None and jax.process_count() > 1  # hosts train in lockstep
+    devices, spec = devices or len(jax.devices()), spec or local_spec()
     capacity = Capacity(
         devices=devices,
         state_bytes=STATE_SHARE * spec.memory,
@@ -156,7 +157,7 @@ def _planned(sweep: Sweep, *, devices: int | None, spec: DeviceSpec | None, prob
     )
     judge = functools.partial(_judge, probe if sweep.packing == PROBED else None)
     packing, group = arrange(
-        pack(trials, capacity=capacity, judge=judge), devices=devices, spec=spec, capacity=capacity
+        pack(trials, capacity=capacity, judge=judge), devices=devices, spec=spec, capacity=capacity, whole=whole
     )
     streamed = limits.streams(card, spec if spec.name != LOCAL else None, asked=sweep.data.stream)
     if streamed:

@@ -1,11 +1,13 @@
 """A run: a sweep carried out in a directory. This is where the rooms meet; the command line calls the same."""
 
 import base64
+import hashlib
+import json
 import math
 import os
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from scalejax.analysis.laws.law import Law
     from scalejax.classical.pool import OlderFinished
     from scalejax.classical.trial import OlderTrial
+    from scalejax.data import DataSet
     from scalejax.execute.checkpoint import Checkpoints
     from scalejax.execute.slot import Finished, Paused
     from scalejax.execute.successive_halving import SuccessiveHalving
@@ -391,6 +394,10 @@ def run_sweep(
 ) -> Run:
     """Train what a sweep asks for and has not been trained yet, on all local devices, and draw the learning curves.
 
+    Where `jax.distributed.initialize` was called before, the processes of the job that all call this train one sweep
+    on the devices of all of them. They find the same files at the same paths and share the directory of the run, in
+    which the first one writes; the table is there for all of them once this returns.
+
     Args:
         sweep: the question.
         out: directory of the run, made if needed; runs/<name> by default. A directory that holds a run is resumed or
@@ -408,7 +415,34 @@ def run_sweep(
         UserWarning: results in the directory were computed by another program than would run today; or trials whose
             models the sweep keeps were done in an earlier run that kept none.
     """
-    return carry_out(planned(sweep), out, progress=progress, checkpoint_seconds=checkpoint_seconds)
+    plan = agreed(lambda: planned(sweep))
+    return carry_out(plan, out, progress=progress, checkpoint_seconds=checkpoint_seconds)
+
+
+def agreed(make: "Callable[[], Plan]") -> "Plan":
+    """Return the plan that this process makes; of several hosts each makes one, and they have to be the same.
+
+    Raises:
+        SweepError: the sweep asks for what cannot be, here or on another host; or a host plans something else.
+    """
+    from scalejax.execute import hosts
+    from scalejax.execute.devices import prepare as prepare_devices
+
+    prepare_devices()  # before it is asked how many hosts there are
+    return hosts.together(make, alike=_what_hosts_share)
+
+
+def _what_hosts_share(plan: "Plan") -> str:
+    """Return a digest of what has to be the same on all hosts: they launch the same programs with the same trials."""
+    from scalejax.execute.devices import versions
+
+    trials = [trial.trial_id for trial in (*plan.trials, *plan.older)]
+    buckets = [
+        (bucket.program.identity, bucket.lanes, bucket.call_steps, repr(bucket.spread))
+        for bucket in plan.packing.buckets
+    ]
+    content = [trials, buckets, plan.devices, plan.group, plan.card.fingerprint, dict(versions())]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def carry_out(
@@ -418,53 +452,89 @@ def carry_out(
     progress: bool = True,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Run:
-    """Carry out a plan; see `run_sweep`."""
-    from scalejax.execute.checkpoint import Checkpoints
-    from scalejax.execute.modes import kept_modes, with_modes
-    from scalejax.planning.trial import Trial
+    """Carry out a plan; see `run_sweep`. Of several hosts the first one alone writes, but for parts of checkpoints."""
+    from scalejax.execute import hosts
 
     run = Run(directory_of(plan.sweep, out), plan.sweep)
+    with hosts.ending():
+        if not hosts.first():
+            _carry_out(run, plan, progress=False, checkpoint_seconds=checkpoint_seconds)
+            return run
+        with locked(run.directory):
+            _carry_out(run, plan, progress=progress, checkpoint_seconds=checkpoint_seconds)
+            if run.counts()[Status.DONE]:
+                try:
+                    run.save_figure()
+                except ValueError as error:  # such as errors of zero everywhere, which a logarithmic axis does not have
+                    warnings.warn(f"{run.directory}: no figure is drawn: {error}", stacklevel=2)
+            _warn_of_missing_models(run, plan.sweep.keep_weights)
+    return run
+
+
+def _carry_out(run: Run, plan: "Plan", *, progress: bool, checkpoint_seconds: float) -> None:
+    """Train what has not been trained yet, in a directory that is locked."""
+    from scalejax.execute import hosts
+    from scalejax.execute.checkpoint import Checkpoints
+    from scalejax.planning.trial import Trial
+
     ledger = run.directory / LEDGER
-    with locked(run.directory):
-        shutil.rmtree(run.directory / OLDER, ignore_errors=True)  # of a run that was killed
-        ended: dict[str, Ended] = {}
-        if ledger.exists():
-            with Store(ledger, write=True) as store:  # an earlier process may have ended before it made the tables
-                store.results()  # what is damaged but can be opened is found now, not once everything has been trained
-                ended = store.ended(FINAL if plan.sweep.train.halving is None else (*FINAL, Status.STOPPED))
-                _warn_of_other_programs(run.directory, plan, ended, store.programs())
-        unfinished = [trial for trial in plan.trials if trial.trial_id not in ended]
-        older = [trial for trial in plan.older if trial.trial_id not in ended]
-        final = all(trial.trial_id in ended and ended[trial.trial_id].status in FINAL for trial in plan.trials)
-        plan = with_modes(plan, kept_modes(read_environment(run.directory)), measure=not final)
+    ended = hosts.told(lambda: _ended(run.directory, plan))
+    unfinished = [trial for trial in plan.trials if trial.trial_id not in ended]
+    older = [trial for trial in plan.older if trial.trial_id not in ended]
+    final = all(trial.trial_id in ended and ended[trial.trial_id].status in FINAL for trial in plan.trials)
+    plan = _in_modes(plan, run.directory, measure=not final)
+    if hosts.first():
         prepare(run.directory, plan)
-        with Store(ledger, write=True) as store:
+    with Store(ledger, write=True) if hosts.first() else nullcontext() as store:
+        if store:
             rows = [trial_row(trial, plan) for trial in plan.trials]
             store.plan([*rows, *(older_row(trial, plan) for trial in plan.older)])
-            checkpoints = Checkpoints(run.directory / CHECKPOINTS, seconds=checkpoint_seconds)
-            homes = {trial.trial_id: bucket.program for bucket in plan.packing.buckets for trial in bucket.trials}
-            try:
-                begun = checkpoints.load({trial.trial_id: (trial, homes[trial.trial_id]) for trial in unfinished})
-                halving = _successive_halving(plan, ended, begun)
-                recalled = [trial for trial in halving.opening.proceed if isinstance(trial, Trial)] if halving else []
-                keeps = plan.sweep.keep_weights != NONE
-                with Keeper(run.directory, plan, ended=ended, store=store) if keeps else nullcontext() as keeper:
-                    if unfinished or recalled or older:
-                        _train(
-                            plan, unfinished, begun, recalled=recalled, older=older, halving=halving, store=store,
-                            checkpoints=checkpoints, keeper=keeper, folder=run.directory / OLDER, progress=progress,
-                        )  # fmt: skip
-                    else:
-                        checkpoints.finish(complete=True)
-            finally:
+        checkpoints = Checkpoints(run.directory / CHECKPOINTS, seconds=checkpoint_seconds)
+        homes = {trial.trial_id: bucket.program for bucket in plan.packing.buckets for trial in bucket.trials}
+        try:
+            begun = checkpoints.load({trial.trial_id: (trial, homes[trial.trial_id]) for trial in unfinished})
+            halving = _successive_halving(plan, ended, begun)
+            recalled = [trial for trial in halving.opening.proceed if isinstance(trial, Trial)] if halving else []
+            keeping: Any = nullcontext()
+            if store and plan.sweep.keep_weights != NONE:
+                keeping = Keeper(run.directory, plan, ended=ended, store=store)
+            with keeping as keeper:
+                if not (unfinished or recalled or older):
+                    checkpoints.finish(complete=True)
+                elif store:
+                    _train(
+                        plan, unfinished, begun, recalled=recalled, older=older, halving=halving, store=store,
+                        checkpoints=checkpoints, keeper=keeper, folder=run.directory / OLDER, progress=progress,
+                    )  # fmt: skip
+                else:
+                    _train_along(plan, unfinished, begun, halving=halving, checkpoints=checkpoints)
+        finally:
+            if store:
                 store.release()
-        if run.counts()[Status.DONE]:
-            try:
-                run.save_figure()
-            except ValueError as error:  # such as errors of zero everywhere, which a logarithmic axis does not have
-                warnings.warn(f"{run.directory}: no figure is drawn: {error}", stacklevel=2)
-        _warn_of_missing_models(run, plan.sweep.keep_weights)
-    return run
+
+
+def _ended(directory: Path, plan: "Plan") -> dict[str, Ended]:
+    """Return the trials that have ended in earlier runs in a directory, by id."""
+    ledger = directory / LEDGER
+    shutil.rmtree(directory / OLDER, ignore_errors=True)  # of a run that was killed
+    if not ledger.exists():
+        return {}
+    with Store(ledger, write=True) as store:  # an earlier process may have ended before it made the tables
+        store.results()  # what is damaged but can be opened is found now, not once everything has been trained
+        ended = store.ended(FINAL if plan.sweep.train.halving is None else (*FINAL, Status.STOPPED))
+        _warn_of_other_programs(directory, plan, ended, store.programs())
+    return ended
+
+
+def _in_modes(plan: "Plan", directory: Path, *, measure: bool) -> "Plan":
+    """Return a plan with the mode of every bucket: as the run has it, or as measured, on one host alone."""
+    from scalejax.execute import hosts
+    from scalejax.execute.modes import kept_modes, modes_to_keep, with_modes
+
+    if hosts.first():
+        plan = with_modes(plan, kept_modes(read_environment(directory)), measure=measure)
+    modes = hosts.told(lambda: modes_to_keep(plan, None))
+    return plan if hosts.first() else with_modes(plan, modes, measure=False)
 
 
 def _warn_of_missing_models(run: Run, keep: str) -> None:
@@ -541,18 +611,13 @@ def _train(
     import jax
 
     from scalejax.classical.pool import HostPool
-    from scalejax.data import load
-    from scalejax.data.own_examples import FeatureFits
     from scalejax.execute.devices import processes_beside
     from scalejax.execute.observer import Observer
     from scalejax.execute.scheduler import Scheduler
     from scalejax.report.progress import ProgressDisplay
     from scalejax.train.numerics import current, hold
 
-    data = load(plan.sweep.data)
-    if data.card.fingerprint != plan.card.fingerprint:
-        raise SweepError("[data] source: the data have changed since the sweep was planned; run again")
-    FeatureFits(data).check((each.chain, each.own_examples) for each in (*plan.trials, *plan.older))
+    data = _loaded(plan)
     waiting = [*unfinished, *recalled]
     accountant, ahead = Accountant(plan, waiting, begun=begun), Ahead(plan)
     with ExitStack() as exits:
@@ -613,12 +678,64 @@ def _train(
             within=partial(hold, current()),
         )
 
-        def stop() -> None:
-            scheduler.stop()
+        def stop(by: int) -> None:
+            scheduler.stop(by)
             pool.stop()
 
         interruption = exits.enter_context(Interruption(stop))
         exits.enter_context(pool)
-        complete = scheduler.run(jax.local_devices(), together=plan.group)
-        if not (pool.join() and complete) and interruption.signal:
-            raise Interrupted(interruption.signal, lost=[*scheduler.lost.values(), *[0] * pool.dropped])
+        complete = scheduler.run(jax.devices(), together=plan.group)
+        if not complete:
+            pool.stop()  # another host may have heard the signal
+        if not (pool.join() and complete) and (heard := interruption.signal or scheduler.signal):
+            raise Interrupted(heard, lost=[*scheduler.lost.values(), *[0] * pool.dropped])
+
+
+def _train_along(
+    plan: "Plan",
+    unfinished: Sequence["Trial"],
+    begun: Mapping[str, "Paused"],
+    *,
+    halving: "SuccessiveHalving | None",
+    checkpoints: "Checkpoints",
+) -> None:
+    """Train beside the first host what it trains on the devices of all hosts; see `_train`."""
+    import jax
+
+    from scalejax.execute.observer import SILENT
+    from scalejax.execute.scheduler import Scheduler
+
+    scheduler = Scheduler(
+        plan.packing.buckets,
+        {trial.trial_id for trial in unfinished},
+        data=_loaded(plan),
+        observer=SILENT,
+        halving=halving,
+        checkpoints=checkpoints,
+        begun=begun,
+        keep_weights=plan.sweep.keep_weights != NONE,
+    )
+    with Interruption(scheduler.stop):
+        scheduler.run(jax.devices(), together=plan.group)
+        if scheduler.signal:  # of other trouble the first host tells
+            raise Interrupted(scheduler.signal, lost=list(scheduler.lost.values()))
+
+
+def _loaded(plan: "Plan") -> "DataSet":
+    """Return the data of a plan, on which all its features can be fitted; of several hosts each loads them.
+
+    Raises:
+        SweepError: they cannot be loaded any more, or have changed; or a step of the features fails.
+    """
+    from scalejax.data import load
+    from scalejax.data.own_examples import FeatureFits
+    from scalejax.execute import hosts
+
+    def loaded() -> "DataSet":
+        data = load(plan.sweep.data)
+        if data.card.fingerprint != plan.card.fingerprint:
+            raise SweepError("[data] source: the data have changed since the sweep was planned; run again")
+        FeatureFits(data).check((each.chain, each.own_examples) for each in (*plan.trials, *plan.older))
+        return data
+
+    return hosts.together(loaded)

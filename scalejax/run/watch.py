@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scalejax.errors import RunError
 from scalejax.run.store import Heartbeat, Store
@@ -168,7 +168,7 @@ class Interruption:
     Use it as a context manager. Only the main thread can hear signals; in any other this does nothing.
 
     Args:
-        stop: asks the run to stop; returns at once.
+        stop: asks the run to stop, for a signal; returns at once.
 
     Attributes:
         signal: the signal that was heard, None so far.
@@ -176,7 +176,7 @@ class Interruption:
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self, stop: Callable[[], None]):
+    def __init__(self, stop: Callable[[int], None]):
         self._stop = stop
         self._before: dict[int, object] = {}
         self.signal: int | None = None
@@ -188,7 +188,9 @@ class Interruption:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # pyright: ignore[reportArgumentType]  # what signal.signal returned
+            # None is of a handler that is not Python's, such as that of `jax.distributed`: there is no way back to it.
+            back: Any = signal.SIG_DFL if handler is None else handler
+            signal.signal(number, back)
 
     def _hear(self, number: int, _frame: FrameType | None) -> None:
         if self.signal is not None:
@@ -197,4 +199,4 @@ class Interruption:
         self.signal = number
         # Not print: it may be what the signal has interrupted.
         os.write(2, b"\nscalejax: stopping and saving what is running; a second signal ends it at once, unsaved\n")
-        self._stop()
+        self._stop(number)

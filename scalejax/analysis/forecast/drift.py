@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float64]
 # Standard deviations in log loss, a unit of distance being a factor of e. The grid reaches from what no measurement
 # resolves to what no forecast survives; no law is exact, so a bend of zero is not in it.
 NOISES = np.geomspace(5e-4, 0.25, 40)  # of one training run
-BENDS = (0.01, 0.03, 0.1, 0.3, 1.0)  # of the slope, after a distance of one
+BENDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)  # of the slope, after a distance of one
 STEPS = (0.0, 0.003, 0.01, 0.03, 0.1)  # of the Wiener process, after a distance of one
 TWISTS = (0.0, 0.3)  # variance of the bend that a size has to itself, over that of all, after a distance of one in size
 UNLIKELY = 1e-5  # drifts that have less of the probability are left out

@@ -77,7 +77,7 @@ def solve_lanes(layout: Layout, rows: Rows, count: int, lanes: Lanes) -> Solutio
     if not count:
         return Solution(np.zeros((0, layout.size)), np.zeros(0), np.zeros(0, np.int32), np.zeros(0, bool))
     keep_programs()
-    home = jax.devices("cpu")[0]
+    home = jax.local_devices(backend="cpu")[0]
 
     def solve(first: int) -> Solution:
         number = min(BLOCK, count - first)
@@ -109,5 +109,5 @@ def _residuals(layout: Layout, rows: Rows, lanes: Lane) -> Array:
 def residuals_at(layout: Layout, rows: Rows, lane: Lane) -> np.ndarray:
     """Return log predicted - log observed loss, (S, n), of the same data at coordinates (S, size)."""
     with jax.enable_x64(True):
-        arguments = jax.device_put((rows, lane), jax.devices("cpu")[0])
+        arguments = jax.device_put((rows, lane), jax.local_devices(backend="cpu")[0])
         return np.asarray(_residuals(layout, *arguments))

@@ -50,7 +50,8 @@ def spread_of(problem: Problem, theta: np.ndarray) -> Spread:
     of Hall & Sheather (1988, doi:10.1111/j.2517-6161.1988.tb01735.x), as for quantile regression.
     """
     with jax.enable_x64(True):
-        arguments = jax.device_put((theta, problem.rows, problem.fixed, problem.log_loss), jax.devices("cpu")[0])
+        arguments = theta, problem.rows, problem.fixed, problem.log_loss
+        arguments = jax.device_put(arguments, jax.local_devices(backend="cpu")[0])
         linearised = _residuals_and_jacobian(problem.layout, *arguments)
     residuals, jacobian = (np.asarray(array)[: problem.count] for array in linearised)
     weights, delta, size = problem.weights[: problem.count], float(problem.rows.delta), len(theta)
