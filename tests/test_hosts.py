@@ -219,7 +219,9 @@ def as_host(store, monkeypatch):
             except BaseException as error:
                 found[number] = error
 
-        threads = [threading.Thread(target=one, args=(number,), daemon=True) for number in range(2)]
+        threads = [
+            threading.Thread(target=one, args=(number,), name=f"host {number}", daemon=True) for number in range(2)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
