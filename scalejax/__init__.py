@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalejax.data import Facts, Features, Source, Split, arrays
 from scalejax.errors import FitError, Interrupted, RunError, SweepError
-from scalejax.run import Fits, Run, plan, run_sweep
+from scalejax.run import Fits, Run, advise, plan, run_sweep
 from scalejax.spec import DataSpec, HalvingSpec, ModelGrid, Sweep, TrainSpec
 from scalejax.spec.file import load_sweep
 
@@ -12,14 +12,18 @@ if TYPE_CHECKING:
     from scalejax.analysis.compute.allocation import Allocation, Misallocation, compute_optimal, misallocation
     from scalejax.analysis.compute.approaches import fit_envelope, fit_isoflop
     from scalejax.analysis.compute.frontier import Frontier
+    from scalejax.analysis.forecast.advice import Advice, Statement
+    from scalejax.analysis.forecast.extrapolate import Extrapolation, extrapolate
     from scalejax.analysis.laws.fit import Fit, fit_law
     from scalejax.analysis.laws.law import Law, Parameter
     from scalejax.train.task import Classification, Regression, Task
 
 __all__ = [
+    "Advice",
     "Allocation",
     "Classification",
     "DataSpec",
+    "Extrapolation",
     "Facts",
     "Features",
     "Fit",
@@ -37,12 +41,15 @@ __all__ = [
     "RunError",
     "Source",
     "Split",
+    "Statement",
     "Sweep",
     "SweepError",
     "Task",
     "TrainSpec",
+    "advise",
     "arrays",
     "compute_optimal",
+    "extrapolate",
     "fit_envelope",
     "fit_isoflop",
     "fit_law",
@@ -55,6 +62,8 @@ __all__ = [
 _LATE = {
     "analysis.laws.fit": ("Fit", "fit_law"),
     "analysis.laws.law": ("Law", "Parameter"),
+    "analysis.forecast.advice": ("Advice", "Statement"),
+    "analysis.forecast.extrapolate": ("Extrapolation", "extrapolate"),
     "train.task": ("Classification", "Regression", "Task"),
     "analysis.compute.allocation": ("Allocation", "Misallocation", "compute_optimal", "misallocation"),
     "analysis.compute.approaches": ("fit_envelope", "fit_isoflop"),

@@ -1,6 +1,7 @@
 """A run: a sweep carried out in a directory."""
 
+from scalejax.run.advise import advise
 from scalejax.run.fits import Fits, fit_source
 from scalejax.run.run import Run, agreed, carry_out, plan, planned, run_sweep
 
-__all__ = ["Fits", "Run", "agreed", "carry_out", "fit_source", "plan", "planned", "run_sweep"]
+__all__ = ["Fits", "Run", "advise", "agreed", "carry_out", "fit_source", "plan", "planned", "run_sweep"]

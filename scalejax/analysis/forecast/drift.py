@@ -8,7 +8,8 @@ The drift's slope in the logarithm of a predictor is a random walk (an integrate
 Wiener process for what turns more sharply. It starts with nothing where the data start and its variance grows with the
 third, respectively the first, power of the distance in logarithms: near the data the law and its drift agree with
 them, beyond it the drift widens the interval. With size and data the drifts add up, and the bend along the data may
-differ from size to size, the more the further apart these are: the twist.
+differ smoothly from size to size (the product of both processes): the twist. Along the size there may be less of all:
+the lean.
 
 How large these are is not set: all combinations of a grid take part, each with the probability that it gives
 to the rows. That marginal likelihood is the product of the densities with which each row is forecast from those before
@@ -25,9 +26,10 @@ Floats = npt.NDArray[np.float64]
 # Standard deviations in log loss, a unit of distance being a factor of e. The grid reaches from what no measurement
 # resolves to what no forecast survives; no law is exact, so a bend of zero is not in it.
 NOISES = np.geomspace(5e-4, 0.25, 40)  # of one training run
-BENDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)  # of the slope, after a distance of one
+BENDS = tuple(0.005 * 2**k for k in range(8))  # of the slope, after a distance of one
 STEPS = (0.0, 0.003, 0.01, 0.03, 0.1)  # of the Wiener process, after a distance of one
-TWISTS = (0.0, 0.3)  # variance of the bend that a size has to itself, over that of all, after a distance of one in size
+TWISTS = (0.0, 0.5)  # variance of the bend that a size has to itself, over that of all sizes
+LEANS = (1.0, 0.2)  # the bend along the size over that along the data: curves often turn along the data alone
 UNLIKELY = 1e-5  # drifts that have less of the probability are left out
 
 
@@ -48,7 +50,7 @@ class Drift:
     Attributes:
         positions: natural logarithms of the predictors relative to the last row's, (predictors, rows).
         origin: where the drift starts, (predictors,).
-        sizes: bend, step and twist of each drift, (drifts, 3).
+        sizes: bend, step, twist and lean of each drift, (drifts, 4).
         rotations: W of each, (drifts, rows, rows).
         eigenvalues: l of each, (drifts, rows).
         log_prior: of each noise, with what does not depend on the law, (noises,).
@@ -92,13 +94,13 @@ class Drift:
             are multiplied by to give the drift at the points, (rows, points); and the covariance (points, points) of
             law and drift there, that of the height included, noise of new runs not.
         """
-        bend, step, twist = self.sizes[combination // len(NOISES)]
+        bend, step, twist, lean = self.sizes[combination // len(NOISES)]
         inverse = self.inverse(combination)
         sums = inverse.sum(axis=0)
-        shared = covariance(self.positions, new, self.origin, bend=bend, step=step, twist=twist)
+        shared = covariance(self.positions, new, self.origin, bend=bend, step=step, twist=twist, lean=lean)
         shift = inverse @ shared
         missing = 1 - shift.sum(axis=0)
-        own = covariance(new, new, self.origin, bend=bend, step=step, twist=twist)
+        own = covariance(new, new, self.origin, bend=bend, step=step, twist=twist, lean=lean)
         return sums / sums.sum(), shift, own - shared.T @ shift + np.outer(missing, missing) / sums.sum()
 
 
@@ -115,11 +117,14 @@ def drift_of(
         freedom: degrees of freedom of that sum.
     """
     origin = positions.min(axis=1)
-    twists = TWISTS if len(positions) == 2 else TWISTS[:1]
-    sizes = np.stack([axis.ravel() for axis in np.meshgrid(BENDS, STEPS, twists, indexing="ij")], axis=1)
+    several = (TWISTS, LEANS) if len(positions) == 2 else (TWISTS[:1], LEANS[:1])
+    sizes = np.stack([axis.ravel() for axis in np.meshgrid(BENDS, STEPS, *several, indexing="ij")], axis=1)
     scale = 1 / np.sqrt(variances)
     matrices = np.stack(
-        [covariance(positions, positions, origin, bend=bend, step=step, twist=twist) for bend, step, twist in sizes]
+        [
+            covariance(positions, positions, origin, bend=bend, step=step, twist=twist, lean=lean)
+            for bend, step, twist, lean in sizes
+        ]
     )
     values, vectors = np.linalg.eigh(matrices * scale[:, None] * scale)
     log_prior = -freedom * np.log(NOISES) - squares / (2 * NOISES**2)
@@ -130,15 +135,18 @@ def drift_of(
     return replace(whole, sizes=sizes[kept], rotations=whole.rotations[kept], eigenvalues=whole.eigenvalues[kept])
 
 
-def covariance(one: Floats, other: Floats, origin: Floats, *, bend: float, step: float, twist: float) -> Floats:
+def covariance(
+    one: Floats, other: Floats, origin: Floats, *, bend: float, step: float, twist: float, lean: float
+) -> Floats:
     """Return the covariance (m, n) of the drift at positions (predictors, m) and (predictors, n)."""
-    total, size = np.zeros((one.shape[1], other.shape[1])), 1.0
+    total, size = np.zeros((one.shape[1], other.shape[1])), 0.0
     for place, (a, b, start) in enumerate(zip(one, other, origin, strict=True)):
         # Nothing drifts before the start.
         near = np.maximum(np.minimum(a[:, None], b[None, :]) - start, 0)
         far = np.maximum(np.maximum(a[:, None], b[None, :]) - start, 0)
-        # Of two predictors the first is the size; the bend along the second, the data, has a part of each size's own.
-        own = twist * size if place else 0.0
-        total += bend**2 * (1 + own) * near**2 * (3 * far - near) / 6 + step**2 * near
-        size = near
+        smooth = near**2 * (3 * far - near) / 6
+        # Of two predictors the first is the size, the last is the data.
+        data = place == len(origin) - 1
+        total += bend**2 * (1 + twist * size if data else lean**2) * smooth + step**2 * (1 if data else lean**2) * near
+        size = smooth
     return total

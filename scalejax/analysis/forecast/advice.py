@@ -1,0 +1,651 @@
+"""More data, or a bigger model, and what will it buy: what the rows of a sweep say about what was not trained.
+
+Everything is read from one posterior of the loss over size and data (`extrapolate.py`): draws of it, taken together at
+all points that a question compares, answer what a fall, a target, a budget or a next trial comes to.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from scalejax.analysis.forecast.extrapolate import LEAST_POINTS, extrapolate, measured, posterior
+from scalejax.analysis.forecast.posterior import Posterior
+from scalejax.text import Shown, number_of, short
+
+Floats = npt.NDArray[np.float64]
+
+DRAWS = 2000
+FACTORS = (2.0, 10.0)  # of data and of parameters that are always asked about
+WORTH = 0.05  # tenfold data or parameters that take away less than this share of the loss do not help
+SURE = 0.8  # probability that a verdict asks for
+MUCH_MORE = 2.0  # data win over size, or size over data, where the fall is so many times as large
+CLEAR = 2.0  # standard errors by which a model is clearly better than another
+FARTHEST = 1e4  # times what was measured: no target is looked for beyond
+GRID = 25  # points of the grids along which targets and budgets are looked for
+DATA, SIZE, BOTH, NEITHER, UNSURE = "more data", "a bigger model", "both", "neither", "cannot tell"
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One thing that is said about the sweep.
+
+    Attributes:
+        name: what it is about, such as "10x data".
+        sentence: in words.
+        value: the number, NaN where there is none.
+        low: lower end of its interval.
+        high: upper end.
+        facts: further numbers by name.
+    """
+
+    name: str
+    sentence: str
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What advice is made from.
+
+    Attributes:
+        rows: one row a run: model (its name), family, params (NaN: no fixed number), data, loss, flops, seed.
+        data: what the data are counted in: "examples" or "tokens".
+        noun: what the loss is called: "error", "RMSE", "loss".
+        trends: one row a model, as `trends` returns; empty where there are no curves.
+        most_data: the most that the data set has; infinite where more can be had.
+    """
+
+    rows: pd.DataFrame
+    data: str
+    noun: str
+    trends: pd.DataFrame
+    most_data: float = math.inf
+
+    @property
+    def family(self) -> str:
+        """The family that the question is about: of those with parameters the one of the lowest mean loss anywhere."""
+        sized = self.rows[self.rows["params"].notna()]
+        if sized.empty:
+            raise ValueError("No model has a number of parameters: advice about their size needs the column params.")
+        return str(sized.groupby(["family", "params", "data"])["loss"].mean().idxmin()[0])
+
+    @property
+    def own(self) -> pd.DataFrame:
+        """The rows of that family."""
+        rows = self.rows
+        return rows[(rows["family"] == self.family) & rows["params"].notna()]
+
+
+@dataclass(frozen=True, repr=False)
+class Advice(Shown):
+    """What a sweep says about data and size that were not trained; it shows itself as `scalejax advise` prints it.
+
+    Attributes:
+        verdict: "more data", "a bigger model", "both", "neither" or "cannot tell": which of ten times the data and
+            ten times the parameters help.
+        statements: all that is said, the answer first.
+        trials: the next trials that would narrow the answer most: params, data, flops, and the share of the variance of
+            the forecasts that each takes away, one after the other.
+        bands: forecasts for the picture: model, params, data, value, low, high.
+        level: probability of the intervals.
+        columns: what the data and the loss are called.
+    """
+
+    verdict: str
+    statements: tuple[Statement, ...]
+    trials: pd.DataFrame
+    bands: pd.DataFrame
+    level: float
+    columns: Mapping[str, str]
+
+    def __getitem__(self, name: str) -> Statement:
+        """Return the statement of a name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for statement in self.statements:
+            if statement.name == name:
+                return statement
+        raise KeyError(f"{name!r}: the statements are {', '.join(s.name for s in self.statements)}")
+
+    def __str__(self) -> str:
+        return "\n".join(statement.sentence for statement in self.statements)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All of it as plain data, as `scalejax advise --json` prints it."""
+        return {
+            "verdict": self.verdict,
+            "level": self.level,
+            "columns": dict(self.columns),
+            "statements": [
+                {"name": s.name, "sentence": s.sentence, "value": _plain(s.value), "low": _plain(s.low),
+                 "high": _plain(s.high), **s.facts}
+                for s in self.statements
+            ],
+            "trials": [{key: _plain(value) for key, value in row.items()} for row in self.trials.to_dict("records")],
+            "bands": [{key: _plain(value) for key, value in row.items()} for row in self.bands.to_dict("records")],
+        }  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@dataclass(frozen=True)
+class Corner:
+    """The largest model on the most data that it was trained on, and what is known around it.
+
+    Attributes:
+        params: its parameters.
+        data: what it was trained on.
+        flops: of its training.
+        powers: FLOPs grow as params^a data^b, (2,).
+        sizes: whether several sizes were measured, so that size is a predictor.
+        largest: of the rows, the logarithms that positions are relative to, (predictors, 1).
+        posterior: of the loss.
+        level: probability of the intervals.
+        seed: of the draws.
+    """
+
+    params: float
+    data: float
+    flops: float
+    powers: tuple[float, float]
+    sizes: bool
+    largest: Floats
+    posterior: Posterior
+    offset: float
+    level: float
+    seed: int
+
+    def positions(self, params: npt.ArrayLike, data: npt.ArrayLike) -> Floats:
+        """Return positions (predictors, points) of times as many parameters and times as much data, (points,)."""
+        factors = np.broadcast_arrays(np.asarray(params, float), np.asarray(data, float))
+        logs = np.log(np.stack([factors[0] * self.params, factors[1] * self.data]))
+        return logs[-len(self.largest) :] - self.largest
+
+    def draws(self, params: npt.ArrayLike, data: npt.ArrayLike) -> Floats:
+        """Draw the mean loss of runs at some points together, (DRAWS, points)."""
+        logs = self.posterior.sample(self.positions(params, data), count=DRAWS, seed=self.seed)
+        return np.maximum(np.exp(logs) - self.offset, 0.0)
+
+    def forecast(self, params: npt.ArrayLike, data: npt.ArrayLike) -> Floats:
+        """Return median, low and high of one new run at some points, (3, points)."""
+        levels = (0.5, (1 - self.level) / 2, (1 + self.level) / 2)
+        logs = self.posterior.forecast(self.positions(params, data)).quantiles(levels)
+        return np.maximum(np.exp(logs) - self.offset, 0.0)
+
+    def cost(self, params: npt.ArrayLike, data: npt.ArrayLike) -> Floats:
+        """Return the FLOPs of training at some points."""
+        a, b = self.powers
+        return self.flops * np.asarray(params, float) ** a * np.asarray(data, float) ** b
+
+    def interval(self, draws: Floats) -> Floats:
+        """Return median, low and high of draws (DRAWS, ...)."""
+        return np.quantile(draws, (0.5, (1 - self.level) / 2, (1 + self.level) / 2), axis=0)
+
+
+def advise_rows(
+    observed: Observed, *, target: float | None = None, compute: float = 10.0, level: float = 0.9, seed: int = 0
+) -> Advice:
+    """Say what more data and a bigger model would bring, and which trials would tell more.
+
+    Args:
+        observed: the rows.
+        target: a loss that is asked for.
+        compute: a budget, in times of that of the largest model on the most data.
+        level: probability of the intervals.
+        seed: of the draws.
+
+    Raises:
+        ValueError: too few rows, a target that is not positive, a budget that is not above zero.
+    """
+    if target is not None and not target > 0:
+        raise ValueError(f"target is {target:g}: give a loss above zero.")
+    if not (compute > 0 and math.isfinite(compute)):
+        raise ValueError(f"compute is {compute:g}: give how many times the largest trial's, such as 10.")
+    corner = corner_of(observed, level=level, seed=seed)
+    falls = _falls(corner)
+    verdict = _verdict(falls, sizes=corner.sizes)
+    trials = next_trials(corner, observed)
+    statements = [
+        _answer(verdict, falls, corner, observed, trials),
+        _now(corner, observed),
+        *_scaled(corner, observed),
+        *_odds(falls, corner, observed),
+        *flattened(observed),
+        *overtaking(observed, corner),
+        *(_target(target, corner, observed) if target is not None else ()),
+        *_allocation(compute, corner, observed),
+        *back_test(observed, level=level, seed=seed),
+        *_next(trials, observed),
+    ]
+    columns = {"data": observed.data, "loss": observed.noun}
+    return Advice(verdict, tuple(statements), trials, bands_of(observed, corner), level, columns)
+
+
+def corner_of(observed: Observed, *, level: float, seed: int) -> Corner:
+    """Return what is known around the largest model on the most data."""
+    own = observed.own
+    sizes = own["params"].nunique() > 1
+    names = ("params", "data") if sizes else ("data",)
+    predictors = {name: own[name].to_numpy(float) for name in names}
+    rows = measured(predictors, own["loss"].to_numpy(float))
+    # The largest by what its training takes; where all took the same, the one with most parameters.
+    place = own.assign(scale=own["params"] * own["data"]).sort_values(["scale", "params"]).iloc[-1]
+    return Corner(
+        params=float(place["params"]),
+        data=float(place["data"]),
+        flops=float(place["flops"]),
+        powers=_powers(own),
+        sizes=sizes,
+        largest=rows.largest,
+        posterior=posterior(rows, seed=seed),
+        offset=rows.offset,
+        level=level,
+        seed=seed,
+    )
+
+
+def _powers(own: pd.DataFrame) -> tuple[float, float]:
+    """Return how the FLOPs of training grow with parameters and data: as power laws, by least squares."""
+    columns = [np.log(own[name].to_numpy(float)) for name in ("params", "data")]
+    design = np.stack([*columns, np.ones(len(own))], axis=1)
+    powers = np.linalg.lstsq(design, np.log(own["flops"].to_numpy(float)), rcond=None)[0][:2]
+    # What does not vary tells nothing of its power: training costs what 6 N D says.
+    a, b = (float(power) if np.ptp(column) > 0 else 1.0 for power, column in zip(powers, columns, strict=True))
+    return max(a, 0.0), max(b, 0.0)
+
+
+def _falls(corner: Corner) -> dict[str, Floats]:
+    """Draw the shares of the loss that ten times the data, the parameters, and both take away, (DRAWS,) each."""
+    times = 10.0
+    draws = (
+        corner.draws([1, 1, times, times], [1, times, 1, times]) if corner.sizes else corner.draws([1, 1], [1, times])
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = np.nan_to_num(1 - draws / draws[:, :1])
+    names = (DATA, SIZE, BOTH) if corner.sizes else (DATA,)
+    return {name: shares[:, place + 1] for place, name in enumerate(names)}
+
+
+def _verdict(falls: Mapping[str, Floats], *, sizes: bool) -> str:
+    """Return which of ten times the data and ten times the parameters help."""
+
+    def sure(condition: npt.NDArray[np.bool_]) -> bool:
+        return float(condition.mean()) >= SURE
+
+    data = falls[DATA]
+    if not sizes:
+        return DATA if sure(data > WORTH) else NEITHER if sure(data < WORTH) else UNSURE
+    size = falls[SIZE]
+    helps = sure(data > WORTH), sure(size > WORTH)
+    # Where both help, one of them wins only if it helps much more; else it has to help, and more than the other.
+    more = MUCH_MORE if all(helps) else 1.0
+    if helps[0] and sure(data > more * size):
+        return DATA
+    if helps[1] and sure(size > more * data):
+        return SIZE
+    if all(helps):
+        return BOTH
+    return NEITHER if sure(data < WORTH) and sure(size < WORTH) else UNSURE
+
+
+def _answer(
+    verdict: str, falls: Mapping[str, Floats], corner: Corner, observed: Observed, trials: pd.DataFrame
+) -> Statement:
+    cuts = {name: corner.interval(100 * share) for name, share in falls.items()}
+
+    def cut(name: str) -> str:
+        middle, low, high = cuts[name]
+        return f"{middle:.0f} % ({100 * corner.level:.0f} % interval {low:.0f} to {high:.0f} %)"
+
+    data = f"ten times the {observed.data} would cut the {observed.noun} by {cut(DATA)}"
+    size = f"ten times the parameters by {cut(SIZE)}" if corner.sizes else "one size was measured"
+    words = {
+        DATA: f"More data: {data}; {size}.",
+        SIZE: f"A bigger model: {size.replace(' by ', f' would cut the {observed.noun} by ', 1)}; {data}.",
+        BOTH: f"Both help: {data}, {size}.",
+        NEITHER: f"Neither more data nor a bigger model helps much: {data}, {size}.",
+        UNSURE: f"These results cannot tell whether data or size helps: {data}, {size}.",
+    }
+    if not corner.sizes:
+        words[NEITHER] = f"More data do not help much: {data}; {size}, so nothing is known about a bigger model."
+        words[DATA] = f"More data: {data}; {size}, so nothing is known about a bigger model."
+        words[UNSURE] = f"These results cannot tell whether more data help: {data}; {size}."
+    sentence = words[verdict]
+    if verdict == UNSURE and len(trials):
+        sentence += " The trials named last would tell most."
+    return Statement("answer", sentence, facts={"verdict": verdict})
+
+
+def _now(corner: Corner, observed: Observed) -> Statement:
+    here = observed.own.query("params == @corner.params and data == @corner.data")["loss"]
+    mean, low, high = float(here.mean()), float(here.min()), float(here.max())
+    runs = f"mean of {number_of(len(here), 'run')}" if len(here) > 1 else "one run"
+    sentence = (
+        f"Now: the largest model, {corner.params:,.0f} parameters, on {corner.data:,.0f} {observed.data} has "
+        f"{observed.noun} {short(mean, 3)} ({runs})."
+    )
+    return Statement("now", sentence, mean, low, high, {"params": corner.params, "data": corner.data})
+
+
+def _scaled(corner: Corner, observed: Observed) -> list[Statement]:
+    """Say what two and ten times the data, the parameters, and both would bring."""
+    asked = [(f"{factor:g}x data", 1.0, factor) for factor in FACTORS]
+    if corner.sizes:
+        asked += [(f"{factor:g}x parameters", factor, 1.0) for factor in FACTORS]
+        asked += [(f"{factor:g}x both", factor, factor) for factor in FACTORS]
+    found = corner.forecast([params for _, params, _ in asked], [data for _, _, data in asked])
+    statements = []
+    for (name, params, data), (value, low, high) in zip(asked, found.T.tolist(), strict=True):
+        interval = f"{100 * corner.level:.0f} % interval of one run {short(low)} to {short(high)}"
+        beyond = "" if data * corner.data <= observed.most_data else f"; the data set has {observed.most_data:,.0f}"
+        sentence = f"{name}: {observed.noun} {short(value)} ({interval}){beyond}."
+        statements.append(Statement(name, sentence, value, low, high, {"params": params, "data": data}))
+    return statements
+
+
+def _odds(falls: Mapping[str, Floats], corner: Corner, observed: Observed) -> list[Statement]:
+    if not corner.sizes:
+        return []
+    chance = float((falls[DATA] > falls[SIZE]).mean())
+    sentence = f"Ten times the {observed.data} beats ten times the parameters with probability {chance:.2f}."
+    return [Statement("data beats size", sentence, chance)]
+
+
+def flattened(observed: Observed) -> list[Statement]:
+    """Say which learning curves have flattened, and from which size on."""
+    statements = []
+    for trend in observed.trends.to_dict("records"):
+        if trend["verdict"] != "flattened":
+            continue
+        curve = observed.rows[observed.rows["model"] == trend["model"]].groupby("data")["loss"].mean()
+        last = float(curve.iloc[-1])
+        steep = curve[(curve / last - 1).abs() > WORTH]
+        since = curve.index[len(curve) - 1] if steep.empty else curve.index[curve.index > steep.index[-1]][0]
+        since = curve.index[0] if steep.empty else since
+        fall, low, high = (100 * trend[name] for name in ("fall", "fall_low", "fall_high"))
+        sentence = (
+            f"{trend['model']} has flattened: {observed.noun} {short(float(curve.loc[since]), 3)} at {since:,.0f} "
+            f"{observed.data} and {short(last, 3)} at {curve.index[-1]:,.0f}; ten times more would cut it by "
+            f"{fall:.0f} % ({low:.0f} to {high:.0f} %)."
+        )
+        facts = {"model": trend["model"], "since": float(since)}
+        statements.append(Statement(f"flattened: {trend['model']}", sentence, fall / 100, low / 100, high / 100, facts))
+    return statements
+
+
+def overtaking(observed: Observed, corner: Corner) -> list[Statement]:
+    """Say from how much data on the largest model is better than each of the others, measured or forecast."""
+    curves = {str(name): part.groupby("data")["loss"] for name, part in observed.rows.groupby("model", sort=False)}
+    own = observed.own
+    largest = str(own.loc[own["params"] == corner.params, "model"].iloc[0])
+    statements = []
+    for name, curve in curves.items():
+        if name == largest:
+            continue
+        large, other = (part.agg(["mean", "sem"]).fillna(0.0) for part in (curves[largest], curve))
+        both = large.join(other, how="inner", lsuffix="_large", rsuffix="_other")
+        if len(both) < 2:
+            continue
+        spread = np.hypot(both["sem_large"], both["sem_other"])
+        better = both["mean_large"] < both["mean_other"] - CLEAR * spread
+        label, sizes = f"{largest} overtakes {name}", both.index.to_numpy(float)
+        doubtful = sizes[~better.to_numpy()]
+        if not len(doubtful):
+            sentence = (
+                f"{largest} is better than {name} at all sizes measured, from {sizes[0]:,.0f} {observed.data} on."
+            )
+            statements.append(Statement(label, sentence, float(sizes[0])))
+        elif doubtful[-1] < sizes[-1]:
+            after = float(sizes[sizes > doubtful[-1]][0])
+            where = f"from {after:,.0f} {observed.data} on, not yet at {doubtful[-1]:,.0f}"
+            sentence = f"{largest} is clearly better than {name} {where}."
+            statements.append(Statement(label, sentence, after, float(doubtful[-1]), after))
+        else:
+            statements += _forecast_crossing(label, largest, name, observed, corner)
+    return statements
+
+
+def _forecast_crossing(label: str, largest: str, other: str, observed: Observed, corner: Corner) -> list[Statement]:
+    """Say where a curve that is still above another one would cross it; each is forecast by its own rows."""
+    factors = np.geomspace(1, 100, GRID)
+    draws = []
+    for number, name in enumerate((largest, other)):
+        rows = observed.rows[observed.rows["model"] == name]
+        if rows["data"].nunique() < LEAST_POINTS:
+            return []
+        found = measured({"data": rows["data"].to_numpy(float)}, rows["loss"].to_numpy(float))
+        logs = np.log(factors * corner.data)[None] - found.largest
+        paths = posterior(found, seed=corner.seed).sample(logs, count=DRAWS, seed=corner.seed + number)
+        draws.append(np.exp(paths) - found.offset)
+    crossed = draws[0] < draws[1]
+    chance = float(crossed.any(axis=1).mean())
+    if chance < 1 - SURE:
+        sentence = (
+            f"{largest} does not overtake {other} within 100 times the {observed.data} (probability {chance:.2f})."
+        )
+        return [Statement(label, sentence, facts={"probability": chance})]
+    first = corner.data * factors[crossed[crossed.any(axis=1)].argmax(axis=1)]
+    at, low, high = corner.interval(first)
+    sentence = (
+        f"{largest} overtakes {other} within 100 times the {observed.data} with probability {chance:.2f}, then near "
+        f"{at:,.0f} ({low:,.0f} to {high:,.0f})."
+    )
+    return [Statement(label, sentence, float(at), float(low), float(high), {"probability": chance})]
+
+
+def _target(target: float, corner: Corner, observed: Observed) -> list[Statement]:
+    """Say what a target takes of data alone, of parameters alone, and of compute spent on both at best."""
+    factors = np.concatenate([[1.0], np.geomspace(1, FARTHEST, 4 * GRID)[1:]])
+    ones = np.ones(len(factors))
+    along = {observed.data: (ones, factors)} | ({"parameters": (factors, ones)} if corner.sizes else {})
+    statements = []
+    for name, (params, data) in along.items():
+        reached = corner.draws(params, data) <= target
+        start = corner.data if name == observed.data else corner.params
+        statements.append(_reached(f"target by {name}", reached, start * factors, name, target, observed, corner))
+    if _both_cost(corner):
+        grid = np.geomspace(1, FARTHEST, GRID // 2)
+        params, data = (axis.ravel() for axis in np.meshgrid(grid, grid))
+        costs = corner.cost(params, data)
+        order = np.argsort(costs, kind="stable")
+        reached = corner.draws(params, data)[:, order] <= target
+        statements.append(_reached("target by FLOPs", reached, costs[order], "FLOPs", target, observed, corner))
+    return statements
+
+
+def _reached(
+    label: str, reached: npt.NDArray[np.bool_], amounts: Floats, noun: str, target: float, observed: Observed,
+    corner: Corner,
+) -> Statement:  # fmt: skip
+    """Say how much of something a target takes, given which draws reach it at which amounts (ascending)."""
+    chance = float(reached.any(axis=1).mean())
+    asked = f"{observed.noun} {short(target)}"
+    if chance < 0.5:
+        low, middle, high = _limit(corner, size=noun == "parameters", both=noun == "FLOPs")
+        limit = f"the law's limit is {short(middle)} ({short(low)} to {short(high)})"
+        alone = "by any compute" if noun == "FLOPs" else f"by {noun} alone"
+        sentence = f"{asked} is not reachable {alone} (probability {chance:.2f}): {limit}."
+        return Statement(label, sentence, facts={"probability": chance, "irreducible": [low, middle, high]})
+    # Draws that never reach it need more than was looked at.
+    needed = np.where(reached.any(axis=1), amounts[reached.argmax(axis=1)], np.inf)
+    at, low, high = np.quantile(needed, (0.5, (1 - corner.level) / 2, (1 + corner.level) / 2), method="lower").tolist()
+    upper = f"{high:.3g}" if math.isfinite(high) else "more than can be forecast"
+    sentence = f"{asked} takes {at:.3g} {noun} ({100 * corner.level:.0f} % interval {low:.3g} to {upper})."
+    return Statement(label, sentence, at, low, high, {"probability": chance})
+
+
+def _limit(corner: Corner, *, size: bool, both: bool) -> tuple[float, float, float]:
+    """Return low, median and high of the loss that the laws fall to with endless data, parameters, or both."""
+    endless = 1e30
+    params, data = (endless if size or both else 1.0), (1.0 if size else endless)
+    mixture = corner.posterior
+    here, there = (mixture.laws.at(corner.positions([p], [d]))[mixture.law, 0] for p, d in ((1, 1), (params, data)))
+    start = np.log(np.maximum(corner.forecast([1.0], [1.0])[0, 0] + corner.offset, 1e-300))
+    order = np.argsort(values := np.exp(start + there - here) - corner.offset)
+    share = np.cumsum(mixture.weights[order])
+    tails = ((1 - corner.level) / 2, 0.5, (1 + corner.level) / 2)
+    low, middle, high = (float(values[order][min(np.searchsorted(share, tail), len(order) - 1)]) for tail in tails)
+    return max(low, 0.0), max(middle, 0.0), max(high, 0.0)
+
+
+def _both_cost(corner: Corner) -> bool:
+    """Whether parameters and data both cost compute, so that there is something to share; fixed steps see no more."""
+    return corner.sizes and min(corner.powers) > 0.1
+
+
+def _allocation(compute: float, corner: Corner, observed: Observed) -> list[Statement]:
+    """Say how a budget of so many times the largest trial's FLOPs is best shared between parameters and data."""
+    if not _both_cost(corner):
+        return []
+    a, b = corner.powers
+    shares = np.linspace(-0.5, 1.5, 4 * GRID + 1)
+    params, data = compute ** (shares / a), compute ** ((1 - shares) / b)
+    draws = corner.draws(params, data)
+    best = draws.argmin(axis=1)
+    sizes, amounts = corner.params * params[best], corner.data * data[best]
+    (n, n_low, n_high), (d, d_low, d_high) = corner.interval(sizes), corner.interval(amounts)
+    middle = int(np.median(best))
+    value, low, high = corner.forecast(params[middle : middle + 1], data[middle : middle + 1])[:, 0].tolist()
+    sentence = (
+        f"With {compute:g} times the FLOPs of that trial, best is a model of {n:,.0f} parameters ({n_low:,.0f} to "
+        f"{n_high:,.0f}) on {d:,.0f} {observed.data} ({d_low:,.0f} to {d_high:,.0f}): {observed.noun} {short(value)} "
+        f"({short(low)} to {short(high)})."
+    )
+    facts = {
+        "flops": compute * corner.flops, "params": [n_low, n, n_high], "data": [d_low, d, d_high]
+    }  # fmt: skip
+    return [Statement("compute-optimal", sentence, value, low, high, facts)]
+
+
+def back_test(observed: Observed, *, level: float, seed: int) -> list[Statement]:
+    """Forecast the largest scale from the others: the error, and whether the intervals held."""
+    statements = []
+    misses, held = [], []
+    for _, curve in observed.rows.groupby(["model", "seed"], sort=False, dropna=False):
+        hidden = curve["data"] == curve["data"].max()
+        seen = curve[~hidden]
+        if seen["data"].nunique() < LEAST_POINTS or not (curve["loss"] > 0).all():
+            continue
+        found = extrapolate(
+            {"data": seen["data"]}, seen["loss"], {"data": curve.loc[hidden, "data"]}, level=level, seed=seed
+        )
+        truth = curve.loc[hidden, "loss"].to_numpy(float)
+        misses += np.abs(np.log(found.value / truth)).tolist()
+        held += ((truth >= found.low) & (truth <= found.high)).tolist()
+    if held:
+        where = f"the most {observed.data} of each curve and seed"
+        statements.append(_tested("back-test: data", where, misses, held, level))
+    own = observed.own
+    hidden = own["params"] == own["params"].max()
+    seen = own[~hidden]
+    if seen["params"].nunique() >= 3 and len(seen.drop_duplicates(["params", "data"])) >= LEAST_POINTS:
+        names = ("params", "data")
+        found = extrapolate(
+            {name: seen[name] for name in names}, seen["loss"], {name: own.loc[hidden, name] for name in names},
+            level=level, seed=seed,
+        )  # fmt: skip
+        truth = own.loc[hidden, "loss"].to_numpy(float)
+        good = truth > 0
+        misses = np.abs(np.log(found.value[good] / truth[good])).tolist()
+        held = ((truth >= found.low) & (truth <= found.high)).tolist()
+        statements.append(_tested("back-test: size", "the largest model", misses, held, level))
+    return statements
+
+
+def _tested(name: str, hidden: str, misses: Sequence[float], held: Sequence[bool], level: float) -> Statement:
+    miss, share = float(np.median(misses)), float(np.mean(held))
+    runs = number_of(len(held), "run")
+    sentence = (
+        f"Back-test: hiding {hidden} and forecasting it from the rest misses by {100 * (math.exp(miss) - 1):.0f} % in the "
+        f"median; {sum(held)} of {runs} lie in their {100 * level:.0f} % interval."
+    )
+    return Statement(name, sentence, miss, facts={"held": share, "runs": len(held)})
+
+
+CANDIDATES = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the largest model's parameters, and its data
+TRIALS = 3  # that are suggested
+OVERHEAD = 0.05  # of the largest trial's FLOPs: a trial costs that even where it trains nothing
+
+
+def next_trials(corner: Corner, observed: Observed) -> pd.DataFrame:
+    """Return the trials that narrow the forecasts of ten times the data and the parameters most for their FLOPs.
+
+    The draws of log loss at candidates and at what is asked for have a covariance; a trial at a candidate shrinks the
+    variance of what is asked for as an observation of a normal variable with a run's noise does (MacKay 1992). The
+    trials are chosen one after the other, each by the variance that it takes away over its FLOPs.
+    """
+    sizes = CANDIDATES if corner.sizes else (1.0,)
+    grid = [(p, d) for p in sizes for d in CANDIDATES if d * corner.data <= observed.most_data]
+    if not corner.sizes:
+        grid += [(0.25, 1.0), (4.0, 1.0)]  # another size, without which nothing is known of size
+    asked = [(1.0, 10.0), (10.0, 1.0)] if corner.sizes else [(1.0, 10.0)]
+    points = np.array([*grid, *asked])
+    predicted = [place for place, (p, _) in enumerate(grid) if corner.sizes or p == 1]
+    draws = corner.posterior.sample(corner.positions(*points.T), count=DRAWS, seed=corner.seed)
+    cov = np.cov(draws, rowvar=False)
+    targets = np.arange(len(grid), len(points))
+    posterior = corner.posterior
+    noise = float(posterior.weights @ posterior.drift.noises[posterior.combination] ** 2)
+    costs = corner.cost(*points[: len(grid)].T)
+    records, whole = [], float(np.trace(cov[np.ix_(targets, targets)]))
+    if not corner.sizes:
+        place = len(grid) - 1
+        records.append(
+            {"params": 4 * corner.params, "data": corner.data, "flops": float(costs[place]), "narrows": math.nan}
+        )
+    while len(records) < TRIALS:
+        shrink = (cov[np.ix_(predicted, targets)] ** 2).sum(axis=1) / (np.diag(cov)[predicted] + noise)
+        best = predicted[int(np.argmax(shrink / (costs[predicted] + OVERHEAD * corner.flops)))]
+        gain = float((cov[best, targets] ** 2).sum() / (cov[best, best] + noise))
+        records.append(
+            {
+                "params": float(points[best, 0] * corner.params),
+                "data": float(points[best, 1] * corner.data),
+                "flops": float(costs[best]),
+                "narrows": gain / whole if whole > 0 else 0.0,
+            }
+        )
+        cov = cov - np.outer(cov[:, best], cov[best]) / (cov[best, best] + noise)
+    return pd.DataFrame(records)
+
+
+def _next(trials: pd.DataFrame, observed: Observed) -> list[Statement]:
+    if trials.empty:
+        return []
+    named = "; ".join(
+        f"{row['params']:,.0f} parameters on {row['data']:,.0f} {observed.data}" for row in trials.to_dict("records")
+    )
+    share = float(np.nansum(trials["narrows"]))
+    sentence = (
+        f"Next: {named}: of all trials of their cost these narrow the answer most, by {100 * share:.0f} % of its "
+        f"variance."
+    )
+    return [Statement("next trials", sentence, share)]
+
+
+def bands_of(observed: Observed, corner: Corner) -> pd.DataFrame:
+    """Return the forecast of each curve to a hundred times its data, for the picture."""
+    records = []
+    for name, rows in observed.rows.groupby("model", sort=False):
+        if rows["data"].nunique() < LEAST_POINTS:
+            continue
+        most = float(rows["data"].max())
+        data = np.geomspace(most, 100 * most, GRID)
+        found = extrapolate({"data": rows["data"]}, rows["loss"], {"data": data}, level=corner.level, seed=corner.seed)
+        for values in zip(data, found.value, found.low, found.high, strict=True):
+            record = dict(zip(("data", "value", "low", "high"), map(float, values), strict=True))
+            records.append({"model": name, "params": float(rows["params"].iloc[0]), **record})
+    return pd.DataFrame(records, columns=["model", "params", "data", "value", "low", "high"])

@@ -1,0 +1,115 @@
+"""What advice is made from: the tuned rows of a run, or any table of sizes, data and losses."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from scalejax.analysis.curves.curves import learning_curves, model_labels, trends
+from scalejax.analysis.curves.tuning import cells_of, headline, knob_columns, model_key, tuned
+from scalejax.analysis.forecast.advice import Observed
+from scalejax.text import listing
+
+FLOPS_PER_PARAMETER_AND_TOKEN = 6  # Kaplan et al. 2020
+DATA_NAMES = ("tokens", "examples", "train_examples")  # of a table, in this order
+
+
+def observed_of_run(rows: pd.DataFrame, *, most_data: float) -> Observed:
+    """Return the tuned trials of a run, by the headline metric on the test set.
+
+    Args:
+        rows: the trial table.
+        most_data: the most examples that a trial can have; infinite where the source makes more.
+
+    Raises:
+        ValueError: no trial counts.
+    """
+    best = tuned(rows)
+    column, called = headline(rows)
+    knobs = knob_columns(rows)
+    cells = cells_of(rows)
+    labels = dict(zip((cell.model for cell in cells), model_labels(cells), strict=True))
+    names = [labels[model_key(row, knobs)] for row in best.to_dict("records")]
+    params = best["params"].astype("float64")
+    table = pd.DataFrame(
+        {
+            "model": names,
+            "family": best["family"].astype(str),
+            "params": params.where(params > 0),
+            "data": best["train_examples"].astype("float64"),
+            "loss": best[column].astype("float64"),
+            "flops": best["flops"].astype("float64"),
+            "seed": best["seed"],
+        }
+    )
+    noun = called.removeprefix("test_").replace("_", " ")
+    return Observed(table, "examples", noun, trends(learning_curves(rows)), most_data)
+
+
+def observed_of_table(table: pd.DataFrame, *, columns: Mapping[str, str]) -> Observed:
+    """Return the rows of any table with a size, an amount of data and a loss.
+
+    Args:
+        table: one row a run; further columns that are read where they are there: family, flops, seed.
+        columns: "params", "tokens" or "examples", and "loss" -> the column, where it is called otherwise.
+
+    Raises:
+        ValueError: a column is missing or is no column of numbers, or a row holds what no run has.
+    """
+    known = {"params", "loss", "flops", "family", "seed", *DATA_NAMES}
+    if unknown := sorted(columns.keys() - known):
+        raise ValueError(f"advise has no {listing(unknown)}: its columns are {listing(sorted(known))}.")
+    there = listing(list(map(str, table.columns))) if len(table.columns) else "none"
+    data = next((name for name in DATA_NAMES if name in columns or name in table.columns), None)
+    if data is None:
+        raise ValueError(
+            f"There is no column of data: name one with --columns, such as tokens=COLUMN ({listing(list(map(str, table.columns)))} are there)."
+        )
+
+    def numbers(name: str) -> np.ndarray:
+        column = columns.get(name, name)
+        if column not in table.columns:
+            raise ValueError(
+                f"There is no column {column!r} for {name}: the table has {listing(list(map(str, table.columns)))}."
+            )
+        try:
+            return table[column].to_numpy(dtype="float64", na_value=np.nan)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"The column {column!r} has values that are not numbers; {name} needs numbers.") from error
+
+    params, amounts, loss = numbers("params"), numbers(data), numbers("loss")
+    has_flops = columns.get("flops", "flops") in table.columns
+    flops = numbers("flops") if has_flops else FLOPS_PER_PARAMETER_AND_TOKEN * params * amounts
+    family = columns.get("family", "family")
+    seed = columns.get("seed", "seed")
+    names = table[family].astype(str).to_numpy() if family in table.columns else np.full(len(table), "model")
+    rows = pd.DataFrame(
+        {
+            "model": [f"{name} {value:,.0f}" for name, value in zip(names, params, strict=True)],
+            "family": names,
+            "params": params,
+            "data": amounts,
+            "loss": loss,
+            "flops": flops,
+            "seed": table[seed].to_numpy() if seed in table.columns else np.zeros(len(table)),
+        }
+    )
+    rows = rows[np.isfinite(rows["loss"])].reset_index(drop=True)
+    for name in ("params", "data", "flops"):
+        bad = ~(np.isfinite(rows[name]) & (rows[name] > 0))
+        if bad.any():
+            row = int(np.argmax(bad.to_numpy()))
+            raise ValueError(f"{name} of row {row} is {rows[name].iloc[row]:g}: it must be positive and finite.")
+    if rows.empty:
+        raise ValueError("No row has a finite loss: there is nothing to advise from.")
+    return Observed(rows, "tokens" if data == "tokens" else "examples", "loss", _trends(rows))
+
+
+def _trends(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return what each size's curve does, where it has one."""
+    groups = rows.groupby(["model", "data"], sort=True)["loss"]
+    curves = groups.agg(value="mean", standard_error="sem", seeds="count").reset_index()
+    curves = curves.rename(columns={"data": "train_examples"})
+    params = rows.groupby("model")["params"].first()
+    curves["params"], curves["metric"] = curves["model"].map(params), "loss"
+    return trends(curves)
