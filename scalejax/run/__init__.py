@@ -1,6 +1,6 @@
 """A run: a sweep carried out in a directory."""
 
-from scalejax.run.advise import advise
+from scalejax.run.advice import advise
 from scalejax.run.fits import Fits, fit_source
 from scalejax.run.run import Run, agreed, carry_out, plan, planned, run_sweep
 
