@@ -2,10 +2,12 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
-# Before anything imports JAX: the tests' programs and data go to a folder of their own.
-os.environ["SCALEJAX_CACHE"] = os.environ.get("SCALEJAX_TEST_CACHE") or tempfile.mkdtemp(prefix="scalejax-tests-")
+# Before anything imports JAX: the tests' programs and data go to a folder of their own, one for all processes.
+os.environ.setdefault("SCALEJAX_TEST_CACHE", tempfile.mkdtemp(prefix="scalejax-tests-"))
+os.environ["SCALEJAX_CACHE"] = os.environ["SCALEJAX_TEST_CACHE"]
 
 import jax
 import numpy as np
@@ -24,6 +26,35 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import LoadFileScheduling  # the hook is called only where it is installed
 
     return LoadFileScheduling(config, log)
+
+
+QUICK = {"xla_cpu_use_fusion_emitters": False}  # and without most optimisations: a quarter of the time
+OPTIMISED = os.environ.get("SCALEJAX_TEST_OPTIMISED", "") not in ("", "0")  # compile everything as it is in use
+
+
+@pytest.fixture(scope="module")
+def compile_quickly() -> Iterator[None]:
+    """Spare the compiler its optimisations, in a file that waits for little else and does not ask what they do.
+
+    What compares bits, or reads a compiled program, does without this fixture.
+    """
+    if OPTIMISED:
+        yield
+        return
+    from engine_helpers import ready
+
+    usual, compile_it = jax.config.read("jax_disable_most_optimizations"), jax.stages.Lowered.compile
+
+    def quickly(lowered: jax.stages.Lowered, compiler_options: dict[str, Any] | None = None) -> jax.stages.Compiled:
+        return compile_it(lowered, {**QUICK, **(compiler_options or {})})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax.stages.Lowered, "compile", quickly)
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+    jax.config.update("jax_disable_most_optimizations", usual)
+    ready.cache_clear()  # another file wants its programs as they are in use
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,7 @@ from scalejax.spec.file import load_sweep, sweep_to_toml
 from scalejax.train.step import Cursor, batch_indices
 from scalejax.train.task import TASKS, Classification, Regression, task_of
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 DIGITS = sx.DataSpec(source="digits", train_examples=(20, 100), validation_examples=100, test_examples=200)
 SWEEP = """
 name = "both"

@@ -20,6 +20,7 @@ from scalejax.train.lanes import abstract_lane
 from scalejax.train.padding import initial_weights
 from scalejax.train.step import Examples, learning_rate, start, train_step
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 OTHERS = {
     "adamw": {"b1": 0.8, "b2": 0.95, "eps": 1e-3},
     "momentum": {"momentum": 0.5},

@@ -46,19 +46,13 @@ from scalejax.train.padding import initial_weights
 from scalejax.train.step import Cursor, Examples, start, train, train_step
 
 # Deprecated by Flax, and what modules are full of.
-pytestmark = pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning"),
+    pytest.mark.usefixtures("compile_quickly"),
+]
 STEPS = 10
 FLAGS = {own_modules.Train: ("train", True), own_modules.Training: ("training", True)}
 FLAGS[own_modules.Deterministic] = ("deterministic", False)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    """Spare the compiler its optimisations: it is all that these tests wait for, and no part of what they ask."""
-    usual = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", usual)
 
 
 def own(build: Build, knobs: Mapping[str, int] | None = None, **changes) -> Trial:

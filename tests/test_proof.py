@@ -25,6 +25,7 @@ from scalejax.train.recipe import LaneProgram, Recipe
 from scalejax.train.step import Examples, slope
 from scalejax.train.task import CLASSIFICATION
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 SMALL, LARGE, BATCH = 3, 8, 16
 
 

@@ -38,6 +38,7 @@ from scalejax.run.weights import Keeper, without_model
 from scalejax.train.lanes import blocks, evaluate_one
 from scalejax.train.padding import crop, stack_padded
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 RTOL = 1e-6  # of a loss: a model alone against the padded program; the metric counts examples and is equal
 KNOBS = {
     "logistic": {},
