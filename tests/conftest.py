@@ -29,7 +29,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 QUICK = {"xla_cpu_use_fusion_emitters": False}  # and without most optimisations: a quarter of the time
-OPTIMISED = os.environ.get("SCALEJAX_TEST_OPTIMISED", "") not in ("", "0")  # compile everything as it is in use
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +37,11 @@ def compile_quickly() -> Iterator[None]:
 
     What compares bits, or reads a compiled program, does without this fixture.
     """
+    from engine_helpers import OPTIMISED, ready
+
     if OPTIMISED:
         yield
         return
-    from engine_helpers import ready
-
     usual, compile_it = jax.config.read("jax_disable_most_optimizations"), jax.stages.Lowered.compile
 
     def quickly(lowered: jax.stages.Lowered, compiler_options: dict[str, Any] | None = None) -> jax.stages.Compiled:

@@ -1,6 +1,7 @@
 """Lane programs on a small scale, for the tests of the engine."""
 
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import fields, replace
@@ -26,6 +27,15 @@ from scalejax.train.step import Examples
 INPUTS, CLASSES = 12, 3
 EXACT_SOLO = 1e-5  # relative, over at most ten steps; never relaxed
 FIRST: Group = (jax.local_devices()[0],)
+
+# What the fixture `compile_quickly` leaves out, for a process of its own: `XLA_FLAGS`.
+OPTIMISED = os.environ.get("SCALEJAX_TEST_OPTIMISED", "") not in ("", "0")
+UNOPTIMISED = (
+    ""
+    if OPTIMISED
+    else "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+    " --xla_llvm_disable_expensive_passes=true"
+)
 
 RECIPE = Recipe(optimizer="adamw", schedule="cosine", clip_norm=None, batch_size=16)
 NUMBERS = {"learning_rate": 1e-2, "weight_decay": 1e-2, "steps": 10, "warmup_steps": 2, "train_examples": 100}

@@ -20,6 +20,8 @@ from scalejax.planning.plan import make_plan
 from scalejax.planning.proof.prove import prove
 from scalejax.train.step import Examples, start, train_step
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 
 def matrices_of(build: Callable[..., nnx.Module], shape: tuple[int, ...] = (INPUTS,), **knobs: int) -> set[str]:
     built = architecture(build, knobs, shape=shape, outputs=CLASSES)
