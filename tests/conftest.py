@@ -28,16 +28,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return LoadFileScheduling(config, log)
 
 
-QUICK = {"xla_cpu_use_fusion_emitters": False}  # and without most optimisations: a quarter of the time
-
-
 @pytest.fixture(scope="module")
 def compile_quickly() -> Iterator[None]:
     """Spare the compiler its optimisations, in a file that waits for little else and does not ask what they do.
 
+    A program then takes a quarter of the time; one that a test itself gives to `jax.jit` needs `QUICK` for that.
     What compares bits, or reads a compiled program, does without this fixture.
     """
-    from engine_helpers import OPTIMISED, ready
+    from engine_helpers import OPTIMISED, QUICK, ready
 
     if OPTIMISED:
         yield

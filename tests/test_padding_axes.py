@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 import sized_modules
-from engine_helpers import CLASSES, INPUTS, pack_of, params_of, program, slow, summed_losses, trial_of
+from engine_helpers import CLASSES, INPUTS, pack_of, params_of, program, quick_jit, slow, summed_losses, trial_of
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -54,7 +54,7 @@ def packing_of(build: Build, sizes: Sequence[dict[str, int]]) -> Packing:
 @functools.cache
 def programs(constants: LaneProgram):
     """Compile the start and the training of one model: no lanes, and no padding unless the weights have it."""
-    return jax.jit(functools.partial(start, constants.recipe)), jax.jit(functools.partial(train, constants))
+    return quick_jit(functools.partial(start, constants.recipe)), quick_jit(functools.partial(train, constants))
 
 
 def train_alone(

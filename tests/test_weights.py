@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from engine_helpers import FIRST, finish, pack_of, place, planned, slow
+from engine_helpers import FIRST, finish, pack_of, place, planned, quick_jit, slow
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -172,7 +172,7 @@ def test_a_padded_lane_hands_over_what_was_tested(group, mode: str, data):
         assert end.test_loss is not None
         shapes = jax.tree.map(lambda leaf: leaf.shape, trial.architecture.abstract[1:])
         assert jax.tree.map(np.shape, end.weights) == shapes
-        loss, metric = jax.jit(functools.partial(evaluate_one, trial.architecture, trial.recipe.task))(
+        loss, metric = quick_jit(functools.partial(evaluate_one, trial.architecture, trial.recipe.task))(
             *end.weights, blocks=test
         )
         np.testing.assert_allclose(loss, end.test_loss, rtol=RTOL)
