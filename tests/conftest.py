@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 # Before anything imports JAX: the tests' programs and data go to a folder of their own, one for all processes.
-os.environ.setdefault("SCALEJAX_TEST_CACHE", tempfile.mkdtemp(prefix="scalejax-tests-"))
+if not os.environ.get("SCALEJAX_TEST_CACHE"):
+    os.environ["SCALEJAX_TEST_CACHE"] = tempfile.mkdtemp(prefix="scalejax-tests-")
 os.environ["SCALEJAX_CACHE"] = os.environ["SCALEJAX_TEST_CACHE"]
 
 import jax
