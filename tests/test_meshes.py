@@ -24,7 +24,6 @@ from scalejax.rules import SpecError
 from scalejax.train.rematerialisation import rematerialised, stacks
 from scalejax.train.sharding import parameter_axis
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 MESHES = Path(__file__).parent / "meshes.py"
 
 
