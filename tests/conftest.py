@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,16 +18,26 @@ import pytest
 from scalejax.data import DataCard, DataSet, Split
 from scalejax.execute.devices import prepare
 
+LONG = "test_house.py", "test_notebooks.py", "test_lanes.py", "test_programs.py", "test_checkpoint.py"
+
 prepare()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """All tests of a file run in one process: what they share is compiled once."""
+    """All tests of a file run in one process: what they share is compiled once. Files begin in the order collected."""
     from xdist.scheduler import LoadFileScheduling  # the hook is called only where it is installed
 
+    config.option.loadscopereorder = False
     return LoadFileScheduling(config, log)
+
+
+@pytest.hookimpl(trylast=True)  # after those that the markers leave out are gone
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let files of many tests begin first, and before them those of few long ones: no process waits for the other."""
+    counts = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path.name not in LONG, -counts[item.path]))
 
 
 @pytest.fixture(scope="module")
