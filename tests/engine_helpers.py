@@ -1,6 +1,7 @@
 """Lane programs on a small scale, for the tests of the engine."""
 
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import fields, replace
@@ -27,8 +28,19 @@ INPUTS, CLASSES = 12, 3
 EXACT_SOLO = 1e-5  # relative, over at most ten steps; never relaxed
 FIRST: Group = (jax.local_devices()[0],)
 
+# What the fixture `compile_quickly` leaves out: options of a compilation, and `XLA_FLAGS` for a process of its own.
+OPTIMISED = os.environ.get("SCALEJAX_TEST_OPTIMISED", "") not in ("", "0")
+QUICK: dict[str, Any] = {} if OPTIMISED else {"xla_cpu_use_fusion_emitters": False}
+UNOPTIMISED = (
+    ""
+    if OPTIMISED
+    else "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+    " --xla_llvm_disable_expensive_passes=true"
+)
+
 RECIPE = Recipe(optimizer="adamw", schedule="cosine", clip_norm=None, batch_size=16)
 NUMBERS = {"learning_rate": 1e-2, "weight_decay": 1e-2, "steps": 10, "warmup_steps": 2, "train_examples": 100}
+quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
 
 
 def slow(*cases: Any) -> list[Any]:

@@ -11,6 +11,7 @@ from laws_helpers import REFERENCE, planted_and
 
 from scalejax import compute_optimal, fit_envelope, fit_isoflop, misallocation
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 HOFFMANN = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
 ASYMMETRIC = HOFFMANN | {"alpha": 0.465, "beta": 0.155}
 BUDGETS = np.logspace(17, 21, 5)

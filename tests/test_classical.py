@@ -23,7 +23,7 @@ import scalejax as sx
 from scalejax.classical import fit as fitting
 from scalejax.classical.families import CLASSIFICATION, FAMILIES, REGRESSION
 from scalejax.classical.fit import cross_entropy, examples_of, flat, probabilities
-from scalejax.classical.pool import Child, HostPool, OlderFinished
+from scalejax.classical.pool import Child, HostPool, OlderFinished, package
 from scalejax.classical.trial import OlderTrial
 from scalejax.cli import main
 from scalejax.data import DataSet, Split, describe, load
@@ -40,9 +40,11 @@ from scalejax.report.plot import TRADITIONAL_FAMILIES
 from scalejax.run.directory import OLDER
 from scalejax.run.run import planned as plan_of
 from scalejax.spec.file import load_sweep, sweep_to_toml
+from scalejax.status import Status
 from scalejax.train.step import Cursor, batch_indices
 from scalejax.train.task import TASKS, Classification, Regression, task_of
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 DIGITS = sx.DataSpec(source="digits", train_examples=(20, 100), validation_examples=100, test_examples=200)
 SWEEP = """
 name = "both"
@@ -79,6 +81,29 @@ def older(data: DataSet, family: str = "naive_bayes", **changes) -> OlderTrial:
         random_state=7, time_limit=60.0,
     )  # fmt: skip
     return replace(trial, **changes)
+
+
+class Here:
+    """Stands for a `Child` where no process is asked about: starting one takes two seconds. It fits in this process."""
+
+    ended = False
+
+    def __init__(self, folder: Path, _: int):
+        self._folder = folder
+
+    def fit(self, trial: OlderTrial) -> OlderFinished:
+        scores = fitting.fit(trial, examples_of(trial, self._folder))
+        return OlderFinished(trial, Status.DONE, "", scores, 0.0, package())
+
+    def kill(self) -> None:
+        self.ended = True
+
+    close = kill
+
+
+@pytest.fixture
+def fit_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scalejax.classical.pool.Child", Here)
 
 
 def untold(_: object) -> None:
@@ -267,14 +292,12 @@ def test_bytes_are_pixels_in_units_of_one():
     np.testing.assert_allclose(flat(pixels), [[0, 0.2, 1, 0.4]], rtol=1e-6)
 
 
-def test_a_pool_gives_what_a_fit_here_gives_and_keeps_the_ids(data: DataSet):
+def test_a_pool_gives_what_a_fit_here_gives_and_keeps_the_ids(data: DataSet, monkeypatch: pytest.MonkeyPatch):
     trials = [older(data, family, seed=seed) for family in ("svm", "random_forest") for seed in (0, 1)]
     ends = fitted(trials, data)
     assert [end.trial for end in ends] == trials
-    pool = pool_of(trials, data)
-    with pool:
-        here = [fitting.fit(trial, examples_of(trial, pool._folder)) for trial in trials]
-    assert [end.scores for end in ends] == here  # bit for bit
+    monkeypatch.setattr("scalejax.classical.pool.Child", Here)
+    assert [end.scores for end in ends] == [end.scores for end in fitted(trials, data)]  # bit for bit
     assert len({trial.trial_id for trial in trials}) == 4
     again = replace(trials[0], time_limit=1.0)
     assert again.trial_id == trials[0].trial_id == "b18fff6b18cdf759"
@@ -358,6 +381,7 @@ def test_a_pool_that_is_stopped_tells_of_nothing_more(data: DataSet):
     assert (ends, pool.dropped) == ([], 0)  # it had not begun
 
 
+@pytest.mark.usefixtures("fit_here")
 def test_trouble_of_the_run_is_raised_and_stops_it(data: DataSet):
     def full(_: OlderFinished) -> None:
         raise RunError("the disk is full")
@@ -521,6 +545,7 @@ class Passed(nnx.Module):
         return x
 
 
+@pytest.mark.usefixtures("fit_here")
 @pytest.mark.parametrize("pixels", [False, True])
 def test_an_older_algorithm_sees_what_a_network_behind_the_same_features_sees(pixels: bool, data: DataSet):
     if pixels:
@@ -543,6 +568,7 @@ def test_an_older_algorithm_sees_what_a_network_behind_the_same_features_sees(pi
         np.testing.assert_allclose(made[split], nnx.jit(module)(seen), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.usefixtures("fit_here")
 def test_features_are_fitted_on_a_trials_own_examples_alone(data: DataSet):
     trial = behind(data, train_examples=20)
     own = set(own_rows(20, pool=500, key=trial.subset_key).tolist())
@@ -558,6 +584,7 @@ def test_features_are_fitted_on_a_trials_own_examples_alone(data: DataSet):
     assert not np.allclose(before, inputs_after_changing(min(own)))
 
 
+@pytest.mark.usefixtures("fit_here")
 def test_inputs_behind_features_are_made_once_and_deleted_when_no_trial_needs_them(data: DataSet, monkeypatch):
     transformed, made, there = FeatureFits.transformed, [], []
     monkeypatch.setattr(FeatureFits, "transformed", lambda *each: made.append(each[2]) or transformed(*each))

@@ -27,6 +27,7 @@ from scalejax.models import MLP
 from scalejax.run import Run
 from scalejax.run.store import Store
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 LOGISTIC_TABLE = """\
 [[models]]
 family = "logistic"

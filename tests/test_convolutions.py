@@ -22,6 +22,7 @@ from scalejax.train.lanes import Commands, DeviceData, advance, blocks
 from scalejax.train.padding import initial_weights
 from scalejax.train.step import Cursor, Examples, start
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 LABELS = re.compile(r"dim_labels=(\w+->\w+)")
 LAST = {"b0f_0io->b0f", "b01f_01io->b01f", "b012f_012io->b012f"}
 

@@ -17,6 +17,7 @@ from scalejax.data import describe, load, opening
 from scalejax.data.partition import divide
 from scalejax.spec.file import located, sweep_to_toml
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 HOUSES = "area,city,price\n50,Bonn,100.5\n80,Ulm,210.0\n65,Bonn,150.25\n120,Jena,300.0\n"
 FRACTIONS: Any = (1.0,)
 TEN = {"x": np.arange(20.0).reshape(10, 2), "y": np.arange(10) % 2}

@@ -20,16 +20,8 @@ from scalejax.train.padding import pad
 from scalejax.train.step import Examples, slope
 from scalejax.train.task import NextToken
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 CLASSES, SIDE = 3, 8
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    """Spare the compiler its optimisations: it is all that these tests wait for, and no part of what they ask."""
-    usual = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", usual)
 
 
 @pytest.fixture(scope="module")

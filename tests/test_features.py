@@ -28,6 +28,7 @@ from scalejax.spec.file import load_sweep, sweep_to_toml
 from scalejax.spec.sweep import UNTRAINED
 from scalejax.train.padding import initial_weights
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 SEED = 7
 INPUTS = np.random.default_rng(0).normal(1, 2, (50, 12)).astype(np.float32)
 

@@ -12,6 +12,7 @@ from scalejax.analysis.laws.laws import LAWS
 from scalejax.analysis.laws.problem import padded_length
 from scalejax.analysis.laws.uncertainty import crossing_noise
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 RNG = np.random.default_rng(3)
 X = np.geomspace(10, 1e6, 40)
 FLOOR = {"e": 0.1, "b": 2.0, "c": 0.3}

@@ -21,6 +21,7 @@ from scalejax.run import Run
 from scalejax.run.store import ResultRow, Store, TrialRow
 from scalejax.status import Status
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 PLANTED = {"E": 1.7, "A": 400.0, "B": 900.0, "alpha": 0.34, "beta": 0.31}
 
 

@@ -9,6 +9,7 @@ from laws_helpers import TRUTHS, chinchilla, chinchilla_runs, planted_and, refer
 import scalejax as sx
 from scalejax.analysis.laws.laws import LAWS
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 RNG = np.random.default_rng(8)
 X = np.geomspace(10, 1e6, 24)
 

@@ -13,6 +13,8 @@ from fuzz_commands import SMALL, Ran, call
 from fuzz_directories import LEDGER, Directories, try_directory
 from fuzz_sweeps import Case, try_sweep
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Directories:

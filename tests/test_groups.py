@@ -18,6 +18,7 @@ from scalejax.planning.halving import expected_stops, steps_left
 from scalejax.planning.packing import Bucket
 from scalejax.planning.trial import Counted
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 FOUR = Path(__file__).with_name("groups_of_four.py")
 
 

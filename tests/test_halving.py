@@ -25,6 +25,7 @@ from scalejax.report.plan import plan_lines
 from scalejax.report.table import halving_lines
 from scalejax.spec.file import load_sweep, parse_override
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 ROOT = Path(__file__).parents[1]
 DATA = DataSpec("mnist1d", train_examples=(20, 200, 2000), examples=5000, validation_examples=50, test_examples=60)
 TRAIN = TrainSpec(learning_rate=(1e-3, 1e-2, 3e-3, 3e-2), batch_size=(16,), epochs=4, min_steps=40)

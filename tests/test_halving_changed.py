@@ -12,6 +12,7 @@ from scalejax.execute.slot import Evaluation, Finished, Paused, Slot, Waiting
 from scalejax.execute.successive_halving import History, SuccessiveHalving
 from scalejax.status import FINAL, Status
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 RATES, SEEDS, STEPS, EVERY = (1e-4, 1e-3, 1e-2, 1e-1), (0, 1), 40, 5
 TRIALS = [planned(learning_rate=rate, seed=seed, steps=STEPS, evaluate_every=EVERY) for rate in RATES for seed in SEEDS]
 IDS = [each.trial_id for each in TRIALS]

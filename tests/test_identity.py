@@ -34,6 +34,7 @@ from scalejax.train.recipe import Recipe
 from scalejax.train.task import CLASSIFICATION, Classification, Regression
 from scalejax.train.traced import program_digest
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 DATA = DataSpec(source="mnist1d", examples=60, train_examples=(20,), validation_examples=20, test_examples=20)
 TRAIN = TrainSpec(learning_rate=(1e-2,), batch_size=(4,), steps=4, evaluate_every=2)
 

@@ -18,6 +18,7 @@ from scalejax.planning.packing import Bucket
 from scalejax.planning.trial import Counted
 from scalejax.train.padding import initial_weights, initialiser
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 WIDTHS, SEEDS, RATES = (3, 4, 5), range(50), (1e-3, 1e-2)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from chaos import wreak
-from engine_helpers import EXACT_SOLO
+from engine_helpers import EXACT_SOLO, UNOPTIMISED
 
 import scalejax as sx
 from scalejax.cli import main
@@ -84,7 +84,8 @@ def sweep_file(folder: Path, **changes: int) -> Path:
 
 
 def process(*arguments: object, code: str = PLAIN, devices: int = 2) -> "subprocess.Popen[str]":
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags = f"--xla_force_host_platform_device_count={devices} {UNOPTIMISED}"
+    environment = {**os.environ, "XLA_FLAGS": flags}
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

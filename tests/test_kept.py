@@ -31,6 +31,7 @@ from scalejax.spec.file import located
 from scalejax.train.numerics import held
 from scalejax.train.task import Classification, NextToken
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 X = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
 DATA = sx.DataSpec((X, np.arange(40) % 2), fractions=ALL)
 

@@ -10,6 +10,8 @@ from scipy.optimize import brentq
 from scalejax.analysis.laws.laws import LAWS, bnsl, find_law
 from scalejax.analysis.laws.layout import in_units
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 
 def test_the_laws_are_those_of_the_contract():
     assert list(LAWS) == [

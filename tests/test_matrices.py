@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from engine_helpers import CLASSES, INPUTS, trial_of
+from engine_helpers import CLASSES, INPUTS, quick_jit, trial_of
 from flax import nnx
 from jax import lax
 
@@ -19,6 +19,8 @@ from scalejax.models import architecture
 from scalejax.planning.plan import make_plan
 from scalejax.planning.proof.prove import prove
 from scalejax.train.step import Examples, start, train_step
+
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 def matrices_of(build: Callable[..., nnx.Module], shape: tuple[int, ...] = (INPUTS,), **knobs: int) -> set[str]:
@@ -220,7 +222,7 @@ def trained(build: Callable[..., nnx.Module], data: DataSet, **changes) -> dict[
     settings = trial.settings.scalars()
     learner = start(trial.recipe, settings, (params, built.initialise(jax.random.key(0))[1])).learner
     batch = Examples(jnp.zeros((4, INPUTS)), jnp.asarray(data.train.targets[:4]))
-    step = jax.jit(functools.partial(train_step, trial.program))
+    step = quick_jit(functools.partial(train_step, trial.program))
     for _ in range(5):
         learner = step(settings, learner, batch)
     return dict(zip(built.parameter_names, map(np.asarray, jax.tree.leaves(learner.params)), strict=True))

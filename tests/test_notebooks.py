@@ -10,6 +10,7 @@ import matplotlib
 import pytest
 from engine_helpers import slow
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = [FOLDER / f"{name}.ipynb" for name in ("01_picture_of_scale", "02_your_own_data_and_model")]
 LARGEST = 300_000  # bytes of a notebook with its outputs

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from engine_helpers import EXACT_SOLO, pack_of, planned, program, summed_losses
+from engine_helpers import EXACT_SOLO, pack_of, planned, program, quick_jit, summed_losses
 from test_lanes import assert_equal_to_solo
 
 import scalejax as sx
@@ -20,6 +20,7 @@ from scalejax.train.lanes import abstract_lane
 from scalejax.train.padding import initial_weights
 from scalejax.train.step import Examples, learning_rate, start, train_step
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 OTHERS = {
     "adamw": {"b1": 0.8, "b2": 0.95, "eps": 1e-3},
     "momentum": {"momentum": 0.5},
@@ -60,7 +61,7 @@ def test_ten_steps_with_other_numbers_equal_a_plain_loop_with_optax(data: DataSe
         logits = each.architecture.predict(params, weights[1], batch.inputs)
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets).mean()
 
-    step = jax.jit(lambda learner, batch: train_step(constants, own, learner, batch))
+    step = quick_jit(lambda learner, batch: train_step(constants, own, learner, batch))
     for number in range(10):
         part = slice(16 * number, 16 * number + 16)
         batch = Examples(jnp.asarray(data.train.inputs[part]), jnp.asarray(data.train.targets[part]))

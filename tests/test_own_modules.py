@@ -21,6 +21,7 @@ from engine_helpers import (
     numbers,
     pack_of,
     program,
+    quick_jit,
     slow,
     summed_losses,
     trial_of,
@@ -46,19 +47,13 @@ from scalejax.train.padding import initial_weights
 from scalejax.train.step import Cursor, Examples, start, train, train_step
 
 # Deprecated by Flax, and what modules are full of.
-pytestmark = pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning"),
+    pytest.mark.usefixtures("compile_quickly"),
+]
 STEPS = 10
 FLAGS = {own_modules.Train: ("train", True), own_modules.Training: ("training", True)}
 FLAGS[own_modules.Deterministic] = ("deterministic", False)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    """Spare the compiler its optimisations: it is all that these tests wait for, and no part of what they ask."""
-    usual = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", usual)
 
 
 def own(build: Build, knobs: Mapping[str, int] | None = None, **changes) -> Trial:
@@ -97,7 +92,7 @@ def plain_losses(each: Trial, data: DataSet) -> tuple[list[float], np.ndarray]:
     graph, params, rest = nnx.split(module, nnx.Param, ...)
     state = optimizer.init(widened(params))
 
-    @jax.jit
+    @quick_jit
     def step(params, rest, state, batch):
         def loss(params):
             module = nnx.merge(graph, params, rest, copy=True)
@@ -115,7 +110,7 @@ def plain_losses(each: Trial, data: DataSet) -> tuple[list[float], np.ndarray]:
         params, rest, state, loss = step(params, rest, state, batch)
         losses.append(float(loss))
     inputs = data.validation.inputs
-    evaluate = jax.jit(lambda *states: called(nnx.merge(graph, *states, copy=True), inputs, training=False))
+    evaluate = quick_jit(lambda *states: called(nnx.merge(graph, *states, copy=True), inputs, training=False))
     return losses, np.asarray(evaluate(params, rest))
 
 
@@ -124,12 +119,12 @@ def own_losses(each: Trial, data: DataSet) -> tuple[list[float], np.ndarray]:
     constants, settings = program(each), each.settings.scalars()
     built = each.architecture
     learner = start(each.recipe, settings, initial_weights(built, each.key("initialise"))).learner
-    step = jax.jit(functools.partial(train_step, constants, settings))
+    step = quick_jit(functools.partial(train_step, constants, settings))
     losses = []
     for batch in batches(data):
         learner = step(replace(learner, loss_sum=np.float32(0)), batch)
         losses.append(float(learner.loss_sum))
-    return losses, np.asarray(jax.jit(built.predict)(learner.params, learner.rest, data.validation.inputs))
+    return losses, np.asarray(quick_jit(built.predict)(learner.params, learner.rest, data.validation.inputs))
 
 
 TRAINED = [
@@ -195,7 +190,7 @@ def test_a_linen_module_trains_as_in_a_plain_loop_of_linen(data: DataSet):
     optimizer = optax.adamw(each.settings.learning_rate, weight_decay=0.0)
     state = optimizer.init(params)
 
-    @jax.jit
+    @quick_jit
     def step(params, statistics, state, key, batch):
         def loss(params):
             variables = {"params": params, "batch_stats": statistics}
@@ -315,7 +310,7 @@ def test_a_module_that_starts_at_nan_diverges_at_its_first_step(data: DataSet):
     each = own(own_modules.Nan)
     constants, settings = program(each), each.settings.scalars()
     learner = start(each.recipe, settings, initial_weights(each.architecture, 0)).learner
-    after = jax.jit(functools.partial(train_step, constants, settings))(learner, batches(data)[0])
+    after = quick_jit(functools.partial(train_step, constants, settings))(learner, batches(data)[0])
     assert int(after.diverged_step) == 1
 
 
@@ -358,7 +353,7 @@ def test_what_a_partial_fills_in_is_a_default_that_a_knob_overrides():
 def losses_alone(each: Trial, data: DataSet) -> list[float]:
     """Return the loss summed up to each of ten steps, of one model without lanes or padding."""
     state = start(each.recipe, each.settings.scalars(), initial_weights(each.architecture, each.key("initialise")))
-    training = jax.jit(functools.partial(train, program(each)))
+    training = quick_jit(functools.partial(train, program(each)))
     losses = []
     for step in range(STEPS):
         seen = divmod(step * each.recipe.batch_size, each.settings.train_examples)

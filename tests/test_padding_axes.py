@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 import sized_modules
-from engine_helpers import CLASSES, INPUTS, pack_of, params_of, program, slow, summed_losses, trial_of
+from engine_helpers import CLASSES, INPUTS, pack_of, params_of, program, quick_jit, slow, summed_losses, trial_of
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,20 +28,12 @@ from scalejax.train.padding import SOLO_TOLERANCE, initial_weights, pad
 from scalejax.train.recipe import LaneProgram
 from scalejax.train.step import Cursor, Examples, Learner, loss_and_metric, start, train
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 CAPACITY = Capacity(devices=1, state_bytes=1e9, speed=SPEEDS["cpu"])
 STEPS = 10
 Weights = tuple[nnx.State, nnx.State]
 LARGEST = {"heads": 8, "depth": 4, "width": 8}
 MIDDLE = {"heads": 3, "depth": 3, "width": 7}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    """Spare the compiler its optimisations: it is all that these tests wait for, and no part of what they ask."""
-    usual = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", usual)
 
 
 def sized(build: Build, knobs: dict[str, int], **changes) -> Trial:
@@ -62,7 +54,7 @@ def packing_of(build: Build, sizes: Sequence[dict[str, int]]) -> Packing:
 @functools.cache
 def programs(constants: LaneProgram):
     """Compile the start and the training of one model: no lanes, and no padding unless the weights have it."""
-    return jax.jit(functools.partial(start, constants.recipe)), jax.jit(functools.partial(train, constants))
+    return quick_jit(functools.partial(start, constants.recipe)), quick_jit(functools.partial(train, constants))
 
 
 def train_alone(

@@ -22,6 +22,7 @@ from scalejax.planning.trial import expand, horizon
 from scalejax.report.plan import plan_lines
 from scalejax.train.cost import step_flops
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 DATA = DataSpec("mnist1d", train_examples=(20, 200), examples=500, validation_examples=50, test_examples=60)
 TRAIN = TrainSpec(learning_rate=(1e-3, 1e-2), batch_size=(16,), steps=40)
 SWEEP = Sweep(

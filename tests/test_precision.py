@@ -44,6 +44,7 @@ from scalejax.train.step import Cursor, Examples, accumulated, start, train_step
 from scalejax.train.task import NextToken
 from scalejax.train.traced import program_digest, traced_slope
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 NARROW = "bfloat16", "bfloat16_parameters"
 # Bfloat16 has eight significant bits: rounding moves a number by up to 2^-8 of itself. Numbers that are summed in
 # another order may be rounded to the other side; a loss, a mean over a batch, is off by no more than one such rounding.

@@ -27,6 +27,7 @@ from scalejax.run.weights import trial_called
 from scalejax.spec.file import sweep_to_toml
 from scalejax.train.padding import initial_weights
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 ALL: Any = (1.0,)
 RTOL = 1e-6  # float32, summed in another order
 ROW = TrialRow(

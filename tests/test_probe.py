@@ -24,6 +24,7 @@ from scalejax.report.plan import plan_lines
 from scalejax.train.recipe import LaneProgram, Recipe, Settings
 from scalejax.train.step import Examples
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 DATA = sx.DataSpec(source="mnist1d", examples=200, train_examples=(100,), validation_examples=50, test_examples=50)
 TRAIN = sx.TrainSpec(learning_rate=(1e-2, 3e-2), batch_size=(16,), steps=20, evaluate_every=10)
 

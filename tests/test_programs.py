@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from engine_helpers import FIRST, device_data, pack_of, planned, program, ready, slow
+from engine_helpers import FIRST, UNOPTIMISED, device_data, pack_of, planned, program, ready, slow
 
 from scalejax.execute import pack as pack_module
 from scalejax.execute import programs
@@ -25,6 +25,8 @@ from scalejax.planning.packing import Bucket
 from scalejax.planning.placement import Placement
 from scalejax.planning.trial import Counted
 from scalejax.train.padding import HASTY, initial_weights
+
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 def pack_on(group, trials, data, *, lanes):
@@ -245,7 +247,7 @@ steps = 30
 
 def test_a_second_run_compiles_nothing_anew(tmp_path: Path):
     (tmp_path / "sweep.toml").write_text(SWEEP)
-    environment = os.environ | {"SCALEJAX_CACHE": str(tmp_path / "cache")}
+    environment = os.environ | {"SCALEJAX_CACHE": str(tmp_path / "cache"), "XLA_FLAGS": UNOPTIMISED}
     kept = []
     for out in ("one", "two"):
         command = [

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import provable_modules
 import pytest
-from engine_helpers import CLASSES, EXACT_SOLO, INPUTS, slow
+from engine_helpers import CLASSES, EXACT_SOLO, INPUTS, quick_jit, slow
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +25,7 @@ from scalejax.train.recipe import LaneProgram, Recipe
 from scalejax.train.step import Examples, slope
 from scalejax.train.task import CLASSIFICATION
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 SMALL, LARGE, BATCH = 3, 8, 16
 
 
@@ -46,8 +47,8 @@ def assert_padding_changes_nothing(build: Build, *, seed: int) -> None:
     params = jax.tree.map(lambda leaf: generator.normal(0, 0.5, leaf.shape).astype(leaf.dtype), small.abstract[1])
     rest = small.initialise(jax.random.key(0))[1]
     like = large.abstract[1:]
-    own = jax.jit(slope, static_argnums=(0, 1))(small, CLASSIFICATION, params, rest, batch=batch)
-    other = jax.jit(slope, static_argnums=(0, 1))(
+    own = quick_jit(slope, static_argnums=(0, 1))(small, CLASSIFICATION, params, rest, batch=batch)
+    other = quick_jit(slope, static_argnums=(0, 1))(
         large, CLASSIFICATION, pad(params, like[0]), pad(rest, like[1]), batch=batch
     )
     for true, wide in zip(jax.tree.leaves(own), jax.tree.leaves(other), strict=True):

@@ -20,6 +20,7 @@ from scalejax.execute.refusal import Refusals, reason_of
 from scalejax.execute.scheduler import Observer, Scheduler
 from scalejax.models.architecture import architecture
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 FULL = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte.")
 
 

@@ -7,6 +7,8 @@ import pytest
 
 import scalejax as sx
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 
 def generated(rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Return inputs [rows, 6] and targets [rows] with noise of standard deviation 0.1."""

@@ -30,6 +30,7 @@ from scalejax.run.watch import Accountant
 from scalejax.spec.file import sweep_to_toml
 from scalejax.train.cost import step_flops
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 SWEEP = sx.Sweep(
     name="small",
     data=sx.DataSpec("mnist1d", train_examples=(20, 100), examples=200, validation_examples=50, test_examples=100),

@@ -16,6 +16,8 @@ from scalejax.execute.scheduler import Observer, Scheduler
 from scalejax.planning.packing import Bucket
 from scalejax.planning.trial import Counted
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 
 def buckets():
     """Two programs: seven MLPs of two widths in three lanes with different horizons, and three logistic regressions."""

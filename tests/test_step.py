@@ -25,6 +25,7 @@ from scalejax.train.step import (
     train_step,
 )
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 POOL = 500
 
 

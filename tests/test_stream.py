@@ -76,11 +76,19 @@ def tables(run: sx.Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     return run.results().drop(columns=["seconds", "mode"]), run.measurements()
 
 
-@pytest.mark.parametrize("mode", ["vmap", *slow("map")])
-def test_a_streamed_run_has_the_numbers_of_a_resident_one(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+# One family in the short form: the other's batches come by the same way.
+@pytest.mark.parametrize(
+    ("mode", "family"), [("vmap", "mlp"), *slow(("vmap", "logistic"), ("map", "mlp"), ("map", "logistic"))]
+)
+def test_a_streamed_run_has_the_numbers_of_a_resident_one(
+    mode: str, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("scalejax.execute.modes.choose_mode", lambda *_, **__: mode)
-    resident = sx.run_sweep(sweep_of(replace(SMALL, stream=False)), tmp_path / "resident", progress=False)
-    streamed = sx.run_sweep(sweep_of(replace(SMALL, stream=True)), tmp_path / "streamed", progress=False)
+    models = tuple(each for each in sweep_of(SMALL).models if each.family == family)
+    resident, streamed = (
+        sx.run_sweep(sweep_of(replace(SMALL, stream=stream), models=models), tmp_path / str(stream), progress=False)
+        for stream in (False, True)
+    )
     for one, other in zip(tables(resident), tables(streamed), strict=True):
         pd.testing.assert_frame_equal(one, other, check_exact=True)
 

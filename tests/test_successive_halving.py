@@ -19,6 +19,7 @@ from scalejax.planning.halving import survivors, verdict
 from scalejax.planning.packing import Bucket
 from scalejax.planning.trial import Counted
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 RATES, SEEDS, RUNGS = (1e-4, 1e-3, 1e-2, 1e-1), (0, 1), (10, 20)
 REDUCTION = 2
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from engine_helpers import FIRST, finish, pack_of, place, planned, slow
+from engine_helpers import FIRST, finish, pack_of, place, planned, quick_jit, slow
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -38,6 +38,7 @@ from scalejax.run.weights import Keeper, without_model
 from scalejax.train.lanes import blocks, evaluate_one
 from scalejax.train.padding import crop, stack_padded
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 RTOL = 1e-6  # of a loss: a model alone against the padded program; the metric counts examples and is equal
 KNOBS = {
     "logistic": {},
@@ -171,7 +172,7 @@ def test_a_padded_lane_hands_over_what_was_tested(group, mode: str, data):
         assert end.test_loss is not None
         shapes = jax.tree.map(lambda leaf: leaf.shape, trial.architecture.abstract[1:])
         assert jax.tree.map(np.shape, end.weights) == shapes
-        loss, metric = jax.jit(functools.partial(evaluate_one, trial.architecture, trial.recipe.task))(
+        loss, metric = quick_jit(functools.partial(evaluate_one, trial.architecture, trial.recipe.task))(
             *end.weights, blocks=test
         )
         np.testing.assert_allclose(loss, end.test_loss, rtol=RTOL)

@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 
 import scalejax as sx
+
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 @dataclass(frozen=True)

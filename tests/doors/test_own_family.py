@@ -1,9 +1,12 @@
 """A family of models of a user's own, through public doors: a gated network sized by width."""
 
 import jax
+import pytest
 from flax import nnx
 
 import scalejax as sx
+
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 class Gated(nnx.Module):

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import scalejax as sx
+
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 def circle(x: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ import pytest
 
 import scalejax as sx
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 PLANTED = {"e": 2.0, "b": 5.0, "d": 9.0}
 
 

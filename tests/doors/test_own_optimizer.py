@@ -5,6 +5,8 @@ import pytest
 
 import scalejax as sx
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 
 def sign_momentum() -> optax.GradientTransformation:
     return optax.chain(optax.trace(decay=0.8), optax.scale_by_sign())

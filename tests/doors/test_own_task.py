@@ -5,8 +5,11 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import scalejax as sx
+
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 @dataclass(frozen=True)
