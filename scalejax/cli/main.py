@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Trouble is a trial that failed, or what broke a run off, such as a full disk.
     """
-    options = parser_of((plan, run, status, export, fit, bench)).parse_args(arguments)
+    options = parser_of((plan, run, status, export, fit, advise, bench)).parse_args(arguments)
     try:
         with _plain_warnings(options.command):
             code = options.run(options)
@@ -217,6 +217,33 @@ def fit(options: argparse.Namespace) -> int:
         raise error if isinstance(error, SweepError) else SweepError(str(error)) from error
     _print(done.facts, *done.parts(), as_json=options.json)
     return TROUBLE if done.facts["refused"] else 0
+
+
+def advise(options: argparse.Namespace) -> int:
+    """Say whether more data or a bigger model helps, what each would bring, and which trials would tell more."""
+    from scalejax.analysis.tables import parse_columns
+    from scalejax.run.advice import advise_source
+
+    try:
+        done = advise_source(
+            options.source,
+            target=options.target,
+            compute=options.compute,
+            columns=parse_columns(options.columns),
+            level=options.level,
+            seed=options.seed,
+            figures=options.figures,
+        )
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        raise error if isinstance(error, SweepError) else SweepError(str(error)) from error
+    figures, sweeps = ([str(path) for path in paths] for paths in (done.figures, done.sweeps))
+    parts: list[Table | str] = [str(done.advice)]
+    parts += [f"next: scalejax run {path}" for path in sweeps]
+    parts += [f"note: {note}" for note in done.notes]
+    parts += [f"figure: {path}" for path in figures] or ["no figure; --figures DIR draws one"]
+    facts = {**done.advice.facts, "figures": figures, "sweeps": sweeps, "notes": list(done.notes)}
+    _print(facts, *parts, as_json=options.json)
+    return 0
 
 
 def bench(options: argparse.Namespace) -> int:

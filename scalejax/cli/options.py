@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from scalejax.run.advice import COMPUTE
 from scalejax.run.fits import BOOTSTRAP, LEVEL
 from scalejax.run.run import CHECKPOINT_SECONDS
 
@@ -35,6 +36,7 @@ _whole = _reader(int, "a whole number")
 _positive = _reader(int, f"a whole number from 1 on, at most {LARGEST}", lambda value: 1 <= value <= LARGEST)
 _natural = _reader(int, "a whole number from 0 on", lambda value: value >= 0)
 _seconds = _reader(float, "a number of seconds from 0 on", lambda value: value >= 0)
+_factor = _reader(float, "how many times, such as 10x", lambda value: 0 < value < float("inf"))
 _share = _reader(float, "a number between 0 and 1", lambda value: 0 < value < 1)
 
 
@@ -115,6 +117,34 @@ def _export_options(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _advise_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "source", type=Path, metavar="DIR|F.csv", help="the directory of a run, or a CSV or Parquet file: one row a run"
+    )
+    command.add_argument("--target", type=number, metavar="X", help="say what it takes to reach this loss or error")
+    command.add_argument(
+        "--compute", type=_times, default=COMPUTE, metavar="Kx",
+        help="share a budget of so many times the FLOPs of the largest model on the most data (default: %(default)gx)",
+    )  # fmt: skip
+    command.add_argument(
+        "--columns", nargs="+", default=[], metavar="NAME=COLUMN",
+        help="the columns of a table, for example params=N tokens=D loss=loss",
+    )  # fmt: skip
+    command.add_argument(
+        "--level", type=_share, default=LEVEL, metavar="P", help="the level of the intervals (default: %(default)s)"
+    )
+    command.add_argument("--seed", type=_natural, default=0, metavar="S", help="of the draws (default: %(default)s)")
+    command.add_argument(
+        "--figures", type=Path, metavar="DIR",
+        help="the folder to draw into (default: that of the run; none for a table)",
+    )  # fmt: skip
+    _as_json(command)
+
+
+def _times(text: str) -> float:
+    return _factor(text.removesuffix("x"))
+
+
 def _bench_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--widths", type=_positive, nargs="+", default=[8, 32, 128, 512], metavar="W",
@@ -182,5 +212,6 @@ OPTIONS = {
     "status": _status_options,
     "export": _export_options,
     "fit": _fit_options,
+    "advise": _advise_options,
     "bench": _bench_options,
 }

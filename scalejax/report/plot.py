@@ -84,7 +84,7 @@ def plot_learning_curves(
     if title:
         ax.set_title(title, loc="left", fontsize=11, color=INK, pad=10)
     _caption(ax, curves)
-    _label_ends(ax, ends)
+    label_ends(ax, ends)
     if own:
         # The layout is settled; a second pass at saving would move things by a hair and change the file's bytes.
         ax.figure.canvas.figure.set_layout_engine("none")
@@ -230,7 +230,7 @@ def _caption(ax: Axes, curves: pd.DataFrame) -> None:
     )  # fmt: skip
 
 
-def _label_ends(ax: Axes, ends: Sequence[tuple[str, float, float, str]]) -> None:
+def label_ends(ax: Axes, ends: Sequence[tuple[str, float, float, str]]) -> None:
     """Write each line's name beside its last point (x, y), moved up or down where names would overlap."""
     ordered = sorted(ends, key=lambda end: end[2])
     furthest = max(x for _, x, _, _ in ordered)

@@ -18,6 +18,7 @@ from scalejax.classical.families import is_older
 from scalejax.errors import Interrupted, RunError, SweepError
 from scalejax.execute import CHECKPOINT_SECONDS
 from scalejax.rules import SpecError
+from scalejax.run.advice import COMPUTE, advise
 from scalejax.run.directory import (
     CHECKPOINTS,
     FIGURES,
@@ -44,6 +45,7 @@ from scalejax.text import Shown, number_of
 if TYPE_CHECKING:
     import pandas as pd
 
+    from scalejax.analysis.forecast.advice import Advice
     from scalejax.analysis.laws.law import Law
     from scalejax.classical.pool import OlderFinished
     from scalejax.classical.trial import OlderTrial
@@ -293,6 +295,12 @@ class Run(Shown):
             self.directory, law, columns=columns, fixed=fixed, shared=shared, ceiling=ceiling, bootstrap=bootstrap,
             seed=seed, level=level, figures=figures,
         )  # fmt: skip
+
+    def advise(
+        self, *, target: float | None = None, compute: float = COMPUTE, level: float = LEVEL, seed: int = 0
+    ) -> "Advice":
+        """Say whether more data or a bigger model helps, and what each would bring; see `scalejax.advise`."""
+        return advise(self, target=target, compute=compute, level=level, seed=seed)
 
 
 def plan(

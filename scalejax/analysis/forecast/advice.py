@@ -18,8 +18,11 @@ from scalejax.analysis.forecast.posterior import Posterior
 from scalejax.text import Shown, number_of, short
 
 Floats = npt.NDArray[np.float64]
+Table = Any  # pandas.DataFrame, of which type checkers do not know what a selection is
 
 DRAWS = 2000
+SPARE = 8  # times as many are drawn, of which those that make sense are kept
+LEAST_FALLING = 0.02  # share of them; fewer, and the rows say that the loss rises
 FACTORS = (2.0, 10.0)  # of data and of parameters that are always asked about
 WORTH = 0.05  # tenfold data or parameters that take away less than this share of the loss do not help
 SURE = 0.8  # probability that a verdict asks for
@@ -61,13 +64,26 @@ class Observed:
         noun: what the loss is called: "error", "RMSE", "loss".
         trends: one row a model, as `trends` returns; empty where there are no curves.
         most_data: the most that the data set has; infinite where more can be had.
+        knobs: columns of size knobs, where the rows have them.
     """
 
-    rows: pd.DataFrame
+    rows: Table
     data: str
     noun: str
-    trends: pd.DataFrame
+    trends: Table
     most_data: float = math.inf
+    knobs: tuple[str, ...] = ()
+
+    @property
+    def knob(self) -> tuple[str | None, float]:
+        """The size knob that makes its models larger, and the power of it with which their parameters grow."""
+        for name in self.knobs:
+            column = np.asarray(pd.to_numeric(self.own[name], errors="coerce"), float)
+            if np.isfinite(column).all() and (column > 0).all() and np.ptp(column) > 0:
+                power = float(np.polyfit(np.log(column), np.log(self.own["params"].to_numpy(float)), 1)[0])
+                if power > 0.1:
+                    return name, power
+        return None, math.nan
 
     @property
     def family(self) -> str:
@@ -78,7 +94,7 @@ class Observed:
         return str(sized.groupby(["family", "params", "data"])["loss"].mean().idxmin()[0])
 
     @property
-    def own(self) -> pd.DataFrame:
+    def own(self) -> Table:
         """The rows of that family."""
         rows = self.rows
         return rows[(rows["family"] == self.family) & rows["params"].notna()]
@@ -101,8 +117,8 @@ class Advice(Shown):
 
     verdict: str
     statements: tuple[Statement, ...]
-    trials: pd.DataFrame
-    bands: pd.DataFrame
+    trials: Table
+    bands: Table
     level: float
     columns: Mapping[str, str]
 
@@ -175,15 +191,35 @@ class Corner:
         return logs[-len(self.largest) :] - self.largest
 
     def draws(self, params: npt.ArrayLike, data: npt.ArrayLike) -> Floats:
-        """Draw the mean loss of runs at some points together, (DRAWS, points)."""
-        logs = self.posterior.sample(self.positions(params, data), count=DRAWS, seed=self.seed)
-        return np.maximum(np.exp(logs) - self.offset, 0.0)
+        """Draw the mean loss of runs at some points together, (DRAWS, points).
+
+        A larger tuned model and more data do not make the loss much worse: draws in which ten times either, or both,
+        raise it by more than a little are left out, unless the rows say that it rises.
+        """
+        points = self.positions(params, data)
+        controls = self.positions([1.0, *self.tenfold[0]], [1.0, *self.tenfold[1]])
+        logs = self.posterior.sample(np.concatenate([controls, points], axis=1), count=SPARE * DRAWS, seed=self.seed)
+        number = controls.shape[1]
+        rises = logs[:, 1:number] - logs[:, :1]
+        falling = np.flatnonzero((rises <= WORTH).all(axis=1))
+        chosen = falling if len(falling) >= LEAST_FALLING * len(logs) else np.arange(len(logs))
+        return np.maximum(np.exp(logs[np.resize(chosen, DRAWS), number:]) - self.offset, 0.0)
+
+    @property
+    def tenfold(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Ten times the data; and, with several sizes, ten times the parameters, and both: factors of each."""
+        return ((1.0, 10.0, 10.0), (10.0, 1.0, 10.0)) if self.sizes else ((1.0,), (10.0,))
 
     def forecast(self, params: npt.ArrayLike, data: npt.ArrayLike) -> Floats:
         """Return median, low and high of one new run at some points, (3, points)."""
-        levels = (0.5, (1 - self.level) / 2, (1 + self.level) / 2)
-        logs = self.posterior.forecast(self.positions(params, data)).quantiles(levels)
-        return np.maximum(np.exp(logs) - self.offset, 0.0)
+        draws = self.draws(params, data)
+        noise = np.random.default_rng(self.seed).standard_normal(draws.shape) * self.noise
+        return self.interval(np.maximum((draws + self.offset) * np.exp(noise) - self.offset, 0.0))
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the log loss of one run, in the mean over what the rows leave open."""
+        return float(self.posterior.weights @ self.posterior.drift.noises[self.posterior.combination])
 
     def cost(self, params: npt.ArrayLike, data: npt.ArrayLike) -> Floats:
         """Return the FLOPs of training at some points."""
@@ -257,7 +293,7 @@ def corner_of(observed: Observed, *, level: float, seed: int) -> Corner:
     )
 
 
-def _powers(own: pd.DataFrame) -> tuple[float, float]:
+def _powers(own: Table) -> tuple[float, float]:
     """Return how the FLOPs of training grow with parameters and data: as power laws, by least squares."""
     columns = [np.log(own[name].to_numpy(float)) for name in ("params", "data")]
     design = np.stack([*columns, np.ones(len(own))], axis=1)
@@ -301,9 +337,7 @@ def _verdict(falls: Mapping[str, Floats], *, sizes: bool) -> str:
     return NEITHER if sure(data < WORTH) and sure(size < WORTH) else UNSURE
 
 
-def _answer(
-    verdict: str, falls: Mapping[str, Floats], corner: Corner, observed: Observed, trials: pd.DataFrame
-) -> Statement:
+def _answer(verdict: str, falls: Mapping[str, Floats], corner: Corner, observed: Observed, trials: Table) -> Statement:
     cuts = {name: corner.interval(100 * share) for name, share in falls.items()}
 
     def cut(name: str) -> str:
@@ -569,7 +603,7 @@ def _tested(name: str, hidden: str, misses: Sequence[float], held: Sequence[bool
     miss, share = float(np.median(misses)), float(np.mean(held))
     runs = number_of(len(held), "run")
     sentence = (
-        f"Back-test: hiding {hidden} and forecasting it from the rest misses by {100 * (math.exp(miss) - 1):.0f} % in the "
+        f"Back-test: hiding {hidden} and forecasting it from the rest misses by {100 * math.expm1(miss):.0f} % in the "
         f"median; {sum(held)} of {runs} lie in their {100 * level:.0f} % interval."
     )
     return Statement(name, sentence, miss, facts={"held": share, "runs": len(held)})
@@ -580,7 +614,7 @@ TRIALS = 3  # that are suggested
 OVERHEAD = 0.05  # of the largest trial's FLOPs: a trial costs that even where it trains nothing
 
 
-def next_trials(corner: Corner, observed: Observed) -> pd.DataFrame:
+def next_trials(corner: Corner, observed: Observed) -> Table:
     """Return the trials that narrow the forecasts of ten times the data and the parameters most for their FLOPs.
 
     The draws of log loss at candidates and at what is asked for have a covariance; a trial at a candidate shrinks the
@@ -597,17 +631,16 @@ def next_trials(corner: Corner, observed: Observed) -> pd.DataFrame:
     draws = corner.posterior.sample(corner.positions(*points.T), count=DRAWS, seed=corner.seed)
     cov = np.cov(draws, rowvar=False)
     targets = np.arange(len(grid), len(points))
-    posterior = corner.posterior
-    noise = float(posterior.weights @ posterior.drift.noises[posterior.combination] ** 2)
+    noise = corner.noise**2
     costs = corner.cost(*points[: len(grid)].T)
-    records, whole = [], float(np.trace(cov[np.ix_(targets, targets)]))
+    records, whole = [], float(np.diag(cov)[targets].sum())
     if not corner.sizes:
         place = len(grid) - 1
         records.append(
             {"params": 4 * corner.params, "data": corner.data, "flops": float(costs[place]), "narrows": math.nan}
         )
     while len(records) < TRIALS:
-        shrink = (cov[np.ix_(predicted, targets)] ** 2).sum(axis=1) / (np.diag(cov)[predicted] + noise)
+        shrink = (cov[predicted][:, targets] ** 2).sum(axis=1) / (np.diag(cov)[predicted] + noise)
         best = predicted[int(np.argmax(shrink / (costs[predicted] + OVERHEAD * corner.flops)))]
         gain = float((cov[best, targets] ** 2).sum() / (cov[best, best] + noise))
         records.append(
@@ -622,7 +655,7 @@ def next_trials(corner: Corner, observed: Observed) -> pd.DataFrame:
     return pd.DataFrame(records)
 
 
-def _next(trials: pd.DataFrame, observed: Observed) -> list[Statement]:
+def _next(trials: Table, observed: Observed) -> list[Statement]:
     if trials.empty:
         return []
     named = "; ".join(
@@ -636,7 +669,7 @@ def _next(trials: pd.DataFrame, observed: Observed) -> list[Statement]:
     return [Statement("next trials", sentence, share)]
 
 
-def bands_of(observed: Observed, corner: Corner) -> pd.DataFrame:
+def bands_of(observed: Observed, corner: Corner) -> Table:
     """Return the forecast of each curve to a hundred times its data, for the picture."""
     records = []
     for name, rows in observed.rows.groupby("model", sort=False):

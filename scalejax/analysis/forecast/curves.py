@@ -29,7 +29,6 @@ WIDTHS = (0.05, 1.5)  # of a break, log-uniform, in factors of e
 STARTS = 0.4  # probability that a curve has a plateau at its start, which then ends anywhere in the rows
 LEAST_SPAN = 0.5  # of the rows that breaks and starts lie in, where they have less, in factors of e
 POWERS, OTHERS = 128, 512  # sampled power laws, and laws with a floor or a break
-SOBOL = (0, 1)  # seeds of the points of laws with a floor, with a break: constants, so that nothing is drawn anew
 
 Shape = Callable[[Floats, Floats], Floats]  # (parameters (laws, n), positions (predictors, points)) -> (laws, points)
 
@@ -64,11 +63,11 @@ def learning_curves(positions: Floats) -> Laws:
     def exponent(uniform: Floats) -> Floats:
         return np.exp(log_low + uniform * (log_high - log_low))
 
-    start, share, power = _points(OTHERS, 3, SOBOL[0]).T[::-1]
+    start, share, power = _points(OTHERS, 3).T[::-1]
     begins = np.where(start < 1 - STARTS, 0.0, np.exp(-span * (start - 1 + STARTS) / STARTS))
     # With s = sin^2 a, Jeffreys' prior of a share is uniform in a.
     floor = np.stack([exponent(power), np.sin(share * np.pi / 2) ** 2, begins], axis=1)
-    before, after, place, width = _points(OTHERS, 4, SOBOL[1]).T
+    before, after, place, width = _points(OTHERS, 4).T
     widths = np.exp(np.log(WIDTHS[0]) + width * np.log(WIDTHS[1] / WIDTHS[0]))
     broken = np.stack([exponent(before), exponent(after), -span * place, widths], axis=1)
     families = (
@@ -97,5 +96,5 @@ def _broken(parameters: Floats, positions: Floats) -> Floats:
 
 
 @functools.cache
-def _points(count: int, dimensions: int, seed: int) -> Floats:
-    return qmc.Sobol(dimensions, seed=seed).random(count)
+def _points(count: int, dimensions: int) -> Floats:
+    return qmc.Sobol(dimensions, scramble=False).random(count) + 0.5 / count

@@ -209,8 +209,8 @@ def _merged(
     """Average rows with the same keys (predictors, rows): logs, log losses, counts, and the squared deviations."""
     _, kind = np.unique(keys, axis=1, return_inverse=True)
     kind = kind.ravel()
-    total = np.bincount(kind, counts)
-    means = np.stack([np.bincount(kind, counts * column) / total for column in (*logs, log_loss)])
+    total: Any = np.bincount(kind, counts)
+    means: Any = np.stack([np.bincount(kind, counts * column) / total for column in (*logs, log_loss)])
     squares = float((counts * (log_loss - means[-1, kind]) ** 2).sum())
     return means[:-1], means[-1], total, squares
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from scalejax.analysis.curves.curves import learning_curves, model_labels, trends
 from scalejax.analysis.curves.tuning import cells_of, headline, knob_columns, model_key, tuned
-from scalejax.analysis.forecast.advice import Observed
+from scalejax.analysis.forecast.advice import Observed, Table
 from scalejax.text import listing
 
 FLOPS_PER_PARAMETER_AND_TOKEN = 6  # Kaplan et al. 2020
@@ -40,10 +40,11 @@ def observed_of_run(rows: pd.DataFrame, *, most_data: float) -> Observed:
             "loss": best[column].astype("float64"),
             "flops": best["flops"].astype("float64"),
             "seed": best["seed"],
+            **{knob: best[knob] for knob in knobs},
         }
     )
     noun = called.removeprefix("test_").replace("_", " ")
-    return Observed(table, "examples", noun, trends(learning_curves(rows)), most_data)
+    return Observed(table, "examples", noun, trends(learning_curves(rows)), most_data, tuple(knobs))
 
 
 def observed_of_table(table: pd.DataFrame, *, columns: Mapping[str, str]) -> Observed:
@@ -62,16 +63,12 @@ def observed_of_table(table: pd.DataFrame, *, columns: Mapping[str, str]) -> Obs
     there = listing(list(map(str, table.columns))) if len(table.columns) else "none"
     data = next((name for name in DATA_NAMES if name in columns or name in table.columns), None)
     if data is None:
-        raise ValueError(
-            f"There is no column of data: name one with --columns, such as tokens=COLUMN ({listing(list(map(str, table.columns)))} are there)."
-        )
+        raise ValueError(f"There is no column of data: name one, such as tokens=COLUMN; the table has {there}.")
 
     def numbers(name: str) -> np.ndarray:
         column = columns.get(name, name)
         if column not in table.columns:
-            raise ValueError(
-                f"There is no column {column!r} for {name}: the table has {listing(list(map(str, table.columns)))}."
-            )
+            raise ValueError(f"There is no column {column!r} for {name}: the table has {there}.")
         try:
             return table[column].to_numpy(dtype="float64", na_value=np.nan)
         except (TypeError, ValueError) as error:
@@ -83,7 +80,7 @@ def observed_of_table(table: pd.DataFrame, *, columns: Mapping[str, str]) -> Obs
     family = columns.get("family", "family")
     seed = columns.get("seed", "seed")
     names = table[family].astype(str).to_numpy() if family in table.columns else np.full(len(table), "model")
-    rows = pd.DataFrame(
+    rows: Table = pd.DataFrame(
         {
             "model": [f"{name} {value:,.0f}" for name, value in zip(names, params, strict=True)],
             "family": names,
@@ -105,10 +102,10 @@ def observed_of_table(table: pd.DataFrame, *, columns: Mapping[str, str]) -> Obs
     return Observed(rows, "tokens" if data == "tokens" else "examples", "loss", _trends(rows))
 
 
-def _trends(rows: pd.DataFrame) -> pd.DataFrame:
+def _trends(rows: Table) -> Table:
     """Return what each size's curve does, where it has one."""
     groups = rows.groupby(["model", "data"], sort=True)["loss"]
-    curves = groups.agg(value="mean", standard_error="sem", seeds="count").reset_index()
+    curves: Table = groups.agg(value="mean", standard_error="sem", seeds="count").reset_index()
     curves = curves.rename(columns={"data": "train_examples"})
     params = rows.groupby("model")["params"].first()
     curves["params"], curves["metric"] = curves["model"].map(params), "loss"
