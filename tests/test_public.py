@@ -24,7 +24,10 @@ NAMES = """
     Allocation DataSpec Fit FitError Frontier HalvingSpec Interrupted Law Misallocation ModelGrid Parameter Run RunError
     Sweep SweepError TrainSpec compute_optimal fit_envelope fit_isoflop fit_law load_sweep misallocation run_sweep
 """
-NAMES_ADDED = "Classification Facts Features Fits Regression Source Split Task arrays plan"
+NAMES_ADDED = """
+    Advice Classification Extrapolation Facts Features Fits Regression Source Split Statement Task advise arrays
+    extrapolate plan
+"""
 
 COMMANDS = {
     "plan": "SWEEP.toml --set --json --devices --device-kind",
@@ -34,6 +37,7 @@ COMMANDS = {
     "fit": """
         DIR|F.csv --law --columns --curves --fix --share --ceiling --bootstrap --seed --level --figures --json
     """,
+    "advise": "DIR|F.csv --target --compute --columns --level --seed --figures --json",
     "bench": "--widths --batch-size --repetitions --json",
 }
 OPTIONS_ADDED = {"plan": "--out --compile", "run": "--hosts --coordinator --host-number --number-of-hosts"}
