@@ -53,7 +53,7 @@ KEEPERS = {
     "scipy": {"analysis", "report/plot.py"},
     "rich": {"report", "cli"},
     "sklearn": {"data", "classical"},
-    "matplotlib": {"report/plot.py", "report/plot_fit.py"},
+    "matplotlib": {"report/plot.py", "report/plot_fit.py", "report/plot_advice.py"},
 }
 ANY_KEYWORDS = {
     "spec/sweep.py": {"__init__"},

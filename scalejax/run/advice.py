@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -20,11 +20,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from scalejax.analysis.forecast.advice import Advice, Observed
-    from scalejax.run.run import Run
 
 COMPUTE = 10.0  # times the largest trial's, unless asked for otherwise
 ENDLESS = ("land", "mnist1d")  # sources that make as many examples as are asked for
 NEXT = "next_trials"  # the folder of the suggested sweeps
+
+
+class HasDirectory(Protocol):
+    """A run, as far as advice needs it."""
+
+    @property
+    def directory(self) -> Path:
+        """Where its tables are."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ class Advised:
 
 
 def advise(
-    source: "Run | pd.DataFrame | str | os.PathLike[str]",
+    source: "HasDirectory | pd.DataFrame | str | os.PathLike[str]",
     *,
     target: float | None = None,
     compute: float = COMPUTE,
@@ -133,13 +141,9 @@ def _observed(source: Any, columns: Mapping[str, str]) -> "Observed":
 
 def _pool(directory: Path, rows: "pd.DataFrame") -> float:
     """Return how many examples a trial can have at most: the pool, where the source does not make more."""
-    import tomllib
+    from scalejax.spec.file import data_key
 
-    try:
-        source = tomllib.loads((directory / SWEEP).read_text()).get("data", {}).get("source")
-    except (OSError, ValueError):
-        source = None
-    if source in ENDLESS:
+    if (directory / SWEEP).is_file() and data_key(directory / SWEEP, "source") in ENDLESS:
         return math.inf
     fractions = rows["fraction"].to_numpy(dtype=float, na_value=math.nan)
     pools = rows["train_examples"].to_numpy(dtype=float) / fractions
