@@ -165,7 +165,7 @@ def store(folder: Path, trial_id: str) -> None:
     Raises:
         OSError: or what else Orbax raises where it cannot write.
     """
-    if not hosts.alone():
+    if not hosts.is_single():
         return
     if not (folder / trial_id).exists():
         model = _read_waiting(_waiting_file(folder, trial_id))

@@ -148,7 +148,7 @@ class Pack:
         self._tight = False  # a copy of all lanes did not fit
         self._shared = not placement.here
         blank = empty(bucket.program, placement.lanes)
-        self.lanes = hosts.placed(blank, placement.shardings(blank))
+        self.lanes = hosts.device_put(blank, placement.shardings(blank))
 
     @property
     def _starts_on_host(self) -> bool:
@@ -189,7 +189,7 @@ class Pack:
         row_of = {number: row for row, (number, _, _) in enumerate(trials)}
         rows = [row_of.get(number, len(trials) - 1) for number in range(self.placement.lanes)]
         states = started(self.bucket.program, *self._stacked(trials), rows=rows)
-        self.lanes = hosts.placed(states, self.placement.shardings(states))
+        self.lanes = hosts.device_put(states, self.placement.shardings(states))
         self._blank.clear()
         for number, trial, weights in trials:
             self._example = (trial, weights)
@@ -249,7 +249,7 @@ class Pack:
         began = time.perf_counter()
         outcome = self._dispatch(plan.count, due=plan.due, ending=plan.ending)
         if self._shared:
-            outcome = hosts.replicated(outcome, self.placement.replicated)
+            outcome = hosts.local_replica(outcome, self.placement.replicated)
         copied = self._copied(crew.slots) if copy else None
         # Now, for the next trial is written behind the call.
         best = {number: self._read_lane(self.lanes.best, number) for number in plan.ending if self._keeps}
@@ -292,7 +292,7 @@ class Pack:
         elapsed = now - max(call.began, self._landed)
         self._landed = now
         if self._shared:
-            elapsed = hosts.told(lambda: elapsed)  # it decides how far calls go
+            elapsed = hosts.broadcast(lambda: elapsed)  # it decides how far calls go
         self._pace.learn(elapsed, steps=plan.count * plan.in_turn, examples=plan.examples)
         for slot in call.newcomers:  # what passed before is not theirs
             slot.clock = self._clock
@@ -355,7 +355,7 @@ class Pack:
             copied = None
             with unless_memory_is_short():
                 copied = jax.block_until_ready(_copy(self.lanes))  # so that what does not fit is raised here
-            if all(hosts.everyone(copied is not None)) if self._shared else copied is not None:
+            if all(hosts.all_gather(copied is not None)) if self._shared else copied is not None:
                 return copied
             self._tight = True
         with unless_memory_is_short():
@@ -381,7 +381,7 @@ class Pack:
             own = [
                 slots.get(number) if self.placement.is_here(number) else None for number in range(self.placement.lanes)
             ]
-            data = replace(data, pool=hosts.placed(self._stream(own, steps), self.placement.lane_sharded))
+            data = replace(data, pool=hosts.device_put(self._stream(own, steps), self.placement.lane_sharded))
         self.lanes, outcome = self._programs.result().advance(self.lanes, data, commands)
         return outcome
 
@@ -426,9 +426,11 @@ class Pack:
 
         if self._shared:  # all hosts have it, so that each can go on with it
             if self.placement.spread.parameters == 1:
-                return hosts.row(states, row, self.placement.replicated)
+                return hosts.local_row(states, row, self.placement.replicated)
             # No device may have room for all of it, but the host has.
-            return jax.tree.map(lambda leaf: _on_host(hosts.row(leaf, row, self.placement.replicated))[None], states)
+            return jax.tree.map(
+                lambda leaf: _on_host(hosts.local_row(leaf, row, self.placement.replicated))[None], states
+            )
 
         def own(leaf: Leaf) -> Leaf:
             if self.placement.spread != ALONE:

@@ -140,7 +140,7 @@ class LocalWorker:
             data, own = self._data, (self._data.train.inputs, self._data.train.targets)
             multiple = placement.block_multiple
             try:
-                self._on_devices[placement.devices] = hosts.placed(
+                self._on_devices[placement.devices] = hosts.device_put(
                     DeviceData(
                         pool=Examples(*(np.asarray(part[: None if pool else 0]) for part in own)),
                         validation=blocks(data.validation.inputs, data.validation.targets, multiple=multiple),
@@ -186,7 +186,7 @@ def _alike(programs: "Future[Programs]") -> "Future[Programs]":
     error = programs.exception()
     reason = "" if error is None else reason_of(error)
     short, room = error is not None and short_of_memory(error), error is None and programs.result().room_for_copy
-    found = hosts.everyone((reason, short, room))
+    found = hosts.all_gather((reason, short, room))
     if error is not None:
         raise error
     for host, (reason, short, _) in enumerate(found):

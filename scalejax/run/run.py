@@ -415,11 +415,11 @@ def run_sweep(
         UserWarning: results in the directory were computed by another program than would run today; or trials whose
             models the sweep keeps were done in an earlier run that kept none.
     """
-    plan = agreed(lambda: planned(sweep))
+    plan = same_on_all_hosts(lambda: planned(sweep))
     return carry_out(plan, out, progress=progress, checkpoint_seconds=checkpoint_seconds)
 
 
-def agreed(make: "Callable[[], Plan]") -> "Plan":
+def same_on_all_hosts(make: "Callable[[], Plan]") -> "Plan":
     """Return the plan that this process makes; of several hosts each makes one, and they have to be the same.
 
     Raises:
@@ -429,10 +429,10 @@ def agreed(make: "Callable[[], Plan]") -> "Plan":
     from scalejax.execute.devices import prepare as prepare_devices
 
     prepare_devices()  # before it is asked how many hosts there are
-    return hosts.together(make, alike=_what_hosts_share)
+    return hosts.make_on_all(make, digest=_plan_digest)
 
 
-def _what_hosts_share(plan: "Plan") -> str:
+def _plan_digest(plan: "Plan") -> str:
     """Return a digest of what has to be the same on all hosts: they launch the same programs with the same trials."""
     from scalejax.execute.devices import versions
 
@@ -452,12 +452,12 @@ def carry_out(
     progress: bool = True,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Run:
-    """Carry out a plan; see `run_sweep`. Of several hosts the first one alone writes, but for parts of checkpoints."""
+    """Carry out a plan; see `run_sweep`. Of several hosts the primary one alone writes, but for their parts of checkpoints."""
     from scalejax.execute import hosts
 
     run = Run(directory_of(plan.sweep, out), plan.sweep)
-    with hosts.ending():
-        if not hosts.first():
+    with hosts.exit_together():
+        if not hosts.is_primary():
             _carry_out(run, plan, progress=False, checkpoint_seconds=checkpoint_seconds)
             return run
         with locked(run.directory):
@@ -478,14 +478,14 @@ def _carry_out(run: Run, plan: "Plan", *, progress: bool, checkpoint_seconds: fl
     from scalejax.planning.trial import Trial
 
     ledger = run.directory / LEDGER
-    ended = hosts.told(lambda: _ended(run.directory, plan))
+    ended = hosts.broadcast(lambda: _ended(run.directory, plan))
     unfinished = [trial for trial in plan.trials if trial.trial_id not in ended]
     older = [trial for trial in plan.older if trial.trial_id not in ended]
     final = all(trial.trial_id in ended and ended[trial.trial_id].status in FINAL for trial in plan.trials)
     plan = _in_modes(plan, run.directory, measure=not final)
-    if hosts.first():
+    if hosts.is_primary():
         prepare(run.directory, plan)
-    with Store(ledger, write=True) if hosts.first() else nullcontext() as store:
+    with Store(ledger, write=True) if hosts.is_primary() else nullcontext() as store:
         if store:
             rows = [trial_row(trial, plan) for trial in plan.trials]
             store.plan([*rows, *(older_row(trial, plan) for trial in plan.older)])
@@ -507,7 +507,7 @@ def _carry_out(run: Run, plan: "Plan", *, progress: bool, checkpoint_seconds: fl
                         checkpoints=checkpoints, keeper=keeper, folder=run.directory / OLDER, progress=progress,
                     )  # fmt: skip
                 else:
-                    _train_along(plan, unfinished, begun, halving=halving, checkpoints=checkpoints)
+                    _train_on_other_host(plan, unfinished, begun, halving=halving, checkpoints=checkpoints)
         finally:
             if store:
                 store.release()
@@ -531,10 +531,10 @@ def _in_modes(plan: "Plan", directory: Path, *, measure: bool) -> "Plan":
     from scalejax.execute import hosts
     from scalejax.execute.modes import kept_modes, modes_to_keep, with_modes
 
-    if hosts.first():
+    if hosts.is_primary():
         plan = with_modes(plan, kept_modes(read_environment(directory)), measure=measure)
-    modes = hosts.told(lambda: modes_to_keep(plan, None))
-    return plan if hosts.first() else with_modes(plan, modes, measure=False)
+    modes = hosts.broadcast(lambda: modes_to_keep(plan, None))
+    return plan if hosts.is_primary() else with_modes(plan, modes, measure=False)
 
 
 def _warn_of_missing_models(run: Run, keep: str) -> None:
@@ -686,12 +686,12 @@ def _train(
         exits.enter_context(pool)
         complete = scheduler.run(jax.devices(), together=plan.group)
         if not complete:
-            pool.stop()  # another host may have heard the signal
+            pool.stop()  # another host may have received the signal
         if not (pool.join() and complete) and (heard := interruption.signal or scheduler.signal):
             raise Interrupted(heard, lost=[*scheduler.lost.values(), *[0] * pool.dropped])
 
 
-def _train_along(
+def _train_on_other_host(
     plan: "Plan",
     unfinished: Sequence["Trial"],
     begun: Mapping[str, "Paused"],
@@ -699,7 +699,7 @@ def _train_along(
     halving: "SuccessiveHalving | None",
     checkpoints: "Checkpoints",
 ) -> None:
-    """Train beside the first host what it trains on the devices of all hosts; see `_train`."""
+    """Train what the primary host trains in `_train`, on the devices of all hosts; report nothing."""
     import jax
 
     from scalejax.execute.observer import SILENT
@@ -717,7 +717,7 @@ def _train_along(
     )
     with Interruption(scheduler.stop):
         scheduler.run(jax.devices(), together=plan.group)
-        if scheduler.signal:  # of other trouble the first host tells
+        if scheduler.signal:  # other trouble the primary host raises on all
             raise Interrupted(scheduler.signal, lost=list(scheduler.lost.values()))
 
 
@@ -738,4 +738,4 @@ def _loaded(plan: "Plan") -> "DataSet":
         FeatureFits(data).check((each.chain, each.own_examples) for each in (*plan.trials, *plan.older))
         return data
 
-    return hosts.together(loaded)
+    return hosts.make_on_all(loaded)
