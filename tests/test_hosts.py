@@ -336,9 +336,9 @@ def test_devices_of_all_hosts_work_on_each_bucket_together():
     packing = make_plan(sweep, devices=1, spec=spec).packing
     capacity = Capacity(devices=6, state_bytes=1e10, step_bytes=1e10, speed=SPEEDS["gpu"])
     assert arrange(packing, devices=6, spec=spec, capacity=capacity)[1] == 1
-    whole, group = arrange(packing, devices=6, spec=spec, capacity=capacity, whole=True)
-    assert group == 6
-    assert {len(bucket.placement(tuple(range(6))).devices) for bucket in whole.buckets} == {6}
+    together, size = arrange(packing, devices=6, spec=spec, capacity=capacity, one_group=True)
+    assert size == 6
+    assert {len(bucket.placement(tuple(range(6))).devices) for bucket in together.buckets} == {6}
 
 
 def test_a_part_of_a_checkpoint_reads_as_it_was_written(tmp_path):

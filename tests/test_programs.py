@@ -44,7 +44,7 @@ def test_the_cores_of_a_cpu_are_one_group_and_accelerators_work_alone():
 def test_few_trials_are_spread_over_the_devices(data):
     group = tuple(jax.local_devices())
     pack = pack_on(group, [planned()], data, lanes=3)
-    assert {pack.placement.row(lane) for lane in pack.free[: len(group)]} == set(range(len(group)))
+    assert {pack.placement.shard_of(lane) for lane in pack.free[: len(group)]} == set(range(len(group)))
 
 
 @pytest.mark.parametrize("count", [1, *slow(PLACED - 1, PLACED), PLACED + 3])
@@ -67,7 +67,8 @@ def test_any_number_of_trials_is_placed_each_in_its_lane(data, count):
 
 def device_with(room: int | None):
     """Return a placement on one device that claims so many bytes of memory."""
-    return Placement((SimpleNamespace(memory_stats=lambda: None if room is None else {"bytes_limit": room}),), 2)
+    memory = None if room is None else {"bytes_limit": room}
+    return Placement((SimpleNamespace(process_index=0, memory_stats=lambda: memory),), 2)
 
 
 def test_a_program_that_cannot_fit_is_refused_before_it_runs(data):

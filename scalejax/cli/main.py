@@ -230,7 +230,7 @@ def bench(options: argparse.Namespace) -> int:
         options.widths,
         batch_size=options.batch_size,
         repetitions=options.repetitions,
-        told=lambda line: print(line, file=sys.stderr),
+        progress=lambda line: print(line, file=sys.stderr),
     )
     facts = {
         "device_kind": device_kind(),

@@ -53,7 +53,7 @@ def _guarded(call: Callable[[Event], None]) -> Callable[[Event], None]:
 
 
 def deferred(observer: Observer, defer: Callable[[RunError], None]) -> Observer:
-    """Return an observer whose `RunError` goes to `defer`: other hosts launch until all stop, and this one with them."""
+    """Return an observer whose `RunError` goes to `defer`: hosts have to launch the same calls until all stop."""
     each = observer.started, observer.finished, observer.progressed
     return Observer(*(_deferred(call, defer) for call in each))
 

@@ -13,7 +13,16 @@ import numpy as np
 from scalejax.data import DataCard
 from scalejax.execute.host_start import starts_on_host
 from scalejax.models import Architecture
-from scalejax.planning.lowering import lowered_place, lowered_training, placed_at_once, reading, writing
+from scalejax.planning.lowering import (
+    ADVANCE,
+    TEST,
+    VALIDATE,
+    lowered_place,
+    lowered_training,
+    placed_at_once,
+    reading,
+    writing,
+)
 from scalejax.planning.memory import memory_of, needed_bytes
 from scalejax.planning.placement import Placement
 from scalejax.train.lanes import Commands, DeviceData, Outcome
@@ -121,10 +130,10 @@ def compiled_programs(program: LaneProgram, placement: Placement, *, card: DataC
     nothing_computed = starts_on_host(program, 0)
     placer = Once(partial(compile_placer, placed))
     # Where nothing tells how much memory there is, nothing is to be checked, and the training need not wait for it.
-    checked = placement.own_device.memory_stats() is not None
+    checked = placement.local_device.memory_stats() is not None
     fits = [check_memory(each, placer(), placement) for each in training.values()] if checked else []
     return Programs(
-        advance=training["advance"] if "advance" in training else InPieces(training),
+        advance=training[ADVANCE] if ADVANCE in training else InPieces(training),
         placing=placer,
         read_lane=reading(placement),
         write_lane=writing(program, placement),
@@ -136,10 +145,10 @@ def compiled_programs(program: LaneProgram, placement: Placement, *, card: DataC
 
 @dataclass(frozen=True)
 class InPieces:
-    """`advance` of `lanes.py` in the mode "static": what a call asks for, in programs of known length.
+    """`advance` of `lanes.py` in the mode STATIC: what a call asks for, in programs of known length.
 
     Attributes:
-        programs: by the number of steps, "validate" and "test"; compiled.
+        programs: by the number of steps, VALIDATE and TEST; compiled.
     """
 
     programs: Mapping[str | int, Program]
@@ -154,9 +163,9 @@ class InPieces:
         nothing = np.full(len(commands.due), np.nan, np.float32)
         measurement, tested = Measurement(nothing, nothing, nothing, nothing, nothing), (nothing, nothing)
         if commands.due.any():
-            lanes, measurement = self.programs["validate"](lanes, data, commands.due)
+            lanes, measurement = self.programs[VALIDATE](lanes, data, commands.due)
         if commands.ending.any():
-            tested = self.programs["test"](lanes, data)
+            tested = self.programs[TEST](lanes, data)
         return lanes, Outcome(measurement, *tested)
 
 
@@ -170,7 +179,7 @@ def check_memory(advanced: Any, placer: Any, placement: Placement) -> bool:
         MemoryError: they do not fit.
     """
     advancing, placing = memory_of(advanced), memory_of(placer)
-    room = (placement.own_device.memory_stats() or {}).get("bytes_limit")
+    room = (placement.local_device.memory_stats() or {}).get("bytes_limit")
     if advancing is None or placing is None or room is None:
         return True
     needs = needed_bytes([advancing], placing)

@@ -160,11 +160,11 @@ class Scheduler:
         self._left = {trial.trial_id for trial in left}
         self._weights.expect(left)
 
-    def run(self, devices: Sequence[Device], *, together: int = 1) -> bool:
-        """Train everything on local devices, one worker a group of `together`; see `run_on`."""
+    def run(self, devices: Sequence[Device], *, group_size: int = 1) -> bool:
+        """Train everything on local devices, one worker a group of `group_size`; see `run_on`."""
         workers = [
             LocalWorker(group, data=self._data, compiler=self._compiler, keep_weights=self._keep_weights)
-            for group in groups(devices, together=together)
+            for group in groups(devices, size=group_size)
         ]
         return self.run_on(workers)
 
@@ -272,7 +272,7 @@ class Scheduler:
             if self._halving:
                 self._carry_out(self._halving.opening)
             for paused in reversed(list(self._begun.values())):
-                if self._halving and not paused.slot.lacks:  # else its evaluation comes first
+                if self._halving and not paused.slot.unmeasured:  # else its evaluation comes first
                     self._carry_out(self._halving.arrive(paused))
                 else:
                     self._queue_of[paused.trial.trial_id].waiting.appendleft(paused)

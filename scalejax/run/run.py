@@ -327,10 +327,11 @@ def plan(
     from scalejax.planning.device_specs import LOCAL, devices_named, local_spec
     from scalejax.planning.forecast import Forecast, forecast
     from scalejax.planning.outline import outline
-    from scalejax.planning.packing import STATIC, in_mode
+    from scalejax.planning.packing import in_mode
     from scalejax.planning.simulate import simulate
     from scalejax.planning.topology import check_compiler
     from scalejax.report.plan import SweepPlan
+    from scalejax.train.recipe import STATIC
 
     here.prepare()  # before the local kind is looked at
     spec, shape = devices_named(device_kind) if device_kind is not None else (None, ())
@@ -348,13 +349,13 @@ def plan(
         return SweepPlan(outline(made, Forecast((), ()), device=here.device_kind()))
     if spec is not None and spec.name != LOCAL:
         buckets = tuple(
-            in_mode(bucket, STATIC, evaluated=spec.evaluated)
+            in_mode(bucket, STATIC, evaluation_bytes=spec.evaluation_bytes)
             for bucket in made.packing.buckets  # as a run there would
         )
         made = replace(made, packing=replace(made.packing, buckets=buckets))
         asked = compile_for(made, spec, shape=shape) if compile else []
-        timings, told = [each.timing for each in asked], "estimated from what its compiler says"
-        simulated = simulate(made, spec, timings=timings or None, told=told)
+        timings, source = [each.timing for each in asked], "estimated from what its compiler says"
+        simulated = simulate(made, spec, timings=timings or None, source=source)
         return SweepPlan(outline(made, simulated, device=here.device_kind(), compiled=asked))
     measure = spec is None and devices is None and made.data_bytes <= TIMED_BYTES
     made = with_modes(made, kept_modes(read_environment(directory_of(sweep, out))), measure=measure)
@@ -441,7 +442,7 @@ def _plan_digest(plan: "Plan") -> str:
         (bucket.program.identity, bucket.lanes, bucket.call_steps, repr(bucket.spread))
         for bucket in plan.packing.buckets
     ]
-    content = [trials, buckets, plan.devices, plan.group, plan.card.fingerprint, dict(versions())]
+    content = [trials, buckets, plan.devices, plan.group_size, plan.card.fingerprint, dict(versions())]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -452,7 +453,7 @@ def carry_out(
     progress: bool = True,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Run:
-    """Carry out a plan; see `run_sweep`. Of several hosts the primary one alone writes, but for their parts of checkpoints."""
+    """Carry out a plan; see `run_sweep`. Of several hosts only the primary one writes, checkpoints apart."""
     from scalejax.execute import hosts
 
     run = Run(directory_of(plan.sweep, out), plan.sweep)
@@ -684,7 +685,7 @@ def _train(
 
         interruption = exits.enter_context(Interruption(stop))
         exits.enter_context(pool)
-        complete = scheduler.run(jax.devices(), together=plan.group)
+        complete = scheduler.run(jax.devices(), group_size=plan.group_size)
         if not complete:
             pool.stop()  # another host may have received the signal
         if not (pool.join() and complete) and (heard := interruption.signal or scheduler.signal):
@@ -716,7 +717,7 @@ def _train_on_other_host(
         keep_weights=plan.sweep.keep_weights != NONE,
     )
     with Interruption(scheduler.stop):
-        scheduler.run(jax.devices(), together=plan.group)
+        scheduler.run(jax.devices(), group_size=plan.group_size)
         if scheduler.signal:  # other trouble the primary host raises on all
             raise Interrupted(scheduler.signal, lost=list(scheduler.lost.values()))
 
