@@ -18,7 +18,7 @@ from scalejax.execute import pack as pack_module
 from scalejax.execute import programs
 from scalejax.execute.devices import groups
 from scalejax.execute.pack import Pack
-from scalejax.execute.programs import Compiler, Later, Programs, check_memory, compiled_programs
+from scalejax.execute.programs import CompiledInBackground, Compiler, Programs, check_memory, compiled_programs
 from scalejax.planning import lowering
 from scalejax.planning.lowering import PLACED, lowered_place
 from scalejax.planning.packing import Bucket
@@ -151,13 +151,13 @@ def test_placing_trials_moves_those_trials_to_the_devices_and_no_others(data, mo
         moved.append([len(leaf) for leaf in jax.tree.leaves(operands)])
         return lanes
 
-    alone = Later(lambda: place)
+    alone = CompiledInBackground(lambda: place)
     made.set_result(Programs(place, lambda: place, place, place, placed=PLACED, placing_one=alone))
     bucket = Bucket(program(trials[0]), tuple(map(Counted, trials)), count, 1.0, 1, 50)
     pack = Pack(bucket, Placement(FIRST, count), data=device_data(data), programs=made)
     weights = [initial_weights(each.architecture, 0) for each in trials]
     with ThreadPoolExecutor(1) as threads:
-        alone.beside(threads)
+        alone.compile_in(threads)
         alone()
     for at_first in (True, False):
         moved.clear()

@@ -34,7 +34,7 @@ from scalejax.run.fits import BOOTSTRAP, LEVEL, Fits, fit_source
 from scalejax.run.predict import predicted
 from scalejax.run.rows import measurement_rows, older_result, older_row, result_row, trial_row
 from scalejax.run.store import TRIAL_COLUMNS, Ended, Heartbeat, Store
-from scalejax.run.watch import Accountant, Ahead, Interruption, Pulse
+from scalejax.run.watch import Accountant, Interruption, Preparation, Pulse
 from scalejax.run.weights import Keeper, best_row, evaluated, model_parts, without_model
 from scalejax.spec import Sweep
 from scalejax.spec.sweep import ALL, NONE
@@ -620,7 +620,7 @@ def _train(
 
     data = _loaded(plan)
     waiting = [*unfinished, *recalled]
-    accountant, ahead = Accountant(plan, waiting, begun=begun), Ahead(plan)
+    accountant, preparation = Accountant(plan, waiting, begun=begun), Preparation(plan)
     with ExitStack() as exits:
         stream = None if progress else exits.enter_context(Path(os.devnull).open("w"))
         # How long a fit takes is not known before: it is counted as much as a trial of the engine takes on average.
@@ -637,7 +637,7 @@ def _train(
         exits.enter_context(Pulse(store, accountant=accountant, display=display))
 
         def started(trials: Sequence["Trial"]) -> None:
-            ahead.begin()
+            preparation.begin()
             store.start([trial.trial_id for trial in trials])
             accountant.begin(trials, display)
             if keeper:
