@@ -321,50 +321,87 @@ def plan(
             installed.
     """
     from scalejax.execute import devices as here
-    from scalejax.execute.modes import kept_modes, with_modes
-    from scalejax.execute.timing import TIMED_BYTES, remembered, timings_of
-    from scalejax.planning.compile_for import compile_for
-    from scalejax.planning.device_specs import LOCAL, devices_named, local_spec
-    from scalejax.planning.forecast import Forecast, forecast
+    from scalejax.planning.device_specs import LOCAL
+    from scalejax.planning.forecast import Forecast
     from scalejax.planning.outline import outline
-    from scalejax.planning.packing import in_mode
-    from scalejax.planning.simulate import simulate
-    from scalejax.planning.topology import check_compiler
     from scalejax.report.plan import SweepPlan
-    from scalejax.train.recipe import STATIC
 
     here.prepare()  # before the local kind is looked at
-    spec, shape = devices_named(device_kind) if device_kind is not None else (None, ())
-    if shape:
-        if devices not in (None, math.prod(shape)):
-            says = f"--device-kind {device_kind}: it has {math.prod(shape)} devices, and --devices asks for {devices}"
-            raise SweepError(f"{says}; leave one of them out")
-        devices = math.prod(shape)
-    if compile:
-        if spec is None or spec.name == LOCAL:
-            raise SweepError("--compile: expected a --device-kind that is not here, such as v5e:2x2 or h200:8")
-        check_compiler(spec)
+    spec, shape = _devices_asked_for(device_kind, devices, compile=compile)
+    devices = math.prod(shape) if shape else devices
     made = planned(sweep, devices=devices, spec=spec)
     if not made.packing.buckets:
         return SweepPlan(outline(made, Forecast((), ()), device=here.device_kind()))
     if spec is not None and spec.name != LOCAL:
-        buckets = tuple(
-            in_mode(bucket, STATIC, evaluation_bytes=spec.evaluation_bytes)
-            for bucket in made.packing.buckets  # as a run there would
-        )
-        made = replace(made, packing=replace(made.packing, buckets=buckets))
-        asked = compile_for(made, spec, shape=shape) if compile else []
-        timings, source = [each.timing for each in asked], "estimated from what its compiler says"
-        simulated = simulate(made, spec, timings=timings or None, source=source)
-        return SweepPlan(outline(made, simulated, device=here.device_kind(), compiled=asked))
-    measure = spec is None and devices is None and made.data_bytes <= TIMED_BYTES
-    made = with_modes(made, kept_modes(read_environment(directory_of(sweep, out))), measure=measure)
+        return SweepPlan(_outlined_elsewhere(made, spec, shape=shape, compile=compile))
+    return SweepPlan(_outlined_here(made, spec, simulated=devices is not None, directory=directory_of(sweep, out)))
+
+
+def _devices_asked_for(
+    device_kind: str | None, devices: int | None, *, compile: bool
+) -> "tuple[DeviceSpec | None, tuple[int, ...]]":
+    """Return the spec of a kind of devices, and how these are connected where the kind says it; see `plan`.
+
+    Raises:
+        SweepError: there is no such kind, it has another number of devices, or its compiler is not installed.
+    """
+    from scalejax.planning.device_specs import LOCAL, devices_named
+    from scalejax.planning.topology import check_compiler
+
+    spec, shape = devices_named(device_kind) if device_kind is not None else (None, ())
+    if shape and devices not in (None, math.prod(shape)):
+        says = f"--device-kind {device_kind}: it has {math.prod(shape)} devices, and --devices asks for {devices}"
+        raise SweepError(f"{says}; leave one of them out")
+    if compile:
+        if spec is None or spec.name == LOCAL:
+            raise SweepError("--compile: expected a --device-kind that is not here, such as v5e:2x2 or h200:8")
+        check_compiler(spec)
+    return spec, shape
+
+
+def _outlined_elsewhere(plan: "Plan", spec: "DeviceSpec", *, shape: tuple[int, ...], compile: bool) -> dict[str, Any]:
+    """Return the facts of a plan for devices that are not here: simulated, and compiled for them if asked for."""
+    from scalejax.execute.devices import device_kind
+    from scalejax.planning.compile_for import compile_for
+    from scalejax.planning.outline import outline
+    from scalejax.planning.packing import in_mode
+    from scalejax.planning.simulate import simulate
+    from scalejax.train.recipe import STATIC
+
+    # The mode of a run there.
+    buckets = [in_mode(each, STATIC, evaluation_bytes=spec.evaluation_bytes) for each in plan.packing.buckets]
+    plan = replace(plan, packing=replace(plan.packing, buckets=tuple(buckets)))
+    compiled = compile_for(plan, spec, shape=shape) if compile else []
+    timings, source = [each.timing for each in compiled], "estimated from what its compiler says"
+    simulated = simulate(plan, spec, timings=timings or None, source=source)
+    return outline(plan, simulated, device=device_kind(), compiled=compiled)
+
+
+def _outlined_here(plan: "Plan", spec: "DeviceSpec | None", *, simulated: bool, directory: Path) -> dict[str, Any]:
+    """Return the facts of a plan for the kind of devices that are here.
+
+    Args:
+        plan: as described.
+        spec: where that kind was asked for by name: then no program is timed.
+        simulated: whether a number of devices was asked for.
+        directory: of the run, which may have chosen modes.
+    """
+    from scalejax.execute.devices import device_kind
+    from scalejax.execute.modes import kept_modes, with_modes
+    from scalejax.execute.timing import TIMED_BYTES, remembered, timings_of
+    from scalejax.planning.device_specs import local_spec
+    from scalejax.planning.forecast import forecast
+    from scalejax.planning.outline import outline
+    from scalejax.planning.simulate import simulate
+
+    measure = spec is None and not simulated and plan.data_bytes <= TIMED_BYTES
+    plan = with_modes(plan, kept_modes(read_environment(directory)), measure=measure)
     if spec is not None:
-        timings = [remembered(bucket, made.card) for bucket in made.packing.buckets]
-        return SweepPlan(outline(made, simulate(made, spec, timings=timings), device=here.device_kind()))
-    timings = timings_of(made, patience_seconds=TIMING_PATIENCE)
-    simulation = simulate(made, local_spec(), timings=timings) if devices else None
-    return SweepPlan(outline(made, forecast(made, timings), device=here.device_kind(), simulation=simulation))
+        timings = [remembered(bucket, plan.card) for bucket in plan.packing.buckets]
+        return outline(plan, simulate(plan, spec, timings=timings), device=device_kind())
+    timings = timings_of(plan, patience_seconds=TIMING_PATIENCE)
+    simulation = simulate(plan, local_spec(), timings=timings) if simulated else None
+    return outline(plan, forecast(plan, timings), device=device_kind(), simulation=simulation)
 
 
 def planned(sweep: Sweep, *, devices: int | None = None, spec: "DeviceSpec | None" = None) -> "Plan":
