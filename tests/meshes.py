@@ -108,7 +108,7 @@ def test_a_lane_is_read_whole_from_all_of_its_devices(data):
 @pytest.mark.parametrize(
     ("mesh", "there"), [("lanes", False), ("batch", True), ("parameters", True)], ids=["lanes", "batch", "parameters"]
 )
-def test_only_what_is_spread_talks(mesh, there, data):
+def test_only_a_mesh_that_shards_trials_has_collectives(mesh, there, data):
     spread, lanes = MESHES[mesh]
     placement = Placement(tuple(jax.local_devices()), lanes, spread)
     lowered = lowered_training(replace(program(TRIALS[0]), mode="static"), placement, card=data.card)

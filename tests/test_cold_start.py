@@ -28,7 +28,7 @@ from scalejax.run.watch import Preparation
 from scalejax.train.optimizers import OPTIMIZERS
 from scalejax.train.padding import stack_padded
 from scalejax.train.step import Cursor, batch_indices, start
-from scalejax.train.tracing import collecting_later, tracing
+from scalejax.train.tracing import garbage_collection_paused, tracing
 
 GROUP = tuple(jax.local_devices())
 
@@ -174,7 +174,7 @@ def test_one_thread_traces_at_a_time_and_garbage_is_looked_for_afterwards():
     assert order == [("first", False), ("second", False)]
     assert gc.isenabled()
     gc.disable()
-    with collecting_later():
+    with garbage_collection_paused():
         pass
     assert not gc.isenabled()
     gc.enable()

@@ -24,7 +24,7 @@ from scalejax.planning.packing import in_mode
 from scalejax.planning.placement import Placement
 from scalejax.planning.plan import make_plan
 from scalejax.planning.simulate import simulate
-from scalejax.planning.topology import smallest, target, topology, unkept
+from scalejax.planning.topology import smallest, target, topology, without_compilation_cache
 from scalejax.report.plan import plan_lines
 from scalejax.train.recipe import STATIC
 
@@ -149,7 +149,7 @@ def test_what_is_set_for_a_compiler_is_taken_back(monkeypatch):
     assert dict(os.environ) == before
     name = "jax_persistent_cache_min_compile_time_secs"
     seconds = getattr(jax.config, name)
-    with unkept():
+    with without_compilation_cache():
         assert getattr(jax.config, name) == math.inf
     assert getattr(jax.config, name) == seconds
 
@@ -241,7 +241,7 @@ def test_a_thousand_lanes_on_each_of_four_tpus_take_little_more_than_their_bytes
         pieces=(8,),
     )
     placement = Placement(topology(spec, count=count), lanes)
-    with unkept():
+    with without_compilation_cache():
         compiled = lowered_training(program, placement, card=plan.card)[8].compile()
     reading, memory = read(compiled.as_text()), compiled.memory_analysis()
     assert 8 in {loop.trips for loop in reading.loops}

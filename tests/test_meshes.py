@@ -105,7 +105,7 @@ def test_the_longest_axis_is_cut_and_small_arrays_are_not(shape, count, axis):
     assert parameter_axis(shape, count) == axis
 
 
-def test_devices_that_share_a_trial_are_rows_of_the_mesh():
+def test_devices_that_share_a_trial_are_a_shard_of_the_mesh():
     placement = Placement(tuple(jax.local_devices()[:1]) * 12, 3, Spread(2, 3))
     assert (placement.lane_shards, placement.lanes) == (2, 6)
     assert [placement.shard_of(lane) for lane in range(6)] == [0, 0, 0, 1, 1, 1]

@@ -80,8 +80,8 @@ def bench(widths: Sequence[int], *, batch_size: int, repetitions: int, progress:
         typical = {name: float(np.median(values)) for name, values in rates.items()}
         peaks.append(typical["peak"] * 2 * PEAK_SIZE**3)
         placement = Placement(devices, bucket.lanes)
-        together = flops * placement.lanes
-        modes = {mode: typical[mode] * together for mode in MODES}
+        step = flops * placement.lanes
+        modes = {mode: typical[mode] * step for mode in MODES}
         speeds.append(Speed(width, bucket.lanes, modes, typical["loop"] * flops))
     return Bench(batch_size, len(devices), float(np.median(peaks)), tuple(speeds))
 

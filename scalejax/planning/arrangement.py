@@ -1,8 +1,9 @@
-"""Over how many devices each trial is spread: what makes a sweep end soonest, and what lets a large model fit at all.
+"""Over how many devices each trial is spread: so that a sweep ends soonest, and that a large model fits at all.
 
-Small models want lanes on every device. A long trial wants its batch divided, or it decides alone when a sweep ends. A
-model that no device can hold has its parameters divided too. All that follows from the cost model and from public
-figures, so it is the same in every run of a sweep.
+Of small models each device trains lanes of its own. A trial so long that the sweep would end with it alone has its
+batch sharded. A model that does not fit on a device is rematerialised, then trained in microbatches, and then has its
+parameters sharded. All that follows from the cost model and from public figures, so it is the same in every run of a
+sweep.
 """
 
 import functools
@@ -28,10 +29,10 @@ def arrange(
 ) -> tuple[Packing, int]:
     """Return the packing with every bucket spread, and how many devices work on a bucket together.
 
-    On a CPU nothing is spread: its cores share one memory, and are worth more with lanes of their own.
+    On a CPU nothing is spread: its cores share one memory, and lanes of their own keep them busier.
 
     Args:
-        packing: of devices that work alone.
+        packing: made for devices with lanes of their own.
         devices: how many there are.
         spec: of each.
         capacity: that the packing was made for.
@@ -109,9 +110,10 @@ def _with_lanes(bucket: Bucket, group: int, *, spec: DeviceSpec, capacity: Capac
 
 @functools.cache
 def _fitting(program: LaneProgram, parts: int, spec: DeviceSpec) -> LaneProgram | None:
-    """Return a program whose lane fits on devices that share its parameters: as it is, or by more work for less memory.
+    """Return a program whose lane fits on devices that share its parameters; None if none does.
 
-    Blocks are computed again before a batch is taken in parts: doing little at a time leaves a device idle.
+    Tried are the program as it is, then rematerialised, then in ever more microbatches, whose small products leave a
+    device idle.
     """
     batch_size = program.recipe.batch_size
     if batch_size % parts:

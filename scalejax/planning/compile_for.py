@@ -19,7 +19,7 @@ from scalejax.planning.memory import Memory, memory_of, needed_bytes
 from scalejax.planning.packing import Bucket, in_mode
 from scalejax.planning.placement import Group
 from scalejax.planning.plan import Plan
-from scalejax.planning.topology import topology, unkept
+from scalejax.planning.topology import topology, without_compilation_cache
 from scalejax.text import first_line
 from scalejax.train.cost import DeviceSpeed, evaluation_flops, performed_flops
 from scalejax.train.recipe import STATIC
@@ -110,7 +110,7 @@ def compile_for(plan: Plan, spec: DeviceSpec, *, shape: tuple[int, ...] = ()) ->
         SweepError: there is no such compiler here, or no such topology.
     """
     devices = topology(spec, shape=shape, count=plan.group_size)
-    with unkept():
+    with without_compilation_cache():
         return [compiled_bucket(bucket, plan, devices=devices, spec=spec) for bucket in plan.packing.buckets]
 
 

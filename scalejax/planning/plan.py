@@ -25,7 +25,7 @@ from scalejax.spec.sweep import PROBED, PROVEN
 from scalejax.train.cost import SPEEDS, data_bytes, lane_bytes
 from scalejax.train.recipe import LaneProgram
 from scalejax.train.task import Task, task_of
-from scalejax.train.tracing import collecting_later
+from scalejax.train.tracing import garbage_collection_paused
 
 STATE_SHARE = 0.25  # of a device's memory may be taken by the lanes of one program; activations need the rest
 STEP_SHARE = 0.25  # of it by the largest array of a step of all lanes
@@ -127,7 +127,7 @@ def make_plan(
         SweepError: the sweep asks for what its data or its families do not have, or for halving that halves nothing.
     """
     check_sweep(sweep, spec=spec)
-    with collecting_later():
+    with garbage_collection_paused():
         return _planned(sweep, devices=devices, spec=spec, probe=probe)
 
 

@@ -141,8 +141,8 @@ def environment(wanted: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def unkept() -> Iterator[None]:
-    """Keep nothing that is compiled on disk: what is compiled for devices elsewhere JAX can write, and not read."""
+def without_compilation_cache() -> Iterator[None]:
+    """Write no compiled program to JAX's cache: what is compiled for devices elsewhere it cannot read back."""
     name = "jax_persistent_cache_min_compile_time_secs"
     before = getattr(jax.config, name)
     jax.config.update(name, math.inf)
