@@ -175,7 +175,8 @@ def exit_together() -> Iterator[None]:
         store.barrier(f"left/{block}/", seconds=seconds)
     except TimeoutError:
         what = "the run came to its end" if error is None else first_line(error)
-        says = f"{what}; this is host {jax.process_index()}, and the others do not hear of it"
+        remedy = "end them, then start the same command on all hosts again"
+        says = f"{what}; this is host {jax.process_index()}, and the other hosts do not answer: {remedy}"
         raise HostError(says) from error
     if error is not None:
         raise error
