@@ -13,9 +13,10 @@ from scalejax.execute.programs import compiled_programs
 from scalejax.execute.snapshot import Snapshot, pack_up, unpack
 from scalejax.planning.lowering import lowered_training
 from scalejax.planning.packing import Bucket
-from scalejax.planning.placement import ALONE, Placement, Spread
+from scalejax.planning.placement import Placement
 from scalejax.planning.trial import Counted
 from scalejax.train.padding import initial_weights
+from scalejax.train.sharding import NOT_SPREAD, Spread
 
 # Adam divides a gradient by its own size, also one that is nothing but rounding; eps keeps that out of the comparison.
 TRIALS = [
@@ -23,7 +24,7 @@ TRIALS = [
     for number in range(8)
 ]
 MESHES = {
-    "lanes": (ALONE, 1),
+    "lanes": (NOT_SPREAD, 1),
     "batch": (Spread(8), 8),
     "lanes and batch": (Spread(2), 2),
     "parameters": (Spread(1, 8), 8),
@@ -107,7 +108,7 @@ def test_a_lane_is_read_whole_from_all_of_its_devices(data):
 @pytest.mark.parametrize(
     ("mesh", "there"), [("lanes", False), ("batch", True), ("parameters", True)], ids=["lanes", "batch", "parameters"]
 )
-def test_only_what_is_spread_talks(mesh, there, data):
+def test_only_a_mesh_that_shards_trials_has_collectives(mesh, there, data):
     spread, lanes = MESHES[mesh]
     placement = Placement(tuple(jax.local_devices()), lanes, spread)
     lowered = lowered_training(replace(program(TRIALS[0]), mode="static"), placement, card=data.card)

@@ -34,7 +34,7 @@ def test_every_contestant_is_measured_in_every_repetition(monkeypatch):
     amounts = []
     monkeypatch.setattr(benchmark, "_amount", lambda run: run(2) or 2)
     monkeypatch.setattr(benchmark, "_seconds", lambda run, amount: amounts.append(amount) or run(amount) or 0.5)
-    found = benchmark.bench([4], batch_size=8, repetitions=3, told=lambda _: None)
+    found = benchmark.bench([4], batch_size=8, repetitions=3, progress=lambda _: None)
     assert len(amounts) == 3 * 4
     # Two steps in half a second: all lanes of all devices count in the engine, one trial in the loop.
     speed = found.speeds[0]

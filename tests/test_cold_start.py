@@ -19,16 +19,16 @@ from engine_helpers import FIRST, device_data, planned, program
 from scalejax.execute import host_start, programs
 from scalejax.execute.host_start import started, starts_on_host
 from scalejax.execute.pack import Pack
-from scalejax.execute.programs import Compiler, Later, Once
+from scalejax.execute.programs import CompiledInBackground, CompiledOnDemand, Compiler
 from scalejax.planning.packing import Bucket
 from scalejax.planning.placement import Placement
 from scalejax.planning.trial import Counted
 from scalejax.report.plot import spread
-from scalejax.run.watch import Ahead
+from scalejax.run.watch import Preparation
 from scalejax.train.optimizers import OPTIMIZERS
 from scalejax.train.padding import stack_padded
 from scalejax.train.step import Cursor, batch_indices, start
-from scalejax.train.tracing import collecting_later, tracing
+from scalejax.train.tracing import garbage_collection_paused, tracing
 
 GROUP = tuple(jax.local_devices())
 
@@ -101,7 +101,7 @@ def test_the_first_trials_of_a_pack_need_no_compiled_program(data):
 @pytest.mark.parametrize("refills", [False, True])
 def test_the_program_that_places_is_compiled_ahead_only_where_lanes_are_filled_again(data, monkeypatch, refills):
     asked = threading.Event()
-    made = SimpleNamespace(placing=asked.set, placing_one=Later(None))
+    made = SimpleNamespace(placing=asked.set, placing_one=CompiledInBackground(None))
     monkeypatch.setattr(programs, "compiled_programs", lambda *_, **__: made)
     compiler = Compiler(data.card)
     compiler.programs(program(planned()), Placement(FIRST, 2), refills=refills).result()
@@ -117,18 +117,18 @@ def test_a_program_that_training_can_do_without_is_never_waited_for():
         begin.wait(10)
         return "program"
 
-    assert Later(None)() is None
-    later = Later(compile_it)
+    assert CompiledInBackground(None)() is None
+    later = CompiledInBackground(compile_it)
     assert later() is None
     assert not asked  # there is no thread for it
     with ThreadPoolExecutor(1) as threads:
-        later.beside(threads)
+        later.compile_in(threads)
         assert [later(), later()] == [None, None]
         begin.set()
     assert later() == "program"
     assert len(asked) == 1
-    late = Later(compile_it)
-    late.beside(threads)  # the run is over
+    late = CompiledInBackground(compile_it)
+    late.compile_in(threads)  # the run is over
     assert late() is None
 
 
@@ -140,7 +140,7 @@ def test_a_program_is_compiled_once_however_many_threads_ask():
         made.append(object())
         return made[-1]
 
-    once, found = Once(compile_it), []
+    once, found = CompiledOnDemand(compile_it), []
     threads = [threading.Thread(target=lambda: found.append(once())) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -174,7 +174,7 @@ def test_one_thread_traces_at_a_time_and_garbage_is_looked_for_afterwards():
     assert order == [("first", False), ("second", False)]
     assert gc.isenabled()
     gc.disable()
-    with collecting_later():
+    with garbage_collection_paused():
         pass
     assert not gc.isenabled()
     gc.enable()
@@ -193,7 +193,7 @@ def test_labels_that_are_apart_are_spread_without_scipy(monkeypatch):
 
 def test_what_is_done_ahead_begins_once_and_fails_silently():
     plan: Any = SimpleNamespace(trials=[None])
-    ahead: Any = Ahead(plan)
+    ahead: Any = Preparation(plan)
     for _ in range(2):
         ahead.begin()
     ahead._thread.join(timeout=60)

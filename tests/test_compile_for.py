@@ -20,12 +20,13 @@ from scalejax.planning.hlo import Reading, Work, read
 from scalejax.planning.lowering import abstract_data, abstract_lanes, lowered_training
 from scalejax.planning.memory import Memory, needed_bytes
 from scalejax.planning.outline import outline
-from scalejax.planning.packing import STATIC, in_mode
+from scalejax.planning.packing import in_mode
 from scalejax.planning.placement import Placement
 from scalejax.planning.plan import make_plan
 from scalejax.planning.simulate import simulate
-from scalejax.planning.topology import smallest, target, topology, unkept
+from scalejax.planning.topology import smallest, target, topology, without_compilation_cache
 from scalejax.report.plan import plan_lines
+from scalejax.train.recipe import STATIC
 
 SWEEP = """
 name = "asked"
@@ -148,7 +149,7 @@ def test_what_is_set_for_a_compiler_is_taken_back(monkeypatch):
     assert dict(os.environ) == before
     name = "jax_persistent_cache_min_compile_time_secs"
     seconds = getattr(jax.config, name)
-    with unkept():
+    with without_compilation_cache():
         assert getattr(jax.config, name) == math.inf
     assert getattr(jax.config, name) == seconds
 
@@ -195,7 +196,7 @@ def test_what_a_compiler_says_is_said_in_words_and_sets_the_times_of_the_simulat
     spec = PUBLIC_SPECS["h200"]
     plan = make_plan(WIDE, devices=4, spec=spec)
     says = said_by_a_compiler()
-    simulated = simulate(plan, spec, timings=[says.timing], told="estimated from what its compiler says")
+    simulated = simulate(plan, spec, timings=[says.timing], source="estimated from what its compiler says")
     assert not any(simulated.timed)  # an estimate stays one
     assert simulated.total != simulate(plan, spec).total
     facts = json.loads(json.dumps(outline(plan, simulated, device="cpu", compiled=[says])))
@@ -236,10 +237,11 @@ def test_a_thousand_lanes_on_each_of_four_tpus_take_little_more_than_their_bytes
     spec, count, lanes = PUBLIC_SPECS["v5e"], 4, 1024
     plan = make_plan(WIDE, devices=count, spec=spec)
     program = replace(
-        in_mode(replace(plan.packing.buckets[0], lanes=lanes), STATIC, evaluated=spec.evaluated).program, pieces=(8,)
+        in_mode(replace(plan.packing.buckets[0], lanes=lanes), STATIC, evaluation_bytes=spec.evaluation_bytes).program,
+        pieces=(8,),
     )
     placement = Placement(topology(spec, count=count), lanes)
-    with unkept():
+    with without_compilation_cache():
         compiled = lowered_training(program, placement, card=plan.card)[8].compile()
     reading, memory = read(compiled.as_text()), compiled.memory_analysis()
     assert 8 in {loop.trips for loop in reading.loops}

@@ -162,8 +162,8 @@ def test_hosts_that_cannot_be_are_one_sentence(options, says, capsys, monkeypatc
     assert line.startswith(f"scalejax run: {says}")
 
 
-class Store:
-    """The key-value store of `jax.distributed`, for threads that stand for hosts."""
+class StoreClient:
+    """The client of the key-value store of `jax.distributed`, for threads that stand for hosts."""
 
     def __init__(self):
         self.values: dict[str, bytes] = {}
@@ -190,22 +190,22 @@ class Store:
 
 
 @pytest.fixture
-def store(monkeypatch) -> Store:
-    """Return the store that hosts find."""
-    made = Store()
+def client(monkeypatch) -> StoreClient:
+    """Return the client that hosts find."""
+    made = StoreClient()
     monkeypatch.setattr("orbax.checkpoint.multihost.get_jax_distributed_client", lambda: made)
     monkeypatch.setattr(hosts, "WAIT_SECONDS", 0.01)
     return made
 
 
 @pytest.fixture
-def as_host(store, monkeypatch):
+def as_host(client, monkeypatch):
     """Return a function that runs another one as both hosts at once, and returns what each returns or raises."""
-    assert not store.values
-    own, lines = threading.local(), [hosts.Line(), hosts.Line()]
-    monkeypatch.setattr(hosts, "alone", lambda: False)
-    monkeypatch.setattr(hosts, "first", lambda: own.number == 0)
-    monkeypatch.setattr(hosts, "_line", lambda: lines[own.number])
+    assert not client.values
+    own, stores = threading.local(), [hosts.KeyValueStore(), hosts.KeyValueStore()]
+    monkeypatch.setattr(hosts, "is_single", lambda: False)
+    monkeypatch.setattr(hosts, "is_primary", lambda: own.number == 0)
+    monkeypatch.setattr(hosts, "_store", lambda: stores[own.number])
     monkeypatch.setattr(jax, "process_index", lambda: own.number)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
 
@@ -231,26 +231,26 @@ def as_host(store, monkeypatch):
     return both
 
 
-def test_what_is_told_is_as_long_as_it_is_and_old_sentences_go(as_host, store, monkeypatch):
-    monkeypatch.setattr(hosts, "PIECE_BYTES", 7)
-    monkeypatch.setattr(hosts, "KEPT", 3)
+def test_a_broadcast_may_have_any_size_and_old_ones_are_deleted(as_host, client, monkeypatch):
+    monkeypatch.setattr(hosts, "CHUNK_BYTES", 7)
+    monkeypatch.setattr(hosts, "KEPT_BROADCASTS", 3)
 
-    def talk(number: int) -> list[Any]:
-        return [(hosts.told(lambda: (number, "x" * 100)), hosts.everyone(number * 10)) for _ in range(5)]
+    def exchange(number: int) -> list[Any]:
+        return [(hosts.broadcast(lambda: (number, "x" * 100)), hosts.all_gather(number * 10)) for _ in range(5)]
 
     said = [((0, "x" * 100), [0, 10])] * 5
-    assert as_host(talk) == [said, said]
-    left = {key.split("/")[1:3][-1] for key in store.values}
-    assert left == {"7", "8", "9"}  # of the sentences; nothing that a host has given
+    assert as_host(exchange) == [said, said]
+    left = {key.split("/")[1:3][-1] for key in client.values}
+    assert left == {"7", "8", "9"}  # of the broadcasts; nothing that a host has sent to be gathered
 
 
-def test_what_any_host_asks_for_all_hear_at_the_same_time(as_host):
+def test_a_flag_that_any_host_sets_all_see_at_the_same_poll(as_host):
     def stops(number: int) -> list[int]:
-        asked, heard = hosts.Asked(), []
+        flag, seen = hosts.SharedFlag(), []
         for call in range(6):
-            heard.append(asked.any_of(15 if number == 1 and call >= 2 else 0))
-            hosts.everyone(None)  # as a program does that all of them run
-        return heard
+            seen.append(flag.poll(15 if number == 1 and call >= 2 else 0))
+            hosts.all_gather(None)  # as a program does that all of them run
+        return seen
 
     first, second = as_host(stops)
     assert first == second
@@ -260,28 +260,28 @@ def test_what_any_host_asks_for_all_hear_at_the_same_time(as_host):
 
 def test_a_block_ends_on_all_hosts_as_on_the_first(as_host, monkeypatch):
     def early(number: int) -> None:
-        with hosts.ending():
-            hosts.told(lambda: 1 / 0 if number == 5 else refuse())
+        with hosts.exit_together():
+            hosts.broadcast(lambda: 1 / 0 if number == 5 else refuse())
 
     def refuse() -> None:
         raise sx.SweepError("a disk is missing")
 
     def stopped(number: int) -> None:
-        with hosts.ending():
+        with hosts.exit_together():
             if number == 0:
                 raise sx.Interrupted(signal.SIGTERM, lost=[3])
 
     def lonely(number: int) -> None:
-        with hosts.ending():
+        with hosts.exit_together():
             if number == 1:
                 raise OSError("no such file")
-            hosts.everyone(None)  # which the other one never says
+            hosts.all_gather(None)  # which the other one never calls
 
     assert [str(each) for each in as_host(early)] == ["a disk is missing"] * 2
     found = as_host(stopped)
     assert [(each.signal, each.lost) for each in found] == [(signal.SIGTERM, (3,))] * 2
-    assert as_host(lambda number: hosts.told(lambda: number)) == [0, 0]  # they are in step again
-    monkeypatch.setattr(hosts, "END_SECONDS", 0.05)
+    assert as_host(lambda number: hosts.broadcast(lambda: number)) == [0, 0]  # they are in step again
+    monkeypatch.setattr(hosts, "EXIT_SECONDS", 0.05)
     error = as_host(lonely, seconds=0.3)[1]
     assert isinstance(error, HostError)
     assert "no such file; this is host 1" in str(error)
@@ -293,11 +293,11 @@ def test_what_one_host_cannot_make_is_its_sentence_on_all(as_host):
             raise sx.SweepError("sweep.toml: there is no such file")
         return number
 
-    found = as_host(lambda number: hosts.together(lambda: make(number)))
+    found = as_host(lambda number: hosts.make_on_all(lambda: make(number)))
     says = ["host 1: sweep.toml: there is no such file", "sweep.toml: there is no such file"]
     assert [str(each) for each in found] == says
     assert all(isinstance(each, sx.SweepError) for each in found)
-    assert as_host(lambda _: hosts.together(lambda: 7, alike=str)) == [7, 7]
+    assert as_host(lambda _: hosts.make_on_all(lambda: 7, digest=str)) == [7, 7]
 
 
 def test_trials_that_hosts_have_read_otherwise_begin_again(as_host):
@@ -309,14 +309,14 @@ def test_trials_that_hosts_have_read_otherwise_begin_again(as_host):
         found = [(trial, step) for trial, step in zip(trials, read[number], strict=True) if step is not None]
         state: Any = None
         paused = {trial.trial_id: Paused(Slot(trial, step), state) for trial, step in found[:: 1 - 2 * number]}
-        return [(name, each.slot.step) for name, each in checkpoint._as_all_hosts_have(paused, homes).items()]
+        return [(name, each.slot.step) for name, each in checkpoint._read_alike(paused, homes).items()]
 
     with pytest.warns(UserWarning, match="Not all hosts read the same of the checkpoints, so 2 trials begin again"):
         found = as_host(load)
     assert found == [[(trials[0].trial_id, 0), (trials[1].trial_id, 5)]] * 2
 
 
-def test_trouble_of_one_host_is_put_off_until_all_can_stop():
+def test_trouble_of_one_host_is_deferred_until_all_can_stop():
     def full(_: object) -> None:
         raise sx.RunError("the disk is full")
 
@@ -336,9 +336,9 @@ def test_devices_of_all_hosts_work_on_each_bucket_together():
     packing = make_plan(sweep, devices=1, spec=spec).packing
     capacity = Capacity(devices=6, state_bytes=1e10, step_bytes=1e10, speed=SPEEDS["gpu"])
     assert arrange(packing, devices=6, spec=spec, capacity=capacity)[1] == 1
-    whole, group = arrange(packing, devices=6, spec=spec, capacity=capacity, whole=True)
-    assert group == 6
-    assert {len(bucket.placement(tuple(range(6))).devices) for bucket in whole.buckets} == {6}
+    together, size = arrange(packing, devices=6, spec=spec, capacity=capacity, one_group=True)
+    assert size == 6
+    assert {len(bucket.placement(tuple(range(6))).devices) for bucket in together.buckets} == {6}
 
 
 def test_a_part_of_a_checkpoint_reads_as_it_was_written(tmp_path):

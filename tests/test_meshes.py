@@ -16,13 +16,13 @@ from scalejax.execute.pack import Pack
 from scalejax.planning import plan as planning
 from scalejax.planning.device_specs import device_spec_named
 from scalejax.planning.packing import Bucket
-from scalejax.planning.placement import ALONE, Placement, Spread
+from scalejax.planning.placement import Placement
 from scalejax.planning.plan import make_plan
 from scalejax.planning.simulate import simulate
 from scalejax.planning.trial import Counted
 from scalejax.rules import SpecError
 from scalejax.train.rematerialisation import rematerialised, stacks
-from scalejax.train.sharding import parameter_axis
+from scalejax.train.sharding import NOT_SPREAD, Spread, parameter_axis
 
 MESHES = Path(__file__).parent / "meshes.py"
 
@@ -74,7 +74,7 @@ def test_a_walk_of_known_length_ends_where_the_other_does():
 def test_two_devices_that_share_a_trial_train_it_as_one(data, spread):
     trial = planned(knobs={"width": 128, "depth": 2}, numbers={"eps": 1e-4})
     found = []
-    for group, own in ((FIRST, ALONE), (tuple(jax.local_devices()[:2]), spread)):
+    for group, own in ((FIRST, NOT_SPREAD), (tuple(jax.local_devices()[:2]), spread)):
         bucket = Bucket(
             replace(trial.program, mode="static", pieces=(8, 1)), (Counted(trial),), 1, 1.0, 1, 50, spread=own
         )
@@ -105,10 +105,10 @@ def test_the_longest_axis_is_cut_and_small_arrays_are_not(shape, count, axis):
     assert parameter_axis(shape, count) == axis
 
 
-def test_devices_that_share_a_trial_are_rows_of_the_mesh():
+def test_devices_that_share_a_trial_are_a_shard_of_the_mesh():
     placement = Placement(tuple(jax.local_devices()[:1]) * 12, 3, Spread(2, 3))
-    assert (placement.rows, placement.lanes) == (2, 6)
-    assert [placement.row(lane) for lane in range(6)] == [0, 0, 0, 1, 1, 1]
+    assert (placement.lane_shards, placement.lanes) == (2, 6)
+    assert [placement.shard_of(lane) for lane in range(6)] == [0, 0, 0, 1, 1, 1]
 
 
 def test_blocks_that_are_computed_again_give_the_same_numbers():
@@ -164,4 +164,4 @@ def test_a_model_that_fits_no_device_is_spread_or_refused_with_what_would_hold_i
     (bucket,) = large.packing.buckets
     assert bucket.spread.parameters > 1
     assert bucket.program.rematerialise
-    assert large.group >= bucket.spread.devices
+    assert large.group_size >= bucket.spread.devices

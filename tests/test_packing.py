@@ -22,7 +22,6 @@ from scalejax.planning import packing as packing_module
 from scalejax.planning.device_specs import PUBLIC_SPECS, local_spec
 from scalejax.planning.packing import (
     PROVEN,
-    STATIC,
     Bucket,
     Capacity,
     Packing,
@@ -34,9 +33,9 @@ from scalejax.planning.packing import (
 )
 from scalejax.planning.proof.prove import prove
 from scalejax.planning.trial import Counted
-from scalejax.train.cost import EVALUATED_BYTES, SPEEDS, lane_bytes, step_flops
+from scalejax.train.cost import EVALUATION_BYTES, SPEEDS, lane_bytes, step_flops
 from scalejax.train.padding import fits_into, initial_weights, pad
-from scalejax.train.recipe import BLOCK
+from scalejax.train.recipe import EVALUATION_BLOCK, STATIC
 
 CAPACITY = Capacity(devices=2, state_bytes=1e9, speed=SPEEDS["cpu"])
 
@@ -259,12 +258,19 @@ def test_how_much_an_evaluation_takes_at_once_follows_from_the_memory_of_the_dev
     size = architecture(FAMILIES["mlp"], {"width": 64, "depth": 2}, shape=(40,), outputs=10)
     trial = trial_of(size, "mlp", batch_size=128)
 
-    def block(evaluated: float, lanes: int) -> int:
+    def block(room: float, lanes: int) -> int:
         bucket = Bucket(trial.program, (Counted(trial),), lanes, 1.0, 1, 50)
-        return in_mode(bucket, STATIC, evaluated=evaluated).program.block
+        return in_mode(bucket, STATIC, evaluation_bytes=room).program.evaluation_block
 
-    here, h200, v5e = local_spec().evaluated, PUBLIC_SPECS["h200"].evaluated, PUBLIC_SPECS["v5e"].evaluated
-    assert here == EVALUATED_BYTES
-    assert [block(here, lanes) for lanes in (64, 1024)] == [BLOCK, 128]  # as before there were others
-    assert [block(h200, lanes) for lanes in (64, 1024)] == [BLOCK, BLOCK]  # as many launches for many lanes as for few
+    here, h200, v5e = (
+        local_spec().evaluation_bytes,
+        PUBLIC_SPECS["h200"].evaluation_bytes,
+        PUBLIC_SPECS["v5e"].evaluation_bytes,
+    )
+    assert here == EVALUATION_BYTES
+    assert [block(here, lanes) for lanes in (64, 1024)] == [EVALUATION_BLOCK, 128]  # as before there were others
+    assert [block(h200, lanes) for lanes in (64, 1024)] == [
+        EVALUATION_BLOCK,
+        EVALUATION_BLOCK,
+    ]  # as many launches for many lanes as for few
     assert block(v5e, 1024) * 1024 * 64 * 4 <= 16e9 / 400

@@ -24,16 +24,16 @@ PLACEMENTS = st.builds(
 
 @given(PLACEMENTS)
 def test_every_lane_has_a_place_of_its_own_and_the_axis_is_divided_device_by_device(placement):
-    places = [(placement.row(lane), placement.slot(lane)) for lane in range(placement.lanes)]
+    places = [(placement.shard_of(lane), placement.index_in_shard(lane)) for lane in range(placement.lanes)]
     assert places == [(d, s) for d in range(len(placement.devices)) for s in range(placement.lanes_each)]
 
 
 @given(PLACEMENTS, st.data())
 def test_lanes_are_handed_out_so_that_no_device_has_two_more_than_another(placement, draw):
-    order = placement.by_turns(range(placement.lanes))
+    order = placement.round_robin(range(placement.lanes))
     assert sorted(order) == list(range(placement.lanes))
     some = order[: draw.draw(st.integers(0, placement.lanes))]
-    counts = [sum(placement.row(lane) == device for lane in some) for device in range(len(placement.devices))]
+    counts = [sum(placement.shard_of(lane) == device for lane in some) for device in range(len(placement.devices))]
     assert max(counts) - min(counts) <= 1
     assert placement.busiest(some) == max(counts)
 
@@ -41,9 +41,9 @@ def test_lanes_are_handed_out_so_that_no_device_has_two_more_than_another(placem
 @given(PLACEMENTS, st.data())
 def test_any_free_lanes_are_all_handed_out_the_lowest_slots_first(placement, draw):
     free = draw.draw(st.sets(st.integers(0, placement.lanes - 1)))
-    order = placement.by_turns(free)
+    order = placement.round_robin(free)
     assert sorted(order) == sorted(free)
-    slots = [placement.slot(lane) for lane in order]
+    slots = [placement.index_in_shard(lane) for lane in order]
     assert slots == sorted(slots)
 
 
@@ -53,18 +53,18 @@ def test_devices_hold_the_lanes_that_the_placement_says(lanes_each):
     numbers = jax.device_put(np.arange(placement.lanes, dtype=np.int32), placement.lane_sharded)
     for shard in numbers.addressable_shards:
         for lane in np.asarray(shard.data).tolist():
-            assert placement.devices[placement.row(lane)] == shard.device
-            assert np.asarray(shard.data)[placement.slot(lane)] == lane
+            assert placement.devices[placement.shard_of(lane)] == shard.device
+            assert np.asarray(shard.data)[placement.index_in_shard(lane)] == lane
     # And each device knows its own among numbers that are given to all: the others lie beyond its lanes.
     own = jax.shard_map(
-        placement.own_slots, mesh=placement.mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec(LANE_AXIS)
+        placement.indices_in_shard, mesh=placement.mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec(LANE_AXIS)
     )
     every = np.arange(placement.lanes, dtype=np.int32)
     found = np.asarray(jax.jit(own)(every)).reshape(len(placement.devices), placement.lanes)
     for device, slots in enumerate(found):
         for lane, slot in zip(every.tolist(), slots.tolist(), strict=True):
-            mine = placement.row(lane) == device
-            assert slot == placement.slot(lane) if mine else slot >= lanes_each
+            mine = placement.shard_of(lane) == device
+            assert slot == placement.index_in_shard(lane) if mine else slot >= lanes_each
 
 
 def names(node: ast.AST) -> set[str]:

@@ -18,7 +18,7 @@ from scalejax.execute import pack as pack_module
 from scalejax.execute import programs
 from scalejax.execute.devices import groups
 from scalejax.execute.pack import Pack
-from scalejax.execute.programs import Compiler, Later, Programs, check_memory, compiled_programs
+from scalejax.execute.programs import CompiledInBackground, Compiler, Programs, check_memory, compiled_programs
 from scalejax.planning import lowering
 from scalejax.planning.lowering import PLACED, lowered_place
 from scalejax.planning.packing import Bucket
@@ -46,7 +46,7 @@ def test_the_cores_of_a_cpu_are_one_group_and_accelerators_work_alone():
 def test_few_trials_are_spread_over_the_devices(data):
     group = tuple(jax.local_devices())
     pack = pack_on(group, [planned()], data, lanes=3)
-    assert {pack.placement.row(lane) for lane in pack.free[: len(group)]} == set(range(len(group)))
+    assert {pack.placement.shard_of(lane) for lane in pack.free[: len(group)]} == set(range(len(group)))
 
 
 @pytest.mark.parametrize("count", [1, *slow(PLACED - 1, PLACED), PLACED + 3])
@@ -69,7 +69,8 @@ def test_any_number_of_trials_is_placed_each_in_its_lane(data, count):
 
 def device_with(room: int | None):
     """Return a placement on one device that claims so many bytes of memory."""
-    return Placement((SimpleNamespace(memory_stats=lambda: None if room is None else {"bytes_limit": room}),), 2)
+    memory = None if room is None else {"bytes_limit": room}
+    return Placement((SimpleNamespace(process_index=0, memory_stats=lambda: memory),), 2)
 
 
 def test_a_program_that_cannot_fit_is_refused_before_it_runs(data):
@@ -152,13 +153,13 @@ def test_placing_trials_moves_those_trials_to_the_devices_and_no_others(data, mo
         moved.append([len(leaf) for leaf in jax.tree.leaves(operands)])
         return lanes
 
-    alone = Later(lambda: place)
+    alone = CompiledInBackground(lambda: place)
     made.set_result(Programs(place, lambda: place, place, place, placed=PLACED, placing_one=alone))
     bucket = Bucket(program(trials[0]), tuple(map(Counted, trials)), count, 1.0, 1, 50)
     pack = Pack(bucket, Placement(FIRST, count), data=device_data(data), programs=made)
     weights = [initial_weights(each.architecture, 0) for each in trials]
     with ThreadPoolExecutor(1) as threads:
-        alone.beside(threads)
+        alone.compile_in(threads)
         alone()
     for at_first in (True, False):
         moved.clear()

@@ -119,16 +119,16 @@ def _on_cpu() -> Iterator[None]:
 def run(options: argparse.Namespace) -> int:
     """Train what has not been trained yet, draw the learning curves, and say which of them have flattened."""
     from scalejax.analysis import trends
-    from scalejax.execute.hosts import told
+    from scalejax.execute.hosts import broadcast
     from scalejax.report.status import counted
     from scalejax.report.table import curve_table
-    from scalejax.run import agreed, carry_out, planned
+    from scalejax.run import carry_out, planned, same_on_all_hosts
 
-    first = _join_hosts(options)
-    made = agreed(lambda: _from_file(options, planned))
+    primary = _join_hosts(options)
+    made = same_on_all_hosts(lambda: _from_file(options, planned))
     done = carry_out(made, options.out, checkpoint_seconds=options.checkpoint_seconds)
-    counts, programs = told(done.counts), len(made.packing.buckets)
-    if not first:
+    counts, programs = broadcast(done.counts), len(made.packing.buckets)
+    if not primary:
         return TROUBLE if counts["failed"] else 0
     shared = f"; {number_of(programs, 'lane program')} for all of them" if programs else ""
     shared = shared.replace("all of them", "all networks") if made.older else shared
@@ -149,14 +149,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _join_hosts(options: argparse.Namespace) -> bool:
-    """Join the other hosts of a run, if there are any; return whether this is the first one, which shows all."""
+    """Join the other hosts of a run, if there are any; return whether this is the primary one, which shows all."""
     given = options.coordinator, options.host_number, options.number_of_hosts
     if not options.hosts and given == (None, None, None):
         return True
     from scalejax.execute import hosts
 
     hosts.join(options.coordinator, number=options.host_number, count=options.number_of_hosts)
-    return hosts.first()
+    return hosts.is_primary()
 
 
 def status(options: argparse.Namespace) -> int:
@@ -257,7 +257,7 @@ def bench(options: argparse.Namespace) -> int:
         options.widths,
         batch_size=options.batch_size,
         repetitions=options.repetitions,
-        told=lambda line: print(line, file=sys.stderr),
+        progress=lambda line: print(line, file=sys.stderr),
     )
     facts = {
         "device_kind": device_kind(),

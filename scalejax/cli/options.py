@@ -84,10 +84,10 @@ def _run_options(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     command.add_argument(
         "--hosts", action="store_true",
-        help="train on the devices of all hosts on which this command is started, such as those of a TPU slice or the "
-        "tasks of a Slurm step; these are found by JAX, others are given:",
+        help="train on the devices of all hosts that start this command; JAX detects those of a TPU slice and the "
+        "tasks of a Slurm step, and for others give the next three options",
     )  # fmt: skip
-    command.add_argument("--coordinator", metavar="HOST:PORT", help="the first host, and a free port there")
+    command.add_argument("--coordinator", metavar="HOST:PORT", help="the address of host 0, with a free port")
     command.add_argument("--host-number", type=_natural, metavar="K", help="the number of this host, from 0 on")
     command.add_argument("--number-of-hosts", type=_positive, metavar="N", help="how many hosts there are")
 

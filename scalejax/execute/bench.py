@@ -49,7 +49,7 @@ class Bench:
     speeds: tuple[Speed, ...]
 
 
-def bench(widths: Sequence[int], *, batch_size: int, repetitions: int, told: Callable[[str], None]) -> Bench:
+def bench(widths: Sequence[int], *, batch_size: int, repetitions: int, progress: Callable[[str], None]) -> Bench:
     """Measure MLPs of two hidden layers, AdamW, on inputs of 40 numbers.
 
     Contestants take turns within each repetition, and medians are returned: machines drift.
@@ -58,17 +58,20 @@ def bench(widths: Sequence[int], *, batch_size: int, repetitions: int, told: Cal
         widths: of the hidden layers.
         batch_size: of every model.
         repetitions: measurements of each contestant.
-        told: is called with a line before each width.
+        progress: is called with a line before each width.
     """
     devices = groups(jax.local_devices())[0]
     peaks, speeds = [], []
     for width in widths:
-        told(f"width {width}: compiling and measuring")
+        progress(f"width {width}: compiling and measuring")
         bucket = _bucket(width, batch_size)
         flops = step_flops(bucket.program.architecture, bucket.program.recipe)
         with ThreadPoolExecutor(len(devices)) as threads:
             runs = {"peak": _peak_run(devices, threads), "loop": _loop_run(bucket)}
-            runs |= {mode: _lanes_run(in_mode(bucket, mode, evaluated=local_spec().evaluated)) for mode in MODES}
+            runs |= {
+                mode: _lanes_run(in_mode(bucket, mode, evaluation_bytes=local_spec().evaluation_bytes))
+                for mode in MODES
+            }
             amounts = {name: _amount(run) for name, run in runs.items()}
             rates = {name: [] for name in runs}
             for _ in range(repetitions):
@@ -77,8 +80,8 @@ def bench(widths: Sequence[int], *, batch_size: int, repetitions: int, told: Cal
         typical = {name: float(np.median(values)) for name, values in rates.items()}
         peaks.append(typical["peak"] * 2 * PEAK_SIZE**3)
         placement = Placement(devices, bucket.lanes)
-        together = flops * placement.lanes
-        modes = {mode: typical[mode] * together for mode in MODES}
+        step = flops * placement.lanes
+        modes = {mode: typical[mode] * step for mode in MODES}
         speeds.append(Speed(width, bucket.lanes, modes, typical["loop"] * flops))
     return Bench(batch_size, len(devices), float(np.median(peaks)), tuple(speeds))
 

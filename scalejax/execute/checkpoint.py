@@ -80,7 +80,7 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._packs = [PackCheckpoints(path, set(), open=False) for path in _subfolders(folder)]
         last = max((_number(pack.folder.name.partition("-")[0]) for pack in self._packs), default=0)
-        self._run = hosts.told(lambda: 1 + last)
+        self._run = hosts.broadcast(lambda: 1 + last)
         self._numbers = itertools.count(1)
         self._trouble: BaseException | None = None
         self._finished = False
@@ -104,10 +104,10 @@ class Checkpoints:
             for paused in trials or ():
                 name = paused.trial.trial_id
                 furthest[name] = max(furthest.get(name, paused), paused, key=step_of)
-        if not hosts.alone():
-            furthest = _as_all_hosts_have(furthest, homes)
-        if not hosts.first():
-            self._packs = []  # what earlier runs have left is for the first host to remove
+        if not hosts.is_single():
+            furthest = _read_alike(furthest, homes)
+        if not hosts.is_primary():
+            self._packs = []  # the primary host removes what earlier runs have left
         self._clear()
         self.steps = {name: paused.slot.step for name, paused in furthest.items()}
         return furthest
@@ -125,7 +125,7 @@ class Checkpoints:
     def open(self, name: str) -> PackCheckpoints:
         """Return the place for the checkpoints of a pack that begins; `name` tells its program."""
         with self._lock:
-            of_host = "" if hosts.first() else f"-host{hosts.number()}"
+            of_host = "" if hosts.is_primary() else f"-host{hosts.index()}"
             folder = self._folder / f"{self._run:04}-{next(self._numbers):03}-{name}{of_host}"
             self._packs.append(PackCheckpoints(folder, set(), open=True))
             return self._packs[-1]
@@ -178,8 +178,8 @@ class Checkpoints:
         late = wait(writing, timeout=seconds).not_done
         self._writer.shutdown(wait=not late, cancel_futures=True)
         if complete:
-            hosts.everyone(None)  # writes no more
-            if hosts.first():
+            hosts.all_gather(None)  # a barrier: no host writes any more
+            if hosts.is_primary():
                 shutil.rmtree(self._folder, ignore_errors=True)
             return
         self._check()
@@ -226,7 +226,7 @@ class Checkpoints:
 
 def _store(pack: PackCheckpoints, arrays: Arrays, manifest: Manifest) -> None:
     """Write the next checkpoint of a pack, and remove those that it makes needless."""
-    if not hosts.alone():
+    if not hosts.is_single():
         _store_part(pack.folder / str(pack.number), arrays, manifest)
         for old in range(1, pack.number - CHECKPOINTS_KEPT + 1):
             shutil.rmtree(pack.folder / str(old), ignore_errors=True)
@@ -258,16 +258,16 @@ def _read_part(path: Path) -> tuple[Arrays, Manifest]:
         return {name: file[name].view(np.dtype(kind)) for name, kind in said["kinds"].items()}, said["manifest"]
 
 
-def _as_all_hosts_have(furthest: dict[str, Paused], homes: Homes) -> dict[str, Paused]:
+def _read_alike(furthest: dict[str, Paused], homes: Homes) -> dict[str, Paused]:
     """Return the trials that every host has read at the same step, in one order; once all have read.
 
     Warns:
         UserWarning: there are others.
     """
     steps = {name: step_of(paused) for name, paused in furthest.items()}
-    of_hosts = hosts.everyone(steps)
-    known = set().union(*of_hosts)
-    if differing := {name for name in known if len({each.get(name) for each in of_hosts}) > 1}:
+    steps_of_hosts = hosts.all_gather(steps)
+    known = set().union(*steps_of_hosts)
+    if differing := {name for name in known if len({each.get(name) for each in steps_of_hosts}) > 1}:
         says = "Not all hosts read the same of the checkpoints, so {} again; see that the directory is one for all."
         one = len(differing) == 1
         warnings.warn(says.format(f"{number_of(len(differing), 'trial')} {'begins' if one else 'begin'}"), stacklevel=3)
@@ -345,9 +345,9 @@ def orbax() -> Iterator[Any]:
 
 def _of_this_host(ocp: Any) -> contextlib.AbstractContextManager[Any]:
     """Have Orbax write and read for this process alone, without waiting for the others of the job."""
-    if hosts.alone():
+    if hosts.is_single():
         return contextlib.nullcontext()
-    context, number = ocp.Context(), hosts.number()
+    context, number = ocp.Context(), hosts.index()
     context.multiprocessing.primary_host = number
     context.multiprocessing.active_processes = {number}
     context.multiprocessing.barrier_sync_key_prefix = f"host{number}"

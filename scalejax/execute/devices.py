@@ -50,8 +50,8 @@ def processes_beside(*, engine: bool) -> int:
     return max(1, _cores() // 2 if devices[0].platform == "cpu" else _cores() - len(devices))
 
 
-def groups(devices: Sequence[Device], *, together: int = 1) -> list[Group]:
-    """Divide devices into groups, accelerators into groups of `together`.
+def groups(devices: Sequence[Device], *, size: int = 1) -> list[Group]:
+    """Divide devices into groups, accelerators into groups of `size`.
 
     The cores of a CPU form one, because JAX compiles a program anew for each of its devices, but once for all of them
     together. Accelerators are as many groups as the plan says: each by itself can be busy with another bucket, and
@@ -59,8 +59,8 @@ def groups(devices: Sequence[Device], *, together: int = 1) -> list[Group]:
     """
     if devices[0].platform == "cpu":
         return [tuple(devices)]
-    whole = len(devices) // together * together
-    return [tuple(devices[begin : begin + together]) for begin in range(0, whole, together)]
+    whole = len(devices) // size * size
+    return [tuple(devices[begin : begin + size]) for begin in range(0, whole, size)]
 
 
 def device_kind() -> str:

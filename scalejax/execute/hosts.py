@@ -1,9 +1,10 @@
-"""Several hosts of one slice: what they agree on, and arrays that lie on the devices of all of them.
+"""Several hosts of one job: broadcasts and gathers between them, and arrays on the devices of all of them.
 
-Every host runs the same program in lockstep. Whatever a decision follows from is the same on all of them: outcomes,
-which are replicated, and what one host alone knows (times, files, signals), which it tells the others here. That goes
-through the key-value store of `jax.distributed`: it launches nothing on a device, and may be waited for as long as a
-program takes to compile. All hosts have to come to the same sentences in the same order, from one thread at a time.
+A host is a process of `jax.distributed`; the primary one is process 0. Every host runs the same program in lockstep.
+Whatever a decision follows from is the same on all of them: outcomes, which are replicated, and what one host alone
+knows (times, files, signals), which is broadcast or gathered here. That goes through the key-value store of
+`jax.distributed`, not through a collective: it launches nothing on a device, and may be waited for as long as a program
+takes to compile. All hosts have to call the functions here in the same order, from one thread at a time.
 
 With one process each function returns what it is given.
 """
@@ -25,38 +26,38 @@ from scalejax.text import first_line
 
 T = TypeVar("T")
 
-PIECE_BYTES = 2**20  # of what is told, in one value of the store
-WAIT_SECONDS = 1.0  # after which a host that waits looks whether it was sent a signal
-KEPT = 1024  # sentences in the store: no host is further behind
-MEETING_SECONDS = 0.02  # between two looks at who is there
-END_SECONDS = 20.0  # for the other hosts to come to the end of a run that did not come to its own
+CHUNK_BYTES = 2**20  # of a message, in one value of the store
+WAIT_SECONDS = 1.0  # of one blocking call: between two of them Python handles signals
+KEPT_BROADCASTS = 1024  # in the store: no host is further behind
+BARRIER_POLL_SECONDS = 0.02
+EXIT_SECONDS = 20.0  # for the other hosts to come to the end of a run that was broken off
 
 
-def alone() -> bool:
+def is_single() -> bool:
     """Say whether this process is the only one of its job."""
     return not jax.distributed.is_initialized() or jax.process_count() == 1
 
 
-def first() -> bool:
-    """Say whether this is the host that decides, writes and shows."""
-    return alone() or jax.process_index() == 0
+def is_primary() -> bool:
+    """Say whether this is process 0, which decides, writes and shows."""
+    return is_single() or jax.process_index() == 0
 
 
-def number() -> int:
-    """Return the number of this host, from 0 on."""
-    return 0 if alone() else jax.process_index()
+def index() -> int:
+    """Return the index of this process, from 0 on."""
+    return 0 if is_single() else jax.process_index()
 
 
 def join(coordinator: str | None = None, *, number: int | None = None, count: int | None = None) -> None:
-    """Join the other hosts, before JAX is used: by what is given, or else by what the cluster tells.
+    """Initialise `jax.distributed`, before JAX is used otherwise; what is not given is detected by JAX.
 
     Args:
-        coordinator: host and port of the first one, "HOST:PORT".
-        number: of this host, from 0 on.
-        count: of hosts.
+        coordinator: address of process 0, "HOST:PORT".
+        number: index of this process, from 0 on.
+        count: number of processes.
 
     Raises:
-        SweepError: neither tells which hosts there are, or they do not come together.
+        SweepError: an option is wrong, JAX detects no cluster, or the processes do not connect.
     """
     if coordinator is not None and not _is_address(coordinator):
         raise SweepError(f"--coordinator {coordinator}: expected HOST:PORT, such as 10.0.0.1:8476")
@@ -72,8 +73,8 @@ def join(coordinator: str | None = None, *, number: int | None = None, count: in
 
 
 def leave() -> None:
-    """Leave the other hosts, once all of them are about to."""
-    if not alone():
+    """Shut `jax.distributed` down; waits until all hosts do."""
+    if not is_single():
         jax.distributed.shutdown()
 
 
@@ -82,78 +83,78 @@ def _is_address(text: str) -> bool:
     return bool(host and colon and port.isascii() and port.isdigit() and 0 < int(port) < 2**16)
 
 
-def told(make: Callable[[], T]) -> T:
-    """Return on all hosts what the first one makes; what it raises instead, `ending` tells them."""
-    if alone():
+def broadcast(make: Callable[[], T]) -> T:
+    """Return on all hosts what the primary one makes. What it raises is raised on the others by `exit_together`."""
+    if is_single():
         return make()
-    if first():
+    if is_primary():
         value = make()
-        _line().tell((None, value))
+        _store().broadcast((None, value))
         return value
-    return _heard(_line().hear())
+    return _value_of(_store().receive())
 
 
-def everyone(value: T) -> list[T]:
-    """Return what each host gives, in their order, on all of them."""
-    return [value] if alone() else _everyone(value)
+def all_gather(value: T) -> list[T]:
+    """Return the values of all hosts, in their order, on all of them."""
+    return [value] if is_single() else _all_gather(value)
 
 
-def _everyone(value: T) -> list[T]:
-    line, number = _line(), next(_line().rounds)
-    if not first():
-        line.put(f"given/{number}/{jax.process_index()}", value)
-        return _heard(line.hear())
-    others = [line.get(f"given/{number}/{host}") for host in range(1, jax.process_count())]
-    values = [value, *others]
-    line.tell((None, values))
-    line.drop(f"given/{number}/")
+def _all_gather(value: T) -> list[T]:
+    store = _store()
+    folder = f"gather/{next(store.gathers)}/"
+    if not is_primary():
+        store.set(f"{folder}{jax.process_index()}", value)
+        return _value_of(store.receive())
+    values = [value, *(store.get(f"{folder}{host}") for host in range(1, jax.process_count()))]
+    store.broadcast((None, values))
+    store.delete(folder)
     return values
 
 
-def together(make: Callable[[], T], *, alike: Callable[[T], str] = lambda _: "") -> T:
-    """Return what each host makes for itself, if all of them can.
+def make_on_all(make: Callable[[], T], *, digest: Callable[[T], str] = lambda _: "") -> T:
+    """Return what this host makes, once every host has made its own.
 
     Args:
-        make: as described.
-        alike: what has to be the same on all hosts.
+        make: called on every host.
+        digest: of what is made; it has to be the same on all hosts.
 
     Raises:
-        SweepError: another host could not make it, or made something else.
-        Exception: why this one could not.
+        SweepError: another host could not make it, or digests differ.
+        Exception: what `make` raises here.
     """
-    if alone():
+    if is_single():
         return make()
     made, error = None, None
     try:
         made = make()
-        given = alike(made), ""
+        outcome = digest(made), ""
     except Exception as raised:
-        error, given = raised, ("", str(raised) if isinstance(raised, SweepError | RunError) else first_line(raised))
-    all_given = everyone(given)
+        error, outcome = raised, ("", str(raised) if isinstance(raised, SweepError | RunError) else first_line(raised))
+    outcomes = all_gather(outcome)
     if error is not None:
         raise error
-    for host, (_, trouble) in enumerate(all_given):
+    for host, (_, trouble) in enumerate(outcomes):
         if trouble:
             raise SweepError(f"host {host}: {trouble}")
-    for host, (mine, _) in enumerate(all_given):
-        if mine != all_given[0][0]:
+    for host, (found, _) in enumerate(outcomes):
+        if found != outcomes[0][0]:
             remedy = "see that all hosts have the same files, packages and kind of devices"
             raise SweepError(f"host {host} plans something else than host 0; {remedy}")
     return made  # pyright: ignore[reportReturnType]  # it was made: nothing was raised
 
 
 @contextmanager
-def ending() -> Iterator[None]:
-    """Have all hosts leave a block together, and as the first one does: what it raises is raised on all of them.
+def exit_together() -> Iterator[None]:
+    """Have all hosts leave a block at the same time, with the outcome of the primary one: what it raises, all raise.
 
     Raises:
-        HostError: trouble of this host alone, which the others cannot hear of; the job has to end.
+        HostError: trouble of this host alone, which the others cannot receive; the job has to end.
     """
-    if alone():
+    if is_single():
         yield
         return
-    line = _line()
-    block, error = next(line.blocks), None
+    store = _store()
+    block, error = next(store.blocks), None
     try:
         yield
     except BaseException as raised:
@@ -161,103 +162,117 @@ def ending() -> Iterator[None]:
     if isinstance(error, HostError):
         raise error
     try:
-        seconds = None if error is None else END_SECONDS
-        if first():
-            trouble = _described(error)
+        seconds = None if error is None else EXIT_SECONDS
+        if is_primary():
+            trouble = _encoded(error)
             if trouble is not None:
-                line.tell((trouble, None))  # they may be waiting for something else
-            line.put(f"ended/{block}", (trouble, line.sentence))
+                store.broadcast((trouble, None))  # the others may be waiting for a value
+            store.set(f"exit/{block}", (trouble, store.broadcasts))
         else:
-            trouble, line.sentence = line.get(f"ended/{block}", seconds=seconds)
-            error = error.error if isinstance(error, Told) else error or _raised(trouble)
-        # So that the first host, by which the others hear of each other, does not go first.
-        line.meet(f"left/{block}/", seconds=seconds)
+            trouble, store.broadcasts = store.get(f"exit/{block}", seconds=seconds)
+            error = error.error if isinstance(error, PrimaryError) else error or _decoded(trouble)
+        # The primary host serves the store, so it must not leave before the others have read from it.
+        store.barrier(f"left/{block}/", seconds=seconds)
     except TimeoutError:
         what = "the run came to its end" if error is None else first_line(error)
-        says = f"{what}; this is host {jax.process_index()}, and the others do not hear of it"
+        remedy = "end them, then start the same command on all hosts again"
+        says = f"{what}; this is host {jax.process_index()}, and the other hosts do not answer: {remedy}"
         raise HostError(says) from error
     if error is not None:
         raise error
 
 
-class Asked:
-    """A question that any host may raise at any time, such as to stop, and that all of them hear at the same moment."""
+class SharedFlag:
+    """A number that any host may set at any time, and that all hosts see at the same poll; 0 until then."""
 
     def __init__(self) -> None:
-        self._name = None if alone() else f"asked/{next(_line().questions)}/"
-        self._said = False
+        self._name = None if is_single() else f"flag/{next(_store().flags)}/"
+        self._sent = False
 
-    def any_of(self, code: int) -> int:
-        """Return what some host has asked for, 0 if none has; a question of another host may be heard a call later."""
+    def poll(self, code: int) -> int:
+        """Return the flag on all hosts alike; one that another host sets may be seen a poll later.
+
+        Args:
+            code: that this host sets it to; 0: to nothing.
+        """
         if self._name is None:
             return code
-        if code and not self._said and not first():
-            _line().put(f"{self._name}{jax.process_index()}", code)
-            self._said = True
-        return told(lambda: code or max(_line().found(self._name or ""), default=0))
+        if code and not self._sent and not is_primary():
+            _store().set(f"{self._name}{jax.process_index()}", code)
+            self._sent = True
+        return broadcast(lambda: code or max(_store().values(self._name or ""), default=0))
 
 
-class Told(BaseException):
-    """What the first host has raised: `error` is the same here."""
+class PrimaryError(BaseException):
+    """Raised on another host in place of a value that the primary one could not broadcast.
+
+    Attributes:
+        error: what it raised instead.
+    """
 
     def __init__(self, error: BaseException):
         super().__init__(str(error))
         self.error = error
 
 
-def _described(error: BaseException | None) -> tuple[str, Any] | None:
+def _encoded(error: BaseException | None) -> tuple[str, Any] | None:
     if error is None:
         return None
     if isinstance(error, Interrupted):
         return "interrupted", (error.signal, error.lost)
-    kind = "asked" if isinstance(error, SweepError) else "run"
+    kind = "sweep" if isinstance(error, SweepError) else "run"
     return kind, str(error) if isinstance(error, SweepError | RunError) else f"host 0 ended: {first_line(error)}"
 
 
-def _raised(trouble: tuple[str, Any] | None) -> BaseException | None:
+def _decoded(trouble: tuple[str, Any] | None) -> BaseException | None:
     if trouble is None:
         return None
     kind, what = trouble
     if kind == "interrupted":
         return Interrupted(what[0], lost=what[1])
-    return SweepError(what) if kind == "asked" else RunError(what)
+    return SweepError(what) if kind == "sweep" else RunError(what)
 
 
-def _heard(message: tuple[tuple[str, Any] | None, Any]) -> Any:
+def _value_of(message: tuple[tuple[str, Any] | None, Any]) -> Any:
     trouble, value = message
-    if error := _raised(trouble):
-        raise Told(error)
+    if error := _decoded(trouble):
+        raise PrimaryError(error)
     return value
 
 
-class Line:
-    """The key-value store by which the hosts of this job hear of each other."""
+class KeyValueStore:
+    """The key-value store of `jax.distributed`, in which a message may have any size.
+
+    Attributes:
+        broadcasts: how many there have been; the primary host numbers them, and the others read them in order.
+        gathers, flags, blocks: numbers for the next ones, the same on all hosts.
+    """
 
     def __init__(self) -> None:
         from orbax.checkpoint import multihost
 
         self._client: Any = multihost.get_jax_distributed_client()
-        self.sentence = 0  # the number of the next one
-        self.rounds, self.questions, self.blocks = itertools.count(), itertools.count(), itertools.count()
+        self.broadcasts = 0
+        self.gathers, self.flags, self.blocks = itertools.count(), itertools.count(), itertools.count()
 
-    def tell(self, value: Any) -> None:
-        """Tell all other hosts."""
-        self.put(f"told/{self.sentence}", value)
-        if self.sentence >= KEPT:
-            self.drop(f"told/{self.sentence - KEPT}/")
-        self.sentence += 1
+    def broadcast(self, value: Any) -> None:
+        """Send a value to all other hosts; for the primary one."""
+        self.set(f"broadcast/{self.broadcasts}", value)
+        if self.broadcasts >= KEPT_BROADCASTS:
+            self.delete(f"broadcast/{self.broadcasts - KEPT_BROADCASTS}/")
+        self.broadcasts += 1
 
-    def hear(self) -> Any:
-        """Wait for what the first host tells next."""
-        self.sentence += 1
-        return self.get(f"told/{self.sentence - 1}")
+    def receive(self) -> Any:
+        """Wait for the next broadcast."""
+        self.broadcasts += 1
+        return self.get(f"broadcast/{self.broadcasts - 1}")
 
-    def put(self, name: str, value: Any) -> None:
+    def set(self, name: str, value: Any) -> None:
         """Write a value."""
         content = pickle.dumps(value)
-        pieces = [content[begin : begin + PIECE_BYTES] for begin in range(0, len(content), PIECE_BYTES)]
-        for number, piece in reversed(list(enumerate(pieces))):  # the first one says that all are there
-            self._client.key_value_set_bytes(f"scalejax/{name}/{number}", b"%d " % len(pieces) + piece)
+        chunks = [content[begin : begin + CHUNK_BYTES] for begin in range(0, len(content), CHUNK_BYTES)]
+        for number, chunk in reversed(list(enumerate(chunks))):  # the first one says that all are there
+            self._client.key_value_set_bytes(f"scalejax/{name}/{number}", b"%d " % len(chunks) + chunk)
 
     def get(self, name: str, *, seconds: float | None = None) -> Any:
         """Wait for a value.
@@ -269,27 +284,27 @@ class Line:
         rest = [self._wait(f"scalejax/{name}/{number}", None).partition(b" ")[2] for number in range(1, int(count))]
         return pickle.loads(b"".join([content, *rest]))
 
-    def found(self, folder: str) -> list[Any]:
-        """Return the small values in a folder, without waiting."""
+    def values(self, folder: str) -> list[Any]:
+        """Return the values in a folder, of one chunk each, without waiting."""
         entries = self._client.key_value_dir_get_bytes(f"scalejax/{folder}")
         return [pickle.loads(content.partition(b" ")[2]) for _, content in entries]
 
-    def drop(self, folder: str) -> None:
+    def delete(self, folder: str) -> None:
         """Delete the values in a folder."""
         self._client.key_value_delete(f"scalejax/{folder}")
 
-    def meet(self, folder: str, *, seconds: float | None) -> None:
-        """Wait until all hosts are here.
+    def barrier(self, folder: str, *, seconds: float | None) -> None:
+        """Wait until all hosts have called this.
 
         Raises:
-            TimeoutError: they are not within some seconds.
+            TimeoutError: they have not within some seconds.
         """
         began = time.monotonic()
-        self.put(f"{folder}{jax.process_index()}", None)
-        while len(self.found(folder)) < jax.process_count():
+        self.set(f"{folder}{jax.process_index()}", None)
+        while len(self.values(folder)) < jax.process_count():
             if seconds is not None and time.monotonic() - began > seconds:
                 raise TimeoutError
-            time.sleep(MEETING_SECONDS)
+            time.sleep(BARRIER_POLL_SECONDS)
 
     def _wait(self, key: str, seconds: float | None) -> bytes:
         began = time.monotonic()
@@ -304,12 +319,12 @@ class Line:
 
 
 @functools.cache
-def _line() -> Line:
-    return Line()
+def _store() -> KeyValueStore:
+    return KeyValueStore()
 
 
-def placed(tree: Any, shardings: Any) -> Any:
-    """Copy arrays of the host, the same on all hosts, to devices; each host copies what its own hold.
+def device_put(tree: Any, shardings: Any) -> Any:
+    """Copy arrays in memory, equal on all hosts, to devices of all of them; each host copies what its devices hold.
 
     Args:
         tree: arrays.
@@ -319,48 +334,48 @@ def placed(tree: Any, shardings: Any) -> Any:
         return jax.device_put(tree, shardings)
     if isinstance(shardings, jax.sharding.Sharding):
         shardings = jax.tree.map(lambda _: shardings, tree)
-    return jax.tree.map(_placed, tree, shardings)
+    return jax.tree.map(_device_put, tree, shardings)
 
 
-def _placed(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+def _device_put(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
     return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
 
-def replicated(tree: Any, sharding: jax.sharding.Sharding) -> Any:
-    """Return arrays on all devices of all hosts as each host can read them: whole, and on a device of its own.
+def local_replica(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+    """Return arrays that are sharded over the devices of all hosts as whole arrays on one device of this host.
 
     Args:
         tree: arrays.
         sharding: that replicates them on the devices on which they lie.
     """
-    return jax.tree.map(lambda leaf: leaf.addressable_data(0), _copying(sharding)(tree))
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), _replicating(sharding)(tree))
 
 
-def row(tree: Any, number: int, sharding: jax.sharding.Sharding) -> Any:
-    """Return one row [1, ...] of arrays as `replicated` does, wherever it lies."""
-    return jax.tree.map(lambda leaf: leaf.addressable_data(0), _choosing(sharding)(tree, np.int32(number)))
+def local_row(tree: Any, number: int, sharding: jax.sharding.Sharding) -> Any:
+    """Return one row [1, ...] of arrays as `local_replica` does, whichever host has it."""
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), _slicing(sharding)(tree, np.int32(number)))
 
 
 @functools.cache
-def _copying(sharding: jax.sharding.Sharding) -> Callable[..., Any]:
+def _replicating(sharding: jax.sharding.Sharding) -> Callable[..., Any]:
     return jax.jit(lambda tree: tree, out_shardings=sharding)
 
 
 @functools.cache
-def _choosing(sharding: jax.sharding.Sharding) -> Callable[..., Any]:
+def _slicing(sharding: jax.sharding.Sharding) -> Callable[..., Any]:
     def chosen(tree: Any, number: jax.Array) -> Any:
         return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, number, 1), tree)
 
     return jax.jit(chosen, out_shardings=sharding)
 
 
-def has(array: Any) -> bool:
-    """Say whether all of an array is on this host."""
+def is_addressable(array: Any) -> bool:
+    """Say whether this host can read all of an array."""
     return not isinstance(array, jax.Array) or array.is_fully_addressable
 
 
-def rows_here(array: jax.Array) -> dict[int, tuple[jax.Array, int]]:
-    """Return where the rows of an array are that lie on this host: the part of it that has a row, and where there."""
+def addressable_rows(array: jax.Array) -> dict[int, tuple[jax.Array, int]]:
+    """Return, for each row of an array that this host can read, the shard that has it and its number there."""
     found = {}
     for shard in array.addressable_shards:
         begin = shard.index[0].start or 0

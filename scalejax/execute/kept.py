@@ -58,7 +58,7 @@ from scalejax.planning.trial import Trial
 from scalejax.text import first_line, number_of
 from scalejax.train.lanes import blocks, evaluate_one
 from scalejax.train.numerics import Numerics, current, held
-from scalejax.train.recipe import BLOCK, Recipe
+from scalejax.train.recipe import EVALUATION_BLOCK, Recipe
 from scalejax.train.step import Examples, seen
 from scalejax.train.task import Task, is_own, output_shape
 from scalejax.train.traced import task_digest
@@ -165,7 +165,7 @@ def store(folder: Path, trial_id: str) -> None:
     Raises:
         OSError: or what else Orbax raises where it cannot write.
     """
-    if not hosts.alone():
+    if not hosts.is_single():
         return
     if not (folder / trial_id).exists():
         model = _read_waiting(_waiting_file(folder, trial_id))
@@ -289,7 +289,7 @@ def predictor(
         last: whether of the outputs at each place of a window those at the last one are wanted alone.
     """
     _, params, rest = nnx.split(module, nnx.Param, ...)
-    whole = min(BLOCK, 1 << (examples - 1).bit_length())  # of a few examples a small program
+    whole = min(EVALUATION_BLOCK, 1 << (examples - 1).bit_length())  # of a few examples a small program
 
     @jax.jit
     def outputs(params: nnx.State, rest: nnx.State, inputs: jax.Array) -> jax.Array:

@@ -15,10 +15,11 @@ import jax
 
 from scalejax.execute.timing import remembered, timed
 from scalejax.planning.device_specs import local_spec
-from scalejax.planning.packing import STATIC, Bucket, in_mode
+from scalejax.planning.packing import Bucket, in_mode
 from scalejax.planning.plan import Plan
+from scalejax.train.recipe import MAP, STATIC, VMAP
 
-TIMED = ("vmap", "map")  # against each other, on a CPU
+TIMED = (VMAP, MAP)  # against each other, on a CPU
 MODES = (*TIMED, STATIC)
 WORTH_SECONDS = 60.0  # of estimated training; below, compiling a second program costs more than it can save
 
@@ -35,7 +36,7 @@ def with_modes(plan: Plan, kept: Mapping[str, str], *, measure: bool) -> Plan:
         in_mode(
             bucket,
             kept.get(program_key(bucket)) or choose_mode(bucket, plan, measure=measure),
-            evaluated=local_spec().evaluated,
+            evaluation_bytes=local_spec().evaluation_bytes,
         )
         for bucket in plan.packing.buckets
     )
@@ -55,7 +56,7 @@ def choose_mode(bucket: Bucket, plan: Plan, *, measure: bool) -> str:
     if jax.default_backend() != "cpu":
         return STATIC
     if bucket.lanes == 1:
-        return "map"  # there is nothing to run side by side
+        return MAP  # there is nothing to run side by side
     candidates = [in_mode(bucket, mode) for mode in TIMED]
     timings = [remembered(each, plan.card) for each in candidates]
     worth = measure and bucket.seconds * bucket.makespan >= WORTH_SECONDS

@@ -9,7 +9,7 @@ from scalejax.execute.refusal import broke_off
 from scalejax.execute.slot import Finished
 from scalejax.planning.trial import Trial
 
-Told = TypeVar("Told")
+Event = TypeVar("Event")
 
 
 @dataclass(frozen=True)
@@ -40,29 +40,29 @@ def guarded(observer: Observer) -> Observer:
     return Observer(_guarded(observer.started), _guarded(observer.finished), _guarded(observer.progressed))
 
 
-def _guarded(tell: Callable[[Told], None]) -> Callable[[Told], None]:
-    def told(what: Told) -> None:
+def _guarded(call: Callable[[Event], None]) -> Callable[[Event], None]:
+    def guarded_call(event: Event) -> None:
         try:
-            tell(what)
+            call(event)
         except RunError:
             raise
         except Exception as error:
             raise broke_off(error) from error
 
-    return told
+    return guarded_call
 
 
-def deferred(observer: Observer, put_off: Callable[[RunError], None]) -> Observer:
-    """Return an observer whose trouble is put off: other hosts go on until they hear of it, and this one with them."""
+def deferred(observer: Observer, defer: Callable[[RunError], None]) -> Observer:
+    """Return an observer whose `RunError` goes to `defer`: hosts have to launch the same calls until all stop."""
     each = observer.started, observer.finished, observer.progressed
-    return Observer(*(_deferred(tell, put_off) for tell in each))
+    return Observer(*(_deferred(call, defer) for call in each))
 
 
-def _deferred(tell: Callable[[Any], None], put_off: Callable[[RunError], None]) -> Callable[[Any], None]:
-    def told(what: Any) -> None:
+def _deferred(call: Callable[[Any], None], defer: Callable[[RunError], None]) -> Callable[[Any], None]:
+    def deferring_call(event: Any) -> None:
         try:
-            tell(what)
+            call(event)
         except RunError as error:
-            put_off(error)
+            defer(error)
 
-    return told
+    return deferring_call

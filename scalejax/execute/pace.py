@@ -1,7 +1,7 @@
 """How long the next call of a pack may be, by what its earlier calls have taken.
 
-A stop is heard between calls, and what an unfinished call has done cannot be saved. So a call is planned by measured
-time alone: a first one of a single step, a first evaluation of a single lane on each device, and from then on no call
+A run can stop only between calls, and what an unfinished call has done cannot be saved. So calls are planned by time
+alone: a first one of a single step, a first evaluation of a single lane on each device, and from then on no call
 that would last longer than CALL_SECONDS.
 """
 

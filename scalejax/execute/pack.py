@@ -15,21 +15,22 @@ import numpy as np
 from scalejax.execute import hosts
 from scalejax.execute.host_start import started, starts_on_host
 from scalejax.execute.initial_weights import Weights
+from scalejax.execute.lane_table import LaneTable, Occupancy
 from scalejax.execute.pace import Pace
 from scalejax.execute.programs import Programs
 from scalejax.execute.refusal import unless_memory_is_short, warn_of_no_checkpoint
-from scalejax.execute.roster import Crew, Roster
 from scalejax.execute.slot import Evaluation, Finished, Paused, Slot
 from scalejax.execute.snapshot import Snapshot, bits, keyed
 from scalejax.execute.stream import Stream
 from scalejax.planning.packing import Bucket
-from scalejax.planning.placement import ALONE, Placement
+from scalejax.planning.placement import Placement
 from scalejax.planning.trial import Trial
 from scalejax.status import Status
 from scalejax.train.cost import lane_bytes
 from scalejax.train.lanes import Commands, DeviceData, Outcome, empty
 from scalejax.train.padding import crop, stack_padded
-from scalejax.train.recipe import Leaf, Settings
+from scalejax.train.recipe import MAP, Leaf, Settings
+from scalejax.train.sharding import NOT_SPREAD
 from scalejax.train.step import Best, TrialState
 
 # On the device: the next call uses the lanes up, and must not wait for the host to have read them.
@@ -46,7 +47,7 @@ class CallPlan:
         count: steps of every lane.
         due: lanes that are evaluated after them.
         ending: lanes whose best parameters are tested.
-        owed: lanes for whose evaluation or test it has no time: the next call comes to them first.
+        deferred: lanes whose evaluation or test is left to the next call, which does these first.
         in_turn: lanes that a device trains one after the other.
         examples: that the busiest device evaluates.
     """
@@ -54,19 +55,19 @@ class CallPlan:
     count: int
     due: frozenset[int]
     ending: frozenset[int]
-    owed: frozenset[int]
+    deferred: frozenset[int]
     in_turn: int
     examples: int
 
 
 @dataclass(frozen=True)
 class PendingCall:
-    """A call that was launched: which trial was in which lane, and the outcome, which may still be computed."""
+    """A call that was launched: which trial is in which lane, and the outcome, which may still be computed."""
 
     plan: CallPlan
     steps: np.ndarray  # [lanes], after the call
-    crew: Crew
-    newcomers: Sequence[Slot]  # that were not in the call before
+    occupancy: Occupancy
+    new_slots: Sequence[Slot]  # assigned since the call before
     paused: dict[int, TrialState]  # by lane: [1, ...], on its device
     outcome: Outcome
     began: float
@@ -77,17 +78,17 @@ class PendingCall:
     @property
     def slots(self) -> Mapping[int, Slot]:
         """Its trials, by lane."""
-        return self.crew.slots
+        return self.occupancy.slots
 
     @property
     def reached(self) -> dict[str, int]:
         """The step of each of its trials after the call, by id."""
-        return dict(zip(self.crew.ids, self.steps[self.crew.lanes].tolist(), strict=True))
+        return dict(zip(self.occupancy.ids, self.steps[self.occupancy.lanes].tolist(), strict=True))
 
     @property
     def decisive(self) -> bool:
-        """Whether its outcome decides what the next call does, so that nothing may be launched before it has landed."""
-        return self.probing or not self.crew.patient.isdisjoint(self.plan.due)
+        """Whether the next call depends on its outcome, so that nothing may be launched before it has landed."""
+        return self.probing or not self.occupancy.with_patience.isdisjoint(self.plan.due)
 
 
 @dataclass(frozen=True)
@@ -135,20 +136,20 @@ class Pack:
         self._stream = stream
         self._programs = programs
         self._keeps = keep_weights
-        self._roster = Roster(placement, batch_size=bucket.program.recipe.batch_size)
-        self._newcomers: list[Slot] = []  # that no call was launched with
-        self._surprised: list[tuple[int, Slot]] = []  # have ended, and calls with them may have been launched
-        self._blank = set(range(placement.lanes))  # lanes that were never written
-        self._example: tuple[Trial, Weights] | Paused | None = None  # what an idle lane is filled with
+        self._table = LaneTable(placement, batch_size=bucket.program.recipe.batch_size)
+        self._new_slots: list[Slot] = []  # assigned since the latest call was launched
+        self._ended_in_flight: list[tuple[int, Slot]] = []  # diverged while a later call was launched with them
+        self._unwritten = set(range(placement.lanes))  # lanes that were never written
+        self._filler: tuple[Trial, Weights] | Paused | None = None  # what an idle lane is filled with
         self._landed = 0.0  # when the latest call did
         self._clock = 0.0  # a trial's share of the seconds of all calls that have landed
         self._pace = Pace()
-        self._copied_bytes = 0  # written beyond the lanes
-        self._free_bytes = COPIED_BYTES if placement.devices[0].platform == "cpu" else 0
-        self._tight = False  # a copy of all lanes did not fit
-        self._shared = not placement.here
+        self._copied_bytes = 0  # of copies, written out of range
+        self._copied_threshold = COPIED_BYTES if placement.devices[0].platform == "cpu" else 0
+        self._copy_failed = False  # a copy of all lanes did not fit
+        self._multi_host = not placement.is_fully_addressable
         blank = empty(bucket.program, placement.lanes)
-        self.lanes = hosts.placed(blank, placement.shardings(blank))
+        self.lanes = hosts.device_put(blank, placement.shardings(blank))
 
     @property
     def _starts_on_host(self) -> bool:
@@ -157,23 +158,23 @@ class Pack:
     @property
     def free(self) -> list[int]:
         """Lanes without a trial, in the order in which they get one."""
-        return self._roster.free
+        return self._table.free
 
     @property
     def occupied(self) -> list[tuple[int, Slot]]:
         """Lanes with their trials, which are brought up to date."""
-        return list(self._roster.settle().slots.items())
+        return list(self._table.synced().slots.items())
 
     @property
     def busy(self) -> bool:
         """Whether any lane has a trial."""
-        return bool(self._roster.crew.slots)
+        return bool(self._table.occupancy.slots)
 
     def fill(self, trials: Sequence[tuple[Trial, Weights] | Paused]) -> None:
         """Put trials into the free lanes; lanes that never had one get something harmless to compute."""
         lanes = list(zip(self.free, trials, strict=False))
         fresh = [(number, *each) for number, each in lanes if not isinstance(each, Paused)]
-        untouched = len(self._blank) == self.placement.lanes
+        untouched = len(self._unwritten) == self.placement.lanes
         if fresh and len(fresh) == len(lanes) and untouched and self._starts_on_host:
             self._begin(fresh)
             return
@@ -189,52 +190,52 @@ class Pack:
         row_of = {number: row for row, (number, _, _) in enumerate(trials)}
         rows = [row_of.get(number, len(trials) - 1) for number in range(self.placement.lanes)]
         states = started(self.bucket.program, *self._stacked(trials), rows=rows)
-        self.lanes = hosts.placed(states, self.placement.shardings(states))
-        self._blank.clear()
+        self.lanes = hosts.device_put(states, self.placement.shardings(states))
+        self._unwritten.clear()
         for number, trial, weights in trials:
-            self._example = (trial, weights)
-            self._seat(number, Slot(trial))
+            self._filler = (trial, weights)
+            self._assign(number, Slot(trial))
 
     def place(self, trials: Sequence[tuple[int, Trial, Weights]]) -> None:
         """Write new trials into lanes."""
         self._write(trials)
         for number, trial, weights in trials:
-            self._example = (trial, weights)
-            self._seat(number, Slot(trial))
+            self._filler = (trial, weights)
+            self._assign(number, Slot(trial))
 
     def resume(self, number: int, paused: Paused) -> None:
         """Write a paused trial into a lane, where it continues."""
         self.lanes = self._programs.result().write_lane(self.lanes, np.int32(number), paused.state)
-        self._blank.discard(number)
-        self._example = self._example or paused
+        self._unwritten.discard(number)
+        self._filler = self._filler or paused
         # A copy: should the next call be refused, the paused trial is as it was.
-        self._seat(number, paused.slot.copy())
-        if paused.slot.lacks:
-            self._roster.owed.add(number)
+        self._assign(number, paused.slot.copy())
+        if paused.slot.unmeasured:
+            self._table.deferred.add(number)
 
-    def _seat(self, number: int, slot: Slot) -> None:
+    def _assign(self, number: int, slot: Slot) -> None:
         slot.clock = self._clock  # as far as is known before the calls have landed that were launched
-        self._newcomers.append(slot)
-        self._roster.seat(number, slot)
+        self._new_slots.append(slot)
+        self._table.assign(number, slot)
 
     def moved(self, steps: int) -> None:
         """Count steps that `call` has taken in all lanes."""
-        self._roster.advance(steps)
+        self._table.advance(steps)
 
     def adopt(self, lanes: TrialState, trial: Trial) -> None:
         """Take over a ready state of all lanes, each with `trial` at its start."""
         self.lanes = jax.device_put(lanes, self.placement.shardings(lanes))
         for number in range(self.placement.lanes):
-            self._seat(number, Slot(trial))
+            self._assign(number, Slot(trial))
 
     def fill_idle(self) -> None:
         """Give lanes that never had a trial something harmless to compute: the zeros there are no valid settings."""
-        if isinstance(self._example, Paused):
-            for number in self._blank:
-                self.lanes = self._programs.result().write_lane(self.lanes, np.int32(number), self._example.state)
-            self._blank.clear()
-        elif self._example is not None and self._blank:
-            self._write([(number, *self._example) for number in sorted(self._blank)])
+        if isinstance(self._filler, Paused):
+            for number in self._unwritten:
+                self.lanes = self._programs.result().write_lane(self.lanes, np.int32(number), self._filler.state)
+            self._unwritten.clear()
+        elif self._filler is not None and self._unwritten:
+            self._write([(number, *self._filler) for number in sorted(self._unwritten)])
 
     def launch(self, *, copy: bool = False) -> PendingCall:
         """Set off to the next step at which any lane has an evaluation, or as far as one call goes.
@@ -244,43 +245,49 @@ class Pack:
         Args:
             copy: whether its result shall bring a snapshot, if memory suffices.
         """
-        crew, plan = self._roster.crew, self._plan()
+        occupancy, plan = self._table.occupancy, self._plan()
         probing = (plan.count and not self._pace.knows_steps) or (plan.examples and not self._pace.knows_examples)
         began = time.perf_counter()
         outcome = self._dispatch(plan.count, due=plan.due, ending=plan.ending)
-        if self._shared:
-            outcome = hosts.replicated(outcome, self.placement.replicated)
-        copied = self._copied(crew.slots) if copy else None
+        if self._multi_host:
+            outcome = hosts.local_replica(outcome, self.placement.replicated)
+        copied = self._copied(occupancy.slots) if copy else None
         # Now, for the next trial is written behind the call.
         best = {number: self._read_lane(self.lanes.best, number) for number in plan.ending if self._keeps}
-        self._roster.advance(plan.count)
-        self._roster.owed = set(plan.owed)
-        steps, newcomers, self._newcomers = self._roster.reached(), self._newcomers, []
-        at_rungs = [n for n in sorted(plan.due & crew.rungs) if int(steps[n]) in crew.slots[n].trial.rungs]
+        self._table.advance(plan.count)
+        self._table.deferred = set(plan.deferred)
+        steps, new_slots, self._new_slots = self._table.trial_steps(), self._new_slots, []
+        at_rungs = [
+            n for n in sorted(plan.due & occupancy.with_rungs) if int(steps[n]) in occupancy.slots[n].trial.rungs
+        ]
         paused = {number: self._read_lane(self.lanes, number) for number in at_rungs}
         for number in plan.ending | paused.keys():
-            self._roster.leave(number)
-        return PendingCall(plan, steps, crew, newcomers, paused, outcome, began, bool(probing), copied, best)
+            self._table.release(number)
+        return PendingCall(plan, steps, occupancy, new_slots, paused, outcome, began, bool(probing), copied, best)
 
     def _plan(self) -> CallPlan:
-        """Decide on the next call: measurements that are owed come before any step."""
-        roster, crew = self._roster, self._roster.crew
+        """Decide on the next call: measurements that are deferred come before any step."""
+        table, occupancy = self._table, self._table.occupancy
         # With "map" a device trains its lanes one after the other, and idle ones cost nothing.
-        in_turn = crew.busiest if self.bucket.program.mode == "map" else 1
+        in_turn = occupancy.busiest if self.bucket.program.mode == MAP else 1
         most = min(self.bucket.call_steps, self._pace.most_steps(in_turn))
-        count = 0 if roster.owed else min(most, roster.left)
-        stops = set(roster.owed or roster.stopping(count))
-        impatient = {number for number in stops & crew.patient if crew.slots[number].impatient}
-        due = stops - impatient
-        ending = impatient | stops & roster.through(count) if stops else stops
+        count = 0 if table.deferred else min(most, table.steps_to_stop)
+        stops = set(table.deferred or table.stopping(count))
+        out_of_patience = {
+            number for number in stops & occupancy.with_patience if occupancy.slots[number].out_of_patience
+        }
+        due = stops - out_of_patience
+        ending = out_of_patience | stops & table.finishing(count) if stops else stops
         validation, test = (blocks.weight.size for blocks in (self._data.validation, self._data.test))
-        wanted = [(n, self.placement.row(n), validation * (n in due) + test * (n in ending)) for n in sorted(stops)]
+        wanted = [
+            (n, self.placement.shard_of(n), validation * (n in due) + test * (n in ending)) for n in sorted(stops)
+        ]
         measured, examples = self._pace.affordable(wanted, steps=count * in_turn)
         return CallPlan(
             count,
             due=frozenset(due & measured),
             ending=frozenset(ending & measured),
-            owed=frozenset(stops - measured),
+            deferred=frozenset(stops - measured),
             in_turn=in_turn,
             examples=examples,
         )
@@ -291,15 +298,17 @@ class Pack:
         now = time.perf_counter()
         elapsed = now - max(call.began, self._landed)
         self._landed = now
-        if self._shared:
-            elapsed = hosts.told(lambda: elapsed)  # it decides how far calls go
+        if self._multi_host:
+            elapsed = hosts.broadcast(lambda: elapsed)  # it decides how far calls go
         self._pace.learn(elapsed, steps=plan.count * plan.in_turn, examples=plan.examples)
-        for slot in call.newcomers:  # what passed before is not theirs
+        for slot in call.new_slots:  # what passed before is not theirs
             slot.clock = self._clock
         self._clock += elapsed / len(call.slots)
-        self._surprised = [(number, slot) for number, slot in self._surprised if call.slots.get(number) is slot]
-        steps = dict.fromkeys(call.crew.ids, plan.count)
-        for _, slot in self._surprised:
+        self._ended_in_flight = [
+            (number, slot) for number, slot in self._ended_in_flight if call.slots.get(number) is slot
+        ]
+        steps = dict.fromkeys(call.occupancy.ids, plan.count)
+        for _, slot in self._ended_in_flight:
             steps.pop(slot.trial.trial_id, None)
         measured = _measurements(call, outcome)
         ended, paused = [], []
@@ -319,14 +328,14 @@ class Pack:
                 slot.count_to(self._clock)
                 ended.append(slot.end(status, diverged, test, mode=self.bucket.program.mode, weights=weights))
                 if diverged:
-                    self._surprised.append((number, slot))
-                if self._roster.has(number, slot):
-                    self._roster.leave(number)
-            elif number in plan.due and slot.impatient:
+                    self._ended_in_flight.append((number, slot))
+                if self._table.holds(number, slot):
+                    self._table.release(number)
+            elif number in plan.due and slot.out_of_patience:
                 slot.count_to(self._clock)
                 slot.step = slot.evaluations[-1].step
-                self._seat(number, slot)  # where it has not left: nothing was launched since
-                self._roster.owed.add(number)  # its test, which the next call brings
+                self._assign(number, slot)  # where it has not left: nothing was launched since
+                self._table.deferred.add(number)  # its test, which the next call brings
             elif number in call.paused:
                 slot.count_to(self._clock)
                 paused.append(Paused(slot, _on_host(call.paused[number])))
@@ -343,21 +352,21 @@ class Pack:
 
     @property
     def _whole_lanes(self) -> bool:
-        """Whether the host that writes a lane has all of it; else the hosts bring lanes together one by one."""
-        return not self._shared or self.placement.spread == ALONE
+        """Whether the host that writes a lane can read all of it; else the hosts gather the lanes one by one."""
+        return not self._multi_host or self.placement.spread == NOT_SPREAD
 
     def _copied(self, lanes: Iterable[int]) -> TrialState | dict[int, TrialState] | None:
-        """Copy all lanes on the devices or, where memory is short, the ones with a trial to the host one by one.
+        """Copy all lanes on the devices or, where memory is short, those with a trial to host memory one by one.
 
         A checkpoint must not cost the training anything: where not even one more lane fits, there is none.
         """
-        if self._programs.result().room_for_copy and not self._tight and self._whole_lanes:
+        if self._programs.result().room_for_copy and not self._copy_failed and self._whole_lanes:
             copied = None
             with unless_memory_is_short():
                 copied = jax.block_until_ready(_copy(self.lanes))  # so that what does not fit is raised here
-            if all(hosts.everyone(copied is not None)) if self._shared else copied is not None:
+            if all(hosts.all_gather(copied is not None)) if self._multi_host else copied is not None:
                 return copied
-            self._tight = True
+            self._copy_failed = True
         with unless_memory_is_short():
             return {number: _on_host(self._read_lane(self.lanes, number)) for number in lanes}
         warn_of_no_checkpoint()
@@ -368,45 +377,48 @@ class Pack:
         return jax.device_get(self._dispatch(steps, due=due, ending=ending))
 
     def _dispatch(self, steps: int, *, due: Collection[int], ending: Collection[int]) -> Outcome:
-        def these(lanes: Collection[int]) -> np.ndarray:
+        def mask(lanes: Collection[int]) -> np.ndarray:
             chosen = np.zeros(self.placement.lanes, bool)
             chosen[list(lanes)] = True
             return chosen
 
-        roster = self._roster
-        commands = Commands(np.int32(steps), roster.cursor, roster.busy, due=these(due), ending=these(ending))
+        table = self._table
+        commands = Commands(np.int32(steps), table.cursor, table.busy, due=mask(due), ending=mask(ending))
         data = self._data
         if self._stream:
-            slots = roster.settle().slots
+            slots = table.synced().slots
             own = [
-                slots.get(number) if self.placement.is_here(number) else None for number in range(self.placement.lanes)
+                slots.get(number) if self.placement.is_addressable(number) else None
+                for number in range(self.placement.lanes)
             ]
-            data = replace(data, pool=hosts.placed(self._stream(own, steps), self.placement.lane_sharded))
+            data = replace(data, pool=hosts.device_put(self._stream(own, steps), self.placement.lane_sharded))
         self.lanes, outcome = self._programs.result().advance(self.lanes, data, commands)
         return outcome
 
     def _write(self, trials: Sequence[tuple[int, Trial, Weights]]) -> None:
-        """Write trials into lanes, some at a time, and what is short of that one by one.
+        """Write trials into lanes, `programs.placed` at a time, and the remainder one by one.
 
-        As long as no program writes a single one, some of them are copies that go beyond the lanes. On a CPU that
-        program is only asked for once these have come to so much that it pays: it takes its cores to compile it.
+        Until the program for a single trial is compiled, the remainder is filled up with copies, whose lane is out of
+        range. On a CPU that program is asked for only once the copies have come to so many bytes that it pays:
+        compiling takes the cores of the training.
         """
-        programs, beyond = self._programs.result(), self.placement.lanes
+        programs, out_of_range = self._programs.result(), self.placement.lanes
         whole = len(trials) - len(trials) % programs.placed
-        short = whole < len(trials)
-        pays = self._copied_bytes >= self._free_bytes and not self._shared  # hosts have to run the same programs
-        one = programs.placing_one() if short and pays else None
-        if short and not one:
+        remainder = whole < len(trials)
+        # Several hosts have to run the same programs, and each compiles in its own time.
+        pays = self._copied_bytes >= self._copied_threshold and not self._multi_host
+        one = programs.placing_one() if remainder and pays else None
+        if remainder and not one:
             self._copied_bytes += (programs.placed - len(trials) + whole) * lane_bytes(self.bucket.program)
         starts = range(0, whole if one else len(trials), programs.placed)
         calls = [(programs.place, list(trials[each : each + programs.placed]), programs.placed) for each in starts]
         calls += [(one, [each], 1) for each in trials[whole:] if one]
         for place, some, count in calls:
-            slots = np.full(count, beyond, np.int32)
+            slots = np.full(count, out_of_range, np.int32)
             slots[: len(some)] = [number for number, _, _ in some]
             copies = [some[-1]] * (count - len(some))
             self.lanes = place(self.lanes, slots, *self._stacked([*some, *copies]))
-        self._blank.difference_update(number for number, _, _ in trials)
+        self._unwritten.difference_update(number for number, _, _ in trials)
 
     def _stacked(self, trials: Sequence[tuple[int, Trial, Weights]]) -> tuple[Settings, Any]:
         """Return the settings and the padded weights of trials, [trials, ...]."""
@@ -415,26 +427,27 @@ class Pack:
         return settings, tuple(stack_padded([each[n] for *_, each in trials], part) for n, part in enumerate(like))
 
     def _read_lane(self, lanes: Part, number: int) -> Part:
-        """Copy a lane, [1, ...], on the lane's own device; what the others have copied is let go.
+        """Copy a lane, [1, ...], on the lane's own device; what the other devices have copied is dropped.
 
         Args:
             lanes: the state of all lanes, or a part of it.
             number: of the lane.
         """
-        row = self.placement.row(number)
-        states = self._programs.result().read_lane(lanes, np.int32(self.placement.slot(number)))
+        shard = self.placement.shard_of(number)
+        states = self._programs.result().read_lane(lanes, np.int32(self.placement.index_in_shard(number)))
 
-        if self._shared:  # all hosts have it, so that each can go on with it
+        if self._multi_host:  # all hosts have it, so that each can go on with it
             if self.placement.spread.parameters == 1:
-                return hosts.row(states, row, self.placement.replicated)
+                return hosts.local_row(states, shard, self.placement.replicated)
             # No device may have room for all of it, but the host has.
-            return jax.tree.map(lambda leaf: _on_host(hosts.row(leaf, row, self.placement.replicated))[None], states)
+            replicated = self.placement.replicated
+            return jax.tree.map(lambda leaf: _on_host(hosts.local_row(leaf, shard, replicated))[None], states)
 
         def own(leaf: Leaf) -> Leaf:
-            if self.placement.spread != ALONE:
-                return leaf[row : row + 1]  # it stays on all devices of its own
-            device = self.placement.devices[row]
-            return next(shard.data for shard in leaf.addressable_shards if shard.device == device)
+            if self.placement.spread != NOT_SPREAD:
+                return leaf[shard : shard + 1]  # it stays on all devices of its own
+            device = self.placement.devices[shard]
+            return next(each.data for each in leaf.addressable_shards if each.device == device)
 
         return jax.tree.map(own, states)
 
@@ -479,7 +492,7 @@ def _snapshot(call: PendingCall, clock: float) -> Snapshot | None:
     if call.copied is None:
         return None
     slots = call.slots
-    left = call.plan.ending | {number for number in call.paused if not slots[number].impatient}
+    left = call.plan.ending | {number for number in call.paused if not slots[number].out_of_patience}
     steps = call.steps.tolist()
     # Copies, as they were then: another call may have been launched since.
     staying = {n: replace(slot.copy(), step=steps[n]) for n, slot in slots.items() if n not in left and not slot.ended}

@@ -13,7 +13,16 @@ import numpy as np
 from scalejax.data import DataCard
 from scalejax.execute.host_start import starts_on_host
 from scalejax.models import Architecture
-from scalejax.planning.lowering import lowered_place, lowered_training, placed_at_once, reading, writing
+from scalejax.planning.lowering import (
+    ADVANCE,
+    TEST,
+    VALIDATE,
+    lowered_place,
+    lowered_training,
+    placed_at_once,
+    reading,
+    writing,
+)
 from scalejax.planning.memory import memory_of, needed_bytes
 from scalejax.planning.placement import Placement
 from scalejax.train.lanes import Commands, DeviceData, Outcome
@@ -48,7 +57,7 @@ class Programs:
     write_lane: Program
     placed: int
     room_for_copy: bool = True
-    placing_one: "Later" = field(default_factory=lambda: Later(None))
+    placing_one: "CompiledInBackground" = field(default_factory=lambda: CompiledInBackground(None))
 
     @property
     def place(self) -> Program:
@@ -56,7 +65,7 @@ class Programs:
         return self.placing()
 
 
-class Once:
+class CompiledOnDemand:
     """A program that is compiled when it is first asked for, in whichever thread that is; others wait for it."""
 
     def __init__(self, compile_it: Callable[[], Program]):
@@ -71,8 +80,8 @@ class Once:
             return self._made
 
 
-class Later:
-    """A program that training can do without: compiled beside it once it is first asked for.
+class CompiledInBackground:
+    """A program that training can do without: compiled in the background once it is first asked for.
 
     Args:
         compile_it: None, if there is no such program.
@@ -83,12 +92,12 @@ class Later:
         self._threads: ThreadPoolExecutor | None = None
         self._made: Future[Program] | None = None
 
-    def beside(self, threads: ThreadPoolExecutor) -> None:
-        """Say where it is compiled; until then it never is."""
+    def compile_in(self, threads: ThreadPoolExecutor) -> None:
+        """Set the threads in which it is compiled; without them it never is."""
         self._threads = threads
 
     def __call__(self) -> Program | None:
-        """Return the program, None while it is not there."""
+        """Return the program; None while it is not compiled, or if compiling failed."""
         if self._made is None and self._compile and self._threads:
             with contextlib.suppress(RuntimeError):  # the run is over
                 self._made = self._threads.submit(self._compile)
@@ -119,27 +128,27 @@ def compiled_programs(program: LaneProgram, placement: Placement, *, card: DataC
     placed = placed_at_once(program)
     # Else the last bit of a state might depend on which program has made it, and that on when which was compiled.
     nothing_computed = starts_on_host(program, 0)
-    placer = Once(partial(compile_placer, placed))
+    placer = CompiledOnDemand(partial(compile_placer, placed))
     # Where nothing tells how much memory there is, nothing is to be checked, and the training need not wait for it.
-    checked = placement.own_device.memory_stats() is not None
+    checked = placement.local_device.memory_stats() is not None
     fits = [check_memory(each, placer(), placement) for each in training.values()] if checked else []
     return Programs(
-        advance=training["advance"] if "advance" in training else InPieces(training),
+        advance=training[ADVANCE] if ADVANCE in training else PiecewiseAdvance(training),
         placing=placer,
         read_lane=reading(placement),
         write_lane=writing(program, placement),
         placed=placed,
         room_for_copy=all(fits),
-        placing_one=Later(partial(compile_placer, 1) if placed > 1 and nothing_computed else None),
+        placing_one=CompiledInBackground(partial(compile_placer, 1) if placed > 1 and nothing_computed else None),
     )
 
 
 @dataclass(frozen=True)
-class InPieces:
-    """`advance` of `lanes.py` in the mode "static": what a call asks for, in programs of known length.
+class PiecewiseAdvance:
+    """`advance` of `lanes.py` in the mode STATIC: what a call asks for, in programs of known length.
 
     Attributes:
-        programs: by the number of steps, "validate" and "test"; compiled.
+        programs: by the number of steps, VALIDATE and TEST; compiled.
     """
 
     programs: Mapping[str | int, Program]
@@ -154,9 +163,9 @@ class InPieces:
         nothing = np.full(len(commands.due), np.nan, np.float32)
         measurement, tested = Measurement(nothing, nothing, nothing, nothing, nothing), (nothing, nothing)
         if commands.due.any():
-            lanes, measurement = self.programs["validate"](lanes, data, commands.due)
+            lanes, measurement = self.programs[VALIDATE](lanes, data, commands.due)
         if commands.ending.any():
-            tested = self.programs["test"](lanes, data)
+            tested = self.programs[TEST](lanes, data)
         return lanes, Outcome(measurement, *tested)
 
 
@@ -170,7 +179,7 @@ def check_memory(advanced: Any, placer: Any, placement: Placement) -> bool:
         MemoryError: they do not fit.
     """
     advancing, placing = memory_of(advanced), memory_of(placer)
-    room = (placement.own_device.memory_stats() or {}).get("bytes_limit")
+    room = (placement.local_device.memory_stats() or {}).get("bytes_limit")
     if advancing is None or placing is None or room is None:
         return True
     needs = needed_bytes([advancing], placing)
@@ -187,7 +196,7 @@ class Compiler:
         # What is set for the thread that asks holds in those that compile.
         self._threads = ThreadPoolExecutor(THREADS, "compile", initializer=hold, initargs=(current(),))
         # One more: what places the second trial of a lane is not to wait behind the programs of other buckets.
-        self._placers = ThreadPoolExecutor(1, "place", initializer=hold, initargs=(current(),))
+        self._placer_thread = ThreadPoolExecutor(1, "place", initializer=hold, initargs=(current(),))
         self._lock = threading.Lock()
         self._programs: dict[Any, Future[Any]] = {}
 
@@ -202,10 +211,10 @@ class Compiler:
 
         def make() -> Programs:
             made = compiled_programs(program, placement, card=self._card)
-            made.placing_one.beside(self._placers)
+            made.placing_one.compile_in(self._placer_thread)
             if refills or not starts_on_host(program, placement.lanes):
                 with contextlib.suppress(RuntimeError):  # the run is over
-                    self._placers.submit(made.placing)
+                    self._placer_thread.submit(made.placing)
             return made
 
         return self._once((program, placement), make)
@@ -221,7 +230,7 @@ class Compiler:
 
     def close(self, *, wait: bool = True) -> None:
         """Compile nothing more; what has begun is waited for unless there is no time."""
-        for threads in (self._threads, self._placers):
+        for threads in (self._threads, self._placer_thread):
             threads.shutdown(wait=wait, cancel_futures=True)
 
     def _once(self, what: Any, make: Callable[[], Any]) -> "Future[Any]":

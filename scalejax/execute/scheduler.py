@@ -38,7 +38,7 @@ from scalejax.planning.trial import Trial
 from scalejax.status import Status
 from scalejax.text import number_of
 
-TROUBLE = 255  # what a run is stopped by, where it is no signal
+TROUBLE = 255  # the code that stops a run where it is no signal
 STOP_SECONDS = 8.0  # for calls to end and checkpoints to be written once a run is told to stop
 WAKE_SECONDS = 1.0  # to wait for a worker that reports, before those that sleep are told to end
 
@@ -113,7 +113,7 @@ class Scheduler:
         keep_weights: whether the observer is given the best parameters of the trials that are done.
 
     Attributes:
-        signal: by which the run was stopped, whichever host has heard it; 0 if by none.
+        signal: by which the run was stopped, whichever host has received it; 0 if by none.
         lost: trials that were stopped and whose latest steps are in no checkpoint, and the step since which, by id.
     """
 
@@ -140,14 +140,14 @@ class Scheduler:
         self._queue_of = {trial.trial_id: queue for queue in self._queues for trial in queue.bucket.trials}
         self._data = data
         self._errors: list[RunError] = []
-        self._observer = guarded(observer) if hosts.alone() else deferred(guarded(observer), self._put_off)
+        self._observer = guarded(observer) if hosts.is_single() else deferred(guarded(observer), self._defer)
         self._halving = halving
         self._checkpoints = checkpoints
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)  # there may be work for workers that have none, or no more
         self._stopping = threading.Event()
-        self._asked = hosts.Asked()
-        self._wish = 0  # what this host would be stopped by
+        self._stop_flag = hosts.SharedFlag()
+        self._stop_code = 0  # that this host sets the flag to
         self.signal = 0
         self._over = False  # what a worker still reports comes too late
         self._reached: dict[str, int] = {}  # steps of the trials that have begun, pending calls included
@@ -160,11 +160,11 @@ class Scheduler:
         self._left = {trial.trial_id for trial in left}
         self._weights.expect(left)
 
-    def run(self, devices: Sequence[Device], *, together: int = 1) -> bool:
-        """Train everything on local devices, one worker a group of `together`; see `run_on`."""
+    def run(self, devices: Sequence[Device], *, group_size: int = 1) -> bool:
+        """Train everything on local devices, one worker a group of `group_size`; see `run_on`."""
         workers = [
             LocalWorker(group, data=self._data, compiler=self._compiler, keep_weights=self._keep_weights)
-            for group in groups(devices, together=together)
+            for group in groups(devices, size=group_size)
         ]
         return self.run_on(workers)
 
@@ -189,7 +189,7 @@ class Scheduler:
                 remedy = "this is a mistake in scalejax; finished trials are kept, and the same command resumes"
                 self._errors.append(RunError(f"{says}; {remedy}"))
             complete = not (self._stopping.is_set() or self._errors)
-            if not hosts.alone():
+            if not hosts.is_single():
                 complete = self._all_hosts_ended(threads)
         finally:
             self._stopping.set()
@@ -204,24 +204,24 @@ class Scheduler:
         return complete
 
     def stop(self, by: int = TROUBLE) -> None:
-        """Have the workers save what is running and end; `lost` tells what they had no time to save.
+        """Have the workers save what is running and end; `lost` is what they had no time to save.
 
         Of several hosts all stop, after the next call that they launch.
         """
-        self._wish = self._wish or by
-        if hosts.alone():
+        self._stop_code = self._stop_code or by
+        if hosts.is_single():
             self.signal = 0 if by == TROUBLE else by
             self._stopping.set()
 
-    def _told_to_stop(self) -> bool:
-        """Say whether the run is told to stop; on all hosts the same, whichever of them was told."""
-        if not (hosts.alone() or self._stopping.is_set()) and (code := self._asked.any_of(self._wish)):
+    def _stops(self) -> bool:
+        """Say whether the run stops; on all hosts the same, whichever of them was stopped."""
+        if not (hosts.is_single() or self._stopping.is_set()) and (code := self._stop_flag.poll(self._stop_code)):
             self.signal = 0 if code == TROUBLE else code
             self._stopping.set()
         return self._stopping.is_set()
 
-    def _put_off(self, error: RunError) -> None:
-        """Take note of trouble that this host alone knows, until all stop for it."""
+    def _defer(self, error: RunError) -> None:
+        """Keep trouble that this host alone knows, and have all hosts stop for it."""
         self._errors.append(error)
         self.stop()
 
@@ -238,9 +238,9 @@ class Scheduler:
             if isinstance(error, HostError):
                 self.signal = 0
                 raise error
-        troubled = [host for host, trouble in enumerate(hosts.everyone(bool(self._errors))) if trouble]
+        troubled = [host for host, trouble in enumerate(hosts.all_gather(bool(self._errors))) if trouble]
         if troubled and not self._errors:
-            says = f"training broke off: host {troubled[0]} met with trouble, which it tells itself"
+            says = f"training broke off: host {troubled[0]} met with trouble; its own output says which"
             self._errors.append(RunError(f"{says}; finished trials are kept, and the same command resumes"))
         return not (self._stopping.is_set() or self._errors)
 
@@ -259,8 +259,8 @@ class Scheduler:
                 self._over = True
             reached = list(self._reached.items())
             saved = self._checkpoints.steps if self._checkpoints else {}
-            if self.signal and not hosts.alone():  # each host knows what it has saved itself
-                of_hosts = hosts.everyone(saved)
+            if self.signal and not hosts.is_single():  # each host knows what it has saved itself
+                of_hosts = hosts.all_gather(saved)
                 saved = {name: max(each.get(name, 0) for each in of_hosts) for name in set().union(*of_hosts)}
             self.lost = {name: saved.get(name, 0) for name, step in reached if step > saved.get(name, 0)}
             if self._errors:
@@ -272,7 +272,7 @@ class Scheduler:
             if self._halving:
                 self._carry_out(self._halving.opening)
             for paused in reversed(list(self._begun.values())):
-                if self._halving and not paused.slot.lacks:  # else its evaluation comes first
+                if self._halving and not paused.slot.unmeasured:  # else its evaluation comes first
                     self._carry_out(self._halving.arrive(paused))
                 else:
                     self._queue_of[paused.trial.trial_id].waiting.appendleft(paused)
@@ -322,7 +322,7 @@ class Scheduler:
             # Once a run has stopped, programs and weights that are still to come are cancelled.
             if not (isinstance(error, CancelledError) and self._stopping.is_set()):
                 trouble = error if isinstance(error, RunError) else broke_off(error)
-                self._errors.append(trouble if hosts.alone() else HostError(str(trouble)))
+                self._errors.append(trouble if hosts.is_single() else HostError(str(trouble)))
             self._stopping.set()
 
     def _next(self, worker: Worker, last: Assignment) -> Assignment | None:
@@ -346,7 +346,7 @@ class Scheduler:
         """Have a worker run one pack until its queue and its lanes are empty."""
         if self._checkpoints:
             assignment.checkpoints = self._checkpoints.open(program_key(assignment.bucket)[:8])
-        feed = Feed(self._told_to_stop, partial(self._take, assignment), partial(self._due, assignment))
+        feed = Feed(self._stops, partial(self._take, assignment), partial(self._due, assignment))
         report = Report(
             partial(self._launched, assignment), partial(self._landed, assignment), partial(self._save, assignment)
         )
@@ -399,11 +399,11 @@ class Scheduler:
         try:
             due = self._checkpoints.due(pack)
         except RunError as error:
-            if hosts.alone():
+            if hosts.is_single():
                 raise
-            self._put_off(error)
+            self._defer(error)
             due = False
-        return hosts.told(lambda: due)
+        return hosts.broadcast(lambda: due)
 
     def _launched(self, assignment: Assignment, steps: Mapping[str, int], free: int) -> None:
         self._reached |= steps
@@ -450,7 +450,7 @@ class Scheduler:
         """
         queue, bucket, taken = assignment.queue, assignment.bucket, assignment.taken
         short, saved = short_of_memory(error), {}
-        if short and self._checkpoints and assignment.checkpoints and hosts.alone():
+        if short and self._checkpoints and assignment.checkpoints and hosts.is_single():
             homes = {name: (trial_of(each), bucket.program) for name, each in taken.items()}
             saved = self._checkpoints.latest(assignment.checkpoints, homes)
         with self._lock:

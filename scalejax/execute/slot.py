@@ -57,7 +57,7 @@ class Slot:
     """A trial in a lane.
 
     `step` is where the calls that were launched will have brought it, `evaluations` what the landed ones have seen.
-    Both `step` and `seconds` lag behind while it is in a lane and nothing is due (`roster`, `Pack.occupied`).
+    Both `step` and `seconds` lag behind while it is in a lane and nothing is due (`LaneTable.synced`, `Pack.occupied`).
     """
 
     trial: Trial
@@ -69,12 +69,12 @@ class Slot:
     clock: float = field(default=0.0, compare=False)  # of its pack, up to which `seconds` have been counted
 
     @property
-    def lacks(self) -> bool:
+    def unmeasured(self) -> bool:
         """Whether its evaluation or its test is still to come, of a trial that no call is working on."""
         trial = self.trial
         measured = self.evaluations[-1].step if self.evaluations else 0
         at_stop = self.step % trial.evaluate_every == 0 or self.step == trial.settings.steps
-        return self.impatient or (at_stop and measured < self.step)
+        return self.out_of_patience or (at_stop and measured < self.step)
 
     @property
     def next_stop(self) -> int:
@@ -82,7 +82,7 @@ class Slot:
         return int(next_stop(self.step, every=self.trial.evaluate_every, horizon=self.trial.settings.steps))
 
     @property
-    def impatient(self) -> bool:
+    def out_of_patience(self) -> bool:
         """Whether it has gone without improvement for as many evaluations as it has patience."""
         patience = self.trial.patience
         return patience is not None and self.stale >= patience

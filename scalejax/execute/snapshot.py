@@ -51,13 +51,13 @@ class Snapshot:
 
     def of_this_host(self) -> "Snapshot":
         """Return what this host writes: the lanes on its devices, and of several hosts the first one all others."""
-        if hosts.alone():
+        if hosts.is_single():
             return self
         if self.lanes is None:
-            return self if hosts.first() else Snapshot(None, {})
-        here = hosts.rows_here(jax.tree.leaves(self.lanes)[0])
+            return self if hosts.is_primary() else Snapshot(None, {})
+        here = hosts.addressable_rows(jax.tree.leaves(self.lanes)[0])
         slots = {number: slot for number, slot in self.slots.items() if number in here}
-        return Snapshot(self.lanes if slots else None, slots, self.paused if hosts.first() else ())
+        return Snapshot(self.lanes if slots else None, slots, self.paused if hosts.is_primary() else ())
 
 
 class UnreadableError(Exception):
@@ -115,9 +115,9 @@ def unpack(arrays: Arrays, manifest: Manifest, *, homes: Homes) -> list[Paused]:
 
 def _rows(leaf: Leaf, rows: Sequence[int]) -> np.ndarray:
     """Return rows of an array on the host, which are on devices of this one."""
-    if hosts.has(leaf):
+    if hosts.is_addressable(leaf):
         return bits(leaf)[rows]
-    here = hosts.rows_here(leaf)
+    here = hosts.addressable_rows(leaf)
     parts = {id(part): bits(part) for part, _ in here.values()}
     return np.stack([parts[id(here[row][0])][here[row][1]] for row in rows])
 

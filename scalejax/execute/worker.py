@@ -35,7 +35,7 @@ class Feed:
     """What a worker asks for between two calls.
 
     Attributes:
-        stopping: says whether the run is told to stop: then no call is launched, and pending ones are reported.
+        stopping: says whether the run stops: then no call is launched, and pending ones are reported.
         take: returns at most as many trials as lanes are free: new ones with their weights, and paused ones.
         snapshot_due: says whether the result of the next call shall bring a snapshot.
     """
@@ -47,7 +47,7 @@ class Feed:
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker tells.
+    """What a worker reports.
 
     Attributes:
         launched: the step of each trial after a call that is launched, by id, and how many lanes are free now.
@@ -119,16 +119,16 @@ class LocalWorker:
         placement = self._placement(bucket)
         data = self._device_data(placement, pool=not bucket.program.stream_steps)
         programs = self._compiler.programs(bucket.program, placement)
-        if not placement.here:
-            programs = _alike(programs)
+        if not placement.is_fully_addressable:
+            programs = _compiled_on_all(programs)
         stream = streamed(self._data.train, bucket.program) if bucket.program.stream_steps else None
         try:
             pack = Pack(bucket, placement, data=data, programs=programs, stream=stream, keep_weights=self._keep_weights)
             _keep_busy(pack, feed, report)
         except Exception as error:
-            if placement.here or isinstance(error, RunError):
+            if placement.is_fully_addressable or isinstance(error, RunError):
                 raise
-            # The other hosts may not have met with it, and none can tell them: they wait in a program for this one.
+            # The other hosts may not have failed, and cannot be notified: they wait in a collective for this one.
             raise HostError(str(broke_off(error))) from error
 
     def _device_data(self, placement: Placement, *, pool: bool) -> DeviceData:
@@ -140,7 +140,7 @@ class LocalWorker:
             data, own = self._data, (self._data.train.inputs, self._data.train.targets)
             multiple = placement.block_multiple
             try:
-                self._on_devices[placement.devices] = hosts.placed(
+                self._on_devices[placement.devices] = hosts.device_put(
                     DeviceData(
                         pool=Examples(*(np.asarray(part[: None if pool else 0]) for part in own)),
                         validation=blocks(data.validation.inputs, data.validation.targets, multiple=multiple),
@@ -177,16 +177,17 @@ def _keep_busy(pack: Pack, feed: Feed, report: Report) -> None:
     report.saved(pack.snapshot())
 
 
-def _alike(programs: "Future[Programs]") -> "Future[Programs]":
-    """Return programs once all hosts have compiled them; where one was refused, all are.
+def _compiled_on_all(programs: "Future[Programs]") -> "Future[Programs]":
+    """Return programs once all hosts have compiled them; if any host was refused one, raise on all.
 
     Raises:
-        MemoryError: by the account of some host's compiler the lanes do not fit.
+        MemoryError: by some host's compiler the lanes do not fit.
+        RuntimeError: some host's compiler refuses a program for another reason.
     """
     error = programs.exception()
     reason = "" if error is None else reason_of(error)
     short, room = error is not None and short_of_memory(error), error is None and programs.result().room_for_copy
-    found = hosts.everyone((reason, short, room))
+    found = hosts.all_gather((reason, short, room))
     if error is not None:
         raise error
     for host, (reason, short, _) in enumerate(found):

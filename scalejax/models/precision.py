@@ -32,6 +32,11 @@ class Precision:
     computes: str = FLOAT32
     stores: str = FLOAT32
 
+    @property
+    def products(self) -> str:
+        """What matrix products multiply: "float32", "tensorfloat32" or "bfloat16"."""
+        return self.multiplies if self.computes == FLOAT32 else self.computes
+
 
 # A sweep file takes the names of `spec.sweep.PRECISIONS`; a test holds both equal.
 PRECISIONS = {

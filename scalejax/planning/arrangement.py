@@ -1,8 +1,9 @@
-"""Over how many devices each trial is spread: what makes a sweep end soonest, and what lets a large model fit at all.
+"""Over how many devices each trial is spread: so that a sweep ends soonest, and that a large model fits at all.
 
-Small models want lanes on every device. A long trial wants its batch divided, or it decides alone when a sweep ends. A
-model that no device can hold has its parameters divided too. All that follows from the cost model and from public
-figures, so it is the same in every run of a sweep.
+Of small models each device trains lanes of its own. A trial so long that the sweep would end with it alone has its
+batch sharded. A model that does not fit on a device is rematerialised, then trained in microbatches, and then has its
+parameters sharded. All that follows from the cost model and from public figures, so it is the same in every run of a
+sweep.
 """
 
 import functools
@@ -11,39 +12,38 @@ from dataclasses import replace
 
 from scalejax.planning.device_specs import DeviceSpec
 from scalejax.planning.packing import Bucket, Capacity, Packing, Size, filled, most_call_steps
-from scalejax.planning.placement import ALONE, Spread
 from scalejax.planning.schedule import Load, schedule
 from scalejax.rules import SpecError
 from scalejax.train.cost import compile_seconds, device_bytes, lane_seconds
 from scalejax.train.recipe import LaneProgram
 from scalejax.train.rematerialisation import stacks
+from scalejax.train.sharding import NOT_SPREAD, Spread
 
-USED = 0.9  # of a device's memory
-WORTH = 0.9  # of the time without: devices share a trial if the sweep then ends in less
+MEMORY_SHARE = 0.9  # of a device's memory that a program may be estimated to take
+WORTHWHILE = 0.9  # of the time without: devices share a trial if the sweep then ends in less
 MOST_DEVICES = 4096  # that a model is tried on, to say what would hold it
 
 
 def arrange(
-    packing: Packing, *, devices: int, spec: DeviceSpec, capacity: Capacity, whole: bool = False
+    packing: Packing, *, devices: int, spec: DeviceSpec, capacity: Capacity, one_group: bool = False
 ) -> tuple[Packing, int]:
     """Return the packing with every bucket spread, and how many devices work on a bucket together.
 
-    On a CPU nothing is spread: its cores share one memory, and are worth more with lanes of their own.
+    On a CPU nothing is spread: its cores share one memory, and lanes of their own keep them busier.
 
     Args:
-        packing: of devices that work alone.
+        packing: made for devices with lanes of their own.
         devices: how many there are.
         spec: of each.
         capacity: that the packing was made for.
-        whole: whether all devices work on each bucket together, as those of several hosts do.
+        one_group: whether all devices work on each bucket together, as those of several hosts do.
 
     Raises:
         SpecError: a model does not fit, however it is spread over these devices; says what would hold it.
     """
     if spec.platform == "cpu":
         return packing, 1
-    powers = [1 << power for power in range(devices.bit_length()) if devices % (1 << power) == 0]
-    sizes = [devices] if whole else powers
+    sizes = [devices] if one_group else _powers_of_two(devices)
     best: tuple[float, int, tuple[Bucket, ...]] | None = None
     for group in sizes:
         spread = [_spread(bucket, group, spec=spec, capacity=capacity) for bucket in packing.buckets]
@@ -52,7 +52,7 @@ def arrange(
         buckets = tuple(each for each in spread if each is not None)
         loads = [_load(bucket, group, spec=spec) for bucket in buckets]
         seconds = schedule(loads, devices // group).makespan if loads else 0.0
-        if best is None or seconds < WORTH * best[0]:
+        if best is None or seconds < WORTHWHILE * best[0]:
             best = seconds, group, buckets
     if best is None:
         for bucket in packing.buckets:
@@ -62,10 +62,15 @@ def arrange(
     return replace(packing, buckets=best[2]), best[1]
 
 
+def _powers_of_two(count: int) -> list[int]:
+    """Return those that divide a number."""
+    return [1 << power for power in range(count.bit_length()) if count % (1 << power) == 0]
+
+
 def _spread(bucket: Bucket, group: int, *, spec: DeviceSpec, capacity: Capacity) -> Bucket | None:
     """Return a bucket on a group of devices, spread so that it ends soonest; None if it does not fit."""
     best: Bucket | None = None
-    shares = [1 << power for power in range(group.bit_length()) if group % (1 << power) == 0]
+    shares = _powers_of_two(group)
     for parts in shares:
         program = _fitting(bucket.program, parts, spec)
         if program is None:
@@ -74,23 +79,22 @@ def _spread(bucket: Bucket, group: int, *, spec: DeviceSpec, capacity: Capacity)
             spread = Spread(batch, parts)
             if spread.devices > group or bucket.program.recipe.batch_size % (spread.devices * program.microbatches):
                 continue
-            found = _filled(replace(bucket, program=program, spread=spread), group, spec=spec, capacity=capacity)
-            if best is None or found.seconds * found.makespan < WORTH * best.seconds * best.makespan:
+            found = _with_lanes(replace(bucket, program=program, spread=spread), group, spec=spec, capacity=capacity)
+            if best is None or found.seconds * found.makespan < WORTHWHILE * best.seconds * best.makespan:
                 best = found
-        break  # more parts than it takes only tell each other more
+        break  # more parts than it takes only communicate more
     return best
 
 
-def _filled(bucket: Bucket, group: int, *, spec: DeviceSpec, capacity: Capacity) -> Bucket:
+def _with_lanes(bucket: Bucket, group: int, *, spec: DeviceSpec, capacity: Capacity) -> Bucket:
     """Return a bucket with the number of lanes that its horizons pack best into."""
     program, spread = bucket.program, bucket.spread
     size = Size(program, bucket.counted, capacity)
-    shared = {"batch": spread.batch, "parameters": spread.parameters}
     speed = spec.speed_in(program.architecture.precision)
-    size.lane_seconds = lane_seconds(program, speed, **shared)
-    if spread != ALONE:
+    size.lane_seconds = lane_seconds(program, speed, spread=spread)
+    if spread != NOT_SPREAD:
         size.most_lanes = max(
-            1, min(size.most_lanes, int(USED * spec.memory // device_bytes(program, lanes=1, **shared)))
+            1, min(size.most_lanes, int(MEMORY_SHARE * spec.memory // device_bytes(program, lanes=1, spread=spread)))
         )
     rows = replace(capacity, devices=max(1, group // spread.devices))
     filling = filled(bucket.horizons, size, rows)
@@ -106,9 +110,10 @@ def _filled(bucket: Bucket, group: int, *, spec: DeviceSpec, capacity: Capacity)
 
 @functools.cache
 def _fitting(program: LaneProgram, parts: int, spec: DeviceSpec) -> LaneProgram | None:
-    """Return a program whose lane fits on devices that share its parameters: as it is, or by more work for less memory.
+    """Return a program whose lane fits on devices that share its parameters; None if none does.
 
-    Blocks are computed again before a batch is taken in parts: doing little at a time leaves a device idle.
+    Tried are the program as it is, then rematerialised, then in ever more microbatches, whose small products leave a
+    device idle.
     """
     batch_size = program.recipe.batch_size
     if batch_size % parts:
@@ -118,7 +123,7 @@ def _fitting(program: LaneProgram, parts: int, spec: DeviceSpec) -> LaneProgram 
         microbatches = 1
         while batch_size % (parts * microbatches) == 0:
             tried = replace(program, rematerialise=rematerialise, microbatches=microbatches)
-            if device_bytes(tried, lanes=1, parameters=parts) <= USED * spec.memory:
+            if device_bytes(tried, lanes=1, spread=Spread(parameters=parts)) <= MEMORY_SHARE * spec.memory:
                 return tried
             if again and not rematerialise:
                 break
@@ -129,7 +134,7 @@ def _fitting(program: LaneProgram, parts: int, spec: DeviceSpec) -> LaneProgram 
 def _load(bucket: Bucket, group: int, *, spec: DeviceSpec) -> Load:
     """Return a bucket as the schedule of groups sees it."""
     horizons = bucket.horizons
-    lanes = bucket.lanes * max(1, group // bucket.spread.devices)
+    lanes = bucket.lanes_on(group)
     return Load(
         horizons=tuple(horizons),
         copies=tuple(horizons.values()),
@@ -158,7 +163,7 @@ def spread_words(buckets: Sequence[Bucket]) -> list[str]:
     said = []
     for bucket in buckets:
         spread, program = bucket.spread, bucket.program
-        if spread == ALONE:
+        if spread == NOT_SPREAD:
             continue
         parts = f"its parameters over {spread.parameters}" if spread.parameters > 1 else ""
         batch = f"its batch over {spread.devices}" if spread.batch > 1 or not parts else ""

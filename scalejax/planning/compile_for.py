@@ -14,21 +14,21 @@ import jax
 from scalejax.planning.device_specs import DeviceSpec
 from scalejax.planning.forecast import Timing
 from scalejax.planning.hlo import Reading, Work, read
-from scalejax.planning.lowering import lowered_place, lowered_training
+from scalejax.planning.lowering import PLACE, TEST, VALIDATE, lowered_place, lowered_training
 from scalejax.planning.memory import Memory, memory_of, needed_bytes
-from scalejax.planning.packing import STATIC, Bucket, in_mode
+from scalejax.planning.packing import Bucket, in_mode
 from scalejax.planning.placement import Group
 from scalejax.planning.plan import Plan
-from scalejax.planning.topology import topology, unkept
+from scalejax.planning.topology import topology, without_compilation_cache
 from scalejax.text import first_line
 from scalejax.train.cost import DeviceSpeed, evaluation_flops, performed_flops
+from scalejax.train.recipe import STATIC
 
 # Seconds from one kernel of a GPU to the next, if they have hardly anything to do; an assumption. In the example of
 # Gray ("Getting started with CUDA graphs", NVIDIA 2019) it is 3.4 us in a graph and 3.8 us in a stream, of which 2.9 us
 # are what the kernel itself has to do.
 LAUNCH_SECONDS = 2.5e-6
 HOST_SECONDS = 1e-5  # that a GPU waits for the host where only a number on the device tells how to go on; an assumption
-VALIDATE, TEST, PLACE = "validate", "test", "place"
 
 
 @dataclass(frozen=True)
@@ -109,25 +109,25 @@ def compile_for(plan: Plan, spec: DeviceSpec, *, shape: tuple[int, ...] = ()) ->
     Raises:
         SweepError: there is no such compiler here, or no such topology.
     """
-    devices = topology(spec, shape=shape, count=plan.group)
-    with unkept():
+    devices = topology(spec, shape=shape, count=plan.group_size)
+    with without_compilation_cache():
         return [compiled_bucket(bucket, plan, devices=devices, spec=spec) for bucket in plan.packing.buckets]
 
 
 def compiled_bucket(bucket: Bucket, plan: Plan, *, devices: Group, spec: DeviceSpec) -> CompiledBucket:
     """Compile the programs of one bucket for a group of devices of `topology`; see `compile_for`."""
-    bucket = in_mode(bucket, STATIC, evaluated=spec.evaluated)
+    bucket = in_mode(bucket, STATIC, evaluation_bytes=spec.evaluation_bytes)
     program, placement = bucket.program, bucket.placement(devices)
     speed = spec.speed_in(plan.sweep.train.precision)
-    evaluated = {VALIDATE: plan.card.validation_examples, TEST: plan.card.test_examples}
+    examples = {VALIDATE: plan.card.validation_examples, TEST: plan.card.test_examples}
     programs: list[Compiled] = []
     refused = ""
     try:
         lowered = {**lowered_training(program, placement, card=plan.card), PLACE: lowered_place(program, placement)}
         for name, each in lowered.items():
             flops = name * performed_flops(program) if isinstance(name, int) else 0.0
-            if name in evaluated:
-                flops = evaluation_flops(program, evaluated[name])
+            if name in examples:
+                flops = evaluation_flops(program, examples[name])
             flops *= bucket.lanes / bucket.spread.devices
             programs.append(_compiled(str(name), each, spec, speed=speed, flops=flops))
     except jax.errors.JaxRuntimeError as error:
@@ -186,8 +186,8 @@ def call_seconds(work: Work, spec: DeviceSpec, *, speed: DeviceSpeed, flops: flo
         speed: of it, in the precision of the program.
         flops: of its products.
     """
-    moving, telling = work.bytes / speed.bandwidth, work.sent / speed.link
+    memory, link = work.bytes / speed.bandwidth, work.sent / speed.link
     if spec.clock:  # a TPU's compiler knows its matrix units, and runs all parts of a program without a host
-        return max(work.cycles / spec.clock, moving) + telling
-    launching = work.launches * LAUNCH_SECONDS + work.waits * HOST_SECONDS
-    return launching + max(flops / speed.products, moving) + telling
+        return max(work.cycles / spec.clock, memory) + link
+    launches = work.launches * LAUNCH_SECONDS + work.waits * HOST_SECONDS
+    return launches + max(flops / speed.products, memory) + link

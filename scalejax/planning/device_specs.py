@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 import jax
 
 from scalejax.errors import SweepError
+from scalejax.models.precision import PRECISIONS
 from scalejax.rules import nearest
-from scalejax.train.cost import EVALUATED_BYTES, SPEEDS, DeviceSpeed
+from scalejax.train.cost import EVALUATION_BYTES, SPEEDS, DeviceSpeed
 
 # Shares of a vendor's figures that are assumed to be reached: many small products of lanes are not one large product,
 # and no kernel streams at the peak. Assumptions, not measurements; a plan for the local devices does not use them.
@@ -19,7 +20,7 @@ HOST_MEMORY_SHARE = 0.75  # the rest is for programs, copies in flight, and othe
 # Of its memory that the largest array of an evaluation may take. So much that on a GPU many lanes of a small model take
 # no more launches than few. A TPU needs no launches, and by the compiler of a v5e blocks of twice the size would take a
 # quarter longer. The cores of a CPU have a cache, and no share.
-EVALUATED_SHARES = {"gpu": 1 / 100, "tpu": 1 / 400}
+EVALUATION_SHARES = {"gpu": 1 / 100, "tpu": 1 / 400}
 DEFAULT_MEMORY = 16e9  # bytes of a device that does not say
 LOCAL = "local"
 
@@ -57,7 +58,7 @@ class DeviceSpec:
         memory: bytes that JAX may use.
         speed: for the simulation, finer than what packing assumes of the platform.
         source: of the figures, in words.
-        products: FLOP/s by precision, where they are not those of the speed.
+        products: FLOP/s by `Precision.products`, where they are not those of the speed.
         clock: of a TPU, Hz.
         host_shape: of a TPU, how the chips of one host are connected.
         chip: of a GPU.
@@ -74,13 +75,15 @@ class DeviceSpec:
     chip: Chip | None = None
 
     @property
-    def evaluated(self) -> float:
+    def evaluation_bytes(self) -> float:
         """Bytes that the largest array may take when all lanes are evaluated side by side."""
-        return self.memory * EVALUATED_SHARES[self.platform] if self.platform in EVALUATED_SHARES else EVALUATED_BYTES
+        return (
+            self.memory * EVALUATION_SHARES[self.platform] if self.platform in EVALUATION_SHARES else EVALUATION_BYTES
+        )
 
     def speed_in(self, precision: str) -> DeviceSpeed:
         """Return its speed where models compute in a precision."""
-        return replace(self.speed, products=self.products.get(precision, self.speed.products))
+        return replace(self.speed, products=self.products.get(PRECISIONS[precision].products, self.speed.products))
 
 
 Figures = tuple[float, float, float]  # FLOP/s of products of float32, TF32 and bfloat16
@@ -91,8 +94,8 @@ def _public(name: str, platform: str, *, products: Figures, memory: float, bandw
     float32, tf32, bfloat16 = (PRODUCTS_SHARE * figure for figure in products)
     speed = replace(SPEEDS[platform], products=float32, bandwidth=BANDWIDTH_SHARE * bandwidth)
     usable = memory * (GPU_MEMORY_SHARE if platform == "gpu" else 1)
-    others = {"tf32": tf32, **dict.fromkeys(("bfloat16", "bfloat16_parameters"), bfloat16)}
-    return DeviceSpec(name, platform, usable, speed, "estimated from public figures", others)
+    faster = {"tensorfloat32": tf32, "bfloat16": bfloat16}
+    return DeviceSpec(name, platform, usable, speed, "estimated from public figures", faster)
 
 
 def _gpu(name: str, chip: Chip, *, products: Figures) -> DeviceSpec:
@@ -120,6 +123,9 @@ _H100 = Chip(132, 128, 1.98e9, 50 << 20, (9, 0), memory=80e9, bandwidth=3.35e12)
 _H200 = replace(_H100, memory=141e9, bandwidth=4.8e12)
 _L4 = Chip(58, 128, 2.04e9, 48 << 20, (8, 9), memory=24e9, bandwidth=3e11)
 _T4 = Chip(40, 64, 1.59e9, 4 << 20, (7, 5), memory=16e9, bandwidth=3.2e11)
+# By compute capability, KiB of shared memory of a multiprocessor and of a block, and threads of a multiprocessor: the
+# technical specifications in NVIDIA's CUDA programming guide.
+CAPABILITIES = {(7, 5): (64, 64, 1024), (8, 0): (164, 163, 2048), (8, 9): (100, 99, 1536), (9, 0): (228, 227, 2048)}
 _PUBLIC = (
     _gpu("a100-40", replace(_A100, memory=40e9, bandwidth=1.555e12), products=_AMPERE),
     _gpu("a100-80", _A100, products=_AMPERE),

@@ -202,16 +202,16 @@ class HloProgram:
         opcode = instruction.opcode.removesuffix("-start")
         if opcode != instruction.opcode and opcode not in COLLECTIVES:  # copies its operand; the result has both
             copied = instruction.arrays[:1]
-            return _far(copied) + (0 if _far(operands[0]) < _all(operands[0]) else _all(copied))
+            return _main_bytes(copied) + (0 if _main_bytes(operands[0]) < _bytes(operands[0]) else _bytes(copied))
         if opcode in SLICES:
-            return _far(instruction.arrays) + (_all(instruction.arrays) if _far(operands[0]) else 0)
+            return _main_bytes(instruction.arrays) + (_bytes(instruction.arrays) if _main_bytes(operands[0]) else 0)
         if opcode == "dynamic-update-slice":
-            return _far(operands[1]) + (_all(operands[1]) if _far(instruction.arrays) else 0)
+            return _main_bytes(operands[1]) + (_bytes(operands[1]) if _main_bytes(instruction.arrays) else 0)
         if opcode == "fusion":
             inner = self._called(instruction, "calls")
-            read = (min(_far(arrays), _read(inner, number)) for number, arrays in enumerate(operands))
+            read = (min(_main_bytes(arrays), _read(inner, number)) for number, arrays in enumerate(operands))
             return int(sum(read)) + _written(inner, instruction)
-        return sum(map(_far, operands)) + _far(instruction.arrays)
+        return sum(map(_main_bytes, operands)) + _main_bytes(instruction.arrays)
 
     @functools.cached_property
     def _arrays(self) -> dict[str, tuple[Array, ...]]:
@@ -238,7 +238,7 @@ class HloProgram:
             return max(branches, key=lambda branch: branch.launches, default=Work()) + Work(waits=1)
         if opcode in QUIET or opcode.endswith(("-done", "-update")):
             return Work()
-        sent = _all(instruction.arrays) if opcode.removesuffix("-start") in COLLECTIVES else 0
+        sent = _bytes(instruction.arrays) if opcode.removesuffix("-start") in COLLECTIVES else 0
         return Work(1, self.accessed_bytes(instruction), _cycles(instruction), sent)
 
     def _loops(self, computation: str, *, entered: int) -> Iterator[Loop]:
@@ -314,11 +314,11 @@ def _array(kind: str, sizes: str, layout: str) -> Array:
     return Array(shape, math.prod(padded) * bits // 8, near=bool(re.search(r"S\([1-9]", memory)))
 
 
-def _all(arrays: Iterable[Array]) -> int:
+def _bytes(arrays: Iterable[Array]) -> int:
     return sum(array.bytes for array in arrays)
 
 
-def _far(arrays: Iterable[Array]) -> int:
+def _main_bytes(arrays: Iterable[Array]) -> int:
     return sum(array.bytes for array in arrays if not array.near)
 
 
@@ -333,7 +333,7 @@ def _read(fused: Sequence[Instruction], number: int) -> float:
             if user.opcode == "bitcast":
                 names.append(user.name)
             elif user.opcode in SLICES and user.operands[0] == name:
-                total += _all(user.arrays)
+                total += _bytes(user.arrays)
             elif user.opcode != "dynamic-update-slice" or user.operands[0] != name:
                 return math.inf
     return total
@@ -345,13 +345,13 @@ def _written(fused: Sequence[Instruction], fusion: Instruction) -> int:
     root = next((each for each in fused if each.root), None)
     parts = [root] if root is None or root.opcode != "tuple" else [given.get(name) for name in root.operands]
     if len(parts) != len(fusion.arrays):  # a tuple in a tuple
-        return _far(fusion.arrays)
+        return _main_bytes(fusion.arrays)
     total = 0
     for part, array in zip(parts, fusion.arrays, strict=True):
         while part is not None and part.opcode == "bitcast":
             part = given.get(part.operands[0])
         updates = part is not None and part.opcode == "dynamic-update-slice"
-        size = _all(given[part.operands[1]].arrays) if part and updates else array.bytes
+        size = _bytes(given[part.operands[1]].arrays) if part and updates else array.bytes
         total += 0 if array.near else size
     return total
 

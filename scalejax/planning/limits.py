@@ -21,7 +21,7 @@ from scalejax.spec import Sweep
 from scalejax.spec.sweep import OWN_NUMBERS
 from scalejax.text import number_of
 from scalejax.train.cost import data_bytes, largest_array, step_bytes
-from scalejax.train.recipe import BLOCK
+from scalejax.train.recipe import EVALUATION_BLOCK
 from scalejax.train.traced import traced_evaluation
 
 MOST_TRIALS = 1_000_000  # that are spelled out, which takes a minute or two
@@ -170,7 +170,7 @@ def check_models(trials: Iterable[Counted], card: DataCard, spec: DeviceSpec | N
         state, arrays = step_bytes(program)
         arrays *= 2  # the largest one and its gradient
         if state > LARGE_SHARE * room:
-            block = min(BLOCK, max(card.validation_examples, card.test_examples))
+            block = min(EVALUATION_BLOCK, max(card.validation_examples, card.test_examples))
             arrays = max(arrays, largest_array(traced_evaluation(architecture, block).program.jaxpr))
         if state + arrays > room:
             why = f"the model {architecture.title} in batches of {batch_size} needs {_bytes(state + arrays)}"

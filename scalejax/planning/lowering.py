@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from scalejax.data import DataCard
-from scalejax.planning.placement import ALONE, Placement
+from scalejax.planning.placement import Placement
 from scalejax.train.cost import lane_bytes
 from scalejax.train.lanes import (
     Commands,
@@ -24,14 +24,15 @@ from scalejax.train.lanes import (
     validate_lanes,
     write_lane,
 )
-from scalejax.train.recipe import LaneProgram, Settings
-from scalejax.train.sharding import LANE_AXIS
+from scalejax.train.recipe import STATIC, LaneProgram, Settings
+from scalejax.train.sharding import LANE_AXIS, NOT_SPREAD
 from scalejax.train.step import Blocks, Cursor, Examples, TrialState
 
-ABREAST_BYTES = 2**26  # of lanes that a TPU trains at a time
+TPU_LANES_BYTES = 2**26  # of lanes that a TPU trains at a time
 PLACED = 8  # trials that one call of `place` writes at most: of small models eight cost hardly more than one
 PLACED_BYTES = 2**24  # of lanes that one call of `place` writes; of large models it writes fewer, down to one
 
+ADVANCE, VALIDATE, TEST, PLACE = "advance", "validate", "test", "place"  # names of programs
 REPLICATED, LANES = PartitionSpec(), PartitionSpec(LANE_AXIS)
 COMMANDS = Commands(steps=REPLICATED, cursor=Cursor(LANES, LANES), busy=LANES, due=LANES, ending=LANES)
 
@@ -40,7 +41,7 @@ Program = Callable[..., Any]
 
 
 def lowered_training(program: LaneProgram, placement: Placement, *, card: DataCard) -> dict[str | int, Lowered]:
-    """Lower what trains and measures: "advance", or in the mode "static" each of its pieces, "validate" and "test".
+    """Lower what trains and measures: ADVANCE, or in the mode STATIC each of its pieces, VALIDATE and TEST.
 
     Args:
         program: the constants.
@@ -53,7 +54,7 @@ def lowered_training(program: LaneProgram, placement: Placement, *, card: DataCa
     if program.stream_steps:
         parts: tuple[Any, ...] = (LANES, REPLICATED, REPLICATED)
         given = DeviceData(*parts)
-    if program.mode != "static":
+    if program.mode != STATIC:
         advancing = on_each(
             functools.partial(advance, program),
             placement,
@@ -61,9 +62,9 @@ def lowered_training(program: LaneProgram, placement: Placement, *, card: DataCa
             (LANES, LANES),
             made=(made, None),
         )
-        return {"advance": _lowered(advancing, placement, state, data, commands)}
+        return {ADVANCE: _lowered(advancing, placement, state, data, commands)}
 
-    stepping = functools.partial(train_steps, program, abreast=_abreast(program, placement))
+    stepping = functools.partial(train_steps, program, lanes_at_once=_lanes_at_once(program, placement))
     validating, testing = (functools.partial(function, program) for function in (validate_lanes, test_lanes))
     first = jax.ShapeDtypeStruct((), np.int32)
     wanted = (LANES, given, COMMANDS.cursor, REPLICATED)
@@ -76,8 +77,8 @@ def lowered_training(program: LaneProgram, placement: Placement, *, card: DataCa
     test = on_each(testing, placement, (LANES, given), LANES, donate=False)
     return {
         **found,
-        "validate": _lowered(validate, placement, state, data, commands.due),
-        "test": _lowered(test, placement, state, data),
+        VALIDATE: _lowered(validate, placement, state, data, commands.due),
+        TEST: _lowered(test, placement, state, data),
     }
 
 
@@ -91,11 +92,11 @@ def _lowered(program: Any, placement: Placement, *operands: Any) -> Lowered:
 
 def _made(state: TrialState, placement: Placement) -> Any:
     """Return how the states lie that a program makes: as those that it is given, where that does not follow."""
-    return None if placement.spread == ALONE else placement.shardings(state)
+    return None if placement.spread == NOT_SPREAD else placement.shardings(state)
 
 
-def _abreast(program: LaneProgram, placement: Placement) -> int:
-    """Return how many lanes of a device train at a time: all of them, or on a TPU few enough for `ABREAST_BYTES`.
+def _lanes_at_once(program: LaneProgram, placement: Placement) -> int:
+    """Return how many lanes of a device train at a time: all of them, or on a TPU few enough for `TPU_LANES_BYTES`.
 
     In its loops a TPU holds arrays whose last axis is padded to 128, so states of small models take several times
     their bytes there.
@@ -103,7 +104,7 @@ def _abreast(program: LaneProgram, placement: Placement) -> int:
     count = placement.lanes_each
     if placement.devices[0].platform != "tpu":
         return count
-    fitting = max(1, ABREAST_BYTES // lane_bytes(program))
+    fitting = max(1, TPU_LANES_BYTES // lane_bytes(program))
     return max(each for each in range(1, count + 1) if count % each == 0 and each <= max(1, fitting))
 
 
@@ -111,7 +112,7 @@ def lowered_place(program: LaneProgram, placement: Placement, *, count: int | No
     """Lower `place`, for so many trials; default: as many as `placed_at_once` says."""
 
     def place_own(lanes: TrialState, numbers: jax.Array, settings: Settings, weights: Any) -> TrialState:
-        return place(program.recipe, lanes, placement.own_slots(numbers), settings, weights)
+        return place(program.recipe, lanes, placement.indices_in_shard(numbers), settings, weights)
 
     state = abstract_lanes(program, placement)
     wanted = (LANES, REPLICATED, REPLICATED, REPLICATED)
@@ -129,7 +130,7 @@ def writing(program: LaneProgram, placement: Placement) -> Any:
     """Return a program that writes a state into a lane; it is compiled when called."""
 
     def write_own(lanes: TrialState, number: jax.Array, state: TrialState) -> TrialState:
-        return write_lane(lanes, placement.own_slots(number), state)
+        return write_lane(lanes, placement.indices_in_shard(number), state)
 
     made = _made(abstract_lanes(program, placement), placement)
     return on_each(write_own, placement, (LANES, REPLICATED, REPLICATED), LANES, made=made)
@@ -175,7 +176,7 @@ def _abstract_trials(program: LaneProgram, placement: Placement, count: int) -> 
 
     def all_trials(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         # Of a model that is spread no device could hold all weights.
-        sharding = None if placement.spread == ALONE else placement.state_sharding(leaf.shape, lanes=False)
+        sharding = None if placement.spread == NOT_SPREAD else placement.state_sharding(leaf.shape, lanes=False)
         return jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype, sharding=sharding)
 
     numbers = jax.ShapeDtypeStruct((count,), np.int32)

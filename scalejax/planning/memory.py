@@ -29,11 +29,14 @@ class Memory:
 
 def memory_of(compiled: Any) -> Memory | None:
     """Return what a compiled program takes; None where its compiler does not tell."""
-    told = compiled.memory_analysis()
-    if told is None:
+    analysis = compiled.memory_analysis()
+    if analysis is None:
         return None
     return Memory(
-        told.argument_size_in_bytes, told.temp_size_in_bytes, told.output_size_in_bytes, told.alias_size_in_bytes
+        analysis.argument_size_in_bytes,
+        analysis.temp_size_in_bytes,
+        analysis.output_size_in_bytes,
+        analysis.alias_size_in_bytes,
     )
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from scalejax.models import Architecture
-from scalejax.planning.placement import ALONE, Group, Placement, Spread
+from scalejax.planning.placement import Group, Placement
 from scalejax.planning.trial import Counted, Trial
 from scalejax.spec.sweep import PROBED, PROVEN
 from scalejax.train.cost import (
-    EVALUATED_BYTES,
+    EVALUATION_BYTES,
     DeviceSpeed,
     evaluation_block,
     lane_bytes,
@@ -23,10 +23,10 @@ from scalejax.train.cost import (
     step_flops,
 )
 from scalejax.train.padding import fits_into, structure
-from scalejax.train.recipe import BLOCK, PIECES, LaneProgram, Recipe
+from scalejax.train.recipe import EVALUATION_BLOCK, PIECES, STATIC, LaneProgram, Recipe
+from scalejax.train.sharding import NOT_SPREAD, Spread
 from scalejax.train.traced import skeleton, traced_evaluation, traced_slope
 
-STATIC = "static"  # the mode of accelerators
 CALL_SECONDS = 2.0  # a call aims to take no longer, so that progress shows and a stop is heard
 CALL_EXAMPLES = 2**30  # a lane's examples in one call are counted in 32 bits
 FEW_LANES = 32  # up to which every number is considered
@@ -67,12 +67,16 @@ class Bucket:
     makespan: int
     call_steps: int
     grounds: str = ""
-    spread: Spread = ALONE
+    spread: Spread = NOT_SPREAD
 
     def placement(self, group: Group) -> Placement:
         """Return its place on a group of devices: on no more of them than it has trials for."""
         each = self.spread.devices
         return Placement(group[: each * min(self.count, len(group) // each)], self.lanes, self.spread)
+
+    def lanes_on(self, devices: int) -> int:
+        """Return its lanes on a group of so many devices together."""
+        return self.lanes * max(1, devices // self.spread.devices)
 
     @functools.cached_property
     def trials(self) -> tuple[Trial, ...]:
@@ -95,19 +99,19 @@ class Bucket:
         return dict(sorted(_horizons(self.counted).items(), reverse=True))
 
 
-def in_mode(bucket: Bucket, mode: str, *, evaluated: float = EVALUATED_BYTES) -> Bucket:
+def in_mode(bucket: Bucket, mode: str, *, evaluation_bytes: float = EVALUATION_BYTES) -> Bucket:
     """Return a bucket whose lanes run in `mode`.
 
     Args:
         bucket: any.
         mode: as of `LaneProgram`.
-        evaluated: bytes that the largest array may take when all lanes are evaluated side by side.
+        evaluation_bytes: that the largest array may take when all lanes are evaluated side by side.
     """
-    block, pieces = BLOCK, PIECES
+    block, pieces = EVALUATION_BLOCK, PIECES
     if mode == STATIC:
-        block = evaluation_block(bucket.program, bucket.lanes, room=evaluated)
+        block = evaluation_block(bucket.program, bucket.lanes, room=evaluation_bytes)
         pieces = tuple(steps for steps in PIECES if steps <= bucket.call_steps)
-    return replace(bucket, program=replace(bucket.program, mode=mode, block=block, pieces=pieces))
+    return replace(bucket, program=replace(bucket.program, mode=mode, evaluation_block=block, pieces=pieces))
 
 
 @dataclass(frozen=True)

@@ -12,34 +12,12 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from scalejax.train.sharding import BATCH_AXIS, LANE_AXIS, PARAMETER_AXIS, parameter_axis
+from scalejax.train.sharding import BATCH_AXIS, LANE_AXIS, NOT_SPREAD, PARAMETER_AXIS, Spread, parameter_axis
 
 ACCELERATOR_MULTIPLE = 128
 
 Device = Any  # jax.Device, which type checkers take for a variable; it need not be of this machine
 Group = tuple[Device, ...]  # run one program together, each its share: the cores of a CPU, or one accelerator
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Over how many devices each trial of a program is spread; each lane has batch * parameters of them.
-
-    Attributes:
-        batch: parts of the batch, each device with all parameters.
-        parameters: parts of the parameters, of what the optimizer keeps of them and of the best ones; the batch is cut
-            as often again.
-    """
-
-    batch: int = 1
-    parameters: int = 1
-
-    @property
-    def devices(self) -> int:
-        """Devices that share a lane."""
-        return self.batch * self.parameters
-
-
-ALONE = Spread()
 
 
 @dataclass(frozen=True)
@@ -49,38 +27,38 @@ class Placement:
     Lanes are numbered in the order of the leading axis of a state: those of the first devices, then those of the next.
 
     Attributes:
-        devices: of the group; each row of them, as many as share a lane, holds an equal share of the lanes.
+        devices: of the group; each `spread.devices` of them in a row are a shard, and hold an equal share of the lanes.
         lanes_each: lanes on one device.
         spread: over how many devices each lane is.
     """
 
     devices: Group
     lanes_each: int
-    spread: Spread = ALONE
+    spread: Spread = NOT_SPREAD
 
     @property
-    def rows(self) -> int:
-        """How many sets of devices have lanes of their own."""
+    def lane_shards(self) -> int:
+        """Size of the mesh along the axis of the lanes: how many sets of devices have lanes of their own."""
         return len(self.devices) // self.spread.devices
 
     @property
     def lanes(self) -> int:
         """Number of lanes on all devices together."""
-        return self.lanes_each * self.rows
+        return self.lanes_each * self.lane_shards
 
     @functools.cached_property
-    def here(self) -> bool:
-        """Whether all its devices are of this process; else other hosts have some of them."""
+    def is_fully_addressable(self) -> bool:
+        """Whether all its devices are of this process, and not of another host."""
         return all(device.process_index == jax.process_index() for device in self.devices)
 
     @property
-    def own_device(self) -> Device:
-        """A device of it that is of this process: what the others have to tell only their own can hear."""
+    def local_device(self) -> Device:
+        """One of its devices that is of this process: of others the memory cannot be asked for."""
         return next(device for device in self.devices if device.process_index == jax.process_index())
 
-    def is_here(self, lane: int) -> bool:
+    def is_addressable(self, lane: int) -> bool:
         """Say whether a lane is on a device of this process."""
-        first = self.row(lane) * self.spread.devices
+        first = self.shard_of(lane) * self.spread.devices
         of_lane = self.devices[first : first + self.spread.devices]
         return any(device.process_index == jax.process_index() for device in of_lane)
 
@@ -88,9 +66,9 @@ class Placement:
     def mesh(self) -> Mesh:
         """The devices along the axis of the lanes, and along those over which each lane is spread, if it is."""
         devices = np.array(self.devices)
-        if self.spread == ALONE:
+        if self.spread == NOT_SPREAD:
             return Mesh(devices, (LANE_AXIS,))
-        shape = self.rows, self.spread.batch, self.spread.parameters
+        shape = self.lane_shards, self.spread.batch, self.spread.parameters
         return Mesh(devices.reshape(shape), (LANE_AXIS, BATCH_AXIS, PARAMETER_AXIS))
 
     @property
@@ -108,8 +86,8 @@ class Placement:
 
         Args:
             shape: of one lane's.
-            lanes: whether the array has the axis of the lanes, all of which are here; else one of trials that every
-                row of devices has.
+            lanes: whether the leading axis is that of all lanes; else it is of trials, and every shard of lanes has all
+                of them.
         """
         axis = parameter_axis(shape, self.spread.parameters)
         inner = [] if axis is None else [*[None] * axis, PARAMETER_AXIS]
@@ -124,23 +102,23 @@ class Placement:
         """What the size of a block of examples for evaluation is a multiple of, so that it can be cut further."""
         return 1 if self.devices[0].platform == "cpu" else ACCELERATOR_MULTIPLE
 
-    def row(self, lane: int) -> int:
-        """Return which set of devices holds a lane."""
+    def shard_of(self, lane: int) -> int:
+        """Return the coordinate along the lane axis of the devices that hold a lane."""
         return lane // self.lanes_each
 
-    def slot(self, lane: int) -> int:
-        """Return the number of a lane among those of its devices."""
+    def index_in_shard(self, lane: int) -> int:
+        """Return the number of a lane among those of its shard."""
         return lane % self.lanes_each
 
-    def by_turns(self, lanes: Iterable[int]) -> list[int]:
-        """Return lanes in the order in which trials get them: from each device in turn, so that few spread over all."""
-        return sorted(lanes, key=lambda lane: (self.slot(lane), lane))
+    def round_robin(self, lanes: Iterable[int]) -> list[int]:
+        """Return lanes in the order in which trials get them: from each shard in turn, so that few spread over all."""
+        return sorted(lanes, key=lambda lane: (self.index_in_shard(lane), lane))
 
     def busiest(self, lanes: Iterable[int]) -> int:
-        """Return how many of some lanes are on the devices that have most of them."""
-        return max(Counter(map(self.row, lanes)).values(), default=0)
+        """Return how many of some lanes are in the shard that has most of them."""
+        return max(Counter(map(self.shard_of, lanes)).values(), default=0)
 
-    def own_slots(self, lanes: jax.Array) -> jax.Array:
-        """Return, inside of `jax.shard_map`, the slots of lanes int32 [n] on this device; `lanes_each` for others'."""
-        slots = lanes - lax.axis_index(LANE_AXIS) * self.lanes_each
-        return jnp.where(slots < 0, self.lanes_each, slots)  # a negative index would count from the end
+    def indices_in_shard(self, lanes: jax.Array) -> jax.Array:
+        """Return `index_in_shard` of lanes int32 [n], in `jax.shard_map`; `lanes_each` or more if in other shards."""
+        indices = lanes - lax.axis_index(LANE_AXIS) * self.lanes_each
+        return jnp.where(indices < 0, self.lanes_each, indices)  # a negative index would count from the end

@@ -25,7 +25,7 @@ from scalejax.spec.sweep import PROBED, PROVEN
 from scalejax.train.cost import SPEEDS, data_bytes, lane_bytes
 from scalejax.train.recipe import LaneProgram
 from scalejax.train.task import Task, task_of
-from scalejax.train.tracing import collecting_later
+from scalejax.train.tracing import garbage_collection_paused
 
 STATE_SHARE = 0.25  # of a device's memory may be taken by the lanes of one program; activations need the rest
 STEP_SHARE = 0.25  # of it by the largest array of a step of all lanes
@@ -51,7 +51,7 @@ class Plan:
         state_bytes: of the largest program's lanes on one device.
         data_bytes: of the data set on each device.
         stream_bytes: of the batches of one call for each device, where the training pool stays on the host; else 0.
-        group: accelerators that work on a bucket together; the cores of a CPU always do.
+        group_size: accelerators that work on a bucket together; the cores of a CPU always do.
     """
 
     sweep: Sweep
@@ -66,7 +66,7 @@ class Plan:
     state_bytes: int
     data_bytes: int
     stream_bytes: int = 0
-    group: int = 1
+    group_size: int = 1
 
     @functools.cached_property
     def trials(self) -> tuple[Trial, ...]:
@@ -127,7 +127,7 @@ def make_plan(
         SweepError: the sweep asks for what its data or its families do not have, or for halving that halves nothing.
     """
     check_sweep(sweep, spec=spec)
-    with collecting_later():
+    with garbage_collection_paused():
         return _planned(sweep, devices=devices, spec=spec, probe=probe)
 
 
@@ -147,7 +147,7 @@ def _planned(sweep: Sweep, *, devices: int | None, spec: DeviceSpec | None, prob
     if (spec or local_spec()).platform == "cpu":
         limits.check_models(trials, card, spec)  # elsewhere a model may be spread over several devices
 
-    whole = devices is None and spec is None and jax.process_count() > 1  # hosts train in lockstep
+    one_group = devices is None and spec is None and jax.process_count() > 1  # hosts train in lockstep
     devices, spec = devices or len(jax.devices()), spec or local_spec()
     capacity = Capacity(
         devices=devices,
@@ -156,8 +156,8 @@ def _planned(sweep: Sweep, *, devices: int | None, spec: DeviceSpec | None, prob
         speed=SPEEDS[spec.platform],  # as a run there would: its packing depends on no finer figures
     )
     judge = functools.partial(_judge, probe if sweep.packing == PROBED else None)
-    packing, group = arrange(
-        pack(trials, capacity=capacity, judge=judge), devices=devices, spec=spec, capacity=capacity, whole=whole
+    packing, group_size = arrange(
+        pack(trials, capacity=capacity, judge=judge), devices=devices, spec=spec, capacity=capacity, one_group=one_group
     )
     streamed = limits.streams(card, spec if spec.name != LOCAL else None, asked=sweep.data.stream)
     if streamed:
@@ -177,7 +177,7 @@ def _planned(sweep: Sweep, *, devices: int | None, spec: DeviceSpec | None, prob
         state_bytes=max((_state_bytes(bucket) for bucket in packing.buckets), default=0),
         data_bytes=data_bytes(card, sum(card.sizes.values()) - (card.examples if streamed else 0)),
         stream_bytes=max((_call_bytes(bucket, card) for bucket in packing.buckets), default=0) if streamed else 0,
-        group=group,
+        group_size=group_size,
     )
 
 

@@ -12,6 +12,7 @@ from scalejax.planning.packing import Bucket, fitting_lanes, padding_share
 from scalejax.planning.plan import STATE_SHARE, Plan
 from scalejax.planning.schedule import Load, Schedule, schedule
 from scalejax.train.cost import compile_seconds, lane_seconds, measuring_seconds
+from scalejax.train.recipe import MAP
 
 MOST_ROUNDS = 200_000  # of trials on each device; each is an event
 NEAR_FLOOR = 1.1  # times the time of the slowest trial: then nothing else limits
@@ -60,7 +61,7 @@ def simulate(
     spec: DeviceSpec,
     *,
     timings: Sequence[Timing | None] | None = None,
-    told: str = TIMED_HERE,
+    source: str = TIMED_HERE,
 ) -> Simulation:
     """Simulate a plan on its number of devices; nothing is compiled or timed.
 
@@ -69,13 +70,13 @@ def simulate(
         spec: of the devices.
         timings: of the program of each bucket where it was timed on such a device, or where its compiler was asked. The
             others are corrected by what those have shown.
-        told: where the timings are from, in words.
+        source: where the timings are from, in words.
 
     Raises:
         SweepError: it would take minutes to simulate.
     """
     card, buckets, speed = plan.card, plan.packing.buckets, spec.speed_in(plan.sweep.train.precision)
-    groups, lanes_of = plan.devices // plan.group, [_lanes(bucket, plan.group) for bucket in buckets]
+    groups, lanes_of = plan.devices // plan.group_size, [bucket.lanes_on(plan.group_size) for bucket in buckets]
     rounds = math.ceil(sum(bucket.count / (n * groups) for bucket, n in zip(buckets, lanes_of, strict=True)))
     if rounds > MOST_ROUNDS:
         why = f"each device would train {rounds:,} rounds of trials, more than the {MOST_ROUNDS:,} that are simulated"
@@ -83,9 +84,7 @@ def simulate(
     timings = timings or [None] * len(buckets)
     estimates = [
         Timing(
-            step=speed.overhead
-            + bucket.lanes
-            * lane_seconds(bucket.program, speed, batch=bucket.spread.batch, parameters=bucket.spread.parameters),
+            step=speed.overhead + bucket.lanes * lane_seconds(bucket.program, speed, spread=bucket.spread),
             evaluation=measuring_seconds(bucket.program, card.validation_examples, speed=speed) / bucket.spread.devices,
             test=measuring_seconds(bucket.program, card.test_examples, speed=speed) / bucket.spread.devices,
         )
@@ -100,7 +99,7 @@ def simulate(
             step=timing.step,
             compiling=compile_seconds(len(bucket.architectures), speed=speed),
             rank=bucket.seconds / lanes,
-            skips_idle=bucket.program.mode == "map",
+            skips_idle=bucket.program.mode == MAP,
         )
         for bucket, timing, lanes in zip(buckets, completed(timings, estimates), lanes_of, strict=True)
     ]
@@ -116,10 +115,10 @@ def simulate(
     return Simulation(
         device=spec.name,
         devices=plan.devices,
-        source=told if any(timings) else spec.source,
+        source=source if any(timings) else spec.source,
         total=result.makespan,
         seconds=tuple(total / groups for total in seconds),
-        timed=tuple(timing is not None and told == TIMED_HERE for timing in timings),
+        timed=tuple(timing is not None and source == TIMED_HERE for timing in timings),
         shares=shares,
         limit=_limit(
             shares,
@@ -130,11 +129,6 @@ def simulate(
         twice=schedule(loads, 2 * groups).makespan,
         lanes=lanes,
     )
-
-
-def _lanes(bucket: Bucket, group: int) -> int:
-    """Return the lanes of a bucket on devices that work on it together."""
-    return bucket.lanes * max(1, group // bucket.spread.devices)
 
 
 def _measuring(bucket: Bucket, timing: Timing) -> tuple[float, ...]:
@@ -158,7 +152,7 @@ def _shares(plan: Plan, loads: Sequence[Load], result: Schedule) -> dict[str, fl
         spent["idle_lanes"] += max(0.0, stepping - occupied)  # below zero by rounding only
         spent["evaluation"] += load.all_measuring
         spent["compilation"] += packs * load.compiling
-    every = plan.devices // plan.group * result.makespan
+    every = plan.devices // plan.group_size * result.makespan
     spent["idle_devices"] = max(0.0, every - sum(spent.values()))
     return {name: seconds / every for name, seconds in spent.items()}
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from scalejax.errors import SweepError
-from scalejax.planning.device_specs import Chip, DeviceSpec
+from scalejax.planning.device_specs import CAPABILITIES, Chip, DeviceSpec
 from scalejax.planning.placement import Group
 from scalejax.text import first_line
 
@@ -27,9 +27,6 @@ TPU_ENVIRONMENT = {
 }
 # Without a driver the plugin refuses to come up, though its compiler needs none.
 CUDA_ENVIRONMENT = {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"}
-# By compute capability, KiB of shared memory of a multiprocessor and of a block, and threads of a multiprocessor: the
-# technical specifications in NVIDIA's CUDA programming guide.
-CAPABILITIES = {(7, 5): (64, 64, 1024), (8, 0): (164, 163, 2048), (8, 9): (100, 99, 1536), (9, 0): (228, 227, 2048)}
 
 
 def check_compiler(spec: DeviceSpec) -> None:
@@ -144,8 +141,8 @@ def environment(wanted: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def unkept() -> Iterator[None]:
-    """Keep nothing that is compiled on disk: what is compiled for devices elsewhere JAX can write, and not read."""
+def without_compilation_cache() -> Iterator[None]:
+    """Write no compiled program to JAX's cache: what is compiled for devices elsewhere it cannot read back."""
     name = "jax_persistent_cache_min_compile_time_secs"
     before = getattr(jax.config, name)
     jax.config.update(name, math.inf)

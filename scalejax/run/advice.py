@@ -143,7 +143,7 @@ def _pool(directory: Path, rows: "pd.DataFrame") -> float:
     """Return how many examples a trial can have at most: the pool, where the source does not make more."""
     from scalejax.spec.file import data_key
 
-    if (directory / SWEEP).is_file() and data_key(directory / SWEEP, "source") in ENDLESS:
+    if data_key(directory / SWEEP, "source") in ENDLESS:
         return math.inf
     fractions = rows["fraction"].to_numpy(dtype=float, na_value=math.nan)
     pools = rows["train_examples"].to_numpy(dtype=float) / fractions

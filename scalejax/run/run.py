@@ -35,7 +35,7 @@ from scalejax.run.fits import BOOTSTRAP, LEVEL, Fits, fit_source
 from scalejax.run.predict import predicted
 from scalejax.run.rows import measurement_rows, older_result, older_row, result_row, trial_row
 from scalejax.run.store import TRIAL_COLUMNS, Ended, Heartbeat, Store
-from scalejax.run.watch import Accountant, Ahead, Interruption, Pulse
+from scalejax.run.watch import Accountant, Interruption, Preparation, Pulse
 from scalejax.run.weights import Keeper, best_row, evaluated, model_parts, without_model
 from scalejax.spec import Sweep
 from scalejax.spec.sweep import ALL, NONE
@@ -329,49 +329,87 @@ def plan(
             installed.
     """
     from scalejax.execute import devices as here
-    from scalejax.execute.modes import kept_modes, with_modes
-    from scalejax.execute.timing import TIMED_BYTES, remembered, timings_of
-    from scalejax.planning.compile_for import compile_for
-    from scalejax.planning.device_specs import LOCAL, devices_named, local_spec
-    from scalejax.planning.forecast import Forecast, forecast
+    from scalejax.planning.device_specs import LOCAL
+    from scalejax.planning.forecast import Forecast
     from scalejax.planning.outline import outline
-    from scalejax.planning.packing import STATIC, in_mode
-    from scalejax.planning.simulate import simulate
-    from scalejax.planning.topology import check_compiler
     from scalejax.report.plan import SweepPlan
 
     here.prepare()  # before the local kind is looked at
-    spec, shape = devices_named(device_kind) if device_kind is not None else (None, ())
-    if shape:
-        if devices not in (None, math.prod(shape)):
-            says = f"--device-kind {device_kind}: it has {math.prod(shape)} devices, and --devices asks for {devices}"
-            raise SweepError(f"{says}; leave one of them out")
-        devices = math.prod(shape)
-    if compile:
-        if spec is None or spec.name == LOCAL:
-            raise SweepError("--compile: expected a --device-kind that is not here, such as v5e:2x2 or h200:8")
-        check_compiler(spec)
+    spec, shape = _devices_asked_for(device_kind, devices, compile=compile)
+    devices = math.prod(shape) if shape else devices
     made = planned(sweep, devices=devices, spec=spec)
     if not made.packing.buckets:
         return SweepPlan(outline(made, Forecast((), ()), device=here.device_kind()))
     if spec is not None and spec.name != LOCAL:
-        buckets = tuple(
-            in_mode(bucket, STATIC, evaluated=spec.evaluated)
-            for bucket in made.packing.buckets  # as a run there would
-        )
-        made = replace(made, packing=replace(made.packing, buckets=buckets))
-        asked = compile_for(made, spec, shape=shape) if compile else []
-        timings, told = [each.timing for each in asked], "estimated from what its compiler says"
-        simulated = simulate(made, spec, timings=timings or None, told=told)
-        return SweepPlan(outline(made, simulated, device=here.device_kind(), compiled=asked))
-    measure = spec is None and devices is None and made.data_bytes <= TIMED_BYTES
-    made = with_modes(made, kept_modes(read_environment(directory_of(sweep, out))), measure=measure)
+        return SweepPlan(_outlined_elsewhere(made, spec, shape=shape, compile=compile))
+    return SweepPlan(_outlined_here(made, spec, simulated=devices is not None, directory=directory_of(sweep, out)))
+
+
+def _devices_asked_for(
+    device_kind: str | None, devices: int | None, *, compile: bool
+) -> "tuple[DeviceSpec | None, tuple[int, ...]]":
+    """Return the spec of a kind of devices, and how these are connected where the kind says it; see `plan`.
+
+    Raises:
+        SweepError: there is no such kind, it has another number of devices, or its compiler is not installed.
+    """
+    from scalejax.planning.device_specs import LOCAL, devices_named
+    from scalejax.planning.topology import check_compiler
+
+    spec, shape = devices_named(device_kind) if device_kind is not None else (None, ())
+    if shape and devices not in (None, math.prod(shape)):
+        says = f"--device-kind {device_kind}: it has {math.prod(shape)} devices, and --devices asks for {devices}"
+        raise SweepError(f"{says}; leave one of them out")
+    if compile:
+        if spec is None or spec.name == LOCAL:
+            raise SweepError("--compile: expected a --device-kind that is not here, such as v5e:2x2 or h200:8")
+        check_compiler(spec)
+    return spec, shape
+
+
+def _outlined_elsewhere(plan: "Plan", spec: "DeviceSpec", *, shape: tuple[int, ...], compile: bool) -> dict[str, Any]:
+    """Return the facts of a plan for devices that are not here: simulated, and compiled for them if asked for."""
+    from scalejax.execute.devices import device_kind
+    from scalejax.planning.compile_for import compile_for
+    from scalejax.planning.outline import outline
+    from scalejax.planning.packing import in_mode
+    from scalejax.planning.simulate import simulate
+    from scalejax.train.recipe import STATIC
+
+    # The mode of a run there.
+    buckets = [in_mode(each, STATIC, evaluation_bytes=spec.evaluation_bytes) for each in plan.packing.buckets]
+    plan = replace(plan, packing=replace(plan.packing, buckets=tuple(buckets)))
+    compiled = compile_for(plan, spec, shape=shape) if compile else []
+    timings, source = [each.timing for each in compiled], "estimated from what its compiler says"
+    simulated = simulate(plan, spec, timings=timings or None, source=source)
+    return outline(plan, simulated, device=device_kind(), compiled=compiled)
+
+
+def _outlined_here(plan: "Plan", spec: "DeviceSpec | None", *, simulated: bool, directory: Path) -> dict[str, Any]:
+    """Return the facts of a plan for the kind of devices that are here.
+
+    Args:
+        plan: as described.
+        spec: where that kind was asked for by name: then no program is timed.
+        simulated: whether a number of devices was asked for.
+        directory: of the run, which may have chosen modes.
+    """
+    from scalejax.execute.devices import device_kind
+    from scalejax.execute.modes import kept_modes, with_modes
+    from scalejax.execute.timing import TIMED_BYTES, remembered, timings_of
+    from scalejax.planning.device_specs import local_spec
+    from scalejax.planning.forecast import forecast
+    from scalejax.planning.outline import outline
+    from scalejax.planning.simulate import simulate
+
+    measure = spec is None and not simulated and plan.data_bytes <= TIMED_BYTES
+    plan = with_modes(plan, kept_modes(read_environment(directory)), measure=measure)
     if spec is not None:
-        timings = [remembered(bucket, made.card) for bucket in made.packing.buckets]
-        return SweepPlan(outline(made, simulate(made, spec, timings=timings), device=here.device_kind()))
-    timings = timings_of(made, patience_seconds=TIMING_PATIENCE)
-    simulation = simulate(made, local_spec(), timings=timings) if devices else None
-    return SweepPlan(outline(made, forecast(made, timings), device=here.device_kind(), simulation=simulation))
+        timings = [remembered(bucket, plan.card) for bucket in plan.packing.buckets]
+        return outline(plan, simulate(plan, spec, timings=timings), device=device_kind())
+    timings = timings_of(plan, patience_seconds=TIMING_PATIENCE)
+    simulation = simulate(plan, local_spec(), timings=timings) if simulated else None
+    return outline(plan, forecast(plan, timings), device=device_kind(), simulation=simulation)
 
 
 def planned(sweep: Sweep, *, devices: int | None = None, spec: "DeviceSpec | None" = None) -> "Plan":
@@ -423,11 +461,11 @@ def run_sweep(
         UserWarning: results in the directory were computed by another program than would run today; or trials whose
             models the sweep keeps were done in an earlier run that kept none.
     """
-    plan = agreed(lambda: planned(sweep))
+    plan = same_on_all_hosts(lambda: planned(sweep))
     return carry_out(plan, out, progress=progress, checkpoint_seconds=checkpoint_seconds)
 
 
-def agreed(make: "Callable[[], Plan]") -> "Plan":
+def same_on_all_hosts(make: "Callable[[], Plan]") -> "Plan":
     """Return the plan that this process makes; of several hosts each makes one, and they have to be the same.
 
     Raises:
@@ -437,10 +475,10 @@ def agreed(make: "Callable[[], Plan]") -> "Plan":
     from scalejax.execute.devices import prepare as prepare_devices
 
     prepare_devices()  # before it is asked how many hosts there are
-    return hosts.together(make, alike=_what_hosts_share)
+    return hosts.make_on_all(make, digest=_plan_digest)
 
 
-def _what_hosts_share(plan: "Plan") -> str:
+def _plan_digest(plan: "Plan") -> str:
     """Return a digest of what has to be the same on all hosts: they launch the same programs with the same trials."""
     from scalejax.execute.devices import versions
 
@@ -449,7 +487,7 @@ def _what_hosts_share(plan: "Plan") -> str:
         (bucket.program.identity, bucket.lanes, bucket.call_steps, repr(bucket.spread))
         for bucket in plan.packing.buckets
     ]
-    content = [trials, buckets, plan.devices, plan.group, plan.card.fingerprint, dict(versions())]
+    content = [trials, buckets, plan.devices, plan.group_size, plan.card.fingerprint, dict(versions())]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -460,12 +498,12 @@ def carry_out(
     progress: bool = True,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Run:
-    """Carry out a plan; see `run_sweep`. Of several hosts the first one alone writes, but for parts of checkpoints."""
+    """Carry out a plan; see `run_sweep`. Of several hosts only the primary one writes, checkpoints apart."""
     from scalejax.execute import hosts
 
     run = Run(directory_of(plan.sweep, out), plan.sweep)
-    with hosts.ending():
-        if not hosts.first():
+    with hosts.exit_together():
+        if not hosts.is_primary():
             _carry_out(run, plan, progress=False, checkpoint_seconds=checkpoint_seconds)
             return run
         with locked(run.directory):
@@ -486,14 +524,14 @@ def _carry_out(run: Run, plan: "Plan", *, progress: bool, checkpoint_seconds: fl
     from scalejax.planning.trial import Trial
 
     ledger = run.directory / LEDGER
-    ended = hosts.told(lambda: _ended(run.directory, plan))
+    ended = hosts.broadcast(lambda: _ended(run.directory, plan))
     unfinished = [trial for trial in plan.trials if trial.trial_id not in ended]
     older = [trial for trial in plan.older if trial.trial_id not in ended]
     final = all(trial.trial_id in ended and ended[trial.trial_id].status in FINAL for trial in plan.trials)
     plan = _in_modes(plan, run.directory, measure=not final)
-    if hosts.first():
+    if hosts.is_primary():
         prepare(run.directory, plan)
-    with Store(ledger, write=True) if hosts.first() else nullcontext() as store:
+    with Store(ledger, write=True) if hosts.is_primary() else nullcontext() as store:
         if store:
             rows = [trial_row(trial, plan) for trial in plan.trials]
             store.plan([*rows, *(older_row(trial, plan) for trial in plan.older)])
@@ -515,7 +553,7 @@ def _carry_out(run: Run, plan: "Plan", *, progress: bool, checkpoint_seconds: fl
                         checkpoints=checkpoints, keeper=keeper, folder=run.directory / OLDER, progress=progress,
                     )  # fmt: skip
                 else:
-                    _train_along(plan, unfinished, begun, halving=halving, checkpoints=checkpoints)
+                    _train_on_other_host(plan, unfinished, begun, halving=halving, checkpoints=checkpoints)
         finally:
             if store:
                 store.release()
@@ -539,10 +577,10 @@ def _in_modes(plan: "Plan", directory: Path, *, measure: bool) -> "Plan":
     from scalejax.execute import hosts
     from scalejax.execute.modes import kept_modes, modes_to_keep, with_modes
 
-    if hosts.first():
+    if hosts.is_primary():
         plan = with_modes(plan, kept_modes(read_environment(directory)), measure=measure)
-    modes = hosts.told(lambda: modes_to_keep(plan, None))
-    return plan if hosts.first() else with_modes(plan, modes, measure=False)
+    modes = hosts.broadcast(lambda: modes_to_keep(plan, None))
+    return plan if hosts.is_primary() else with_modes(plan, modes, measure=False)
 
 
 def _warn_of_missing_models(run: Run, keep: str) -> None:
@@ -627,7 +665,7 @@ def _train(
 
     data = _loaded(plan)
     waiting = [*unfinished, *recalled]
-    accountant, ahead = Accountant(plan, waiting, begun=begun), Ahead(plan)
+    accountant, preparation = Accountant(plan, waiting, begun=begun), Preparation(plan)
     with ExitStack() as exits:
         stream = None if progress else exits.enter_context(Path(os.devnull).open("w"))
         # How long a fit takes is not known before: it is counted as much as a trial of the engine takes on average.
@@ -644,7 +682,7 @@ def _train(
         exits.enter_context(Pulse(store, accountant=accountant, display=display))
 
         def started(trials: Sequence["Trial"]) -> None:
-            ahead.begin()
+            preparation.begin()
             store.start([trial.trial_id for trial in trials])
             accountant.begin(trials, display)
             if keeper:
@@ -692,14 +730,14 @@ def _train(
 
         interruption = exits.enter_context(Interruption(stop))
         exits.enter_context(pool)
-        complete = scheduler.run(jax.devices(), together=plan.group)
+        complete = scheduler.run(jax.devices(), group_size=plan.group_size)
         if not complete:
-            pool.stop()  # another host may have heard the signal
+            pool.stop()  # another host may have received the signal
         if not (pool.join() and complete) and (heard := interruption.signal or scheduler.signal):
             raise Interrupted(heard, lost=[*scheduler.lost.values(), *[0] * pool.dropped])
 
 
-def _train_along(
+def _train_on_other_host(
     plan: "Plan",
     unfinished: Sequence["Trial"],
     begun: Mapping[str, "Paused"],
@@ -707,7 +745,7 @@ def _train_along(
     halving: "SuccessiveHalving | None",
     checkpoints: "Checkpoints",
 ) -> None:
-    """Train beside the first host what it trains on the devices of all hosts; see `_train`."""
+    """Train what the primary host trains in `_train`, on the devices of all hosts; report nothing."""
     import jax
 
     from scalejax.execute.observer import SILENT
@@ -724,8 +762,8 @@ def _train_along(
         keep_weights=plan.sweep.keep_weights != NONE,
     )
     with Interruption(scheduler.stop):
-        scheduler.run(jax.devices(), together=plan.group)
-        if scheduler.signal:  # of other trouble the first host tells
+        scheduler.run(jax.devices(), group_size=plan.group_size)
+        if scheduler.signal:  # other trouble the primary host raises on all
             raise Interrupted(scheduler.signal, lost=list(scheduler.lost.values()))
 
 
@@ -746,4 +784,4 @@ def _loaded(plan: "Plan") -> "DataSet":
         FeatureFits(data).check((each.chain, each.own_examples) for each in (*plan.trials, *plan.older))
         return data
 
-    return hosts.together(loaded)
+    return hosts.make_on_all(loaded)

@@ -126,8 +126,8 @@ class Pulse:
         self._store.beat(heartbeat, self._accountant.steps_taken)
 
 
-class Ahead:
-    """Does beside the training what would be waited for at its end: imports for the figure, tracing for the ledger.
+class Preparation:
+    """Does in a thread during training what its end needs: imports for the figure, traced programs for the ledger.
 
     Args:
         plan: of the sweep.
@@ -137,7 +137,7 @@ class Ahead:
         from scalejax.train.numerics import current
 
         self._plan, self._numerics = plan, current()
-        self._thread = threading.Thread(target=self._prepare, name="ahead", daemon=True)
+        self._thread = threading.Thread(target=self._prepare, name="preparation", daemon=True)
 
     def begin(self) -> None:
         """Begin, unless it has, as soon as the programs that are asked for are traced; returns at once."""

@@ -16,8 +16,8 @@ from scalejax.models.equations import inner_programs
 from scalejax.models.precision import rounded
 from scalejax.train.convolutions import CONVOLUTION, contains
 from scalejax.train.lanes import abstract_lane
-from scalejax.train.recipe import BLOCK, LaneProgram, Recipe
-from scalejax.train.sharding import parameter_axis
+from scalejax.train.recipe import EVALUATION_BLOCK, LaneProgram, Recipe
+from scalejax.train.sharding import NOT_SPREAD, Spread, parameter_axis
 from scalejax.train.step import BLOCK_STEPS, widened
 from scalejax.train.traced import traced_evaluation, traced_slope
 
@@ -29,7 +29,7 @@ CHECKPOINTS = {"checkpoint", "remat", "remat2"}  # what the primitive of jax.che
 CONVOLUTION_PASSES = 7
 KEPT = {"dot_general", CONVOLUTION, "exp"}
 KEPT_TWICE = 2  # a backward pass holds about as much again as the forward pass has kept
-EVALUATED_BYTES = 2**25  # of the largest array when all lanes are evaluated side by side, where nothing else is said
+EVALUATION_BYTES = 2**25  # of the largest array when all lanes are evaluated side by side, where nothing else is said
 INITIALISER_SHARE = 0.3  # of a program's compile time is that of one size's initialisation
 
 
@@ -156,7 +156,7 @@ def largest_array(program: core.Jaxpr) -> int:
     return max((*sizes, *map(largest_array, inside)), default=0)
 
 
-def evaluation_block(program: LaneProgram, lanes: int, *, room: float = EVALUATED_BYTES) -> int:
+def evaluation_block(program: LaneProgram, lanes: int, *, room: float = EVALUATION_BYTES) -> int:
     """Return how many examples all lanes evaluate at once side by side, a power of two: what fits into `room` bytes.
 
     The compiler has a few arrays of that size in memory at the same time.
@@ -164,7 +164,7 @@ def evaluation_block(program: LaneProgram, lanes: int, *, room: float = EVALUATE
     count = program.recipe.batch_size
     traced = traced_evaluation(program.architecture, count).program.jaxpr
     each = max(1, largest_array(traced.replace(invars=[]))) / count
-    return 2 ** int(np.clip(math.log2(room / (lanes * each)), 0, math.log2(BLOCK)))
+    return 2 ** int(np.clip(math.log2(room / (lanes * each)), 0, math.log2(EVALUATION_BLOCK)))
 
 
 def _total(program: core.Jaxpr, cost: Callable[[Any], int]) -> int:
@@ -239,40 +239,42 @@ def data_bytes(card: DataCard, examples: int) -> int:
     return examples * (np.dtype(card.inputs).itemsize * math.prod(card.shape) + target)
 
 
-def lane_seconds(program: LaneProgram, speed: DeviceSpeed, *, batch: int = 1, parameters: int = 1) -> float:
+def lane_seconds(program: LaneProgram, speed: DeviceSpeed, *, spread: Spread = NOT_SPREAD) -> float:
     """Return the estimated seconds that one lane adds to a step: its batch, its products, its parameters.
 
     Args:
         program: of the lane.
         speed: of a device.
-        batch, parameters: parts in which devices share the lane. They share the products, and tell each other the
-            gradient, or the parameters twice and the gradient (Rajbhandari et al. 2020, arXiv:1910.02054, section 7).
+        spread: of the lane over devices. They share the products, and send each other the gradient, or the parameters
+            twice and the gradient (Rajbhandari et al. 2020, arXiv:1910.02054, section 7).
     """
-    costs, count = _step_costs(program.architecture, program.recipe), batch * parameters
+    costs, count = _step_costs(program.architecture, program.recipe), spread.devices
+    batch, parameters = spread.batch, spread.parameters
     weights = 4 * program.architecture.parameter_count
     traffic = PASSES * weights / parameters + CONVOLUTION_PASSES * costs.convolved / count
-    told = 2 * weights / parameters * (batch - 1) / batch + 3 * weights * (parameters - 1) / parameters
+    sent = 2 * weights / parameters * (batch - 1) / batch + 3 * weights * (parameters - 1) / parameters
     computing = performed_flops(program) / (count * speed.products)
-    return speed.lane_overhead + computing + traffic / speed.bandwidth + told / speed.link
+    return speed.lane_overhead + computing + traffic / speed.bandwidth + sent / speed.link
 
 
-def device_bytes(program: LaneProgram, *, lanes: int, batch: int = 1, parameters: int = 1) -> float:
+def device_bytes(program: LaneProgram, *, lanes: int, spread: Spread = NOT_SPREAD) -> float:
     """Return the estimated bytes of a program on each device: states, gradients, and what a step keeps.
 
     Args:
         program: the constants.
         lanes: on each device.
-        batch, parameters: parts in which devices share each lane.
+        spread: of each lane over devices.
     """
+    parameters = spread.parameters
 
     def share(leaf: Any) -> float:
         return _bytes(leaf) / (1 if parameter_axis(leaf.shape, parameters) is None else parameters)
 
     state = sum(map(share, _held(program)))
-    together = 2 * _bytes(program.architecture.abstract[1]) if parameters > 1 else 0
+    gathered = 2 * _bytes(program.architecture.abstract[1]) if parameters > 1 else 0
     forward = program.architecture.forward_program(program.recipe.batch_size).jaxpr
     kept = KEPT_TWICE * _kept_bytes(forward, rematerialised=program.rematerialise)
-    return lanes * (state + together + kept / (batch * parameters * program.microbatches))
+    return lanes * (state + gathered + kept / (spread.devices * program.microbatches))
 
 
 def _kept_bytes(program: core.Jaxpr, *, rematerialised: bool) -> int:

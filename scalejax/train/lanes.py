@@ -15,7 +15,7 @@ from jax import lax
 from scalejax.models import Architecture
 from scalejax.models.precision import multiplied
 from scalejax.train.convolutions import convolves, fast_on_cpu
-from scalejax.train.recipe import BLOCK, LaneProgram, Leaf, Recipe, Settings
+from scalejax.train.recipe import EVALUATION_BLOCK, MAP, LaneProgram, Leaf, Recipe, Settings
 from scalejax.train.step import (
     Blocks,
     Cursor,
@@ -80,7 +80,7 @@ def advance(
     One program for calls of any length: on a CPU nothing has to be asked of a host.
 
     Args:
-        program: the constants, in the mode "vmap" or "map".
+        program: the constants, in the mode VMAP or MAP.
         lanes: states with a leading axis [lanes].
         data: shared by all lanes.
         commands: as described there.
@@ -105,7 +105,7 @@ def advance(
     def test_one(state: TrialState) -> tuple[jax.Array, jax.Array]:
         return run(lambda state: test(program, state, blocks=data.test), state)
 
-    if program.mode == "map":
+    if program.mode == MAP:
         # One lane at a time keeps its parameters in the cache for all its steps, and an idle lane costs nothing.
         lanes = lax.map(
             lambda each: lax.cond(each[0], train_one, lambda state, *_: state, *each[1:]),
@@ -131,7 +131,7 @@ def _where(
     return lax.map(lambda each: lax.cond(each[0], measure, lambda _: nothing, each[1]), (wanted, lanes))
 
 
-# The same in the mode "static", for accelerators: three programs without a decision in them, of which the host launches
+# The same in the mode STATIC, for accelerators: three programs without a decision in them, of which the host launches
 # what it needs. In a loop of unknown length, or at a condition, a GPU waits for the host each time.
 
 
@@ -143,7 +143,7 @@ def train_steps(
     first: jax.Array,
     *,
     steps: int,
-    abreast: int | None = None,
+    lanes_at_once: int | None = None,
 ) -> TrialState:
     """Take `steps` steps in every lane, side by side.
 
@@ -154,8 +154,8 @@ def train_steps(
         cursor: of the call, uint32 [lanes].
         first: int32 [], steps of the call that were taken before these.
         steps: to take.
-        abreast: how many lanes at a time, a divisor of their number, one such group after the other: what is in memory
-            beside the states is that of one group. None: all of them.
+        lanes_at_once: a divisor of the number of lanes, so many of which are trained after the others: what is in
+            memory beside the states is theirs alone. None: all of them.
     """
 
     def train_one(state: TrialState, cursor: Cursor, own: Examples | None) -> TrialState:
@@ -165,23 +165,23 @@ def train_steps(
 
     own = data.pool if program.stream_steps else None
     count = cursor.epoch.shape[0]
-    if abreast in (None, count):
+    if lanes_at_once in (None, count):
         return jax.vmap(train_one)(lanes, cursor, own)
 
     def train_group(number: jax.Array, lanes: TrialState) -> TrialState:
-        begin = number * abreast
-        group = jax.tree.map(lambda each: lax.dynamic_slice_in_dim(each, begin, abreast), (lanes, cursor, own))
+        begin = number * lanes_at_once
+        group = jax.tree.map(lambda each: lax.dynamic_slice_in_dim(each, begin, lanes_at_once), (lanes, cursor, own))
         trained = jax.vmap(train_one)(*group)
         return jax.tree.map(lambda all, some: lax.dynamic_update_slice_in_dim(all, some, begin, 0), lanes, trained)
 
-    return lax.fori_loop(0, count // abreast, train_group, lanes)
+    return lax.fori_loop(0, count // lanes_at_once, train_group, lanes)
 
 
 def validate_lanes(
     program: LaneProgram, lanes: TrialState, data: DeviceData, due: jax.Array
 ) -> tuple[TrialState, Measurement]:
     """Evaluate all lanes side by side, and keep what is found where it is due, bool [lanes]."""
-    blocks = _cut(data.validation, program.block)
+    blocks = _cut(data.validation, program.evaluation_block)
     with multiplied(program.architecture.numbers.multiplies), comparing():
         validated = jax.vmap(lambda state: validate(program, state, blocks=blocks))(lanes)
     return jax.vmap(record_evaluation)(lanes, due, validated)
@@ -189,7 +189,7 @@ def validate_lanes(
 
 def test_lanes(program: LaneProgram, lanes: TrialState, data: DeviceData) -> tuple[jax.Array, jax.Array]:
     """Return the test loss and metric [lanes] of the best parameters of all lanes, side by side."""
-    blocks = _cut(data.test, program.block)
+    blocks = _cut(data.test, program.evaluation_block)
     with multiplied(program.architecture.numbers.multiplies), comparing():
         return jax.vmap(lambda state: test(program, state, blocks=blocks))(lanes)
 
@@ -263,7 +263,7 @@ def empty(program: LaneProgram, lanes: int) -> TrialState:
 
 def block_shape(count: int, *, multiple: int = 1) -> tuple[int, int]:
     """Return the number and the size of the blocks for `count` examples, the size a multiple as asked."""
-    pieces = -(-count // BLOCK)
+    pieces = -(-count // EVALUATION_BLOCK)
     return pieces, -(-count // (pieces * multiple)) * multiple
 
 

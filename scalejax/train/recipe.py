@@ -19,8 +19,10 @@ Leaf = Any  # an array of the type and shape in the comment: JAX's in a program,
 # What a setting is in a program; and whether the id of a trial hashes it, or it follows from what the id hashes.
 FLOAT, INT, UINT = ({"type": kind} for kind in (np.float32, np.int32, np.uint32))
 FOLLOWS = {"hashed": False}
-PIECES = (32, 8, 1)  # steps of the programs of the mode "static": a call is made up of them
-BLOCK = 1024  # examples that are evaluated at once, at most
+# How lanes run: side by side, one after the other, or side by side in steps that the host counts.
+VMAP, MAP, STATIC = "vmap", "map", "static"
+PIECES = (32, 8, 1)  # steps of the programs of the mode STATIC: a call is made up of them
+EVALUATION_BLOCK = 1024  # examples that are evaluated at once, at most
 DECAY_FRACTION = "decay_fraction"  # the number of the schedule "wsd"
 
 
@@ -87,13 +89,12 @@ class LaneProgram:
 
     architecture: Architecture
     recipe: Recipe
-    # "vmap" side by side, "map" one after the other; "static" side by side too, in steps that the host counts.
-    mode: str = "vmap"
+    mode: str = VMAP
     stream_steps: int = 0  # most steps of a call, whose batches it is given; 0: it draws them from the pool itself
-    pieces: tuple[int, ...] = PIECES  # the steps of its programs, in the mode "static"
+    pieces: tuple[int, ...] = PIECES  # the steps of its programs, in the mode STATIC
     microbatches: int = 1  # parts of a batch, whose gradients are added up one after the other
     rematerialise: bool = False  # whether blocks of a stacked model are computed again in the backward pass
-    block: int = BLOCK  # about how many examples are evaluated at once, in the mode "static"
+    evaluation_block: int = EVALUATION_BLOCK  # about how many examples are evaluated at once, in the mode STATIC
 
     @functools.cached_property
     def decayed(self) -> tuple[bool, ...]:

@@ -20,7 +20,7 @@ from scalejax.train.optimizers import make_optimizer
 from scalejax.train.recipe import DECAY_FRACTION, LaneProgram, Leaf, Recipe, Settings
 from scalejax.train.rematerialisation import rematerialised
 from scalejax.train.schedules import SCHEDULES, Schedule
-from scalejax.train.sharding import as_parameters, over_examples, whole
+from scalejax.train.sharding import gather_parameters, shard_as_parameters, shard_examples
 from scalejax.train.task import Task
 
 BLOCK_STEPS = 32  # whose batches are drawn at once
@@ -205,7 +205,7 @@ def learned(task: Task, batch: Examples) -> jax.Array:
 def train_step(program: LaneProgram, settings: Settings, learner: Learner, batch: Examples) -> Learner:
     """Take one step of gradient descent on the mean loss of one batch."""
     found = accumulated(program, learner, batch)
-    return descend(program, settings, learner, replace(found, gradient=as_parameters(found.gradient)))
+    return descend(program, settings, learner, replace(found, gradient=shard_as_parameters(found.gradient)))
 
 
 def accumulated(program: LaneProgram, learner: Learner, batch: Examples) -> "Slope":
@@ -226,12 +226,14 @@ def accumulated(program: LaneProgram, learner: Learner, batch: Examples) -> "Slo
         return jnp.moveaxis(array.reshape(array.shape[0] // parts, parts, *array.shape[1:]), 1, 0)
 
     def one(total: Slope, part: Examples) -> tuple[Slope, None]:
-        own = found(total.rest, over_examples(part))
-        gradient = as_parameters(widened(own.gradient))
+        own = found(total.rest, shard_examples(part))
+        gradient = shard_as_parameters(widened(own.gradient))
         gradient = jax.tree.map(lambda sum, each: sum + each / parts, total.gradient, gradient)
         return Slope(total.loss + own.loss / parts, own.rest, gradient), None
 
-    nothing = Slope(jnp.float32(0), learner.rest, as_parameters(jax.tree.map(jnp.zeros_like, widened(learner.params))))
+    nothing = Slope(
+        jnp.float32(0), learner.rest, shard_as_parameters(jax.tree.map(jnp.zeros_like, widened(learner.params)))
+    )
     total, _ = lax.scan(one, nothing, jax.tree.map(apart, batch))
     return total
 
@@ -252,7 +254,7 @@ def slope(
     forward = rematerialised(architecture.forward) if rematerialise else architecture.forward
 
     def loss_of(params: nnx.State) -> tuple[jax.Array, nnx.State]:
-        outputs, updated = forward(whole(params), rest, batch.inputs)
+        outputs, updated = forward(gather_parameters(params), rest, batch.inputs)
         return task.loss(outputs, learned(task, batch)).mean(), updated
 
     (loss, updated), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
@@ -341,7 +343,7 @@ def train_block(
 
     def batch(chosen: jax.Array) -> Examples:
         found = jax.tree.map(lambda array: array.at[chosen].get(mode="promise_in_bounds"), pool)
-        return over_examples(seen(program.architecture, found))
+        return shard_examples(seen(program.architecture, found))
 
     if isinstance(steps, int):
         return _known_steps(program, state, batch, rows=rows)
@@ -392,7 +394,7 @@ def loss_and_metric(
 
     @functools.partial(jax.jit, inline=True)  # traced once for its shape and the loop; no call is left of it
     def sums(block: Blocks) -> jax.Array:
-        batch = over_examples(seen(architecture, Examples(block.inputs, block.targets)))
+        batch = shard_examples(seen(architecture, Examples(block.inputs, block.targets)))
         outputs = architecture.predict(params, rest, batch.inputs)
         targets = learned(task, batch)
         # A padded example must not turn a finite sum into NaN through 0 * inf.

@@ -1,4 +1,4 @@
-"""How programs are traced in a process of several threads: one at a time, and without a look for garbage."""
+"""How programs are traced in a process of several threads: one at a time, with garbage collection paused."""
 
 import contextlib
 import gc
@@ -12,16 +12,16 @@ _ONE = threading.Lock()
 def tracing() -> Iterator[None]:
     """Trace a program while no other thread does.
 
-    Python runs one thread at a time, and of two that take turns both are late. So what is asked for first is traced
-    first, and compiled, which leaves Python alone, while the next one is traced.
+    Python runs one thread at a time, so two that trace at once are both late. What is asked for first is traced first;
+    it is compiled, which holds no lock of Python's, while the next one is traced.
     """
-    with _ONE, collecting_later():
+    with _ONE, garbage_collection_paused():
         yield
 
 
 @contextlib.contextmanager
-def collecting_later() -> Iterator[None]:
-    """Let Python look for garbage afterwards: of what is traced all stays, and looking took a fifth of the time."""
+def garbage_collection_paused() -> Iterator[None]:
+    """Collect no garbage within a block: all that is traced stays, and collecting took a fifth of the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:

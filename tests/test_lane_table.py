@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from engine_helpers import FIRST, planned
 
+from scalejax.execute.lane_table import LaneTable
 from scalejax.execute.observer import Observer
 from scalejax.execute.programs import Compiler, Programs
-from scalejax.execute.roster import Roster
 from scalejax.execute.scheduler import Scheduler
 from scalejax.execute.slot import Slot
 from scalejax.planning.packing import Bucket
@@ -28,41 +28,41 @@ from scalejax.train.step import Measurement
 BATCH = 16  # of the trials of the helpers
 
 
-def test_a_roster_says_what_each_slot_by_itself_would():
+def test_a_lane_table_says_what_each_slot_by_itself_would():
     generator = np.random.default_rng(0)
-    roster, apart = Roster(Placement(FIRST, 7), batch_size=BATCH), {}
+    table, apart = LaneTable(Placement(FIRST, 7), batch_size=BATCH), {}
     for _ in range(200):
-        free = roster.free
+        free = table.free
         assert sorted([*free, *apart]) == list(range(7))
         if free and generator.random() < 0.5:
             steps, every, examples = (int(each) for each in generator.integers((1, 1, 1), (40, 15, 90)))
             trial = planned(steps=steps, evaluate_every=every, train_examples=examples)
             at = int(generator.integers(steps))
-            roster.seat(free[0], Slot(trial, at))
+            table.assign(free[0], Slot(trial, at))
             apart[free[0]] = Slot(trial, at)
-        assert roster.crew.slots.keys() == apart.keys()
-        assert roster.busy.tolist() == [lane in apart for lane in range(7)]
-        cursor = roster.cursor
+        assert table.occupancy.slots.keys() == apart.keys()
+        assert table.busy.tolist() == [lane in apart for lane in range(7)]
+        cursor = table.cursor
         for lane in range(7):
             slot = apart.get(lane)
             wanted = divmod(slot.step * BATCH, slot.trial.settings.train_examples) if slot else (0, 0)
             assert (cursor.epoch[lane], cursor.position[lane]) == wanted
         if not apart:
             continue
-        count = int(min(roster.left, generator.integers(1, 20)))
-        assert roster.left == min(slot.next_stop - slot.step for slot in apart.values())
-        stops = roster.stopping(count)
+        count = int(min(table.steps_to_stop, generator.integers(1, 20)))
+        assert table.steps_to_stop == min(slot.next_stop - slot.step for slot in apart.values())
+        stops = table.stopping(count)
         assert stops == [lane for lane, slot in sorted(apart.items()) if slot.step + count == slot.next_stop]
         ended = {lane for lane, slot in apart.items() if slot.step + count == slot.trial.settings.steps}
-        assert roster.through(count) == ended
-        roster.advance(count)
+        assert table.finishing(count) == ended
+        table.advance(count)
         for slot in apart.values():
             slot.step += count
-        before = roster.crew.slots
+        before = table.occupancy.slots
         for lane in ended:
-            roster.leave(lane)
+            table.release(lane)
             assert before[lane].step == apart.pop(lane).step
-        assert {lane: slot.step for lane, slot in roster.settle().slots.items()} == {
+        assert {lane: slot.step for lane, slot in table.synced().slots.items()} == {
             lane: slot.step for lane, slot in apart.items()
         }
         assert before.keys() == apart.keys() | ended  # what a call was launched with stays as it was
