@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -26,6 +28,7 @@ from scalejax.planning.arrangement import arrange
 from scalejax.planning.device_specs import PUBLIC_SPECS
 from scalejax.planning.packing import Capacity
 from scalejax.planning.plan import make_plan
+from scalejax.planning.trial import Counted
 from scalejax.run.watch import Interruption
 from scalejax.spec.file import load_sweep
 from scalejax.train.cost import SPEEDS
@@ -338,7 +341,10 @@ def test_devices_of_all_hosts_work_on_each_bucket_together():
     assert arrange(packing, devices=6, spec=spec, capacity=capacity)[1] == 1
     whole, group = arrange(packing, devices=6, spec=spec, capacity=capacity, whole=True)
     assert group == 6
-    assert {len(bucket.placement(tuple(range(6))).devices) for bucket in whole.buckets} == {6}
+    of_two = tuple(SimpleNamespace(process_index=number // 3) for number in range(6))
+    few = [replace(bucket, counted=(Counted(bucket.trials[0]),)) for bucket in whole.buckets]
+    assert {len(bucket.placement(of_two).devices) for bucket in (*whole.buckets, *few)} == {6}
+    assert {len(bucket.placement(of_two[:3]).devices) for bucket in few} == {1}
 
 
 def test_a_part_of_a_checkpoint_reads_as_it_was_written(tmp_path):

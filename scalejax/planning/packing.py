@@ -70,9 +70,15 @@ class Bucket:
     spread: Spread = ALONE
 
     def placement(self, group: Group) -> Placement:
-        """Return its place on a group of devices: on no more of them than it has trials for."""
+        """Return its place on a group of devices: on no more of them than it has trials for.
+
+        Those of several hosts all have a part: each of the hosts runs the program, and none could without a device.
+        """
         each = self.spread.devices
-        return Placement(group[: each * min(self.count, len(group) // each)], self.lanes, self.spread)
+        rows = len(group) // each
+        if len({device.process_index for device in group}) == 1:
+            rows = min(rows, self.count)
+        return Placement(group[: each * rows], self.lanes, self.spread)
 
     @functools.cached_property
     def trials(self) -> tuple[Trial, ...]:
