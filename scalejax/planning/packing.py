@@ -340,7 +340,12 @@ def makespan(horizons: Sequence[int], lanes: int, *, copies: Sequence[int] | Non
 
 
 def waste(buckets: Sequence[Bucket], *, devices: int) -> tuple[int, int, int]:
-    """Return (useful FLOPs of all trials, FLOPs added by padding, FLOPs of lanes that idle at the end)."""
+    """Return (useful FLOPs of all trials, FLOPs added by padding, FLOPs of lanes that idle at the end).
+
+    Args:
+        buckets: all of them.
+        devices: that work on a bucket together, those of its makespan.
+    """
     useful = padding = idle = 0
     for bucket in buckets:
         true, padded = _flops(bucket)

@@ -163,7 +163,8 @@ def _planned(sweep: Sweep, *, devices: int | None, spec: DeviceSpec | None, prob
     if streamed:
         packing = replace(packing, buckets=tuple(_streamed(bucket, card) for bucket in packing.buckets))
     packing = replace(packing, notes=(*packing.notes, *spread_words(packing.buckets)))
-    useful, padding, idle = waste(packing.buckets, devices=devices)
+    together = devices if spec.platform == "cpu" else group
+    useful, padding, idle = waste(packing.buckets, devices=together)
     return Plan(
         sweep=sweep,
         card=card,

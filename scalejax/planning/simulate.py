@@ -86,10 +86,11 @@ def simulate(
             step=speed.overhead
             + bucket.lanes
             * lane_seconds(bucket.program, speed, batch=bucket.spread.batch, parameters=bucket.spread.parameters),
-            evaluation=measuring_seconds(bucket.program, card.validation_examples, speed=speed) / bucket.spread.devices,
-            test=measuring_seconds(bucket.program, card.test_examples, speed=speed) / bucket.spread.devices,
+            # Devices with lanes of their own measure these at the same time.
+            evaluation=bucket.lanes * measuring_seconds(bucket.program, card.validation_examples, speed=speed) / shared,
+            test=bucket.lanes * measuring_seconds(bucket.program, card.test_examples, speed=speed) / shared,
         )
-        for bucket in buckets
+        for bucket, shared in ((bucket, bucket.spread.devices * n) for bucket, n in zip(buckets, lanes_of, strict=True))
     ]
     loads = [
         Load(

@@ -359,7 +359,7 @@ def plan(
     measure = spec is None and devices is None and made.data_bytes <= TIMED_BYTES
     made = with_modes(made, kept_modes(read_environment(directory_of(sweep, out))), measure=measure)
     if spec is not None:
-        timings = [remembered(bucket, made.card) for bucket in made.packing.buckets]
+        timings = [remembered(bucket, made.card, together=made.group) for bucket in made.packing.buckets]
         return SweepPlan(outline(made, simulate(made, spec, timings=timings), device=here.device_kind()))
     timings = timings_of(made, patience_seconds=TIMING_PATIENCE)
     simulation = simulate(made, local_spec(), timings=timings) if devices else None
