@@ -7,20 +7,22 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from engine_helpers import EXACT_SOLO, FIRST, device_data, pack_of, params_of, place, planned, ready
+from engine_helpers import EXACT_SOLO, FIRST, device_data, pack_of, params_of, place, planned, program, ready
 from many_devices import assert_passed, inner_tests, told_by
 
 import scalejax as sx
 from scalejax.data.shuffle import index_shuffle
 from scalejax.execute.pack import Pack
 from scalejax.planning import plan as planning
+from scalejax.planning.arrangement import arrange
 from scalejax.planning.device_specs import device_spec_named
-from scalejax.planning.packing import Bucket
+from scalejax.planning.packing import Bucket, Capacity, Packing
 from scalejax.planning.placement import ALONE, Placement, Spread
 from scalejax.planning.plan import make_plan
 from scalejax.planning.simulate import simulate
 from scalejax.planning.trial import Counted
 from scalejax.rules import SpecError
+from scalejax.train.cost import SPEEDS
 from scalejax.train.rematerialisation import rematerialised, stacks
 from scalejax.train.sharding import parameter_axis
 
@@ -92,6 +94,23 @@ def test_two_devices_that_share_a_trial_train_it_as_one(data, spread):
 
 
 @pytest.mark.parametrize(
+    ("devices", "batch_size", "says"),
+    [
+        (1, 64, r"needs 100 GB, more than the 95 GB that one h200 has for it; spread over 2 of them it would fit"),
+        (3, 64, r"has for it, and cannot be spread over 3 so that it fits; spread over 2 of them it would fit"),
+        (8, 1, r"and cannot be spread over 8 so that it fits; make it smaller, or its batches larger"),
+    ],
+)
+def test_what_is_said_of_a_model_that_does_not_fit_is_so(devices, batch_size, says):
+    large = planned(knobs={"width": 50_000, "depth": 3}, batch_size=batch_size)
+    packing = Packing((Bucket(program(large), (Counted(large),), 1, 1.0, 1, 50),), ())
+    spec = device_spec_named("h200")
+    capacity = Capacity(devices=devices, state_bytes=1e10, step_bytes=1e10, speed=SPEEDS["gpu"])
+    with pytest.raises(SpecError, match=says):
+        arrange(packing, devices=devices, spec=spec, capacity=capacity)
+
+
+@pytest.mark.parametrize(
     ("shape", "count", "axis"),
     [
         ((24, 2048, 8192), 8, 2),
@@ -158,7 +177,7 @@ def test_a_sweep_that_one_trial_dominates_ends_three_times_earlier_with_its_batc
 
 def test_a_model_that_fits_no_device_is_spread_or_refused_with_what_would_hold_it(tmp_path):
     sweep = sweep_of(tmp_path, length=2048, width=2048, head_size=128, depth=24)
-    with pytest.raises(SpecError, match=r"more than the 16 GB of one v5e; spread over \d+ of them it would fit"):
+    with pytest.raises(SpecError, match=r"more than the 14 GB that one v5e has for it; spread over \d+ of them it w"):
         make_plan(sweep, devices=1, spec=device_spec_named("v5e"))
     large = make_plan(sweep, devices=32, spec=device_spec_named("v5e"))
     (bucket,) = large.packing.buckets

@@ -142,15 +142,17 @@ def _load(bucket: Bucket, group: int, *, spec: DeviceSpec) -> Load:
 
 
 def _too_large(program: LaneProgram, spec: DeviceSpec, devices: int) -> SpecError:
-    needed = device_bytes(program, lanes=1) / 1e9
-    has = f"{spec.memory / 1e9:,.0f} GB of one {spec.name}" if devices == 1 else f"memory of {devices} {spec.name}"
-    why = f"the model {program.architecture.title} in batches of {program.recipe.batch_size} needs {needed:,.0f} GB"
-    parts = 2 * devices
+    """Return what is wrong with a model that fits no share of these devices, and how many would hold it."""
+    needed, room = (f"{size / 1e9:,.0f} GB" for size in (device_bytes(program, lanes=1), USED * spec.memory))
+    why = f"the model {program.architecture.title} in batches of {program.recipe.batch_size} needs {needed}"
+    why += f", more than the {room} that one {spec.name} has for it"
+    why += f", and cannot be spread over {devices} so that it fits" if devices > 1 else ""
+    parts = 2
     while parts <= MOST_DEVICES:
-        if _fitting(program, parts, spec):
-            return SpecError(f"{why}, more than the {has}; spread over {parts} of them it would fit", table="models")
+        if devices % parts and _fitting(program, parts, spec):  # not one of the shares that were tried
+            return SpecError(f"{why}; spread over {parts} of them it would fit", table="models")
         parts *= 2
-    return SpecError(f"{why}, more than the {has}; make it smaller, or its batches larger", table="models")
+    return SpecError(f"{why}; make it smaller, or its batches larger", table="models")
 
 
 def spread_words(buckets: Sequence[Bucket]) -> list[str]:
