@@ -22,7 +22,7 @@ from scalejax.execute.roster import Crew, Roster
 from scalejax.execute.slot import Evaluation, Finished, Paused, Slot
 from scalejax.execute.snapshot import Snapshot, bits, keyed
 from scalejax.execute.stream import Stream
-from scalejax.planning.packing import Bucket
+from scalejax.planning.packing import STATIC, Bucket
 from scalejax.planning.placement import ALONE, Placement
 from scalejax.planning.trial import Trial
 from scalejax.status import Status
@@ -48,7 +48,7 @@ class CallPlan:
         ending: lanes whose best parameters are tested.
         owed: lanes for whose evaluation or test it has no time: the next call comes to them first.
         in_turn: lanes that a device trains one after the other.
-        examples: that the busiest device evaluates.
+        examples: that the busiest device evaluates; of each lane, where all are evaluated side by side.
     """
 
     count: int
@@ -274,8 +274,14 @@ class Pack:
         due = stops - impatient
         ending = impatient | stops & roster.through(count) if stops else stops
         validation, test = (blocks.weight.size for blocks in (self._data.validation, self._data.test))
-        wanted = [(n, self.placement.row(n), validation * (n in due) + test * (n in ending)) for n in sorted(stops)]
-        measured, examples = self._pace.affordable(wanted, steps=count * in_turn)
+        if self.bucket.program.mode == STATIC:
+            # All lanes are measured side by side, and it takes as long however many are wanted.
+            wanted = [(0, 0, validation * bool(due) + test * bool(ending))] if stops else []
+            chosen, examples = self._pace.affordable(wanted, steps=count)
+            measured = stops if chosen else set()
+        else:
+            wanted = [(n, self.placement.row(n), validation * (n in due) + test * (n in ending)) for n in sorted(stops)]
+            measured, examples = self._pace.affordable(wanted, steps=count * in_turn)
         return CallPlan(
             count,
             due=frozenset(due & measured),
