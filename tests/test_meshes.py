@@ -22,7 +22,7 @@ from scalejax.planning.plan import make_plan
 from scalejax.planning.simulate import simulate
 from scalejax.planning.trial import Counted
 from scalejax.rules import SpecError
-from scalejax.train.cost import SPEEDS
+from scalejax.train.cost import SPEEDS, device_bytes
 from scalejax.train.rematerialisation import rematerialised, stacks
 from scalejax.train.sharding import parameter_axis
 
@@ -145,6 +145,18 @@ def test_blocks_that_are_computed_again_give_the_same_numbers():
     np.testing.assert_allclose(gradient(again), gradient(blocks), rtol=1e-6, atol=1e-6)
     kept = str(jax.make_jaxpr(jax.grad(lambda w: again(x, w)[0].sum()))(weights))
     assert "remat" in kept or "checkpoint" in kept
+
+
+def test_a_model_shares_the_memory_of_a_device_with_the_data():
+    data = sx.DataSpec(source="mnist1d", examples=40_000, train_examples=(500,), validation_examples=50)
+    train = sx.TrainSpec(learning_rate=(1e-3,), batch_size=(64,), steps=10)
+    sweep = sx.Sweep(name="beside", data=data, models=(sx.ModelGrid("mlp", width=[700], depth=3),), train=train)
+    alone = make_plan(sweep, devices=1, spec=device_spec_named("h200"))
+    need = device_bytes(alone.packing.buckets[0].program, lanes=1)
+    tight = replace(device_spec_named("h200"), memory=1.2 * need)  # of which the data take more than a fifth
+    assert 0.2 * tight.memory < alone.data_bytes < 0.4 * tight.memory
+    with pytest.raises(SpecError, match=r"that one h200 has for it; spread over \d of them it would fit"):
+        make_plan(sweep, devices=1, spec=tight)
 
 
 def sweep_of(tmp_path, *, length=1024, batch_size=64, **sizes):

@@ -33,7 +33,7 @@ def arrange(
     Args:
         packing: of devices that work alone.
         devices: how many there are.
-        spec: of each.
+        spec: of each, with the memory that it has beside the data.
         capacity: that the packing was made for.
         whole: whether all devices work on each bucket together, as those of several hosts do.
 
