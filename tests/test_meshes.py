@@ -6,13 +6,16 @@ from types import SimpleNamespace
 
 import jax
 import numpy as np
+import own_modules
 import pytest
-from engine_helpers import EXACT_SOLO, FIRST, device_data, pack_of, params_of, place, planned, program, ready
+from engine_helpers import EXACT_SOLO, FIRST, device_data, pack_of, params_of, place, planned, program, ready, trial_of
 from many_devices import assert_passed, inner_tests, told_by
 
 import scalejax as sx
 from scalejax.data.shuffle import index_shuffle
 from scalejax.execute.pack import Pack
+from scalejax.models.architecture import architecture
+from scalejax.planning import arrangement
 from scalejax.planning import plan as planning
 from scalejax.planning.arrangement import arrange
 from scalejax.planning.device_specs import device_spec_named
@@ -145,6 +148,16 @@ def test_blocks_that_are_computed_again_give_the_same_numbers():
     np.testing.assert_allclose(gradient(again), gradient(blocks), rtol=1e-6, atol=1e-6)
     kept = str(jax.make_jaxpr(jax.grad(lambda w: again(x, w)[0].sum()))(weights))
     assert "remat" in kept or "checkpoint" in kept
+
+
+@pytest.mark.parametrize(("module", "parts"), [(own_modules.Dropout, True), (own_modules.BatchNorm, False)])
+def test_the_batch_of_a_model_that_keeps_statistics_is_not_taken_in_parts(module, parts):
+    own = architecture(module, {}, shape=(12,), outputs=3)
+    large = program(trial_of(own, batch_size=4096))
+    room = device_bytes(large, lanes=1) / 3
+    found = arrangement._fitting(large, 1, replace(device_spec_named("h200"), memory=room / arrangement.USED))
+    assert (found is not None and found.microbatches > 1) == parts
+    assert device_bytes(replace(large, microbatches=8), lanes=1) < room
 
 
 def test_a_model_shares_the_memory_of_a_device_with_the_data():

@@ -9,6 +9,10 @@ import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
+import jax
+import jax.numpy as jnp
+
+from scalejax.models import Architecture
 from scalejax.planning.device_specs import DeviceSpec
 from scalejax.planning.packing import Bucket, Capacity, Packing, Size, filled, most_call_steps
 from scalejax.planning.placement import ALONE, Spread
@@ -108,22 +112,36 @@ def _filled(bucket: Bucket, group: int, *, spec: DeviceSpec, capacity: Capacity)
 def _fitting(program: LaneProgram, parts: int, spec: DeviceSpec) -> LaneProgram | None:
     """Return a program whose lane fits on devices that share its parameters: as it is, or by more work for less memory.
 
-    Blocks are computed again before a batch is taken in parts: doing little at a time leaves a device idle.
+    Blocks are computed again before a batch is taken in parts: doing little at a time leaves a device idle. Of a model
+    that keeps statistics no batch is taken in parts: they would be those of the parts, and its numbers others.
     """
     batch_size = program.recipe.batch_size
     if batch_size % parts:
         return None
     again = stacks(program.architecture.forward_program(batch_size).jaxpr)
+    whole = _keeps_statistics(program.architecture, batch_size)
     for rematerialise in (False, True) if again else (False,):
         microbatches = 1
         while batch_size % (parts * microbatches) == 0:
             tried = replace(program, rematerialise=rematerialise, microbatches=microbatches)
             if device_bytes(tried, lanes=1, parameters=parts) <= USED * spec.memory:
                 return tried
-            if again and not rematerialise:
+            if whole or (again and not rematerialise):
                 break
             microbatches *= 2
     return None
+
+
+@functools.cache
+def _keeps_statistics(architecture: Architecture, batch_size: int) -> bool:
+    """Say whether a forward pass changes numbers that are not trained, such as the means of a batch norm.
+
+    What it counts, such as the masks that dropout has drawn, is of whole numbers.
+    """
+    params, rest = (len(jax.tree.leaves(part)) for part in architecture.abstract[1:])
+    traced = jax.make_jaxpr(architecture.forward)(*architecture.abstract[1:], architecture.inputs(batch_size)).jaxpr
+    pairs = zip(traced.invars[params : params + rest], traced.outvars[-rest:] if rest else (), strict=True)
+    return any(new is not old and jnp.issubdtype(old.aval.dtype, jnp.floating) for old, new in pairs)
 
 
 def _load(bucket: Bucket, group: int, *, spec: DeviceSpec) -> Load:
