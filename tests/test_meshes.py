@@ -155,9 +155,20 @@ def test_the_batch_of_a_model_that_keeps_statistics_is_not_taken_in_parts(module
     own = architecture(module, {}, shape=(12,), outputs=3)
     large = program(trial_of(own, batch_size=4096))
     room = device_bytes(large, lanes=1) / 3
-    found = arrangement._fitting(large, 1, replace(device_spec_named("h200"), memory=room / arrangement.USED))
+    found = arrangement._fitting(large, ALONE, replace(device_spec_named("h200"), memory=room / arrangement.USED))
     assert (found is not None and found.microbatches > 1) == parts
     assert device_bytes(replace(large, microbatches=8), lanes=1) < room
+
+
+def test_devices_that_share_a_batch_do_no_work_twice_that_each_would_alone():
+    large, spec = program(planned(batch_size=4096)), device_spec_named("h200")
+    tight = replace(spec, memory=device_bytes(large, lanes=1, batch=4) / arrangement.USED)
+    alone, shared = (arrangement._fitting(large, spread, tight) for spread in (ALONE, Spread(4)))
+    assert shared == large
+    assert alone is not None
+    assert alone.microbatches > 1
+    (note,) = arrangement.spread_words([Bucket(alone, (Counted(planned()),), 1, 1.0, 1, 50)])
+    assert note.endswith(f": a batch is taken in {alone.microbatches} parts")
 
 
 def test_a_model_shares_the_memory_of_a_device_with_the_data():

@@ -71,17 +71,16 @@ def _spread(bucket: Bucket, group: int, *, spec: DeviceSpec, capacity: Capacity)
     best: Bucket | None = None
     shares = [1 << power for power in range(group.bit_length()) if group % (1 << power) == 0]
     for parts in shares:
-        program = _fitting(bucket.program, parts, spec)
-        if program is None:
-            continue
         for batch in shares:
             spread = Spread(batch, parts)
-            if spread.devices > group or bucket.program.recipe.batch_size % (spread.devices * program.microbatches):
+            program = _fitting(bucket.program, spread, spec) if spread.devices <= group else None
+            if program is None:
                 continue
             found = _filled(replace(bucket, program=program, spread=spread), group, spec=spec, capacity=capacity)
             if best is None or found.seconds * found.makespan < WORTH * best.seconds * best.makespan:
                 best = found
-        break  # more parts than it takes only tell each other more
+        if best is not None:
+            break  # more parts than it takes only tell each other more
     return best
 
 
@@ -109,22 +108,21 @@ def _filled(bucket: Bucket, group: int, *, spec: DeviceSpec, capacity: Capacity)
 
 
 @functools.cache
-def _fitting(program: LaneProgram, parts: int, spec: DeviceSpec) -> LaneProgram | None:
-    """Return a program whose lane fits on devices that share its parameters: as it is, or by more work for less memory.
+def _fitting(program: LaneProgram, spread: Spread, spec: DeviceSpec) -> LaneProgram | None:
+    """Return a program whose lane fits on devices that share it: as it is, or by more work for less memory.
 
     Blocks are computed again before a batch is taken in parts: doing little at a time leaves a device idle. Of a model
     that keeps statistics no batch is taken in parts: they would be those of the parts, and its numbers others.
     """
-    batch_size = program.recipe.batch_size
-    if batch_size % parts:
-        return None
+    batch_size, parts = program.recipe.batch_size, spread.devices
     again = stacks(program.architecture.forward_program(batch_size).jaxpr)
     whole = _keeps_statistics(program.architecture, batch_size)
     for rematerialise in (False, True) if again else (False,):
         microbatches = 1
         while batch_size % (parts * microbatches) == 0:
             tried = replace(program, rematerialise=rematerialise, microbatches=microbatches)
-            if device_bytes(tried, lanes=1, parameters=parts) <= USED * spec.memory:
+            needed = device_bytes(tried, lanes=1, batch=spread.batch, parameters=spread.parameters)
+            if needed <= USED * spec.memory:
                 return tried
             if whole or (again and not rematerialise):
                 break
@@ -167,23 +165,27 @@ def _too_large(program: LaneProgram, spec: DeviceSpec, devices: int) -> SpecErro
     why += f", and cannot be spread over {devices} so that it fits" if devices > 1 else ""
     parts = 2
     while parts <= MOST_DEVICES:
-        if devices % parts and _fitting(program, parts, spec):  # not one of the shares that were tried
+        if devices % parts and _fitting(
+            program, Spread(parameters=parts), spec
+        ):  # not one of the shares that were tried
             return SpecError(f"{why}; spread over {parts} of them it would fit", table="models")
         parts *= 2
     return SpecError(f"{why}; make it smaller, or its batches larger", table="models")
 
 
 def spread_words(buckets: Sequence[Bucket]) -> list[str]:
-    """Say how the buckets are spread, a sentence for each that is."""
+    """Say how the buckets are spread, and what is done to have them fit; a sentence for each of which there is any."""
     said = []
     for bucket in buckets:
         spread, program = bucket.spread, bucket.program
-        if spread == ALONE:
-            continue
         parts = f"its parameters over {spread.parameters}" if spread.parameters > 1 else ""
-        batch = f"its batch over {spread.devices}" if spread.batch > 1 or not parts else ""
-        words = f"{program.architecture.title}: each trial has {' and '.join(filter(None, (parts, batch)))} devices"
-        words += "; its blocks are computed again in the backward pass" * program.rematerialise
-        words += f"; a batch is taken in {program.microbatches} parts" * (program.microbatches > 1)
-        said.append(words)
+        batch = f"its batch over {spread.devices}" if spread.batch > 1 else ""
+        shared = " and ".join(filter(None, (parts, batch)))
+        words = [
+            f"each trial has {shared} devices" * (spread != ALONE),
+            "its blocks are computed again in the backward pass" * program.rematerialise,
+            f"a batch is taken in {program.microbatches} parts" * (program.microbatches > 1),
+        ]
+        if any(words):
+            said.append(f"{program.architecture.title}: {'; '.join(filter(None, words))}")
     return said

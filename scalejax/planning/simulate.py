@@ -32,7 +32,7 @@ class Simulation:
         timed: of each bucket, whether its speed was measured here.
         shares: of the devices' time: training, evaluation, padding, idle_lanes, idle_devices, compilation; sum 1.
         limit: what keeps it from being shorter: horizon, compilation, idle_devices, memory or work.
-        floor: seconds below which no number of devices gets.
+        floor: seconds below which no number of devices gets that share each trial as these do.
         twice: seconds of wall time of the same programs on twice the devices.
         lanes: of the program with the most work.
     """
