@@ -23,20 +23,18 @@ MODES = (*TIMED, STATIC)
 WORTH_SECONDS = 60.0  # of estimated training; below, compiling a second program costs more than it can save
 
 
-def with_modes(plan: Plan, kept: Mapping[str, str], *, measure: bool) -> Plan:
+def with_modes(plan: Plan, kept: Mapping[str, str], *, measure: bool, evaluated: float | None = None) -> Plan:
     """Return the plan with the mode of every bucket.
 
     Args:
         plan: any plan; its modes are not looked at.
         kept: modes by the key of the program, that a run has written down.
         measure: whether programs may be compiled and timed to find a mode that no run and no memory tells.
+        evaluated: as of `in_mode`; default: what the memory of a device here allows.
     """
+    room = local_spec().evaluated if evaluated is None else evaluated
     buckets = tuple(
-        in_mode(
-            bucket,
-            kept.get(program_key(bucket)) or choose_mode(bucket, plan, measure=measure),
-            evaluated=local_spec().evaluated,
-        )
+        in_mode(bucket, kept.get(program_key(bucket)) or choose_mode(bucket, plan, measure=measure), evaluated=room)
         for bucket in plan.packing.buckets
     )
     return replace(plan, packing=replace(plan.packing, buckets=buckets))

@@ -530,11 +530,13 @@ def _in_modes(plan: "Plan", directory: Path, *, measure: bool) -> "Plan":
     """Return a plan with the mode of every bucket: as the run has it, or as measured, on one host alone."""
     from scalejax.execute import hosts
     from scalejax.execute.modes import kept_modes, modes_to_keep, with_modes
+    from scalejax.planning.device_specs import local_spec
 
     if hosts.first():
         plan = with_modes(plan, kept_modes(read_environment(directory)), measure=measure)
-    modes = hosts.told(lambda: modes_to_keep(plan, None))
-    return plan if hosts.first() else with_modes(plan, modes, measure=False)
+    # By the memory of the first one all evaluate as much at once: they have to run the same programs.
+    modes, evaluated = hosts.told(lambda: (modes_to_keep(plan, None), local_spec().evaluated))
+    return plan if hosts.first() else with_modes(plan, modes, measure=False, evaluated=evaluated)
 
 
 def _warn_of_missing_models(run: Run, keep: str) -> None:
