@@ -32,7 +32,7 @@ _compiled = functools.cache(programs.compiled_programs)  # once for all tests th
 def alone(monkeypatch):
     """Let each device be a group, as accelerators are."""
     assert len(jax.local_devices()) == 4
-    monkeypatch.setattr(scheduling, "groups", lambda devices: [(device,) for device in devices])
+    monkeypatch.setattr(scheduling, "groups", lambda devices, **_: [(device,) for device in devices])
     monkeypatch.setattr(programs, "compiled_programs", _compiled)
 
 

@@ -79,6 +79,13 @@ def test_large_lanes_are_not_laid_out_on_the_host(monkeypatch):
     assert not starts_on_host(program(planned()), 1)
 
 
+def test_what_is_known_of_a_large_start_takes_no_memory():
+    large = program(planned(knobs={"width": 3000, "depth": 2}))
+    assert starts_on_host(large, 0)  # the optimizer's zeros alone are 73 MB
+    _, sources = host_start._plan(large)
+    assert max(source.base.nbytes for source in sources if isinstance(source, np.ndarray) and source.ndim) <= 4
+
+
 def test_the_first_trials_of_a_pack_need_no_compiled_program(data):
     trials = [planned(seed=seed, learning_rate=10.0**-seed) for seed in range(1, 4)]
     bucket = Bucket(program(trials[0]), tuple(map(Counted, trials)), 3, 1.0, 1, 50)

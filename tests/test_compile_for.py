@@ -5,6 +5,7 @@ import json
 import math
 import os
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -12,6 +13,7 @@ import pytest
 import scalejax as sx
 from scalejax import SweepError
 from scalejax.cli import main
+from scalejax.planning import compile_for as compilers
 from scalejax.planning import topology as topologies
 from scalejax.planning.compile_for import Compiled, CompiledBucket, call_seconds, measuring_share
 from scalejax.planning.device_specs import PUBLIC_SPECS, device_spec_named, devices_named
@@ -124,6 +126,25 @@ def test_devices_that_contradict_their_topology_are_refused(tmp_path, capsys):
 )
 def test_the_smallest_topology_has_as_many_devices(kind, shapes):
     assert {count: smallest(PUBLIC_SPECS[kind], count) for count in shapes} == shapes
+
+
+def test_an_operation_that_a_device_does_not_have_is_a_refusal_of_its_compiler(monkeypatch):
+    def lowered(*_: object, **__: object) -> None:
+        raise NotImplementedError("MLIR translation rule for primitive 'eig' not found for platform tpu")
+
+    sweep = sx.Sweep(
+        name="own",
+        data=sx.DataSpec(source="mnist1d", examples=400, train_examples=(50,)),
+        models=(sx.ModelGrid("logistic"),),
+        train=sx.TrainSpec(learning_rate=(1e-3,), batch_size=(8,), steps=100),
+    )
+    spec = device_spec_named("v5e")
+    plan = make_plan(sweep, devices=1, spec=spec)
+    monkeypatch.setattr(compilers, "lowered_training", lowered)
+    here = (SimpleNamespace(platform="tpu", process_index=0),)
+    found = compilers.compiled_bucket(plan.packing.buckets[0], plan, devices=here, spec=spec)
+    assert "'eig' not found for platform tpu" in found.refused
+    assert not found.fits
 
 
 def test_a_topology_of_fewer_devices_is_refused(monkeypatch):

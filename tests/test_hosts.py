@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -23,9 +25,11 @@ from scalejax.execute import checkpoint, hosts
 from scalejax.execute.observer import Observer, Progress, deferred
 from scalejax.execute.slot import Paused, Slot
 from scalejax.planning.arrangement import arrange
-from scalejax.planning.device_specs import PUBLIC_SPECS
-from scalejax.planning.packing import Capacity
+from scalejax.planning.device_specs import PUBLIC_SPECS, DeviceSpec
+from scalejax.planning.packing import STATIC, Bucket, Capacity, Packing
 from scalejax.planning.plan import make_plan
+from scalejax.planning.trial import Counted
+from scalejax.run.run import _in_modes
 from scalejax.run.watch import Interruption
 from scalejax.spec.file import load_sweep
 from scalejax.train.cost import SPEEDS
@@ -50,6 +54,15 @@ evaluate_every = 10
 [train.halving]
 rungs = [0.75]
 """
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, as far as its modes go."""
+
+    packing: Packing
+
+
 JOB = Path(__file__).with_name("hosts_job.py")
 SECONDS = 150.0  # for a job, after which it hangs
 
@@ -300,6 +313,21 @@ def test_what_one_host_cannot_make_is_its_sentence_on_all(as_host):
     assert as_host(lambda _: hosts.make_on_all(lambda: 7, digest=str)) == [7, 7]
 
 
+def test_hosts_evaluate_as_much_at_once_as_the_first_one(as_host, monkeypatch, tmp_path):
+    own, spec = planned(), PUBLIC_SPECS["h200"]
+    bucket = Bucket(program(own), (Counted(own),) * 512, 512, 1.0, 1, 50)
+    plan: Any = Planned(Packing((bucket,), ()))
+
+    def local() -> DeviceSpec:  # of the second host with an eighth of the memory
+        return replace(spec, memory=1e8 / 8 ** hosts.index())
+
+    monkeypatch.setattr("scalejax.execute.modes.local_spec", local)
+    monkeypatch.setattr("scalejax.planning.device_specs.local_spec", local)
+    monkeypatch.setattr("scalejax.execute.modes.choose_mode", lambda *_, **__: STATIC)
+    found = as_host(lambda _: _in_modes(plan, tmp_path, measure=False).packing.buckets[0].program.evaluation_block)
+    assert found[0] == found[1]
+
+
 def test_trials_that_hosts_have_read_otherwise_begin_again(as_host):
     trials = [planned(seed=seed) for seed in range(4)]
     homes = {trial.trial_id: (trial, program(trial)) for trial in trials}
@@ -338,7 +366,10 @@ def test_devices_of_all_hosts_work_on_each_bucket_together():
     assert arrange(packing, devices=6, spec=spec, capacity=capacity)[1] == 1
     together, size = arrange(packing, devices=6, spec=spec, capacity=capacity, one_group=True)
     assert size == 6
-    assert {len(bucket.placement(tuple(range(6))).devices) for bucket in together.buckets} == {6}
+    of_two = tuple(SimpleNamespace(process_index=number // 3) for number in range(6))
+    few = [replace(bucket, counted=(Counted(bucket.trials[0]),)) for bucket in together.buckets]
+    assert {len(bucket.placement(of_two).devices) for bucket in (*together.buckets, *few)} == {6}
+    assert {len(bucket.placement(of_two[:3]).devices) for bucket in few} == {1}
 
 
 def test_a_part_of_a_checkpoint_reads_as_it_was_written(tmp_path):

@@ -6,21 +6,26 @@ from types import SimpleNamespace
 
 import jax
 import numpy as np
+import own_modules
 import pytest
-from engine_helpers import EXACT_SOLO, FIRST, device_data, pack_of, params_of, place, planned, ready
+from engine_helpers import EXACT_SOLO, FIRST, device_data, pack_of, params_of, place, planned, program, ready, trial_of
 from many_devices import assert_passed, inner_tests, told_by
 
 import scalejax as sx
 from scalejax.data.shuffle import index_shuffle
 from scalejax.execute.pack import Pack
+from scalejax.models.architecture import architecture
+from scalejax.planning import arrangement
 from scalejax.planning import plan as planning
+from scalejax.planning.arrangement import arrange
 from scalejax.planning.device_specs import device_spec_named
-from scalejax.planning.packing import Bucket
+from scalejax.planning.packing import Bucket, Capacity, Packing
 from scalejax.planning.placement import Placement
 from scalejax.planning.plan import make_plan
 from scalejax.planning.simulate import simulate
 from scalejax.planning.trial import Counted
 from scalejax.rules import SpecError
+from scalejax.train.cost import SPEEDS, device_bytes
 from scalejax.train.rematerialisation import rematerialised, stacks
 from scalejax.train.sharding import NOT_SPREAD, Spread, parameter_axis
 
@@ -92,6 +97,23 @@ def test_two_devices_that_share_a_trial_train_it_as_one(data, spread):
 
 
 @pytest.mark.parametrize(
+    ("devices", "batch_size", "says"),
+    [
+        (1, 64, r"needs 100 GB, more than the 95 GB that one h200 has for it; spread over 2 of them it would fit"),
+        (3, 64, r"has for it, and cannot be spread over 3 so that it fits; spread over 2 of them it would fit"),
+        (8, 1, r"and cannot be spread over 8 so that it fits; make it smaller, or its batches larger"),
+    ],
+)
+def test_what_is_said_of_a_model_that_does_not_fit_is_so(devices, batch_size, says):
+    large = planned(knobs={"width": 50_000, "depth": 3}, batch_size=batch_size)
+    packing = Packing((Bucket(program(large), (Counted(large),), 1, 1.0, 1, 50),), ())
+    spec = device_spec_named("h200")
+    capacity = Capacity(devices=devices, state_bytes=1e10, step_bytes=1e10, speed=SPEEDS["gpu"])
+    with pytest.raises(SpecError, match=says):
+        arrange(packing, devices=devices, spec=spec, capacity=capacity)
+
+
+@pytest.mark.parametrize(
     ("shape", "count", "axis"),
     [
         ((24, 2048, 8192), 8, 2),
@@ -128,6 +150,41 @@ def test_blocks_that_are_computed_again_give_the_same_numbers():
     assert "remat" in kept or "checkpoint" in kept
 
 
+@pytest.mark.parametrize(("module", "parts"), [(own_modules.Dropout, True), (own_modules.BatchNorm, False)])
+def test_the_batch_of_a_model_that_keeps_statistics_is_not_taken_in_parts(module, parts):
+    own = architecture(module, {}, shape=(12,), outputs=3)
+    large = program(trial_of(own, batch_size=4096))
+    room = device_bytes(large, lanes=1) / 3
+    found = arrangement._fitting(
+        large, NOT_SPREAD, replace(device_spec_named("h200"), memory=room / arrangement.MEMORY_SHARE)
+    )
+    assert (found is not None and found.microbatches > 1) == parts
+    assert device_bytes(replace(large, microbatches=8), lanes=1) < room
+
+
+def test_devices_that_share_a_batch_do_no_work_twice_that_each_would_alone():
+    large, spec = program(planned(batch_size=4096)), device_spec_named("h200")
+    tight = replace(spec, memory=device_bytes(large, lanes=1, spread=Spread(4)) / arrangement.MEMORY_SHARE)
+    alone, shared = (arrangement._fitting(large, spread, tight) for spread in (NOT_SPREAD, Spread(4)))
+    assert shared == large
+    assert alone is not None
+    assert alone.microbatches > 1
+    (note,) = arrangement.spread_words([Bucket(alone, (Counted(planned()),), 1, 1.0, 1, 50)])
+    assert note.endswith(f": a batch is taken in {alone.microbatches} parts")
+
+
+def test_a_model_shares_the_memory_of_a_device_with_the_data():
+    data = sx.DataSpec(source="mnist1d", examples=40_000, train_examples=(500,), validation_examples=50)
+    train = sx.TrainSpec(learning_rate=(1e-3,), batch_size=(64,), steps=10)
+    sweep = sx.Sweep(name="beside", data=data, models=(sx.ModelGrid("mlp", width=[700], depth=3),), train=train)
+    alone = make_plan(sweep, devices=1, spec=device_spec_named("h200"))
+    need = device_bytes(alone.packing.buckets[0].program, lanes=1)
+    tight = replace(device_spec_named("h200"), memory=1.2 * need)  # of which the data take more than a fifth
+    assert 0.2 * tight.memory < alone.data_bytes < 0.4 * tight.memory
+    with pytest.raises(SpecError, match=r"that one h200 has for it; spread over \d of them it would fit"):
+        make_plan(sweep, devices=1, spec=tight)
+
+
 def sweep_of(tmp_path, *, length=1024, batch_size=64, **sizes):
     path = tmp_path / "tokens.bin"
     np.random.default_rng(0).integers(0, 32_000, length * 400, dtype=np.uint16).tofile(path)
@@ -158,7 +215,7 @@ def test_a_sweep_that_one_trial_dominates_ends_three_times_earlier_with_its_batc
 
 def test_a_model_that_fits_no_device_is_spread_or_refused_with_what_would_hold_it(tmp_path):
     sweep = sweep_of(tmp_path, length=2048, width=2048, head_size=128, depth=24)
-    with pytest.raises(SpecError, match=r"more than the 16 GB of one v5e; spread over \d+ of them it would fit"):
+    with pytest.raises(SpecError, match=r"more than the 14 GB that one v5e has for it; spread over \d+ of them it w"):
         make_plan(sweep, devices=1, spec=device_spec_named("v5e"))
     large = make_plan(sweep, devices=32, spec=device_spec_named("v5e"))
     (bucket,) = large.packing.buckets

@@ -1,16 +1,25 @@
 """Calls are as long as measured time allows, whatever was planned, and results do not depend on their lengths."""
 
 import time
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any
 
 import jax
+import numpy as np
 import pytest
-from engine_helpers import finish, numbers, pack_of, place, planned, slow
+from engine_helpers import FIRST, device_data, finish, numbers, pack_of, place, planned, slow
 
 from scalejax.execute import pace
 from scalejax.execute.pack import Pack
+from scalejax.execute.programs import Programs
 from scalejax.execute.slot import Paused
-from scalejax.planning.packing import CALL_SECONDS
-from scalejax.planning.trial import Trial
+from scalejax.planning.packing import CALL_SECONDS, Bucket
+from scalejax.planning.placement import Placement
+from scalejax.planning.trial import Counted, Trial
+from scalejax.train.lanes import Outcome
+from scalejax.train.padding import initial_weights
+from scalejax.train.step import Measurement
 
 
 def long(seed: int = 0) -> Trial:
@@ -27,6 +36,7 @@ class Clock:
 
         def slow(pack, steps, *, due, ending):
             busiest = pack.placement.busiest((*due, *ending))
+            busiest = min(busiest, 1) if pack.bucket.program.mode == "static" else busiest
             in_turn = (
                 pack.placement.busiest(lane for lane, _ in pack.occupied) if pack.bucket.program.mode == "map" else 1
             )
@@ -89,6 +99,22 @@ def test_an_evaluation_longer_than_a_call_is_made_one_lane_at_a_time(data, monke
     clock = Clock(monkeypatch, step=1e-3, evaluation=5.0)
     assert {end.status for end in finish(pack).values()} == {"done"}
     assert max(clock.seconds) == 10.0  # validation and test of one lane
+
+
+def test_lanes_that_are_evaluated_side_by_side_are_so_however_long_that_takes(data, monkeypatch):
+    def advance(lanes: Any, *_: Any) -> tuple[Any, Outcome]:
+        some, steps = np.full(3, 0.5, np.float32), np.full(3, 5)
+        return lanes, Outcome(Measurement(some, some, some, steps, np.zeros_like(steps)), some, some)
+
+    trials, made = [planned(seed=seed, steps=5) for seed in range(3)], Future()
+    made.set_result(Programs(advance, lambda: lambda lanes, *_: lanes, *[lambda lanes, *_: lanes] * 2, placed=8))
+    bucket = Bucket(replace(trials[0].program, mode="static"), tuple(map(Counted, trials)), 3, 1.0, 1, 50)
+    pack = Pack(bucket, Placement(FIRST, 3), data=device_data(data), programs=made)
+    weights = initial_weights(trials[0].architecture, 0)
+    pack.place([(number, trial, weights) for number, trial in enumerate(trials)])
+    clock = Clock(monkeypatch, step=1e-3, evaluation=5.0)
+    assert {end.status for end in finish(pack).values()} == {"done"}
+    assert sum(clock.seconds) < 6.0
 
 
 @pytest.mark.parametrize("devices", [*slow(1), 2])

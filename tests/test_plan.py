@@ -156,7 +156,7 @@ def test_a_forecast_is_remembered_and_a_damaged_memory_is_timed_again(tmp_path, 
     plan = make_plan(SWEEP)
     timed = []
     time_bucket = timing._time
-    monkeypatch.setattr(timing, "_time", lambda *each: timed.append(each) or time_bucket(*each))
+    monkeypatch.setattr(timing, "_time", lambda *each, **group: timed.append(each) or time_bucket(*each, **group))
     first = timed_forecast(plan, patience_seconds=60)
     assert all(first.timed)
     assert first.total == sum(first.seconds) > 0

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -15,12 +16,15 @@ from hypothesis import strategies as st
 from scalejax import DataSpec, ModelGrid, Sweep, SweepError, TrainSpec
 from scalejax.cli import main
 from scalejax.data import describe
+from scalejax.execute import timing
 from scalejax.execute.pack import Pack
 from scalejax.execute.scheduler import Observer, Scheduler
+from scalejax.planning import forecast as planning
 from scalejax.planning.device_specs import PUBLIC_SPECS, device_spec_named
-from scalejax.planning.forecast import Timing
+from scalejax.planning.forecast import Forecast, Timing
 from scalejax.planning.outline import outline
-from scalejax.planning.packing import Bucket, makespan
+from scalejax.planning.packing import STATIC, Bucket, in_mode, makespan
+from scalejax.planning.placement import Placement, Spread
 from scalejax.planning.plan import make_plan
 from scalejax.planning.schedule import Load, schedule
 from scalejax.planning.simulate import simulate
@@ -250,6 +254,59 @@ def test_what_was_timed_here_sets_the_speed_of_the_local_kind():
     assert timed.total > guessed.total
     assert timed.total >= max(first.horizons)
     assert all(after > before for after, before in zip(timed.seconds, guessed.seconds, strict=True))
+
+
+APART = replace(SWEEP, train=replace(SWEEP.train, epochs=None, min_steps=None, steps=10**6, batch_size=(8, 16, 32, 64)))
+
+
+def test_accelerators_that_work_apart_idle_no_more_than_one():
+    spec = device_spec_named("h200")
+    one, four = (make_plan(APART, devices=devices, spec=spec) for devices in (1, 4))
+    assert four.group_size == 1
+    assert four.idle_flops == one.idle_flops
+    measuring = [simulate(replace(four, group_size=size), spec) for size in (1, 2, 4)]
+    seconds = [done.shares["evaluation"] * done.total for done in measuring]
+    assert seconds == pytest.approx([seconds[0]] * 3)  # of each device: the same work on as many
+
+
+def test_a_forecast_of_accelerators_that_work_apart_lets_them_work_at_the_same_time(monkeypatch):
+    spec = device_spec_named("h200")
+    plan = make_plan(APART, devices=4, spec=spec)
+    monkeypatch.setattr(planning, "local_spec", lambda: spec)
+    found = planning.forecast(plan, [None] * len(plan.packing.buckets))
+    assert len(plan.packing.buckets) >= 4
+    assert found.total == pytest.approx(max(*found.seconds, sum(found.seconds) / 4))
+    assert Forecast((5.0, 1.0), (True, True), groups=2).total == 5.0
+
+
+def test_what_accelerators_do_together_is_timed_on_all_of_them(monkeypatch):
+    spread = Bucket(program(planned()), (Counted(planned()),) * 2, 2, 1.0, 1, 50, spread=Spread(2))
+    placements = []
+
+    def refused(_: object, placement: object, **__: object) -> None:
+        placements.append(placement)
+        raise MemoryError
+
+    monkeypatch.setattr(timing, "compiled_programs", refused)
+    here = [SimpleNamespace(platform="gpu", process_index=0) for _ in range(8)]
+    monkeypatch.setattr(jax, "local_devices", lambda: here)
+    assert timing.timed(spread, describe(DATA), group_size=4) is None
+    assert placements == [Placement(tuple(here[:4]), 2, Spread(2))]
+
+
+def test_an_evaluation_of_all_lanes_at_once_is_timed_as_that_of_each(monkeypatch):
+    now = 0.0
+
+    def call(steps: int, *, due: list[int], ending: list[int]) -> None:
+        nonlocal now
+        now += 0.01 * steps + 6.0 * bool(due) + 12.0 * bool(ending)
+
+    pack = SimpleNamespace(call=call, placement=SimpleNamespace(lanes=4))
+    monkeypatch.setattr(timing, "ready_pack", lambda *_, **__: pack)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now)
+    bucket = Bucket(program(planned()), (Counted(planned()),) * 4, 4, 1.0, 1, 50)
+    found = [timing._time(in_mode(bucket, mode), describe(DATA), group_size=1) for mode in ("vmap", STATIC)]
+    assert [number for each in found for number in (each.evaluation, each.test)] == pytest.approx([6, 12, 1.5, 3])
 
 
 @pytest.mark.parametrize("limit", ["horizon", "compilation", "idle_devices", "memory", "work"])

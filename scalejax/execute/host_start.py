@@ -51,7 +51,7 @@ def started(program: LaneProgram, settings: Settings, weights: Any, *, rows: Seq
 def _plan(program: LaneProgram) -> tuple[Any, tuple[int | np.ndarray, ...]] | None:
     """Return the structure of a fresh state and where each of its leaves comes from; None if any is computed.
 
-    A leaf is the operand of that number of `step.start`, or a constant.
+    A leaf is the operand of that number of `step.start`, or a constant, which takes the memory of one number.
     """
     operands = Settings.abstract(program.recipe), program.architecture.abstract[1:]
     traced, state = jax.make_jaxpr(partial(start, program.recipe), return_shape=True)(*operands)
@@ -69,7 +69,7 @@ def _plan(program: LaneProgram) -> tuple[Any, tuple[int | np.ndarray, ...]] | No
         filling = equation.invars[0]
         if not isinstance(filling, core.Literal) or np.ndim(filling.val):
             return None
-        return np.full(leaf.shape, filling.val, leaf.dtype)
+        return np.broadcast_to(np.asarray(filling.val, leaf.dtype), leaf.shape)
 
     sources = tuple(map(source, traced.jaxpr.outvars, jax.tree.leaves(state)))
     known = tuple(each for each in sources if each is not None)

@@ -24,19 +24,19 @@ MODES = (*TIMED, STATIC)
 WORTH_SECONDS = 60.0  # of estimated training; below, compiling a second program costs more than it can save
 
 
-def with_modes(plan: Plan, kept: Mapping[str, str], *, measure: bool) -> Plan:
+def with_modes(plan: Plan, kept: Mapping[str, str], *, measure: bool, evaluation_bytes: float | None = None) -> Plan:
     """Return the plan with the mode of every bucket.
 
     Args:
         plan: any plan; its modes are not looked at.
         kept: modes by the key of the program, that a run has written down.
         measure: whether programs may be compiled and timed to find a mode that no run and no memory tells.
+        evaluation_bytes: as of `in_mode`; default: what the memory of a device here allows.
     """
+    room = local_spec().evaluation_bytes if evaluation_bytes is None else evaluation_bytes
     buckets = tuple(
         in_mode(
-            bucket,
-            kept.get(program_key(bucket)) or choose_mode(bucket, plan, measure=measure),
-            evaluation_bytes=local_spec().evaluation_bytes,
+            bucket, kept.get(program_key(bucket)) or choose_mode(bucket, plan, measure=measure), evaluation_bytes=room
         )
         for bucket in plan.packing.buckets
     )

@@ -2,7 +2,7 @@
 
 A run can stop only between calls, and what an unfinished call has done cannot be saved. So calls are planned by time
 alone: a first one of a single step, a first evaluation of a single lane on each device, and from then on no call
-that would last longer than CALL_SECONDS.
+that would last longer than CALL_SECONDS. Where all lanes are evaluated side by side, that is one piece.
 """
 
 from collections import deque

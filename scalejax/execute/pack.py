@@ -29,7 +29,7 @@ from scalejax.status import Status
 from scalejax.train.cost import lane_bytes
 from scalejax.train.lanes import Commands, DeviceData, Outcome, empty
 from scalejax.train.padding import crop, stack_padded
-from scalejax.train.recipe import MAP, Leaf, Settings
+from scalejax.train.recipe import MAP, STATIC, Leaf, Settings
 from scalejax.train.sharding import NOT_SPREAD
 from scalejax.train.step import Best, TrialState
 
@@ -49,7 +49,7 @@ class CallPlan:
         ending: lanes whose best parameters are tested.
         deferred: lanes whose evaluation or test is left to the next call, which does these first.
         in_turn: lanes that a device trains one after the other.
-        examples: that the busiest device evaluates.
+        examples: that the busiest device evaluates; of each lane, where all are evaluated side by side.
     """
 
     count: int
@@ -279,10 +279,15 @@ class Pack:
         due = stops - out_of_patience
         ending = out_of_patience | stops & table.finishing(count) if stops else stops
         validation, test = (blocks.weight.size for blocks in (self._data.validation, self._data.test))
-        wanted = [
-            (n, self.placement.shard_of(n), validation * (n in due) + test * (n in ending)) for n in sorted(stops)
-        ]
-        measured, examples = self._pace.affordable(wanted, steps=count * in_turn)
+        if self.bucket.program.mode == STATIC:
+            # All lanes are measured side by side, and it takes as long however many are wanted.
+            wanted = [(0, 0, validation * bool(due) + test * bool(ending))] if stops else []
+            chosen, examples = self._pace.affordable(wanted, steps=count)
+            measured = stops if chosen else set()
+        else:
+            shards = {n: self.placement.shard_of(n) for n in sorted(stops)}
+            wanted = [(n, shard, validation * (n in due) + test * (n in ending)) for n, shard in shards.items()]
+            measured, examples = self._pace.affordable(wanted, steps=count * in_turn)
         return CallPlan(
             count,
             due=frozenset(due & measured),

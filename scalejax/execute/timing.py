@@ -18,7 +18,7 @@ from scalejax.execute.snapshot import bits, keyed
 from scalejax.execute.stream import sample_stream
 from scalejax.files import cache_directory, write_atomically
 from scalejax.planning.forecast import Timing
-from scalejax.planning.packing import Bucket
+from scalejax.planning.packing import STATIC, Bucket
 from scalejax.planning.placement import Placement
 from scalejax.planning.plan import Plan
 from scalejax.planning.trial import Trial
@@ -43,39 +43,44 @@ def timings_of(plan: Plan, *, patience_seconds: float) -> list[Timing | None]:
     began = time.perf_counter()
     timings: list[Timing | None] = []
     for bucket in plan.packing.buckets:
-        timing = remembered(bucket, plan.card)
+        timing = remembered(bucket, plan.card, group_size=plan.group_size)
         patient = not any(timings) or time.perf_counter() - began < patience_seconds
         if timing is None and plan.data_bytes <= TIMED_BYTES and patient:
-            timing = timed(bucket, plan.card)
+            timing = timed(bucket, plan.card, group_size=plan.group_size)
         timings.append(timing)
     return timings
 
 
-def remembered(bucket: Bucket, card: DataCard) -> Timing | None:
-    """Return what an earlier process on this machine measured of a bucket's program, or None."""
+def remembered(bucket: Bucket, card: DataCard, *, group_size: int = 1) -> Timing | None:
+    """Return what an earlier process on this machine measured of a bucket's program, or None; see `timed`."""
     try:
-        return Timing(**json.loads(_path(bucket, card).read_text()))
+        return Timing(**json.loads(_path(bucket, card, group_size).read_text()))
     except (OSError, ValueError, TypeError):
         return None  # never timed, or damaged: it is timed again
 
 
-def timed(bucket: Bucket, card: DataCard) -> Timing | None:
+def timed(bucket: Bucket, card: DataCard, *, group_size: int = 1) -> Timing | None:
     """Time a bucket's program here and now, and remember it; None where it does not run here as it is.
 
     A run takes fewer lanes where memory is short. Where a module fails on made-up numbers, it may not on real ones; if
     it does, its trials fail, with their reason in the table.
+
+    Args:
+        bucket: of the program.
+        card: of the data.
+        group_size: accelerators that work on a bucket together.
     """
     try:
-        timing = _time(bucket, card)
+        timing = _time(bucket, card, group_size=group_size)
     except (MemoryError, NotImplementedError, jax.errors.JaxRuntimeError):
         return None
-    write_atomically(_path(bucket, card), json.dumps(asdict(timing)))
+    write_atomically(_path(bucket, card, group_size), json.dumps(asdict(timing)))
     return timing
 
 
-def _time(bucket: Bucket, card: DataCard) -> Timing:
+def _time(bucket: Bucket, card: DataCard, *, group_size: int) -> Timing:
     """Run a bucket's own program on numbers of the right shapes; what it compiles, the run will find again."""
-    pack = ready_pack(bucket, card)
+    pack = ready_pack(bucket, card, group_size=group_size)
 
     def seconds(steps: int, *, due: list[int], ending: list[int]) -> float:
         began = time.perf_counter()
@@ -85,16 +90,17 @@ def _time(bucket: Bucket, card: DataCard) -> Timing:
     few = min(GUESSED_STEPS, bucket.call_steps)
     guess = seconds(few, due=[], ending=[]) / few
     steps = int(np.clip(TIMED_SECONDS / guess, few, bucket.call_steps))
+    measured = pack.placement.lanes if bucket.program.mode == STATIC else 1  # at a time, however many are due
     return Timing(
         step=float(np.median([seconds(steps, due=[], ending=[]) for _ in range(REPETITIONS)])) / steps,
-        evaluation=seconds(0, due=[0], ending=[]),
-        test=seconds(0, due=[], ending=[0]),
+        evaluation=seconds(0, due=[0], ending=[]) / measured,
+        test=seconds(0, due=[], ending=[0]) / measured,
     )
 
 
-def ready_pack(bucket: Bucket, card: DataCard) -> Pack:
+def ready_pack(bucket: Bucket, card: DataCard, *, group_size: int = 1) -> Pack:
     """Return a pack on the first group of local devices, with a full set of lanes, that has run once."""
-    placement = bucket.placement(groups(jax.local_devices())[0])
+    placement = bucket.placement(groups(jax.local_devices(), size=group_size)[0])
     state, trial = sample_state(bucket, card)
     ready: Future[Programs] = Future()
     ready.set_result(compiled_programs(bucket.program, placement, card=card))
@@ -141,7 +147,7 @@ def sample_data(card: DataCard, placement: Placement, *, pool: bool = True) -> D
     return jax.device_put(data, placement.replicated)
 
 
-def _path(bucket: Bucket, card: DataCard) -> Path:
+def _path(bucket: Bucket, card: DataCard, group_size: int) -> Path:
     content = [
         bucket.program.identity,
         program_digest(bucket.program.architecture, bucket.program.recipe),
@@ -151,6 +157,7 @@ def _path(bucket: Bucket, card: DataCard) -> Path:
         device_kind(),
         len(jax.local_devices()),
         dict(versions()),
+        *([group_size, asdict(bucket.spread)] if group_size > 1 else ()),
     ]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
     return cache_directory("calibrations") / f"{digest}.json"

@@ -10,6 +10,10 @@ import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
+import jax
+import jax.numpy as jnp
+
+from scalejax.models import Architecture
 from scalejax.planning.device_specs import DeviceSpec
 from scalejax.planning.packing import Bucket, Capacity, Packing, Size, filled, most_call_steps
 from scalejax.planning.schedule import Load, schedule
@@ -34,7 +38,7 @@ def arrange(
     Args:
         packing: made for devices with lanes of their own.
         devices: how many there are.
-        spec: of each.
+        spec: of each, with the memory that it has beside the data.
         capacity: that the packing was made for.
         one_group: whether all devices work on each bucket together, as those of several hosts do.
 
@@ -72,17 +76,16 @@ def _spread(bucket: Bucket, group: int, *, spec: DeviceSpec, capacity: Capacity)
     best: Bucket | None = None
     shares = _powers_of_two(group)
     for parts in shares:
-        program = _fitting(bucket.program, parts, spec)
-        if program is None:
-            continue
         for batch in shares:
             spread = Spread(batch, parts)
-            if spread.devices > group or bucket.program.recipe.batch_size % (spread.devices * program.microbatches):
+            program = _fitting(bucket.program, spread, spec) if spread.devices <= group else None
+            if program is None:
                 continue
             found = _with_lanes(replace(bucket, program=program, spread=spread), group, spec=spec, capacity=capacity)
             if best is None or found.seconds * found.makespan < WORTHWHILE * best.seconds * best.makespan:
                 best = found
-        break  # more parts than it takes only communicate more
+        if best is not None:
+            break  # more parts than it takes only communicate more
     return best
 
 
@@ -109,26 +112,37 @@ def _with_lanes(bucket: Bucket, group: int, *, spec: DeviceSpec, capacity: Capac
 
 
 @functools.cache
-def _fitting(program: LaneProgram, parts: int, spec: DeviceSpec) -> LaneProgram | None:
-    """Return a program whose lane fits on devices that share its parameters; None if none does.
+def _fitting(program: LaneProgram, spread: Spread, spec: DeviceSpec) -> LaneProgram | None:
+    """Return a program whose lane fits on devices that share it; None if none does.
 
     Tried are the program as it is, then rematerialised, then in ever more microbatches, whose small products leave a
-    device idle.
+    device idle. Of a model that keeps statistics no batch is taken in microbatches: its numbers would be others.
     """
-    batch_size = program.recipe.batch_size
-    if batch_size % parts:
-        return None
+    batch_size, parts = program.recipe.batch_size, spread.devices
     again = stacks(program.architecture.forward_program(batch_size).jaxpr)
+    whole = _keeps_statistics(program.architecture, batch_size)
     for rematerialise in (False, True) if again else (False,):
         microbatches = 1
         while batch_size % (parts * microbatches) == 0:
             tried = replace(program, rematerialise=rematerialise, microbatches=microbatches)
-            if device_bytes(tried, lanes=1, spread=Spread(parameters=parts)) <= MEMORY_SHARE * spec.memory:
+            if device_bytes(tried, lanes=1, spread=spread) <= MEMORY_SHARE * spec.memory:
                 return tried
-            if again and not rematerialise:
+            if whole or (again and not rematerialise):
                 break
             microbatches *= 2
     return None
+
+
+@functools.cache
+def _keeps_statistics(architecture: Architecture, batch_size: int) -> bool:
+    """Say whether a forward pass changes numbers that are not trained, such as the means of a batch norm.
+
+    What it counts, such as the masks that dropout has drawn, is of whole numbers.
+    """
+    params, rest = (len(jax.tree.leaves(part)) for part in architecture.abstract[1:])
+    traced = jax.make_jaxpr(architecture.forward)(*architecture.abstract[1:], architecture.inputs(batch_size)).jaxpr
+    pairs = zip(traced.invars[params : params + rest], traced.outvars[-rest:] if rest else (), strict=True)
+    return any(new is not old and jnp.issubdtype(old.aval.dtype, jnp.floating) for old, new in pairs)
 
 
 def _load(bucket: Bucket, group: int, *, spec: DeviceSpec) -> Load:
@@ -147,28 +161,34 @@ def _load(bucket: Bucket, group: int, *, spec: DeviceSpec) -> Load:
 
 
 def _too_large(program: LaneProgram, spec: DeviceSpec, devices: int) -> SpecError:
-    needed = device_bytes(program, lanes=1) / 1e9
-    has = f"{spec.memory / 1e9:,.0f} GB of one {spec.name}" if devices == 1 else f"memory of {devices} {spec.name}"
-    why = f"the model {program.architecture.title} in batches of {program.recipe.batch_size} needs {needed:,.0f} GB"
-    parts = 2 * devices
+    """Return what is wrong with a model that fits no share of these devices, and how many would hold it."""
+    needed, room = (f"{size / 1e9:,.0f} GB" for size in (device_bytes(program, lanes=1), MEMORY_SHARE * spec.memory))
+    why = f"the model {program.architecture.title} in batches of {program.recipe.batch_size} needs {needed}"
+    why += f", more than the {room} that one {spec.name} has for it"
+    why += f", and cannot be spread over {devices} so that it fits" if devices > 1 else ""
+    parts = 2
     while parts <= MOST_DEVICES:
-        if _fitting(program, parts, spec):
-            return SpecError(f"{why}, more than the {has}; spread over {parts} of them it would fit", table="models")
+        if devices % parts and _fitting(
+            program, Spread(parameters=parts), spec
+        ):  # not one of the shares that were tried
+            return SpecError(f"{why}; spread over {parts} of them it would fit", table="models")
         parts *= 2
-    return SpecError(f"{why}, more than the {has}; make it smaller, or its batches larger", table="models")
+    return SpecError(f"{why}; make it smaller, or its batches larger", table="models")
 
 
 def spread_words(buckets: Sequence[Bucket]) -> list[str]:
-    """Say how the buckets are spread, a sentence for each that is."""
+    """Say how the buckets are spread, and what is done to have them fit; a sentence for each of which there is any."""
     said = []
     for bucket in buckets:
         spread, program = bucket.spread, bucket.program
-        if spread == NOT_SPREAD:
-            continue
         parts = f"its parameters over {spread.parameters}" if spread.parameters > 1 else ""
-        batch = f"its batch over {spread.devices}" if spread.batch > 1 or not parts else ""
-        words = f"{program.architecture.title}: each trial has {' and '.join(filter(None, (parts, batch)))} devices"
-        words += "; its blocks are computed again in the backward pass" * program.rematerialise
-        words += f"; a batch is taken in {program.microbatches} parts" * (program.microbatches > 1)
-        said.append(words)
+        batch = f"its batch over {spread.devices}" if spread.batch > 1 else ""
+        shared = " and ".join(filter(None, (parts, batch)))
+        words = [
+            f"each trial has {shared} devices" * (spread != NOT_SPREAD),
+            "its blocks are computed again in the backward pass" * program.rematerialise,
+            f"a batch is taken in {program.microbatches} parts" * (program.microbatches > 1),
+        ]
+        if any(words):
+            said.append(f"{program.architecture.title}: {'; '.join(filter(None, words))}")
     return said

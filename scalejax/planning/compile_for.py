@@ -130,7 +130,7 @@ def compiled_bucket(bucket: Bucket, plan: Plan, *, devices: Group, spec: DeviceS
                 flops = evaluation_flops(program, examples[name])
             flops *= bucket.lanes / bucket.spread.devices
             programs.append(_compiled(str(name), each, spec, speed=speed, flops=flops))
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, NotImplementedError) as error:  # or an operation that it does not have
         refused = first_line(error)
     by_name = {each.name: each for each in programs}
     common = bucket.lanes, placement.lanes, len(placement.devices), tuple(programs), spec.memory

@@ -23,15 +23,19 @@ class Timing:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Seconds of wall time of each bucket, in the order of the packing, and whether its program was timed here."""
+    """Seconds of wall time of each bucket, in the order of the packing, and whether its program was timed here.
+
+    `groups` of devices work on different buckets at the same time.
+    """
 
     seconds: tuple[float, ...]
     timed: tuple[bool, ...]
+    groups: int = 1
 
     @property
     def total(self) -> float:
-        """Seconds of the whole sweep; devices work on different buckets, or on different trials of one."""
-        return sum(self.seconds)
+        """Seconds of the whole sweep."""
+        return max(*self.seconds, sum(self.seconds) / self.groups, 0.0)
 
 
 def forecast(plan: Plan, timings: Sequence[Timing | None]) -> Forecast:
@@ -42,16 +46,19 @@ def forecast(plan: Plan, timings: Sequence[Timing | None]) -> Forecast:
         timings: of the program of each bucket, None where it was never timed: that is taken from the cost model,
             corrected by what the timed ones have shown.
     """
-    buckets, speed = plan.packing.buckets, local_spec().speed
+    buckets, spec = plan.packing.buckets, local_spec()
+    # The cores of a CPU measure different lanes of a bucket; of accelerators a timing tells what a group of them takes.
+    groups, measured = (1, plan.devices) if spec.platform == "cpu" else (plan.devices // plan.group_size, 1)
     estimates = [Timing(bucket.seconds, bucket.seconds, bucket.seconds) for bucket in buckets]
     seconds = []
     for bucket, timing, known in zip(buckets, timings, completed(timings, estimates), strict=True):
         evaluations = sum(math.ceil(counted.steps / counted.trial.evaluate_every) for counted in bucket.counted)
         tests = sum(counted.expected_stop is None for counted in bucket.counted)
-        compiling = compile_seconds(len(bucket.architectures), speed=speed) * (1 if timing is None else LOADING_SHARE)
+        loading = 1 if timing is None else LOADING_SHARE
+        compiling = loading * compile_seconds(len(bucket.architectures), speed=spec.speed)
         measuring = evaluations * known.evaluation + tests * known.test
-        seconds.append(compiling + bucket.makespan * known.step + measuring / plan.devices)
-    return Forecast(tuple(seconds), tuple(timing is not None for timing in timings))
+        seconds.append(compiling + bucket.makespan * known.step + measuring / measured)
+    return Forecast(tuple(seconds), tuple(timing is not None for timing in timings), groups)
 
 
 def completed(timings: Sequence[Timing | None], estimates: Sequence[Timing]) -> list[Timing]:

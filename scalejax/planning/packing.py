@@ -70,9 +70,15 @@ class Bucket:
     spread: Spread = NOT_SPREAD
 
     def placement(self, group: Group) -> Placement:
-        """Return its place on a group of devices: on no more of them than it has trials for."""
+        """Return its place on a group of devices: on no more of them than it has trials for.
+
+        Those of several hosts all have a part: each of the hosts runs the program, and none could without a device.
+        """
         each = self.spread.devices
-        return Placement(group[: each * min(self.count, len(group) // each)], self.lanes, self.spread)
+        rows = len(group) // each
+        if len({device.process_index for device in group}) == 1:
+            rows = min(rows, self.count)
+        return Placement(group[: each * rows], self.lanes, self.spread)
 
     def lanes_on(self, devices: int) -> int:
         """Return its lanes on a group of so many devices together."""
@@ -338,7 +344,12 @@ def makespan(horizons: Sequence[int], lanes: int, *, copies: Sequence[int] | Non
 
 
 def waste(buckets: Sequence[Bucket], *, devices: int) -> tuple[int, int, int]:
-    """Return (useful FLOPs of all trials, FLOPs added by padding, FLOPs of lanes that idle at the end)."""
+    """Return (useful FLOPs of all trials, FLOPs added by padding, FLOPs of lanes that idle at the end).
+
+    Args:
+        buckets: all of them.
+        devices: that work on a bucket together, those of its makespan.
+    """
     useful = padding = idle = 0
     for bucket in buckets:
         true, padded = _flops(bucket)

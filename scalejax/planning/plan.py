@@ -156,14 +156,16 @@ def _planned(sweep: Sweep, *, devices: int | None, spec: DeviceSpec | None, prob
         speed=SPEEDS[spec.platform],  # as a run there would: its packing depends on no finer figures
     )
     judge = functools.partial(_judge, probe if sweep.packing == PROBED else None)
-    packing, group_size = arrange(
-        pack(trials, capacity=capacity, judge=judge), devices=devices, spec=spec, capacity=capacity, one_group=one_group
-    )
     streamed = limits.streams(card, spec if spec.name != LOCAL else None, asked=sweep.data.stream)
+    data = data_bytes(card, sum(card.sizes.values()) - (card.examples if streamed else 0))
+    beside = replace(spec, memory=max(0.0, spec.memory - data))  # each device holds the data too
+    packed = pack(trials, capacity=capacity, judge=judge)
+    packing, group_size = arrange(packed, devices=devices, spec=beside, capacity=capacity, one_group=one_group)
     if streamed:
         packing = replace(packing, buckets=tuple(_streamed(bucket, card) for bucket in packing.buckets))
     packing = replace(packing, notes=(*packing.notes, *spread_words(packing.buckets)))
-    useful, padding, idle = waste(packing.buckets, devices=devices)
+    together = devices if spec.platform == "cpu" else group_size
+    useful, padding, idle = waste(packing.buckets, devices=together)
     return Plan(
         sweep=sweep,
         card=card,
@@ -175,7 +177,7 @@ def _planned(sweep: Sweep, *, devices: int | None, spec: DeviceSpec | None, prob
         padding_flops=padding,
         idle_flops=idle,
         state_bytes=max((_state_bytes(bucket) for bucket in packing.buckets), default=0),
-        data_bytes=data_bytes(card, sum(card.sizes.values()) - (card.examples if streamed else 0)),
+        data_bytes=data,
         stream_bytes=max((_call_bytes(bucket, card) for bucket in packing.buckets), default=0) if streamed else 0,
         group_size=group_size,
     )

@@ -33,7 +33,7 @@ class Simulation:
         timed: of each bucket, whether its speed was measured here.
         shares: of the devices' time: training, evaluation, padding, idle_lanes, idle_devices, compilation; sum 1.
         limit: what keeps it from being shorter: horizon, compilation, idle_devices, memory or work.
-        floor: seconds below which no number of devices gets.
+        floor: seconds below which no number of devices gets that share each trial as these do.
         twice: seconds of wall time of the same programs on twice the devices.
         lanes: of the program with the most work.
     """
@@ -85,10 +85,11 @@ def simulate(
     estimates = [
         Timing(
             step=speed.overhead + bucket.lanes * lane_seconds(bucket.program, speed, spread=bucket.spread),
-            evaluation=measuring_seconds(bucket.program, card.validation_examples, speed=speed) / bucket.spread.devices,
-            test=measuring_seconds(bucket.program, card.test_examples, speed=speed) / bucket.spread.devices,
+            # Devices with lanes of their own measure these at the same time.
+            evaluation=bucket.lanes * measuring_seconds(bucket.program, card.validation_examples, speed=speed) / shared,
+            test=bucket.lanes * measuring_seconds(bucket.program, card.test_examples, speed=speed) / shared,
         )
-        for bucket in buckets
+        for bucket, shared in ((bucket, bucket.spread.devices * n) for bucket, n in zip(buckets, lanes_of, strict=True))
     ]
     loads = [
         Load(

@@ -131,7 +131,7 @@ def _simulation_lines(done: Mapping[str, Any], devices: int, *, kind: str) -> li
     makespan, floor, twice = (duration(done[f"{name}_seconds"]) for name in ("makespan", "floor", "twice_the_devices"))
     compiling = done["shares"]["compilation"] / (1 - done["shares"]["idle_devices"])
     limits = {
-        "horizon": f"one trial's horizon: no number of devices makes it shorter than {floor}",
+        "horizon": f"one trial's horizon: no more devices make it shorter than {floor}, unless they share a trial",
         "compilation": f"compilation, {compiling:.0%} of the time that devices are busy: fewer programs or devices",
         "idle_devices": f"the end: devices idle while the last trials run; twice the devices take {twice}",
         "memory": f"memory: no more than {number_of(done['lanes'], 'lane')} of the largest program on a device",

@@ -405,7 +405,7 @@ def _outlined_here(plan: "Plan", spec: "DeviceSpec | None", *, simulated: bool, 
     measure = spec is None and not simulated and plan.data_bytes <= TIMED_BYTES
     plan = with_modes(plan, kept_modes(read_environment(directory)), measure=measure)
     if spec is not None:
-        timings = [remembered(bucket, plan.card) for bucket in plan.packing.buckets]
+        timings = [remembered(bucket, plan.card, group_size=plan.group_size) for bucket in plan.packing.buckets]
         return outline(plan, simulate(plan, spec, timings=timings), device=device_kind())
     timings = timings_of(plan, patience_seconds=TIMING_PATIENCE)
     simulation = simulate(plan, local_spec(), timings=timings) if simulated else None
@@ -576,11 +576,13 @@ def _in_modes(plan: "Plan", directory: Path, *, measure: bool) -> "Plan":
     """Return a plan with the mode of every bucket: as the run has it, or as measured, on one host alone."""
     from scalejax.execute import hosts
     from scalejax.execute.modes import kept_modes, modes_to_keep, with_modes
+    from scalejax.planning.device_specs import local_spec
 
     if hosts.is_primary():
         plan = with_modes(plan, kept_modes(read_environment(directory)), measure=measure)
-    modes = hosts.broadcast(lambda: modes_to_keep(plan, None))
-    return plan if hosts.is_primary() else with_modes(plan, modes, measure=False)
+    # By the memory of the first one all evaluate as much at once: they have to run the same programs.
+    modes, room = hosts.broadcast(lambda: (modes_to_keep(plan, None), local_spec().evaluation_bytes))
+    return plan if hosts.is_primary() else with_modes(plan, modes, measure=False, evaluation_bytes=room)
 
 
 def _warn_of_missing_models(run: Run, keep: str) -> None:
