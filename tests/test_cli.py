@@ -384,18 +384,18 @@ def test_export_to_where_it_cannot(cli, here: Path, finished: Path, output: str,
 
 @pytest.mark.parametrize("error", [MemoryError("no room"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no room")])
 def test_a_plan_whose_programs_do_not_fit_here_is_estimated(cli, monkeypatch: pytest.MonkeyPatch, error: Exception):
-    def full(*_: object) -> NoReturn:
+    def full(*_: object, **__: object) -> NoReturn:
         raise error
 
     monkeypatch.setattr(timing, "_time", full)
-    monkeypatch.setattr(timing, "remembered", lambda *_: None)
+    monkeypatch.setattr(timing, "remembered", lambda *_, **__: None)
     ran = cli("plan", "sweep.toml", "--json")
     assert (ran.code, ran.err) == (0, "")
     assert not any(program["timed"] for program in json.loads(ran.out)["programs"])
 
 
 def test_a_plan_does_not_fill_the_memory_to_time_a_program(cli, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(timing, "_time", lambda *_: pytest.fail("a program was timed"))
+    monkeypatch.setattr(timing, "_time", lambda *_, **__: pytest.fail("a program was timed"))
     ran = cli("plan", "sweep.toml", "--json", "--set", "data.test_examples=20000000")  # 3 GB
     assert (ran.code, ran.err) == (0, "")
 

@@ -353,12 +353,12 @@ def test_plan_shows_the_mode_that_run_uses_the_measured_one(tmp_path: Path, monk
     """Lanes in turn are made to look faster; and a run that is resumed keeps its modes, whatever is measured then."""
     seconds = {"vmap": 2.0, "map": 1.0}
 
-    def timed(bucket: Bucket, _: object) -> Timing:
+    def timed(bucket: Bucket, _: object, **__: object) -> Timing:
         return Timing(*[seconds[bucket.program.mode]] * 3)
 
     monkeypatch.setattr(modes, "WORTH_SECONDS", 0.0)
     for module in (modes, timing):
-        monkeypatch.setattr(module, "remembered", lambda *_: None)
+        monkeypatch.setattr(module, "remembered", lambda *_, **__: None)
         monkeypatch.setattr(module, "timed", timed)
 
     def planned_modes() -> set[str]:
