@@ -98,4 +98,4 @@ def _broken(parameters: Floats, positions: Floats) -> Floats:
 
 @functools.cache
 def _points(count: int, dimensions: int, seed: int) -> Floats:
-    return qmc.Sobol(dimensions, seed=seed).random(count)
+    return qmc.Sobol(dimensions, seed=seed).random(count)  # pyright: ignore[reportCallIssue]  # its name in SciPy 1.14
