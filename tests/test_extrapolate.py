@@ -1,9 +1,12 @@
 """Forecasts with intervals that hold the laws' own error: planted curves and surfaces, refusals, and the parts."""
 
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import forecasts
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -198,7 +201,7 @@ def test_the_last_value_is_not_repeated_inside_the_rows():
     fallen = np.append(floored(SIZES[:6]), np.full(6, floored(SIZES[5])))
     found = sx.extrapolate({"examples": SIZES}, fallen, {"examples": [SIZES[2], 1e5]})
     assert found.status.startswith("last value")
-    np.testing.assert_allclose(found.value, [fallen[2], fallen[-1]], rtol=0.05)
+    np.testing.assert_allclose(found.value, [ends(fallen, SIZES[2])[0], fallen[-1]], rtol=SAME)
 
 
 def budgets(flops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -337,3 +340,21 @@ def test_quantiles_of_a_mixture():
     apart = Mixture(np.array([0.25, 0.75]), np.array([[0.0], [100.0]]), np.ones((2, 1)))
     expected = norm.ppf([0.4, 1 / 3]) + np.array([0, 100])  # 0.1 of 0.25; (0.5 - 0.25) of 0.75
     np.testing.assert_allclose(apart.quantiles([0.1, 0.5])[:, 0], expected, atol=1e-8)
+
+
+def test_the_long_form_scores_intervals_and_needs_its_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    table = pd.DataFrame({"x": [3, 1, 2, 5, 4], "y": [2.0, 8, 4, 1, 1.5]})
+    curve = forecasts.learning_curve(table, "x", "y", 3)
+    assert (curve.loss.tolist(), curve.truth.tolist(), curve.last) == ([8, 4, 2], [1.5, 1], 2)
+    one = forecasts.score(curve, lambda _: (np.array([1.5, 2]), np.array([1.0, 1.2]), np.array([2.0, 3.2])))
+    assert one.inside.tolist() == [True, False]
+    np.testing.assert_allclose(one.intervals, [1 / 2, (2 + 20 * 0.2) / 2])  # in units of the last loss
+    assert one.rmsle == pytest.approx(np.log(2) / np.sqrt(2))
+    failed = forecasts.score(curve, lambda _: (np.array([np.nan, 1]), np.ones(2), np.ones(2)))
+    assert failed.failed
+    np.testing.assert_allclose(failed.misses, np.log([2 / 1.5, 2]) ** 2)
+    monkeypatch.setattr("sys.argv", ["forecasts.py", str(tmp_path / "none")])
+    forecasts.main()
+    assert capsys.readouterr().out.startswith("The public tables are not at hand: there is no folder")
