@@ -21,6 +21,7 @@ MOST_CELLS = {1: 32, 2: 256}  # of rows that are merged, by the number of predic
 # Neighbouring rows of one run share part of their noise, so a merged cell counts as at most so many.
 MOST_ALIKE = 4.0
 THINNING = 16  # of the laws by which unlikely drifts are left out
+BLOCK = 64  # points that are forecast at once, so that time and memory grow with their number, not with its square
 ORIGINS = (0.5, 0.7, 0.85)  # shares of the rows, in order, from which the later ones are forecast to validate
 BETTER = (
     0.5  # repeating the last value is preferred where its mean squared error in that validation is below this times
@@ -36,7 +37,7 @@ class Extrapolation:
         low: lower ends of the intervals, which hold the loss of one new run with probability `level`.
         high: upper ends.
         level: probability of the intervals.
-        status: "ok", or "last value: ..." where the forecast repeats the last value, and why.
+        status: "ok", or "last value: ..." where the forecast repeats the last value beyond the rows, and why.
         rows: number of rows used.
         excluded: reason -> number of rows left out.
     """
@@ -129,13 +130,19 @@ def extrapolate(
     rows = measured(predictors, loss)
     positions, shape = rows.new(new)
     quantiles = (0.5, (1 - level) / 2, (1 + level) / 2)
-    forecast = posterior(rows, seed=seed).forecast(positions).quantiles(quantiles)
-    value, low, high = np.maximum(np.exp(forecast) - rows.offset, 0.0).reshape(3, *shape)
-    status = "ok"
-    if len(rows.names) == 1 and (better := _last_value_is_better(rows, float(positions.max()), seed=seed)):
+    drawn, blocks = posterior(rows, seed=seed), max(1, -(-positions.shape[1] // BLOCK))
+    parts = [drawn.forecast(part).quantiles(quantiles) for part in np.array_split(positions, blocks, axis=1)]
+    losses = np.maximum(np.exp(np.concatenate(parts, axis=1)) - rows.offset, 0.0)
+    value, low, high = (np.asarray(one) for one in losses.reshape(3, *shape))
+    status, beyond = "ok", (positions[0] > 0).reshape(shape)
+    if (
+        len(rows.names) == 1
+        and beyond.any()
+        and (better := _last_value_is_better(rows, float(positions.max()), seed=seed))
+    ):
         status = f"last value: {better}"
         last = max(float(np.exp(rows.log_loss[-1])) - rows.offset, 0.0)
-        value = np.clip(np.full(shape, last), low, high)
+        value = np.asarray(np.where(beyond, np.clip(last, low, high), value))
     return Extrapolation(value, low, high, level, status, rows.rows, rows.excluded)
 
 
@@ -153,7 +160,7 @@ def measured(predictors: Mapping[str, Array], loss: Array) -> Measured:
     columns = [np.asarray(predictors[name], np.float64) for name in names]
     y = np.asarray(loss, np.float64)
     for name, column in (*zip(names, columns, strict=True), ("loss", y)):
-        if column.ndim != 1 or len(column) != len(y):
+        if column.ndim != 1 or column.shape != y.shape:
             raise ValueError(f"{name} has shape {column.shape} and loss {y.shape}: give one value a row, (rows,).")
     for name, column in zip(names, columns, strict=True):
         bad = ~(np.isfinite(column) & (column > 0))
@@ -177,7 +184,8 @@ def measured(predictors: Mapping[str, Array], loss: Array) -> Measured:
     freedom, most = len(y) - len(counts), MOST_CELLS[len(names)]
     if len(counts) > most:
         each, lowest = round(most ** (1 / len(names))), cells.min(axis=1, keepdims=True)
-        keys = np.minimum((cells - lowest) / np.ptp(cells, axis=1, keepdims=True) * each, each - 1).astype(int)
+        span = np.ptp(cells, axis=1, keepdims=True)  # zero where all rows are of one size
+        keys = np.minimum((cells - lowest) / np.where(span > 0, span, 1.0) * each, each - 1).astype(int)
         alike = max(MOST_ALIKE, float(counts.max()))
         cells, log_loss, counts, _ = _merged(cells, log_loss, counts, keys=keys)
         counts = np.minimum(counts, alike)
@@ -209,8 +217,8 @@ def _merged(
     """Average rows with the same keys (predictors, rows): logs, log losses, counts, and the squared deviations."""
     _, kind = np.unique(keys, axis=1, return_inverse=True)
     kind = kind.ravel()
-    total: Any = np.bincount(kind, counts)
-    means: Any = np.stack([np.bincount(kind, counts * column) / total for column in (*logs, log_loss)])
+    total = np.bincount(kind, counts).astype(np.float64)
+    means = np.stack([np.bincount(kind, counts * column) / total for column in (*logs, log_loss)])
     squares = float((counts * (log_loss - means[-1, kind]) ** 2).sum())
     return means[:-1], means[-1], total, squares
 
