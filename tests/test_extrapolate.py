@@ -52,7 +52,8 @@ def test_a_planted_law_is_recovered_without_noise(floor: float, height: float, e
         return floored(x, floor=floor, height=height, exponent=exponent)
 
     value, low, high = ends(law(SIZES), 10 * SIZES[-1])
-    assert value == pytest.approx(law(10 * SIZES[-1]), rel=0.015)
+    # The smallest drift, BENDS[0], has a standard deviation of 3 % there.
+    assert value == pytest.approx(law(10 * SIZES[-1]), rel=0.03)
     assert low < law(10 * SIZES[-1]) < high
 
 

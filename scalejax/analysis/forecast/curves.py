@@ -16,6 +16,7 @@ Amortised networks (LC-PFN, Adriaensen et al. 2023) learn the same kind of avera
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -50,9 +51,13 @@ class Laws:
         return np.concatenate([shape(parameters, positions) for shape, parameters in self.families])
 
     def thinned(self, step: int) -> "Laws":
-        """Return each `step`-th law, unweighted: enough to see what is likely at all."""
+        """Return each `step`-th law of each family: enough to see what is likely at all."""
         families = tuple((shape, parameters[::step]) for shape, parameters in self.families)
-        return Laws(families, np.zeros(sum(len(parameters) for _, parameters in families)))
+        ends = np.cumsum([0, *(len(parameters) for _, parameters in self.families)])
+        weights = [self.log_weights[a:b][::step] for a, b in pairwise(ends)]
+        # So that a family keeps its probability.
+        lost = [np.log((b - a) / len(w)) for (a, b), w in zip(pairwise(ends), weights, strict=True)]
+        return Laws(families, np.concatenate([w + each for w, each in zip(weights, lost, strict=True)]))
 
 
 def learning_curves(positions: Floats) -> Laws:

@@ -22,6 +22,7 @@ MOST_CELLS = {1: 32, 2: 256}  # of rows that are merged, by the number of predic
 MOST_ALIKE = 4.0
 THINNING = 16  # of the laws by which unlikely drifts are left out
 BLOCK = 64  # points that are forecast at once, so that time and memory grow with their number, not with its square
+VALIDATED = 4  # every fourth law takes part in that validation
 ORIGINS = (0.5, 0.7, 0.85)  # shares of the rows, in order, from which the later ones are forecast to validate
 BETTER = (
     0.5  # repeating the last value is preferred where its mean squared error in that validation is below this times
@@ -193,13 +194,13 @@ def measured(predictors: Mapping[str, Array], loss: Array) -> Measured:
     return Measured(names, cells[:, order], log_loss[order], counts[order], squares, freedom, offset, len(y), excluded)
 
 
-def posterior(rows: Measured, *, seed: int = 0) -> Posterior:
-    """Return what rows leave of laws and drifts."""
+def posterior(rows: Measured, *, seed: int = 0, step: int = 1) -> Posterior:
+    """Return what rows leave of laws and drifts; of one predictor's laws, of each `step`-th."""
     positions = rows.logs - rows.largest
     told = {"squares": rows.squares, "freedom": rows.freedom}
     if len(rows.names) == 1:
-        laws, tails = learning_curves(positions), np.ones(1)
-        residuals = rows.log_loss - laws.thinned(THINNING).at(positions)
+        laws, tails = learning_curves(positions).thinned(step), np.ones(1)
+        residuals = rows.log_loss - laws.thinned(max(1, THINNING // step)).at(positions)
         drift = drift_of(positions, 1 / rows.counts, residuals=residuals, **told)
     else:
         rng = np.random.default_rng(seed)
@@ -235,7 +236,11 @@ def _last_value_is_better(rows: Measured, reach: float, *, seed: int) -> str:
         if not later.any():
             continue
         early = replace(rows, logs=rows.logs[:, :end], log_loss=rows.log_loss[:end], counts=rows.counts[:end])
-        forecast = posterior(early, seed=seed).forecast(rows.logs[:, later] - early.largest).quantiles([0.5])[0]
+        forecast = (
+            posterior(early, seed=seed, step=VALIDATED)
+            .forecast(rows.logs[:, later] - early.largest)
+            .quantiles([0.5])[0]
+        )
         ours += float(np.mean((forecast - rows.log_loss[later]) ** 2))
         last += float(np.mean((early.log_loss[-1] - rows.log_loss[later]) ** 2))
         ends += 1

@@ -12,7 +12,7 @@ from scalejax.analysis.forecast.mixture import Mixture
 
 Floats = npt.NDArray[np.float64]
 
-COMPONENTS = 1024  # drawn laws with their drifts: a forecast's quantiles are then good to a few thousandths of a rank
+COMPONENTS = 512  # drawn laws with their drifts: a forecast's quantiles are then good to a hundredth of a rank
 NEGLIGIBLE = 1e-14  # variance below which a forecast is taken as certain
 
 
