@@ -23,10 +23,10 @@ Floats = npt.NDArray[np.float64]
 DRAWS = 2000
 FACTORS = (2.0, 10.0)  # of data and of parameters that are always asked about
 WORTH = 0.05  # tenfold data or parameters that take away less than this share of the loss do not help
-# Before any row the laws expect with probability 0.6 that one of both helps: a verdict asks for odds about four times as
-# large, either way.
+# Before any row the laws expect with probability 0.6 that more data help, and a bigger model alike: a verdict asks for
+# odds 3.6 times as large, either way.
 SURE = 0.85  # probability that it asks for that something helps
-LIKELY = 0.75  # probability that it asks for that something does not, or that one helps more than the other
+LIKELY = 0.7  # probability that it asks for that something does not, or that one helps more than the other
 MUCH_MORE = 2.0  # where both help, one of them wins if its fall is so many times as large
 CLEAR = 2.0  # standard errors by which a model is clearly better than another
 CHANCE = 0.8  # rows above this share of the highest loss may be those of models that are still at chance
@@ -498,23 +498,33 @@ def _target(target: float, corner: Corner, observed: Observed) -> list[Statement
     for name, (params, data) in along.items():
         reached = corner.draws(params, data) <= target
         start = corner.data if name == observed.data else corner.params
-        statements.append(_reached(f"target by {name}", reached, start * factors, name, target, observed, corner))
+        # Draws that never reach it need more than was looked at.
+        needed = np.where(reached.any(axis=1), start * factors[reached.argmax(axis=1)], np.inf)
+        statements.append(_reached(f"target by {name}", needed, name, target, observed, corner))
     if _both_cost(corner):
-        grid = np.geomspace(1, FARTHEST, GRID // 2)
-        params, data = (axis.ravel() for axis in np.meshgrid(grid, grid))
-        costs = corner.cost(params, data)
-        order = np.argsort(costs, kind="stable")
-        reached = corner.draws(params, data)[:, order] <= target
-        statements.append(_reached("target by FLOPs", reached, costs[order], "FLOPs", target, observed, corner))
+        needed = _cheapest(target, corner)
+        statements.append(_reached("target by FLOPs", needed, "FLOPs", target, observed, corner))
     return statements
 
 
-def _reached(
-    label: str, reached: npt.NDArray[np.bool_], amounts: Floats, noun: str, target: float, observed: Observed,
-    corner: Corner,
-) -> Statement:  # fmt: skip
-    """Say how much of something a target takes, given which draws reach it at which amounts (ascending)."""
-    chance = float(reached.any(axis=1).mean())
+def _cheapest(target: float, corner: Corner) -> Floats:
+    """Return the fewest FLOPs by which each draw reaches a target, (DRAWS,), infinite where none on the grid does."""
+    grid = np.geomspace(1, FARTHEST, GRID // 2)
+    params, data = np.meshgrid(grid, grid, indexing="ij")
+    logs = np.log(np.maximum(corner.draws(params.ravel(), data.ravel()), 1e-300)).reshape(-1, *params.shape)
+    # Of each size, from the first data that reach it back to where a straight line in logarithms does.
+    after = (logs <= math.log(target)).argmax(axis=2, keepdims=True)
+    before = np.maximum(after - 1, 0)
+    high, low = (np.take_along_axis(logs, place, axis=2)[..., 0] for place in (before, after))
+    share = np.clip((high - math.log(target)) / np.maximum(high - low, 1e-12), 0.0, 1.0)
+    steps = np.log(grid)
+    amounts = np.exp(steps[before[..., 0]] + share * (steps[after] - steps[before])[..., 0])
+    return np.where(low <= math.log(target), corner.cost(grid, amounts), np.inf).min(axis=1)
+
+
+def _reached(label: str, needed: Floats, noun: str, target: float, observed: Observed, corner: Corner) -> Statement:
+    """Say how much of something a target takes, given what each draw needs, (DRAWS,)."""
+    chance = float(np.isfinite(needed).mean())
     asked = f"{observed.noun} {short(target)}"
     if chance < 0.5:
         low, middle, high = _limit(corner, size=noun == "parameters", both=noun == "FLOPs")
@@ -522,8 +532,6 @@ def _reached(
         alone = "by any compute" if noun == "FLOPs" else f"by {noun} alone"
         sentence = f"{asked} is not reachable {alone} (probability {chance:.2f}): {limit}."
         return Statement(label, sentence, facts={"probability": chance, "irreducible": [low, middle, high]})
-    # Draws that never reach it need more than was looked at.
-    needed = np.where(reached.any(axis=1), amounts[reached.argmax(axis=1)], np.inf)
     at, low, high = np.quantile(needed, (0.5, (1 - corner.level) / 2, (1 + corner.level) / 2), method="lower").tolist()
     upper = f"{high:.3g}" if math.isfinite(high) else "more than can be forecast"
     sentence = f"{asked} takes {at:.3g} {noun} ({100 * corner.level:.0f} % interval {low:.3g} to {upper})."
