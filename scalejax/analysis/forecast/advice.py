@@ -15,6 +15,7 @@ import pandas as pd
 
 from scalejax.analysis.forecast.extrapolate import LEAST_POINTS, extrapolate, measured, posterior
 from scalejax.analysis.forecast.posterior import Posterior
+from scalejax.analysis.forecast.surfaces import robust_fit
 from scalejax.text import Shown, number_of, short
 
 Floats = npt.NDArray[np.float64]
@@ -25,9 +26,15 @@ SPARE = 8  # times as many are drawn, of which those that make sense are kept
 LEAST_FALLING = 0.02  # share of them; fewer, and the rows say that the loss rises
 FACTORS = (2.0, 10.0)  # of data and of parameters that are always asked about
 WORTH = 0.05  # tenfold data or parameters that take away less than this share of the loss do not help
-SURE = 0.8  # probability that a verdict asks for
-MUCH_MORE = 2.0  # data win over size, or size over data, where the fall is so many times as large
+# Before any row the laws expect with probability 0.6 that more data help, and a bigger model alike: a verdict asks for
+# odds 3.6 times as large, either way.
+SURE = 0.85  # probability that it asks for that something helps
+LIKELY = 0.7  # probability that it asks for that something does not, or that one helps more than the other
+MUCH_MORE = 2.0  # where both help, one of them wins if its fall is so many times as large
 CLEAR = 2.0  # standard errors by which a model is clearly better than another
+CHANCE = 0.8  # rows above this share of the highest loss may be those of models that are still at chance
+MUCH_BETTER = 1.5  # by so many times the law's misfit must shrink without them
+LAW_PARAMETERS = 5  # of a law of size and data: two exponents, two shares, the height
 FARTHEST = 1e4  # times what was measured: no target is looked for beyond
 GRID = 25  # points of the grids along which targets and budgets are looked for
 DATA, SIZE, BOTH, NEITHER, UNSURE = "more data", "a bigger model", "both", "neither", "cannot tell"
@@ -169,6 +176,8 @@ class Corner:
         sizes: whether several sizes were measured, so that size is a predictor.
         largest: of the rows, the logarithms that positions are relative to, (predictors, 1).
         posterior: of the loss.
+        offset: added to the losses, so that a zero has a logarithm.
+        left_out: rows near the highest loss that are not used.
         level: probability of the intervals.
         seed: of the draws.
     """
@@ -181,6 +190,7 @@ class Corner:
     largest: Floats
     posterior: Posterior
     offset: float
+    left_out: int
     level: float
     seed: int
 
@@ -257,6 +267,7 @@ def advise_rows(
     statements = [
         _answer(verdict, falls, corner, observed, trials),
         _now(corner, observed),
+        *_left_out(corner, observed),
         *_scaled(corner, observed),
         *_odds(falls, corner, observed),
         *flattened(observed),
@@ -272,7 +283,8 @@ def advise_rows(
 
 def corner_of(observed: Observed, *, level: float, seed: int) -> Corner:
     """Return what is known around the largest model on the most data."""
-    own = observed.own
+    whole = observed.own
+    own = falling(whole)
     sizes = own["params"].nunique() > 1
     names = ("params", "data") if sizes else ("data",)
     predictors = {name: own[name].to_numpy(float) for name in names}
@@ -288,19 +300,41 @@ def corner_of(observed: Observed, *, level: float, seed: int) -> Corner:
         largest=rows.largest,
         posterior=posterior(rows, seed=seed),
         offset=rows.offset,
+        left_out=len(whole) - len(own),
         level=level,
         seed=seed,
     )
 
 
+def falling(own: Table) -> Table:
+    """Leave out the rows near the highest loss if one law then fits the others much better: at chance nothing falls.
+
+    Args:
+        own: the rows of a family: params, data, loss.
+    """
+    means = own.groupby(["params", "data"])["loss"].mean()
+    below = (means < CHANCE * means.max()).to_numpy()
+    places = np.log(np.array(means.index.to_list(), float)).T
+    enough = below.sum() >= max(below.size / 2, 2 * LAW_PARAMETERS)
+    if below.all() or not enough or (means <= 0).any() or np.ptp(places[0, below]) == 0:
+        return own
+    positions, logs = places - places.max(axis=1, keepdims=True), np.log(means.to_numpy(float))
+    everywhere, there = robust_fit(positions, logs)[1], robust_fit(positions[:, below], logs[below])[1]
+    whole, part = ((misses**2).sum() / (misses.size - LAW_PARAMETERS) for misses in (everywhere, there))
+    if whole < MUCH_BETTER**2 * part:
+        return own
+    return own[own.set_index(["params", "data"]).index.isin(means.index[below])]
+
+
 def _powers(own: Table) -> tuple[float, float]:
     """Return how the FLOPs of training grow with parameters and data: as power laws, by least squares."""
-    columns = [np.log(own[name].to_numpy(float)) for name in ("params", "data")]
-    design = np.stack([*columns, np.ones(len(own))], axis=1)
-    powers = np.linalg.lstsq(design, np.log(own["flops"].to_numpy(float)), rcond=None)[0][:2]
-    # What does not vary tells nothing of its power: training costs what 6 N D says.
-    a, b = (float(power) if np.ptp(column) > 0 else 1.0 for power, column in zip(powers, columns, strict=True))
-    return max(a, 0.0), max(b, 0.0)
+    columns = np.log(own[["params", "data", "flops"]].to_numpy(float))
+    columns -= columns.mean(axis=0)
+    # The least departure from 6 N D that the rows ask for: of what does not vary, or only with the other, they say
+    # nothing.
+    departure = columns[:, 2] - columns[:, 0] - columns[:, 1]
+    a, b = 1 + np.linalg.lstsq(columns[:, :2], departure, rcond=1e-9)[0]
+    return max(float(a), 0.0), max(float(b), 0.0)
 
 
 def _falls(corner: Corner) -> dict[str, Floats]:
@@ -318,23 +352,21 @@ def _falls(corner: Corner) -> dict[str, Floats]:
 def _verdict(falls: Mapping[str, Floats], *, sizes: bool) -> str:
     """Return which of ten times the data and ten times the parameters help."""
 
-    def sure(condition: npt.NDArray[np.bool_]) -> bool:
-        return float(condition.mean()) >= SURE
+    def holds(condition: npt.NDArray[np.bool_], level: float) -> bool:
+        return float(condition.mean()) >= level
 
     data = falls[DATA]
     if not sizes:
-        return DATA if sure(data > WORTH) else NEITHER if sure(data < WORTH) else UNSURE
+        return DATA if holds(data > WORTH, SURE) else NEITHER if holds(data < WORTH, LIKELY) else UNSURE
     size = falls[SIZE]
-    helps = sure(data > WORTH), sure(size > WORTH)
-    # Where both help, one of them wins only if it helps much more; else it has to help, and more than the other.
-    more = MUCH_MORE if all(helps) else 1.0
-    if helps[0] and sure(data > more * size):
+    if holds((data > WORTH) & (size > WORTH), SURE):
+        # Both help; one of them wins if it more probably than not helps much more.
+        return DATA if holds(data > MUCH_MORE * size, 0.5) else SIZE if holds(size > MUCH_MORE * data, 0.5) else BOTH
+    if holds(data > WORTH, SURE) and holds(data > size, LIKELY):
         return DATA
-    if helps[1] and sure(size > more * data):
+    if holds(size > WORTH, SURE) and holds(size > data, LIKELY):
         return SIZE
-    if all(helps):
-        return BOTH
-    return NEITHER if sure(data < WORTH) and sure(size < WORTH) else UNSURE
+    return NEITHER if holds(data < WORTH, LIKELY) and holds(size < WORTH, LIKELY) else UNSURE
 
 
 def _answer(verdict: str, falls: Mapping[str, Floats], corner: Corner, observed: Observed, trials: Table) -> Statement:
@@ -372,6 +404,17 @@ def _now(corner: Corner, observed: Observed) -> Statement:
         f"{observed.noun} {short(mean, 3)} ({runs})."
     )
     return Statement("now", sentence, mean, low, high, {"params": corner.params, "data": corner.data})
+
+
+def _left_out(corner: Corner, observed: Observed) -> list[Statement]:
+    """Say how many rows are not used because nothing falls there yet."""
+    if not corner.left_out:
+        return []
+    sentence = (
+        f"Left out: {number_of(corner.left_out, 'row')} within {100 * (1 - CHANCE):.0f} % of the highest "
+        f"{observed.noun}; there it does not fall yet, and one law fits the others much better."
+    )
+    return [Statement("left out", sentence, float(corner.left_out))]
 
 
 def _scaled(corner: Corner, observed: Observed) -> list[Statement]:
@@ -430,7 +473,7 @@ def overtaking(observed: Observed, corner: Corner) -> list[Statement]:
         if name == largest:
             continue
         large, other = (part.agg(["mean", "sem"]).fillna(0.0) for part in (curves[largest], curve))
-        both = large.join(other, how="inner", lsuffix="_large", rsuffix="_other")
+        both = large.add_suffix("_large").join(other.add_suffix("_other"), how="inner")
         if len(both) < 2:
             continue
         spread = np.hypot(both["sem_large"], both["sem_other"])
@@ -489,23 +532,33 @@ def _target(target: float, corner: Corner, observed: Observed) -> list[Statement
     for name, (params, data) in along.items():
         reached = corner.draws(params, data) <= target
         start = corner.data if name == observed.data else corner.params
-        statements.append(_reached(f"target by {name}", reached, start * factors, name, target, observed, corner))
+        # Draws that never reach it need more than was looked at.
+        needed = np.where(reached.any(axis=1), start * factors[reached.argmax(axis=1)], np.inf)
+        statements.append(_reached(f"target by {name}", needed, name, target, observed, corner))
     if _both_cost(corner):
-        grid = np.geomspace(1, FARTHEST, GRID // 2)
-        params, data = (axis.ravel() for axis in np.meshgrid(grid, grid))
-        costs = corner.cost(params, data)
-        order = np.argsort(costs, kind="stable")
-        reached = corner.draws(params, data)[:, order] <= target
-        statements.append(_reached("target by FLOPs", reached, costs[order], "FLOPs", target, observed, corner))
+        needed = _cheapest(target, corner)
+        statements.append(_reached("target by FLOPs", needed, "FLOPs", target, observed, corner))
     return statements
 
 
-def _reached(
-    label: str, reached: npt.NDArray[np.bool_], amounts: Floats, noun: str, target: float, observed: Observed,
-    corner: Corner,
-) -> Statement:  # fmt: skip
-    """Say how much of something a target takes, given which draws reach it at which amounts (ascending)."""
-    chance = float(reached.any(axis=1).mean())
+def _cheapest(target: float, corner: Corner) -> Floats:
+    """Return the fewest FLOPs by which each draw reaches a target, (DRAWS,), infinite where none on the grid does."""
+    grid = np.geomspace(1, FARTHEST, GRID // 2)
+    params, data = np.meshgrid(grid, grid, indexing="ij")
+    logs = np.log(np.maximum(corner.draws(params.ravel(), data.ravel()), 1e-300)).reshape(-1, *params.shape)
+    # Of each size, from the first data that reach it back to where a straight line in logarithms does.
+    after = (logs <= math.log(target)).argmax(axis=2, keepdims=True)
+    before = np.maximum(after - 1, 0)
+    high, low = (np.take_along_axis(logs, place, axis=2)[..., 0] for place in (before, after))
+    share = np.clip((high - math.log(target)) / np.maximum(high - low, 1e-12), 0.0, 1.0)
+    steps = np.log(grid)
+    amounts = np.exp(steps[before[..., 0]] + share * (steps[after] - steps[before])[..., 0])
+    return np.where(low <= math.log(target), corner.cost(grid, amounts), np.inf).min(axis=1)
+
+
+def _reached(label: str, needed: Floats, noun: str, target: float, observed: Observed, corner: Corner) -> Statement:
+    """Say how much of something a target takes, given what each draw needs, (DRAWS,)."""
+    chance = float(np.isfinite(needed).mean())
     asked = f"{observed.noun} {short(target)}"
     if chance < 0.5:
         low, middle, high = _limit(corner, size=noun == "parameters", both=noun == "FLOPs")
@@ -513,8 +566,6 @@ def _reached(
         alone = "by any compute" if noun == "FLOPs" else f"by {noun} alone"
         sentence = f"{asked} is not reachable {alone} (probability {chance:.2f}): {limit}."
         return Statement(label, sentence, facts={"probability": chance, "irreducible": [low, middle, high]})
-    # Draws that never reach it need more than was looked at.
-    needed = np.where(reached.any(axis=1), amounts[reached.argmax(axis=1)], np.inf)
     at, low, high = np.quantile(needed, (0.5, (1 - corner.level) / 2, (1 + corner.level) / 2), method="lower").tolist()
     upper = f"{high:.3g}" if math.isfinite(high) else "more than can be forecast"
     sentence = f"{asked} takes {at:.3g} {noun} ({100 * corner.level:.0f} % interval {low:.3g} to {upper})."
@@ -584,7 +635,7 @@ def back_test(observed: Observed, *, level: float, seed: int) -> list[Statement]
         statements.append(_tested("back-test: data", where, misses, held, level))
     own = observed.own
     hidden = own["params"] == own["params"].max()
-    seen = own[~hidden]
+    seen = falling(own[~hidden])
     if seen["params"].nunique() >= 3 and len(seen.drop_duplicates(["params", "data"])) >= LEAST_POINTS:
         names = ("params", "data")
         found = extrapolate(
@@ -614,6 +665,15 @@ TRIALS = 3  # that are suggested
 OVERHEAD = 0.05  # of the largest trial's FLOPs: a trial costs that even where it trains nothing
 
 
+def candidates_of(corner: Corner, observed: Observed) -> Floats:
+    """Return the trials to choose from: times the corner's parameters, and its data, (candidates, 2)."""
+    sizes = CANDIDATES if corner.sizes else (1.0,)
+    grid = [(p, d) for p in sizes for d in CANDIDATES if d * corner.data <= observed.most_data]
+    if not corner.sizes:
+        grid += [(0.25, 1.0), (4.0, 1.0)]  # another size, without which nothing is known of size
+    return np.array(grid)
+
+
 def next_trials(corner: Corner, observed: Observed) -> Table:
     """Return the trials that narrow the forecasts of ten times the data and the parameters most for their FLOPs.
 
@@ -621,10 +681,7 @@ def next_trials(corner: Corner, observed: Observed) -> Table:
     variance of what is asked for as an observation of a normal variable with a run's noise does (MacKay 1992). The
     trials are chosen one after the other, each by the variance that it takes away over its FLOPs.
     """
-    sizes = CANDIDATES if corner.sizes else (1.0,)
-    grid = [(p, d) for p in sizes for d in CANDIDATES if d * corner.data <= observed.most_data]
-    if not corner.sizes:
-        grid += [(0.25, 1.0), (4.0, 1.0)]  # another size, without which nothing is known of size
+    grid = candidates_of(corner, observed)
     asked = [(1.0, 10.0), (10.0, 1.0)] if corner.sizes else [(1.0, 10.0)]
     points = np.array([*grid, *asked])
     predicted = [place for place, (p, _) in enumerate(grid) if corner.sizes or p == 1]

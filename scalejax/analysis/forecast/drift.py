@@ -130,9 +130,15 @@ def drift_of(
     log_prior = -freedom * np.log(NOISES) - squares / (2 * NOISES**2)
     whole = Drift(positions, origin, sizes, np.swapaxes(vectors, 1, 2) * scale, np.maximum(values, 0.0), log_prior)
     logs = whole.log_likelihood(residuals).reshape(len(residuals), len(sizes), -1)
-    likely = np.logaddexp.reduce(logs, axis=(0, 2))
+    likely = log_sum(log_sum(logs, axis=2), axis=0)
     kept = likely > likely.max() + np.log(UNLIKELY)
     return replace(whole, sizes=sizes[kept], rotations=whole.rotations[kept], eigenvalues=whole.eigenvalues[kept])
+
+
+def log_sum(logs: Floats, *, axis: int) -> Floats:
+    """Return the logarithm of the sum of exponentials along an axis; faster than `np.logaddexp.reduce`."""
+    most = logs.max(axis=axis, keepdims=True)
+    return np.log(np.exp(logs - most).sum(axis=axis)) + most.squeeze(axis)
 
 
 def covariance(

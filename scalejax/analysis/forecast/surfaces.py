@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.optimize import least_squares
 
 from scalejax.analysis.forecast.curves import Laws
-from scalejax.analysis.forecast.drift import Drift
+from scalejax.analysis.forecast.drift import Drift, log_sum
 
 Floats = npt.NDArray[np.float64]
 
@@ -89,7 +89,7 @@ def surfaces(drift: Drift, log_loss: Floats, *, start: Floats, rng: np.random.Ge
         laws = _sampled(mean, cov, SAMPLED, rng)
         theta = laws.families[0][1]
         residuals = log_loss - laws.at(drift.positions)
-        logs = laws.log_weights + np.logaddexp.reduce(drift.log_likelihood(residuals), axis=1)
+        logs = laws.log_weights + log_sum(drift.log_likelihood(residuals), axis=1)
         weights = _tempered(logs)
         mean = weights @ theta
         cov = 1.3 * ((theta - mean).T * weights) @ (theta - mean) + 1e-9 * np.eye(len(mean))
