@@ -68,7 +68,8 @@ def plot_advice(observed: "Observed", advice: "Advice") -> Figure:
         near = min(known, key=lambda model: abs(np.log(known[model] / trial["params"])))
         curve = bands[bands["model"] == near]
         past = rows[rows["model"] == near].groupby("data")["loss"].mean()
-        xs, ys = (np.concatenate([a, b]) for a, b in ((past.index, curve["data"]), (past, curve["value"])))
+        pairs = (past.index, curve["data"]), (past, curve["value"])
+        xs, ys = (np.concatenate([np.asarray(each, float) for each in pair]) for pair in pairs)
         height = float(np.exp(np.interp(np.log(trial["data"]), np.log(xs), np.log(np.maximum(ys, heights.min())))))
         ax.annotate(
             "?", (trial["data"], height), ha="center", va="center", fontsize=13, fontweight="bold", zorder=5,

@@ -1,0 +1,126 @@
+"""`scalejax advise`: of a table and of a run, in words, as JSON, with its picture and the sweeps of its next trials."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import scalejax as sx
+from scalejax.cli import main
+from scalejax.run.store import ResultRow, Store, TrialRow
+from scalejax.spec.file import load_sweep
+from scalejax.status import Status
+
+SWEEP = """
+name = "planted"
+seeds = 2
+[data]
+source = "mnist1d"
+examples = 10000
+train_examples = [100, 300, 900, 2700]
+[[models]]
+family = "mlp"
+width = [4, 8, 16]
+depth = 2
+[train]
+learning_rate = [1e-2, 3e-2]
+batch_size = 16
+epochs = 1
+"""
+
+
+def loss_of(params: float, examples: float) -> float:
+    return 0.05 + 6 * params**-0.5 + 4 * examples**-0.4
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng, path = np.random.default_rng(0), tmp_path_factory.mktemp("advise") / "losses.csv"
+    places = [(params, tokens) for params in (1e3, 4e3, 16e3) for tokens in (1e3, 1e4, 1e5)]
+    rows = [(*place, loss_of(*place) * np.exp(0.01 * rng.standard_normal())) for place in places]
+    pd.DataFrame(rows, columns=["N", "D", "loss"]).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run of three widths on four sizes with two seeds."""
+    rng, directory = np.random.default_rng(1), tmp_path_factory.mktemp("run")
+    (directory / "sweep.toml").write_text(SWEEP)
+    grid = [(width, size, seed) for width in (4, 8, 16) for size in (100, 300, 900, 2700) for seed in range(2)]
+    trials = [
+        TrialRow(
+            f"{width}-{size}-{seed}", "mlp", {"depth": 2, "width": width}, 50 * width, size, size / 10000, seed, 0.01,
+            0.0, 16, 50, 6 * 50 * width * size,
+        )
+        for width, size, seed in grid
+    ]  # fmt: skip
+    with Store(directory / "results.sqlite", write=True) as store:
+        store.plan(trials)
+        for trial in trials:
+            loss = loss_of(trial.params, trial.train_examples) * float(np.exp(0.01 * rng.standard_normal()))
+            known = {"train_loss": loss, "validation_loss": loss, "test_loss": loss, "test_metric": loss}
+            end = ResultRow(
+                trial.trial_id, Status.DONE, "", **known, best_step=50, seconds=1.0, steps_taken=50, mode="map",
+                device="", versions="", program="", metric="error",
+            )  # fmt: skip
+            store.finish(end, [])
+    return directory
+
+
+def test_of_a_table(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["advise", str(table), "--columns", "params=N", "tokens=D", "--compute", "10x", "--target", "0.2"]
+    assert main([*call, "--json", "--figures", str(tmp_path)]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["verdict"] in ("more data", "a bigger model", "both", "neither", "cannot tell")
+    names = [statement["name"] for statement in facts["statements"]]
+    assert names[0] == "answer"
+    assert {"now", "2x data", "10x data", "10x parameters", "10x both", "data beats size", "compute-optimal"} <= {
+        *names
+    }
+    tenfold = facts["statements"][names.index("10x data")]
+    assert tenfold["low"] < loss_of(16e3, 1e6) < tenfold["high"]
+    assert [Path(path).stat().st_size > 10_000 for path in facts["figures"]] == [True, True]
+    assert facts["sweeps"] == []
+
+
+def test_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["advise", str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert (run / "figures" / "advice.png").is_file()
+    files = sorted((run / "next_trials").glob("*.toml"))
+    assert len(files) == 3
+    trials = sx.Run(run).advise().trials
+    for path, trial in zip(files, trials.to_dict("records"), strict=True):
+        assert f"scalejax run {path}" in printed
+        sweep = load_sweep(path)
+        assert sweep.data.train_examples == (round(trial["data"]),)
+        (grid,) = sweep.models
+        assert grid.knobs["depth"] == (2,)
+        assert 50 * grid.knobs["width"][0] == pytest.approx(trial["params"], rel=0.2)
+        assert sweep.train.learning_rate == (1e-2, 3e-2)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--compute", "none"], "expected how many times, such as 10x"),
+        (["--columns", "params=N", "tokens=D", "loss=error"], "There is no column 'error' for loss"),
+        (["--columns", "params=N"], "There is no column of data"),
+        (["--columns", "width=N"], "advise has no width"),
+        (["--columns", "params=N", "tokens=D", "--target", "-1"], "target is -1: give a loss above zero"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    table: Path, capsys: pytest.CaptureFixture[str], options: list[str], sentence: str
+) -> None:
+    try:
+        code = main(["advise", str(table), *options])
+    except SystemExit as end:
+        code = end.code
+    assert code == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
