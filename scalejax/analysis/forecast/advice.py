@@ -312,18 +312,17 @@ def falling(own: Table) -> Table:
     Args:
         own: the rows of a family: params, data, loss.
     """
-    means = own.groupby(["params", "data"])["loss"].mean()
-    below = (means < CHANCE * means.max()).to_numpy()
-    places = np.log(np.array(means.index.to_list(), float)).T
+    unique, place = np.unique(own[["params", "data"]].to_numpy(float), axis=0, return_inverse=True)
+    place = place.ravel()
+    means = np.bincount(place, own["loss"].to_numpy(float)) / np.bincount(place)
+    below = means < CHANCE * means.max()
     enough = below.sum() >= max(below.size / 2, 2 * LAW_PARAMETERS)
-    if below.all() or not enough or (means <= 0).any() or np.ptp(places[0, below]) == 0:
+    if below.all() or not enough or (means <= 0).any() or np.ptp(unique[below, 0]) == 0:
         return own
-    positions, logs = places - places.max(axis=1, keepdims=True), np.log(means.to_numpy(float))
+    positions, logs = np.log(unique / unique.max(axis=0)).T, np.log(means)
     everywhere, there = robust_fit(positions, logs)[1], robust_fit(positions[:, below], logs[below])[1]
     whole, part = ((misses**2).sum() / (misses.size - LAW_PARAMETERS) for misses in (everywhere, there))
-    if whole < MUCH_BETTER**2 * part:
-        return own
-    return own[own.set_index(["params", "data"]).index.isin(means.index[below])]
+    return own if whole < MUCH_BETTER**2 * part else own.loc[below[place]]
 
 
 def _powers(own: Table) -> tuple[float, float]:
