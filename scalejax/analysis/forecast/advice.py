@@ -634,7 +634,8 @@ def back_test(observed: Observed, *, level: float, seed: int) -> list[Statement]
         statements.append(_tested("back-test: data", where, misses, held, level))
     own = observed.own
     hidden = own["params"] == own["params"].max()
-    seen = falling(own[~hidden])
+    seen = own.loc[~hidden]
+    seen = falling(seen) if len(seen) else seen
     if seen["params"].nunique() >= 3 and len(seen.drop_duplicates(["params", "data"])) >= LEAST_POINTS:
         names = ("params", "data")
         found = extrapolate(
