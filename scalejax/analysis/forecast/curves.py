@@ -102,4 +102,5 @@ def _broken(parameters: Floats, positions: Floats) -> Floats:
 
 @functools.cache
 def _points(count: int, dimensions: int) -> Floats:
-    return qmc.Sobol(dimensions, scramble=False).random(count) + 0.5 / count
+    # The seed is a constant, so that nothing is drawn anew; it has another name in later versions of SciPy.
+    return qmc.Sobol(dimensions, seed=dimensions - 3).random(count)  # pyright: ignore[reportCallIssue]
