@@ -156,7 +156,10 @@ def _write_sweeps(directory: Path, observed: "Observed", advice: "Advice") -> tu
 
     try:
         sweep = load_sweep(directory / SWEEP)
-        wanted = [_sweep_of(sweep, observed, trial, number) for number, trial in enumerate(_records(advice), 1)]
+        wanted = [
+            _sweep_of(sweep, observed, trial, number)
+            for number, trial in enumerate(advice.trials.to_dict("records"), 1)
+        ]
         texts = [sweep_to_toml(each) for each in wanted]
     except (SweepError, ValueError) as error:
         return (), (f"no sweep file of the next trials: {error}",)
@@ -165,10 +168,6 @@ def _write_sweeps(directory: Path, observed: "Observed", advice: "Advice") -> tu
     for path, text in zip(paths, texts, strict=True):
         write_atomically(path, text)
     return tuple(paths), ()
-
-
-def _records(advice: "Advice") -> list[dict[str, Any]]:
-    return advice.trials.to_dict("records")
 
 
 def _sweep_of(sweep: Sweep, observed: "Observed", trial: Mapping[str, Any], number: int) -> Sweep:

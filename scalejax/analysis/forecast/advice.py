@@ -37,6 +37,9 @@ MUCH_BETTER = 1.5  # by so many times the law's misfit must shrink without them
 LAW_PARAMETERS = 5  # of a law of size and data: two exponents, two shares, the height
 FARTHEST = 1e4  # times what was measured: no target is looked for beyond
 GRID = 25  # points of the grids along which targets and budgets are looked for
+CANDIDATES = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the largest model's parameters, and its data
+TRIALS = 3  # that are suggested
+OVERHEAD = 0.05  # of the largest trial's FLOPs: a trial costs that even where it trains nothing
 DATA, SIZE, BOTH, NEITHER, UNSURE = "more data", "a bigger model", "both", "neither", "cannot tell"
 
 
@@ -449,8 +452,7 @@ def flattened(observed: Observed) -> list[Statement]:
         curve = observed.rows[observed.rows["model"] == trend["model"]].groupby("data")["loss"].mean()
         last = float(curve.iloc[-1])
         steep = curve[(curve / last - 1).abs() > WORTH]
-        since = curve.index[len(curve) - 1] if steep.empty else curve.index[curve.index > steep.index[-1]][0]
-        since = curve.index[0] if steep.empty else since
+        since = curve.index[0] if steep.empty else curve.index[curve.index > steep.index[-1]][0]
         fall, low, high = (100 * trend[name] for name in ("fall", "fall_low", "fall_high"))
         sentence = (
             f"{trend['model']} has flattened: {observed.noun} {short(float(curve.loc[since]), 3)} at {since:,.0f} "
@@ -660,11 +662,6 @@ def _tested(name: str, hidden: str, misses: Sequence[float], held: Sequence[bool
     return Statement(name, sentence, miss, facts={"held": share, "runs": len(held)})
 
 
-CANDIDATES = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the largest model's parameters, and its data
-TRIALS = 3  # that are suggested
-OVERHEAD = 0.05  # of the largest trial's FLOPs: a trial costs that even where it trains nothing
-
-
 def candidates_of(corner: Corner, observed: Observed) -> Floats:
     """Return the trials to choose from: times the corner's parameters, and its data, (candidates, 2)."""
     sizes = CANDIDATES if corner.sizes else (1.0,)
@@ -720,8 +717,8 @@ def _next(trials: Table, observed: Observed) -> list[Statement]:
     )
     share = float(np.nansum(trials["narrows"]))
     sentence = (
-        f"Next: {named}: of all trials of their cost these narrow the answer most, by {100 * share:.0f} % of its "
-        f"variance."
+        f"Next: {named}: of the trials considered these narrow the forecasts most for their FLOPs, by "
+        f"{100 * share:.0f} % of their variance."
     )
     return [Statement("next trials", sentence, share)]
 
