@@ -36,7 +36,7 @@ from scalejax.models import architecture
 from scalejax.models.behind import Behind, with_fitted
 from scalejax.planning.plan import make_plan
 from scalejax.planning.trial import random_bits
-from scalejax.report.plot import TRADITIONAL_FAMILIES
+from scalejax.report.figures.canvas import TRADITIONAL_FAMILIES
 from scalejax.run.directory import OLDER
 from scalejax.run.run import planned as plan_of
 from scalejax.spec.file import load_sweep, sweep_to_toml

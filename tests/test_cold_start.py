@@ -23,7 +23,7 @@ from scalejax.execute.programs import CompiledInBackground, CompiledOnDemand, Co
 from scalejax.planning.packing import Bucket
 from scalejax.planning.placement import Placement
 from scalejax.planning.trial import Counted
-from scalejax.report.plot import spread
+from scalejax.report.figures.canvas import spread
 from scalejax.run.watch import Preparation
 from scalejax.train.optimizers import OPTIMIZERS
 from scalejax.train.padding import stack_padded

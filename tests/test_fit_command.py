@@ -14,9 +14,9 @@ from scalejax.analysis.laws.fit import fit_law
 from scalejax.analysis.laws.laws import LAWS
 from scalejax.analysis.tables import Observations, fit_table, from_trials
 from scalejax.cli import main
+from scalejax.report.figures.laws import plot_fits
+from scalejax.report.figures.learning_curves import plot_learning_curves
 from scalejax.report.fit import fit_facts, fit_tables
-from scalejax.report.plot import plot_learning_curves
-from scalejax.report.plot_fit import plot_fits
 from scalejax.run import Run
 from scalejax.run.store import ResultRow, Store, TrialRow
 from scalejax.status import Status

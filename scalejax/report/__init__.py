@@ -1,4 +1,4 @@
 """Figures, tables and sentences from rows and curves.
 
-Nothing is imported here: `scalejax.report.plot` brings matplotlib, and commands that draw nothing need not wait for it.
+Nothing is imported here: `scalejax.report.figures` brings matplotlib, and commands that draw nothing need not wait.
 """

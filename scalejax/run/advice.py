@@ -103,8 +103,8 @@ def advise_source(
         SweepError: there are no results, or a file cannot be written.
     """
     from scalejax.analysis.forecast.advice import advise_rows
-    from scalejax.report.plot import save_figure
-    from scalejax.report.plot_advice import plot_advice
+    from scalejax.report.figures.advice import plot_advice
+    from scalejax.report.figures.canvas import save_figure
 
     observed = _observed(source, columns or {})
     advice = advise_rows(observed, target=target, compute=compute, level=level, seed=seed)

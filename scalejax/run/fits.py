@@ -80,9 +80,9 @@ def fit_source(
     """
     from scalejax.analysis.laws.laws import find_law
     from scalejax.analysis.tables import fit_table, from_table, from_trials, read_table
+    from scalejax.report.figures.canvas import save_figure
+    from scalejax.report.figures.laws import plot_fits
     from scalejax.report.fit import fit_facts
-    from scalejax.report.plot import save_figure
-    from scalejax.report.plot_fit import plot_fits
 
     law = find_law(law)
     if source.is_dir():

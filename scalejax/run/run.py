@@ -138,7 +138,8 @@ class Run(Shown):
             ValueError: no trial has finished.
             RunError: the figure cannot be written.
         """
-        from scalejax.report.plot import plot_learning_curves, save_figure
+        from scalejax.report.figures.canvas import save_figure
+        from scalejax.report.figures.learning_curves import plot_learning_curves
 
         axes = plot_learning_curves(curves := self.curves(), unit=self._unit(curves))
         try:

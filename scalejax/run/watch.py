@@ -155,7 +155,7 @@ class Preparation:
         # Whatever goes wrong here goes wrong once more where it is needed, and is told there.
         with suppress(Exception):
             import scalejax.analysis
-            import scalejax.report.plot  # noqa: F401
+            import scalejax.report.figures.learning_curves  # noqa: F401
         with suppress(Exception):
             for size, batch in dict.fromkeys((each.architecture, each.recipe.batch_size) for each in self._plan.trials):
                 traced_initialisation(size)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from scalejax.report.plot import (
+from scalejax.report.figures.canvas import (
     INK,
     LABEL_SIZE,
     SMALL_SIZE,

@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from scalejax.analysis.laws.identifiability import KINDS
-from scalejax.report.plot import (
+from scalejax.report.figures.canvas import (
     INK,
     LABEL_SIZE,
     NEUTRAL,

@@ -8,7 +8,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from scalejax.report.plot import plot_learning_curves, save_figure, spread
+from scalejax.report.figures.canvas import save_figure, spread
+from scalejax.report.figures.learning_curves import plot_learning_curves
 
 SIZES = np.array([20, 200, 2000, 20000, 1_000_000])
 
