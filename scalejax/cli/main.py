@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Trouble is a trial that failed, or what broke a run off, such as a full disk.
     """
-    options = parser_of((plan, run, status, export, fit, advise, bench)).parse_args(arguments)
+    options = parser_of((plan, run, status, export, fit, advise, report, bench)).parse_args(arguments)
     try:
         with _plain_warnings(options.command):
             code = options.run(options)
@@ -143,7 +143,14 @@ def run(options: argparse.Namespace) -> int:
                 parts.append(f"models: {done.directory / 'models'}, {says}")
         except ValueError as error:
             parts.append(str(error))
+    page = None
+    if options.report:
+        from scalejax.run.report import report_at_end
+
+        page, note = report_at_end(done.directory, done.sweep)
+        parts.append(note if page is None else f"report: {page}")
     facts = {"directory": str(done.directory), "trials": counts, "lane_programs": programs}
+    facts["report"] = None if page is None else str(page)
     _print(facts, *parts, as_json=options.json)
     return TROUBLE if counts["failed"] else 0
 
@@ -243,6 +250,15 @@ def advise(options: argparse.Namespace) -> int:
     parts += [f"figure: {path}" for path in figures] or ["no figure; --figures DIR draws one"]
     facts = {**done.advice.facts, "figures": figures, "sweeps": sweeps, "notes": list(done.notes)}
     _print(facts, *parts, as_json=options.json)
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    """Write a run as one page that says what was found, to send or print; several runs side by side."""
+    from scalejax.run.report import report as write
+
+    done = write(options.directories, output=options.output)
+    _print(done.facts, str(done), as_json=options.json)
     return 0
 
 

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Frame = Any  # pandas.DataFrame, of which type checkers do not know what a selection is
 
 MOST_GROUPS = 30  # of trials that do not count, a line each
+MOST_REASONS = 8  # that are told apart by their numbers
+NUMBER = re.compile(r"[\d.,]*\d(e[-+]?\d+)?")
 EDGE = "*"
 
 
@@ -90,7 +92,35 @@ def chapter_of(facts: Facts) -> Chapter:
     answer = facts.answer
     made = (section(facts) for section in SECTIONS)
     sections = tuple(section for section in made if section is not None)
-    return Chapter(facts.name, about(facts), answer.headline, answer.sentences, sections)
+    return Chapter(facts.name, about(facts), answer.headline, answer.sentences, sections, gains(facts))
+
+
+def gains(facts: Facts) -> Grid | None:
+    """Return as a table what two and ten times the data, the parameters and both would bring, and what they cost."""
+    advice = facts.advice
+    if advice is None:
+        return None
+    data, noun = advice.columns["data"], advice.columns["loss"]
+    said = {statement.name: statement for statement in advice.statements}
+    speed = speed_of(facts.rows, params=float(said["now"].facts["params"]))
+    words = {"now": "now", **{f"{times}x {what}": f"{times}x {what.replace('data', data)}"
+             for what in ("data", "parameters", "both") for times in (2, 10)}}  # fmt: skip
+    rows = []
+    for name, shown in words.items():
+        if name not in said:
+            continue
+        found = said[name]
+        flops = float(found.facts["flops"])
+        interval = "" if name == "now" else f"{short(found.low)} to {short(found.high)}"
+        time = span(flops / speed.rate) if speed.rate > 0 else "–"
+        rows.append((shown, short(found.value, 3 if name == "now" else 2), interval, quantity(flops, "FLOP"), time))
+    now = said["now"].facts
+    header = ("", noun, f"{100 * advice.level:.0f} % interval", "FLOPs of one run", f"time on {speed.device}")
+    caption = (
+        f"Relative to the largest model, {now['params']:,.0f} parameters, on {now['data']:,.0f} {data}. Intervals are "
+        "those of one new run. The time is that of this sweep, in which trials share the device."
+    )
+    return Grid(header, tuple(rows), caption)
 
 
 def about(facts: Facts) -> str:
@@ -98,7 +128,7 @@ def about(facts: Facts) -> str:
     counts = Counter(str(status) for status in facts.rows["status"])
     words = counted({status.value: counts[status.value] for status in Status})
     sizes = facts.rows["train_examples"]
-    span_ = f"{number_of(int(sizes.min()), 'example')} to {int(sizes.max()):,}" if len(sizes) else ""
+    span_ = f"{int(sizes.min()):,} to {number_of(int(sizes.max()), 'example')}" if len(sizes) else ""
     device = facts.environment.get("device")
     parts = [words, span_, f"on {device}" if device else ""]
     return "; ".join(part for part in parts if part)
@@ -166,7 +196,9 @@ def exponents(facts: Facts) -> Section | None:
             f"± {short(trend['standard_error'], 2)}" if math.isfinite(trend["standard_error"]) else "–",
             str(trend["verdict"]),
             f"{100 * trend['fall']:.0f} %" if math.isfinite(trend["fall"]) else "–",
-            f"{100 * trend['fall_low']:.0f} to {100 * trend['fall_high']:.0f} %" if math.isfinite(trend["fall"]) else "–",
+            f"{100 * trend['fall_low']:.0f} to {100 * trend['fall_high']:.0f} %"
+            if math.isfinite(trend["fall"])
+            else "–",
         )
         for trend in facts.trends.to_dict("records")
     )
@@ -176,6 +208,10 @@ def exponents(facts: Facts) -> Section | None:
         "exponents", "Exponents", pictures=facts.drawn("exponents"),
         grids=(Grid(header, rows, caption, left=frozenset({0, 3})),),
     )  # fmt: skip
+
+
+def _interval(low: float, high: float) -> str:
+    return f"{100 * low:.0f} to {100 * high:.0f} %" if math.isfinite(low) and math.isfinite(high) else "–"
 
 
 def back_test(facts: Facts) -> Section | None:
@@ -238,10 +274,9 @@ def not_counted(facts: Facts) -> Section:
     if bad.empty:
         return Section("trials", title, (f"None: {_all_done(len(rows))}.",))
     records = bad.to_dict("records")
-    groups: dict[tuple[str, str], list[Mapping[Any, Any]]] = {}
-    for row in records:
-        reason = str(row["reason"] or "") if row["status"] in ENDED else "not run yet"
-        groups.setdefault((str(row["status"]), re.sub(r"[\d.,]+(e[-+]?\d+)?", "#", reason)), []).append(row)
+    groups = _alike(records, same=lambda reason: reason)
+    if folded := len(groups) > MOST_REASONS:
+        groups = _alike(records, same=lambda reason: NUMBER.sub("#", reason))
     order = {status.value: place for place, status in enumerate(reversed(Status))}
     ranked = sorted(groups.items(), key=lambda each: (order.get(each[0][0], 0), -len(each[1])))
     lines = tuple(
@@ -260,9 +295,21 @@ def not_counted(facts: Facts) -> Section:
         rest = sum(len(alike) for _, alike in ranked[MOST_GROUPS:])
         said.append(f"The table shows the {MOST_GROUPS} largest groups; {number_of(rest, 'trial')} more have others.")
     header = ("status", "trials", "reason", "families", "learning rates")
-    grid = Grid(header, lines, "Reasons that differ in numbers alone are one line.", left=frozenset({0, 2, 3, 4}))
+    caption = "Reasons that differ in numbers alone are one line." if folded else ""
+    grid = Grid(header, lines, caption, left=frozenset({0, 2, 3, 4}))
     said[0] = said[0].replace("trials:", "trials do not count:").replace("trial:", "trial does not count:")
     return Section("trials", title, tuple(said), grids=(grid,))
+
+
+def _alike(
+    records: Sequence[Mapping[Any, Any]], *, same: Callable[[str], str]
+) -> dict[tuple[str, str], list[Mapping[Any, Any]]]:
+    """Return the rows of each status and reason; reasons are one that `same` makes equal."""
+    groups: dict[tuple[str, str], list[Mapping[Any, Any]]] = {}
+    for row in records:
+        reason = str(row["reason"] or "") if row["status"] in ENDED else "not run yet"
+        groups.setdefault((str(row["status"]), same(reason)), []).append(row)
+    return groups
 
 
 def _reason(alike: Sequence[Mapping[Any, Any]]) -> str:
@@ -413,7 +460,15 @@ def compared(all_facts: Sequence[Facts], picture: "Picture | None") -> Section:
                     gains[place] = f"{short(found.value)} ({short(found.low)} to {short(found.high)})"
         largest = number_of(int(facts.rows["train_examples"].max()), "example") if len(facts.rows) else "–"
         rows.append((facts.name, f"{facts.data}, {largest}" if facts.data else largest, answer.headline, *best, *gains))
-    header = ("run", "data, at most", "what helps", "best model", "lowest", "with 10x the data", "with 10x the parameters")
+    header = (
+        "run",
+        "data, at most",
+        "what helps",
+        "best model",
+        "lowest",
+        "with 10x the data",
+        "with 10x the parameters",
+    )
     sentences, warnings = [], []
     metrics = list(dict.fromkeys(facts.metric for facts in all_facts if facts.curves is not None))
     if len(metrics) > 1:
@@ -423,7 +478,12 @@ def compared(all_facts: Sequence[Facts], picture: "Picture | None") -> Section:
     grid = Grid(header, tuple(rows), "In brackets 90 % intervals of one run.", left=frozenset({0, 1, 2, 3}))
     pictures = () if picture is None or len(metrics) > 1 else (picture,)
     return Section(
-        "compared", "The runs side by side", tuple(sentences), warnings=tuple(warnings), pictures=pictures, grids=(grid,)
+        "compared",
+        "The runs side by side",
+        tuple(sentences),
+        warnings=tuple(warnings),
+        pictures=pictures,
+        grids=(grid,),
     )
 
 

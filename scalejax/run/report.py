@@ -11,7 +11,7 @@ from scalejax.errors import SweepError
 from scalejax.files import write_atomically
 from scalejax.run.directory import FIGURES, LEDGER, SWEEP, read_environment, unit_of
 from scalejax.run.store import Store
-from scalejax.text import Shown
+from scalejax.text import Shown, first_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,8 +40,10 @@ class Reported(Shown):
     def __str__(self) -> str:
         lines = []
         for run in self.facts["runs"]:
-            lines += [f"{run['name']}: {run['headline']}", *run["sentences"]] if len(self.facts["runs"]) > 1 else (
-                run["sentences"]
+            lines += (
+                [f"{run['name']}: {run['headline']}", *run["sentences"]]
+                if len(self.facts["runs"]) > 1
+                else (run["sentences"])
             )
         lines.append(f"report: {self.path}")
         if markdown := self.facts["markdown"]:
@@ -104,6 +106,21 @@ def report(
         ],
     }
     return Reported(page, facts)
+
+
+def report_at_end(directory: Path, sweep: "Sweep | None") -> tuple[Path | None, str]:
+    """Write the page of a run that has just ended, unless it has one of the same rows.
+
+    Returns:
+        The page; or None, and a sentence that says why there is none.
+    """
+    try:
+        if not is_current(directory):
+            report([directory], sweep=sweep, brief=True)
+    except Exception as error:  # whatever it is: the run has ended well, its exit code and its rows stand
+        reason = first_line(error) if isinstance(error, SweepError) else f"{type(error).__name__}: {first_line(error)}"
+        return None, f"no report: {reason}"
+    return directory / PAGE, ""
 
 
 def is_current(directory: Path) -> bool:
@@ -178,7 +195,12 @@ def _together(known: "Sequence[Facts]"):
     """Draw the best curves of several runs in one picture, where there are two or more with one metric."""
     from scalejax.report.figures.compare import compare_picture
 
-    curves = {facts.name: facts.curves for facts in known if facts.curves is not None}
+    names = [facts.name for facts in known]
+    curves = {
+        facts.name if names.count(facts.name) == 1 else f"{facts.name} ({facts.directory})": facts.curves
+        for facts in known
+        if facts.curves is not None
+    }
     metrics = {str(table["metric"].iloc[0]) for table in curves.values()}
     return compare_picture(curves, unit=known[0].unit) if len(curves) > 1 and len(metrics) == 1 else None
 

@@ -53,7 +53,9 @@ def compare_picture(runs: Mapping[str, Frame], *, unit: str = "") -> Picture | N
     ends, tips = [], {}
     for place, (name, curve) in enumerate(best.items()):
         colour = to_hex(mpl.colormaps[ramp](start + (stop - start) * place / (len(best) - 1)))
-        sizes, value, low, high = (curve[column].to_numpy(float) for column in ("train_examples", "value", "low", "high"))
+        sizes, value, low, high = (
+            curve[column].to_numpy(float) for column in ("train_examples", "value", "low", "high")
+        )
         label = f"{name}: {curve['model'].iloc[0]}"
         ax.fill_between(sizes, np.where(low > 0, low, value), high, color=colour, alpha=0.13, linewidth=0)
         dashes = "-" if place == 0 else DASHES[(place - 1) % len(DASHES)]
@@ -63,7 +65,8 @@ def compare_picture(runs: Mapping[str, Frame], *, unit: str = "") -> Picture | N
         )  # fmt: skip
         ends.append((name, float(sizes[-1]), float(value[-1]), colour))
         tips[f"tips-{place}"] = tuple(
-            f"{label}, {short_count(size)} examples: {short(height, 3)}" for size, height in zip(sizes, value, strict=True)
+            f"{label}, {short_count(size)} examples: {short(height, 3)}"
+            for size, height in zip(sizes, value, strict=True)
         )
     metric = column_title(str(next(iter(best.values()))["metric"].iloc[0]))
     every = sorted({size for curve in best.values() for size in curve["train_examples"].tolist()})

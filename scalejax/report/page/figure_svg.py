@@ -21,7 +21,6 @@ def inlined(svg: str, *, prefix: str, alt: str, tips: Mapping[str, Sequence[str]
     """
     head, body = re.split(r"(?<=>)", METADATA.sub("", svg), maxsplit=1)
     box = re.search(r'viewBox="([^"]*)"', head)
-    width = re.search(r'\bwidth="([\d.]+)pt"', head)
     # A hundredth of a point is enough; the page is a third smaller.
     body = PLACES.sub(lambda place: DIGITS.sub("", place[0]), body)
     for gid, texts in tips.items():
@@ -29,12 +28,11 @@ def inlined(svg: str, *, prefix: str, alt: str, tips: Mapping[str, Sequence[str]
     body = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}\1"', body)
     body = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}\1"', body)
     body = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}\1)", body)
-    sized = f' style="max-width:{float(width[1]) * 4 / 3:.0f}px"' if width else ""
     label = html.escape(alt, quote=True)
     seen = f'viewBox="{box[1]}"' if box else ""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {seen} role="img" '
-        f'aria-label="{label}"{sized}>{body}'
+        f'aria-label="{label}">{body}'
     )
 
 

@@ -89,7 +89,8 @@ def _chapter(chapter: Chapter, *, prefix: str, several: bool) -> str:
     answer = (
         f'<section class="answer" id="{prefix}answer"><p class="kicker">The answer</p>'
         f'<h{level} class="verdict">{_text(chapter.headline)}</h{level}><p class="first">{_text(first)}</p>'
-        f"{''.join(f'<p>{_text(sentence)}</p>' for sentence in more)}</section>\n"
+        f"{''.join(f'<p>{_text(sentence)}</p>' for sentence in more)}"
+        f"{'' if chapter.gains is None else _grid(chapter.gains, 'The answer')}</section>\n"
     )
     body = answer + "".join(_section(section, level=level, prefix=prefix) for section in chapter.sections)
     if not several:
@@ -140,8 +141,9 @@ def _grid(grid: Grid, title: str) -> str:
     )
     head = f"<thead><tr>{head}</tr></thead>" if grid.header else ""
     caption = f'<p class="caption">{_text(grid.caption)}</p>\n' if grid.caption else ""
+    kind = "scroll" if grid.header else "scroll facts"
     return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="Table: {_text(title)}"><table>{head}'
+        f'<div class="{kind}" role="region" tabindex="0" aria-label="Table: {_text(title)}"><table>{head}'
         f"<tbody>{rows}</tbody></table></div>\n{caption}"
     )
 

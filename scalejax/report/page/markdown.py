@@ -17,6 +17,8 @@ def markdown_of(chapter: Chapter, *, figures: str) -> str:
     first, *more = chapter.sentences
     parts = [f"# {_text(chapter.title)}", _text(chapter.about), f"**{_text(chapter.headline)}.** {_text(first)}"]
     parts += [_text(sentence) for sentence in more]
+    if chapter.gains is not None:
+        parts += [_grid(chapter.gains), _text(chapter.gains.caption)]
     for section in chapter.sections:
         parts += _section(section, figures)
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -40,9 +42,7 @@ def _grid(grid: Grid) -> str:
     header = grid.header or ("",) * width
     rules = [":--" if column in grid.left or not grid.header else "--:" for column in range(width)]
     lines = [header, rules, *grid.rows]
-    return "\n".join(
-        f"| {' | '.join(cells if cells is rules else map(_text, cells))} |" for cells in lines
-    )
+    return "\n".join(f"| {' | '.join(cells if cells is rules else map(_text, cells))} |" for cells in lines)
 
 
 def _code(code: Code) -> str:

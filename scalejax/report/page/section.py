@@ -11,7 +11,7 @@ class Grid:
     """A table in a report; every cell is a text.
 
     Attributes:
-        header: the names of the columns; none where the first cell of each row names it.
+        header: the names of the columns; none where the first cell of each row says what the second is.
         rows: cells, each row as long as the header.
         caption: what it shows; what a reader must know of it.
         left: columns of words, by number; the others hold numbers, aligned at their right ends.
@@ -72,6 +72,7 @@ class Chapter:
         about: what was run, in a line.
         headline: the answer in a few words.
         sentences: the answer: which helps, what ten times would bring, what it costs.
+        gains: the same as a table.
         sections: what follows it.
     """
 
@@ -80,6 +81,7 @@ class Chapter:
     headline: str
     sentences: tuple[str, ...]
     sections: tuple[Section, ...]
+    gains: Grid | None = None
 
 
 @dataclass(frozen=True)
