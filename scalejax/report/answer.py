@@ -7,7 +7,7 @@ from typing import Any
 
 from scalejax.analysis.forecast.advice import BOTH, DATA, NEITHER, SIZE, UNSURE, Advice, Statement
 from scalejax.status import Status
-from scalejax.text import duration, listing, quantity, short
+from scalejax.text import listing, quantity, short
 
 Table = Any  # pandas.DataFrame, of which type checkers do not know what a selection is
 
@@ -123,7 +123,8 @@ def span(seconds: float) -> str:
     """Return a time that is known roughly, such as "0.3 s", "4 min", "7 h" or "12 days"."""
     if seconds < 0.1:
         return "0.1 s or less"
-    for unit, name, least in ((86400.0, "days", 3.0), (3600.0, "h", 2.0), (60.0, "min", 2.0)):
-        if seconds >= least * unit:
-            return f"{float(f'{seconds / unit:.2g}'):,.0f} {name}"
-    return duration(float(f"{seconds:.2g}"))
+    for unit, name in ((86400.0, "days"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= 2 * unit:
+            rounded = float(f"{seconds / unit:.2g}")
+            return f"{rounded:,.0f} {name}" if rounded >= 10 else f"{rounded:g} {name}"
+    return f"{float(f'{seconds:.2g}'):g} s"

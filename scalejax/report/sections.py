@@ -250,10 +250,9 @@ def rates(facts: Facts) -> Section | None:
             here = facts.curves[facts.curves["edge"] == edge]
             if len(here):
                 models = listing(list(dict.fromkeys(map(str, here["model"]))))
-                edges.append(
-                    f"In {number_of(len(here), 'point')} of {len(facts.curves)} the best learning rate is the {edge} of "
-                    f"its grid ({models}): a {advice} one may be better, so those errors are upper bounds."
-                )
+                points = f"In {number_of(len(here), 'point')} of {len(facts.curves)}"
+                best = f"{points} the best learning rate is the {edge} of its grid"
+                edges.append(f"{best} ({models}): a {advice} one may be better.")
     pictures = facts.drawn("rates")
     if not pictures and not edges:
         return None
@@ -459,32 +458,33 @@ def compared(all_facts: Sequence[Facts], picture: "Picture | None") -> Section:
                     found = said[name]
                     gains[place] = f"{short(found.value)} ({short(found.low)} to {short(found.high)})"
         largest = number_of(int(facts.rows["train_examples"].max()), "example") if len(facts.rows) else "–"
-        rows.append((facts.name, f"{facts.data}, {largest}" if facts.data else largest, answer.headline, *best, *gains))
-    header = (
-        "run",
-        "data, at most",
-        "what helps",
-        "best model",
-        "lowest",
-        "with 10x the data",
-        "with 10x the parameters",
-    )
+        rows.append(
+            (
+                facts.name,
+                f"{facts.data}, {largest}" if facts.data else largest,
+                answer.verdict or "no answer yet",
+                *best,
+                *gains,
+            )
+        )
+    header = ("run", "data, at most", "what helps", "best model", "lowest", "10x data", "10x parameters")
     sentences, warnings = [], []
     metrics = list(dict.fromkeys(facts.metric for facts in all_facts if facts.curves is not None))
     if len(metrics) > 1:
         warnings.append(f"The runs have the metrics {listing(metrics)}, so their curves are not drawn together.")
     elif picture is not None:
         sentences.append("The picture shows the best model of each run, the one that comes lowest.")
-    grid = Grid(header, tuple(rows), "In brackets 90 % intervals of one run.", left=frozenset({0, 1, 2, 3}))
-    pictures = () if picture is None or len(metrics) > 1 else (picture,)
-    return Section(
-        "compared",
-        "The runs side by side",
-        tuple(sentences),
-        warnings=tuple(warnings),
-        pictures=pictures,
-        grids=(grid,),
+    grid = Grid(
+        header,
+        tuple(rows),
+        "10x: what ten times as much would bring; in brackets 90 % intervals of one run.",
+        left=frozenset({0, 1, 2, 3}),
     )
+    pictures = () if picture is None or len(metrics) > 1 else (picture,)
+    title = "The runs side by side"
+    return Section(
+        "compared", title, tuple(sentences), warnings=tuple(warnings), pictures=pictures, grids=(grid,)
+    )  # fmt: skip
 
 
 SECTIONS = (

@@ -2,8 +2,9 @@
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,8 @@ def report(
     from scalejax.report.page.section import Report
     from scalejax.report.sections import chapter_of, compared
 
-    known = [facts_of(directory, sweep=sweep, tested=not brief) for directory in directories]
+    directories = list({directory.resolve(): directory for directory in directories}.values())
+    known = _told_apart([facts_of(directory, sweep=sweep, tested=not brief) for directory in directories])
     chapters = tuple(chapter_of(facts) for facts in known)
     alone = len(known) == 1
     page = output or (directories[0] / PAGE if alone else Path(PAGE))
@@ -191,16 +193,20 @@ def facts_of(directory: Path, *, sweep: "Sweep | None" = None, tested: bool = Tr
     )
 
 
+def _told_apart(known: "Sequence[Facts]") -> "list[Facts]":
+    """Return runs of sweeps of one name with the directory behind it."""
+    counts = Counter(facts.name for facts in known)
+    return [
+        facts if counts[facts.name] == 1 else replace(facts, name=f"{facts.name} ({facts.directory})")
+        for facts in known
+    ]
+
+
 def _together(known: "Sequence[Facts]"):
     """Draw the best curves of several runs in one picture, where there are two or more with one metric."""
     from scalejax.report.figures.compare import compare_picture
 
-    names = [facts.name for facts in known]
-    curves = {
-        facts.name if names.count(facts.name) == 1 else f"{facts.name} ({facts.directory})": facts.curves
-        for facts in known
-        if facts.curves is not None
-    }
+    curves = {facts.name: facts.curves for facts in known if facts.curves is not None}
     metrics = {str(table["metric"].iloc[0]) for table in curves.values()}
     return compare_picture(curves, unit=known[0].unit) if len(curves) > 1 and len(metrics) == 1 else None
 
