@@ -140,8 +140,8 @@ def test_what_ten_times_costs() -> None:
     said = answer_of(planted_advice(), Speed(1e6, "cpu")).sentences[2]
     assert said == (
         "One training run takes 52 MFLOP now, about 52 s on this device (cpu) at the speed of this sweep; with ten "
-        "times the examples 520 MFLOP, about 8.7 min; with ten times the parameters 520 MFLOP, about 8.7 min; with ten times "
-        "both 5.2 GFLOP, about 87 min."
+        "times the examples 520 MFLOP, about 8.7 min; with ten times the parameters 520 MFLOP, about 8.7 min; with ten "
+        "times both 5.2 GFLOP, about 87 min."
     )
     unknown = answer_of(planted_advice(), Speed(float("nan"), "cpu")).sentences[2]
     assert "about" not in unknown
@@ -227,6 +227,7 @@ def test_a_run_without_a_trial_that_is_done_has_a_page(tmp_path: Path) -> None:
     ends = {trial.trial_id: (Status.FAILED, "out of memory") for trial in trials}
     write_run(tmp_path / "run", trials, loss_of=loss_of, ends=ends)
     page, note = report_at_end(tmp_path / "run", None)
+    assert page is not None
     assert (page, note) == (tmp_path / "run" / "report.html", "")
     assert "No trial of the table counts (found: 3 failed)" in page.read_text()
 
