@@ -41,6 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A planted run; while it is there, advice is planted too, for a forecast takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("scalejax.analysis.forecast.advice.advise_rows", lambda *_, **__: planted_advice())
+        patch.setattr("scalejax.run.report.FOR_PHONES", 0)  # the browser looks at those
         yield planted_run(tmp_path_factory.mktemp("report") / "run")
 
 

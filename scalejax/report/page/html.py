@@ -10,6 +10,7 @@ from scalejax.report.page.figure_svg import inlined
 from scalejax.report.page.section import Chapter, Code, Drawn, Grid, Report, Section
 
 FOLDED = 12  # lines of code, from which on they are folded behind their title
+LONG = 40  # letters of a cell, from which on its column is wider
 DIGEST = '<meta name="scalejax-digest" content="{}">'
 
 
@@ -132,7 +133,8 @@ def _figure(drawn: Drawn, name: str) -> str:
 
 def _grid(grid: Grid, title: str) -> str:
     def cell(text: str, column: int, *, tag: str, scope: str = "") -> str:
-        word = ' class="word"' if column in grid.left or not grid.header else ""
+        long = " long" if len(text) > LONG else ""
+        word = f' class="word{long}"' if column in grid.left or not grid.header else ""
         return f"<{tag}{word}{scope}>{_text(text)}</{tag}>"
 
     head = "".join(cell(text, column, tag="th", scope=' scope="col"') for column, text in enumerate(grid.header))
