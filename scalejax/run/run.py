@@ -5,7 +5,9 @@ import hashlib
 import json
 import math
 import os
+import platform
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
@@ -34,7 +36,8 @@ from scalejax.run.directory import (
 from scalejax.run.fits import BOOTSTRAP, LEVEL, Fits, fit_source
 from scalejax.run.predict import predicted
 from scalejax.run.rows import measurement_rows, older_result, older_row, result_row, trial_row
-from scalejax.run.store import TRIAL_COLUMNS, Ended, Heartbeat, Store
+from scalejax.run.store import TRIAL_COLUMNS, Ended, Heartbeat, SessionRow, Store
+from scalejax.run.timeline import Recorder, group_names
 from scalejax.run.watch import Accountant, Interruption, Preparation, Pulse
 from scalejax.run.weights import Keeper, best_row, evaluated, model_parts, without_model
 from scalejax.spec import Sweep
@@ -104,6 +107,36 @@ class Run(Shown):
         """Return the measurements along training: trial_id, step, examples_seen, losses and the validation metric."""
         with Store(self.directory / LEDGER, write=False) as store:
             return store.measurements()
+
+    def timeline(self) -> "pd.DataFrame":
+        """Return how the sweep ran: one row a span, in which a trial was in one lane; several where it came back.
+
+        Its columns: trial_id; session, from 1 on, a process that trained here; pack, group and bucket: a pack is the
+        lanes of the bucket, the sizes that share a program, on a group of devices, such as "cpu 0-3", or of "host"
+        processes that fit the older algorithms; lanes, how many the pack has, and lane, which of them; began and ended,
+        in seconds since 1970, `ended` missing (NaN) while the trial is there; steps taken in it; step_flops, of one
+        step in that program, padding included; outcome: why the trial left, "done", "diverged" or "failed", "rung"
+        where halving had to decide, "refused" by a device that was short of memory, "interrupted" with the run; empty
+        while it is there. Runs of version 0.3.0 and earlier ones have no rows.
+
+        A span begins with the first call of the program that the trial is in, so compiling is no part of it. Rows are
+        written every other second: what began and ended within the last one before a kill is not there.
+        """
+        with Store(self.directory / LEDGER, write=False) as store:
+            return store.timeline()
+
+    def sessions(self) -> "pd.DataFrame":
+        """Return the processes that trained here, one row each: what was planned, and how it came out.
+
+        Its columns: session, began and ended (seconds since 1970; `ended` missing while it runs), host, device, devices
+        and groups of them; peak_flops: FLOP/s of matrix products on all of them, measured by `scalejax bench` or the
+        vendor's, missing if unknown; forecast_seconds of wall time for what was left; plan_useful_flops,
+        plan_padding_flops and plan_idle_flops of the whole plan; and of what the lanes did, useful_flops and
+        padding_flops, lane_seconds and idle_seconds (of lanes, and of those without a trial, in packs that were at
+        work), and training_seconds in which any lane had a trial.
+        """
+        with Store(self.directory / LEDGER, write=False) as store:
+            return store.sessions()
 
     def counts(self) -> dict[str, int]:
         """Return the number of trials in each status."""
@@ -660,7 +693,7 @@ def _train(
     import jax
 
     from scalejax.classical.pool import HostPool
-    from scalejax.execute.devices import processes_beside
+    from scalejax.execute.devices import groups, processes_beside
     from scalejax.execute.observer import Observer
     from scalejax.execute.scheduler import Scheduler
     from scalejax.report.progress import ProgressDisplay
@@ -682,7 +715,10 @@ def _train(
             display.say(f"{trials} of an earlier form of this sweep or its code: kept, and left out of the tables")
         if begun:
             display.say(f"resuming {number_of(len(begun), 'trial')} where an earlier run left off")
-        exits.enter_context(Pulse(store, accountant=accountant, display=display))
+        processes = processes_beside(engine=bool(waiting))
+        workers = group_names(groups(jax.devices(), size=plan.group_size))
+        recorder = Recorder(_session(plan, store, share=accountant.share, groups=len(workers)), groups=workers)
+        exits.enter_context(Pulse(store, accountant=accountant, display=display, recorder=recorder))
 
         def started(trials: Sequence["Trial"]) -> None:
             preparation.begin()
@@ -700,7 +736,9 @@ def _train(
             display.end_trial(end.status, spared=accountant.spared(end.trial))
 
         def fitted(end: "OlderFinished") -> None:
-            store.finish(older_result(end, plan), ())
+            result = older_result(end, plan)
+            store.finish(result, ())
+            recorder.fitted(end.trial.trial_id, end.status, steps=result.steps_taken)
             display.end_trial(end.status, spared=share)
 
         store.start(list(begun))
@@ -709,7 +747,10 @@ def _train(
             {trial.trial_id for trial in unfinished},
             data=data,
             observer=Observer(
-                started=started, finished=finished, progressed=lambda each: accountant.show(each, display)
+                started=started,
+                finished=finished,
+                progressed=lambda each: accountant.show(each, display),
+                moved=recorder.moved,
             ),
             halving=halving,
             checkpoints=checkpoints,
@@ -720,8 +761,9 @@ def _train(
             older,
             data,
             folder=folder.absolute(),
-            processes=processes_beside(engine=bool(waiting)),
+            processes=processes,
             started=lambda trial: store.start([trial.trial_id]),
+            placed=lambda trial, process: recorder.fits(trial.trial_id, process, processes=min(processes, len(older))),
             finished=fitted,
             failed=scheduler.stop,
             within=partial(hold, current()),
@@ -738,6 +780,37 @@ def _train(
             pool.stop()  # another host may have received the signal
         if not (pool.join() and complete) and (heard := interruption.signal or scheduler.signal):
             raise Interrupted(heard, lost=[*scheduler.lost.values(), *[0] * pool.dropped])
+
+
+def _session(plan: "Plan", store: Store, *, share: float, groups: int) -> SessionRow:
+    """Return what is known of a session when it begins, without measuring anything.
+
+    Args:
+        plan: that it carries out.
+        store: the ledger.
+        share: of the work of the plan that is left.
+        groups: of devices.
+    """
+    from scalejax.execute.devices import device_kind
+    from scalejax.execute.peak import known_peak
+    from scalejax.execute.timing import remembered
+    from scalejax.planning.forecast import forecast
+
+    timings = [remembered(bucket, plan.card, group_size=plan.group_size) for bucket in plan.packing.buckets]
+    return SessionRow(
+        session=store.next_session(),
+        began=time.time(),
+        ended=None,
+        host=platform.node(),
+        device=device_kind(),
+        devices=plan.devices,
+        groups=groups,
+        peak_flops=known_peak(plan.devices, precision=plan.sweep.train.precision),
+        forecast_seconds=share * forecast(plan, timings).total if timings else None,
+        plan_useful_flops=float(plan.useful_flops),
+        plan_padding_flops=float(plan.padding_flops),
+        plan_idle_flops=float(plan.idle_flops),
+    )
 
 
 def _train_on_other_host(
