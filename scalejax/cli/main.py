@@ -126,7 +126,7 @@ def run(options: argparse.Namespace) -> int:
 
     primary = _join_hosts(options)
     made = same_on_all_hosts(lambda: _from_file(options, planned))
-    done = carry_out(made, options.out, checkpoint_seconds=options.checkpoint_seconds)
+    done = carry_out(made, options.out, checkpoint_seconds=options.checkpoint_seconds, tracker=options.track)
     counts, programs = broadcast(done.counts), len(made.packing.buckets)
     if not primary:
         return TROUBLE if counts["failed"] else 0

@@ -10,8 +10,8 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, nullcontext, suppress
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,14 +35,17 @@ from scalejax.run.directory import (
 )
 from scalejax.run.fits import BOOTSTRAP, LEVEL, Fits, fit_source
 from scalejax.run.predict import predicted
-from scalejax.run.rows import measurement_rows, older_result, older_row, result_row, trial_row
+from scalejax.run.rows import measurement_rows, older_result, older_row, result_row, told_row, trial_row
 from scalejax.run.store import TRIAL_COLUMNS, Ended, Heartbeat, SessionRow, Store
 from scalejax.run.timeline import Recorder, group_names
+from scalejax.run.trackers import Tracker, tracker_of
+from scalejax.run.tracking import Outcome, Tracking
 from scalejax.run.watch import Accountant, Interruption, Preparation, Pulse
 from scalejax.run.weights import Keeper, best_row, evaluated, model_parts, without_model
 from scalejax.spec import Sweep
+from scalejax.spec.file import sweep_to_toml
 from scalejax.spec.sweep import ALL, NONE
-from scalejax.status import FINAL, Status
+from scalejax.status import ENDED, FINAL, Status
 from scalejax.text import Shown, number_of
 
 if TYPE_CHECKING:
@@ -471,6 +474,7 @@ def run_sweep(
     *,
     progress: bool = True,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    tracker: "str | Tracker | None" = None,
 ) -> Run:
     """Train what a sweep asks for and has not been trained yet, on all local devices, and draw the learning curves.
 
@@ -484,10 +488,12 @@ def run_sweep(
             extended: finished trials are never repeated, and running ones resume at their step.
         progress: show progress on standard error.
         checkpoint_seconds: between two checkpoints of the running trials.
+        tracker: is told what the run does: "wandb", "trackio" or "tensorboard", with "=project" behind it if wanted,
+            or an object with the methods of `scalejax.Tracker`. If it fails, one sentence says so, and the run goes on.
 
     Raises:
-        SweepError: the sweep asks for what cannot be, or another process runs in the directory; before anything is
-            trained.
+        SweepError: the sweep asks for what cannot be, another process runs in the directory, or the tracker cannot
+            begin; before anything is trained.
         RunError: trouble during the run, such as a full disk; what has been done is kept.
         Interrupted: SIGINT or SIGTERM was heard; it says what could not be saved, if anything.
 
@@ -496,7 +502,7 @@ def run_sweep(
             models the sweep keeps were done in an earlier run that kept none.
     """
     plan = same_on_all_hosts(lambda: planned(sweep))
-    return carry_out(plan, out, progress=progress, checkpoint_seconds=checkpoint_seconds)
+    return carry_out(plan, out, progress=progress, checkpoint_seconds=checkpoint_seconds, tracker=tracker)
 
 
 def same_on_all_hosts(make: "Callable[[], Plan]") -> "Plan":
@@ -531,6 +537,7 @@ def carry_out(
     *,
     progress: bool = True,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    tracker: "str | Tracker | None" = None,
 ) -> Run:
     """Carry out a plan; see `run_sweep`. Of several hosts only the primary one writes, checkpoints apart."""
     from scalejax.execute import hosts
@@ -538,10 +545,12 @@ def carry_out(
     run = Run(directory_of(plan.sweep, out), plan.sweep)
     with hosts.exit_together():
         if not hosts.is_primary():
-            _carry_out(run, plan, progress=False, checkpoint_seconds=checkpoint_seconds)
+            _carry_out(run, plan, progress=False, checkpoint_seconds=checkpoint_seconds, tracking=None)
             return run
-        with locked(run.directory):
-            _carry_out(run, plan, progress=progress, checkpoint_seconds=checkpoint_seconds)
+        told = tracker_of(tracker, run.directory)
+        tracking = Tracking(told, partial(_told_facts, run, plan), partial(_told_outcome, run))
+        with locked(run.directory), tracking:
+            _carry_out(run, plan, progress=progress, checkpoint_seconds=checkpoint_seconds, tracking=tracking)
             if run.counts()[Status.DONE]:
                 try:
                     run.save_figure()
@@ -551,7 +560,40 @@ def carry_out(
     return run
 
 
-def _carry_out(run: Run, plan: "Plan", *, progress: bool, checkpoint_seconds: float) -> None:
+def _told_facts(run: Run, plan: "Plan") -> dict[str, Any]:
+    """Return the facts with which a tracker begins; see `Tracker.init`."""
+    from scalejax.execute.devices import device_kind, versions
+
+    trials = {trial.trial_id for trial in (*plan.trials, *plan.older)}
+    ended: set[str] = set()
+    with suppress(SweepError), Store(run.directory / LEDGER, write=False) as store:  # there may be none yet
+        ended = set(store.ended(ENDED))
+    return {
+        "name": plan.sweep.name,
+        "directory": str(run.directory),
+        "trials": len(trials),
+        "ended": len(trials & ended),
+        "families": list(dict.fromkeys(trial.family for trial in (*plan.trials, *plan.older))),
+        "train_examples": sorted(
+            {trial.settings.train_examples for trial in plan.trials} | {trial.train_examples for trial in plan.older}
+        ),
+        "device": device_kind(),
+        "devices": plan.devices,
+        "useful_flops": plan.useful_flops,
+        "versions": dict(versions()),
+        "sweep": sweep_to_toml(plan.sweep),
+    }
+
+
+def _told_outcome(run: Run) -> Outcome:
+    """Return the tables and figures with which a tracker ends; see `Tracker.finish`."""
+    tables = {"trials": run.results(), "measurements": run.measurements()}
+    with suppress(ValueError):  # no trial is done
+        tables["learning_curves"] = run.curves()
+    return tables, sorted((run.directory / FIGURES).glob("*.png"))
+
+
+def _carry_out(run: Run, plan: "Plan", *, progress: bool, checkpoint_seconds: float, tracking: Tracking | None) -> None:
     """Train what has not been trained yet, in a directory that is locked."""
     from scalejax.execute import hosts
     from scalejax.execute.checkpoint import Checkpoints
@@ -581,10 +623,11 @@ def _carry_out(run: Run, plan: "Plan", *, progress: bool, checkpoint_seconds: fl
             with keeping as keeper:
                 if not (unfinished or recalled or older):
                     checkpoints.finish(complete=True)
-                elif store:
+                elif store and tracking:
                     _train(
                         plan, unfinished, begun, recalled=recalled, older=older, halving=halving, store=store,
                         checkpoints=checkpoints, keeper=keeper, folder=run.directory / OLDER, progress=progress,
+                        tracking=tracking,
                     )  # fmt: skip
                 else:
                     _train_on_other_host(plan, unfinished, begun, halving=halving, checkpoints=checkpoints)
@@ -683,6 +726,7 @@ def _train(
     keeper: Keeper | None,
     folder: Path,
     progress: bool,
+    tracking: Tracking,
 ) -> None:
     """Train the unfinished trials, from where an earlier run left those that have begun.
 
@@ -708,6 +752,8 @@ def _train(
         share = accountant.total / len(waiting) if waiting else 1.0
         trials, work = len(waiting) + len(older), accountant.total + share * len(older)
         display = exits.enter_context(ProgressDisplay(trials=trials, work=work, stream=stream))
+        if progress:
+            tracking.listen(display.say)
         for note in (*plan.card.notes, *plan.packing.notes):
             display.say(f"note: {note}")
         if left_out := store.left_out():
@@ -730,7 +776,9 @@ def _train(
         def finished(end: "Finished") -> None:
             if keeper:
                 keeper.set_aside(end)
-            store.finish(result_row(end, plan), measurement_rows(end))
+            trial, result, measured = end.trial, result_row(end, plan), measurement_rows(end)
+            store.finish(result, measured)
+            tracking.log(lambda: (told_row(trial_row(trial, plan), result), [asdict(each) for each in measured]))
             if keeper:
                 keeper.ended(end.trial)
             display.end_trial(end.status, spared=accountant.spared(end.trial))
@@ -738,6 +786,8 @@ def _train(
         def fitted(end: "OlderFinished") -> None:
             result = older_result(end, plan)
             store.finish(result, ())
+            trial = end.trial
+            tracking.log(lambda: (told_row(older_row(trial, plan), result), ()))
             recorder.fitted(end.trial.trial_id, end.status, steps=result.steps_taken)
             display.end_trial(end.status, spared=share)
 
