@@ -108,6 +108,10 @@ def _sweep_options(command: argparse.ArgumentParser) -> None:
 
 def _status_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("directory", type=Path, metavar="DIR", help="the directory of a run")
+    command.add_argument(
+        "--watch", action="store_true",
+        help="follow the run until it ends, also from before it begins: a view in a terminal, else a line a change",
+    )  # fmt: skip
     _as_json(command)
 
 

@@ -20,7 +20,7 @@ from dataclasses import Field, astuple, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from scalejax.errors import RunError, SweepError
+from scalejax.errors import NoResultsError, RunError, SweepError
 from scalejax.status import ENDED, FINAL, Status
 from scalejax.text import first_line
 
@@ -259,7 +259,7 @@ class Store:
             SweepError: there is no ledger to read, or it is of another version, damaged, or no ledger at all.
         """
         if not write and not path.is_file():
-            raise SweepError(
+            raise NoResultsError(
                 f"{path}: there are no results here; give the directory of a run, or start one with `scalejax run`"
             )
         if path.exists() and not path.is_file():
@@ -293,7 +293,7 @@ class Store:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
         new = version == 0 and self._connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None
         if new and not self._writes:
-            raise SweepError(f"{path}: there are no results here yet; `scalejax run` on the same directory resumes")
+            raise NoResultsError(f"{path}: there are no results here yet; `scalejax run` on the same directory resumes")
         if not new and not OLDEST_VERSION <= version <= SCHEMA_VERSION:
             raise SweepError(
                 f"{path}: written by another program or version of scalejax (schema {version}, this one reads "
@@ -437,6 +437,15 @@ class Store:
                     f"INSERT OR REPLACE INTO {table} ({_names(columns)}) VALUES (?{', ?' * (len(columns) - 1)})",
                     [_values(row, columns) for row in rows],
                 )
+
+    def last_ended(self, count: int) -> list[str]:
+        """Return the ids of the trials of the sweep that have ended last, the latest first."""
+        query = (
+            f"SELECT trial_id FROM spans JOIN trials USING (trial_id) WHERE position IS NOT NULL AND {_is(*ENDED)} "
+            "GROUP BY trial_id ORDER BY max(ended) DESC, max(span) DESC LIMIT ?"
+        )
+        with self._reading() as connection:
+            return [str(trial_id) for (trial_id,) in connection.execute(query, (count,))]
 
     def next_session(self) -> int:
         """Return the number of the session that begins."""
