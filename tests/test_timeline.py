@@ -170,14 +170,15 @@ def test_a_killed_run_ends_with_its_last_heartbeat_once_it_is_opened_again(path:
     recorder.moved(moves(110.0, 120.0, entered={"a": 0, "b": 1}, left={"b": "done"}))
     with Store(path, write=True) as store:
         store.plan(SWEEP)
-        store.beat(beat, {}, recorder.take())
+        store.start(["a"])
+        store.beat(beat, {"a": 7}, recorder.take())
         running = store.timeline()
         assert running["ended"].isna().tolist() == [True, False]
         assert np.isnan(store.sessions()["ended"].iloc[0])
     with Store(path, write=True) as store:
         store.plan(SWEEP)
         closed = store.timeline().set_index("trial_id")
-        assert closed.loc["a", ["ended", "outcome"]].tolist() == [130.0, "interrupted"]
+        assert closed.loc["a", ["ended", "steps", "outcome"]].tolist() == [130.0, 7, "interrupted"]
         assert closed.loc["b", ["ended", "outcome"]].tolist() == [120.0, "done"]
         assert store.sessions()["ended"].tolist() == [130.0]
         assert store.next_session() == 2

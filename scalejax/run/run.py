@@ -114,16 +114,22 @@ class Run(Shown):
     def timeline(self) -> "pd.DataFrame":
         """Return how the sweep ran: one row a span, in which a trial was in one lane; several where it came back.
 
-        Its columns: trial_id; session, from 1 on, a process that trained here; pack, group and bucket: a pack is the
-        lanes of the bucket, the sizes that share a program, on a group of devices, such as "cpu 0-3", or of "host"
-        processes that fit the older algorithms; lanes, how many the pack has, and lane, which of them; began and ended,
-        in seconds since 1970, `ended` missing (NaN) while the trial is there; steps taken in it; step_flops, of one
-        step in that program, padding included; outcome: why the trial left, "done", "diverged" or "failed", "rung"
-        where halving had to decide, "refused" by a device that was short of memory, "interrupted" with the run; empty
-        while it is there. Runs of version 0.3.0 and earlier ones have no rows.
+        Its columns:
 
-        A span begins with the first call of the program that the trial is in, so compiling is no part of it. Rows are
-        written every other second: what began and ended within the last one before a kill is not there.
+        - trial_id.
+        - session: the process that trained here, from 1 on; see `sessions`.
+        - pack, group, bucket: a pack is the lanes of a bucket (the sizes that share a program) on a group of devices,
+          such as "cpu 0-3". The processes that fit the older algorithms are lanes of the group "host".
+        - lanes, lane: how many the pack has, and which of them it was, from 0 on.
+        - began, ended: in seconds since 1970; `ended` is missing (NaN) while the trial is there.
+        - steps: taken there, 0 while it is there.
+        - step_flops: of one step in that program, padding included.
+        - outcome: why it left: "done", "diverged" or "failed"; "rung", where halving had to decide; "refused" by a
+          device, such as one short of memory; "interrupted" with the run. Empty while it is there.
+
+        A span begins with the first call that the trial is in: compiling is no part of it. Rows are written every other
+        second; what began and ended after the last time before a kill is not there. Of several hosts the lanes of all
+        are there. Runs of version 0.3.0 and earlier ones have no rows.
         """
         with Store(self.directory / LEDGER, write=False) as store:
             return store.timeline()
@@ -131,12 +137,17 @@ class Run(Shown):
     def sessions(self) -> "pd.DataFrame":
         """Return the processes that trained here, one row each: what was planned, and how it came out.
 
-        Its columns: session, began and ended (seconds since 1970; `ended` missing while it runs), host, device, devices
-        and groups of them; peak_flops: FLOP/s of matrix products on all of them, measured by `scalejax bench` or the
-        vendor's, missing if unknown; forecast_seconds of wall time for what was left; plan_useful_flops,
-        plan_padding_flops and plan_idle_flops of the whole plan; and of what the lanes did, useful_flops and
-        padding_flops, lane_seconds and idle_seconds (of lanes, and of those without a trial, in packs that were at
-        work), and training_seconds in which any lane had a trial.
+        Its columns:
+
+        - session, from 1 on; began and ended, in seconds since 1970, `ended` missing (NaN) while it runs.
+        - host, device, devices, groups: where, and how many groups of devices worked on different buckets.
+        - peak_flops: FLOP/s of matrix products on all devices together, as `scalejax bench` has measured them on this
+          machine or as their vendor says; missing if unknown.
+        - forecast_seconds: of wall time for what was left to train.
+        - plan_useful_flops, plan_padding_flops, plan_idle_flops: of the whole plan.
+        - useful_flops, padding_flops: that trials took in lanes, and that padding added.
+        - lane_seconds, idle_seconds: of the lanes of packs at work, and of those among them without a trial.
+        - training_seconds: in which any lane had a trial.
         """
         with Store(self.directory / LEDGER, write=False) as store:
             return store.sessions()
@@ -844,9 +855,13 @@ def _session(plan: "Plan", store: Store, *, share: float, groups: int) -> Sessio
     from scalejax.execute.devices import device_kind
     from scalejax.execute.peak import known_peak
     from scalejax.execute.timing import remembered
-    from scalejax.planning.forecast import forecast
+    from scalejax.planning.forecast import Timing, forecast
 
     timings = [remembered(bucket, plan.card, group_size=plan.group_size) for bucket in plan.packing.buckets]
+    seconds = None
+    if timings:  # compiled programs are loaded again, however little of the work is left
+        loading = forecast(plan, [Timing(0.0, 0.0, 0.0)] * len(timings)).total
+        seconds = share * forecast(plan, timings).total + (1 - share) * loading
     return SessionRow(
         session=store.next_session(),
         began=time.time(),
@@ -856,7 +871,7 @@ def _session(plan: "Plan", store: Store, *, share: float, groups: int) -> Sessio
         devices=plan.devices,
         groups=groups,
         peak_flops=known_peak(plan.devices, precision=plan.sweep.train.precision),
-        forecast_seconds=share * forecast(plan, timings).total if timings else None,
+        forecast_seconds=seconds,
         plan_useful_flops=float(plan.useful_flops),
         plan_padding_flops=float(plan.padding_flops),
         plan_idle_flops=float(plan.idle_flops),

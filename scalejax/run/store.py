@@ -368,7 +368,13 @@ class Store:
         with self._writing() as transaction:
             last = "ended = max(began, coalesce((SELECT beat FROM heartbeat), began))"
             transaction.execute(f"UPDATE sessions SET {last} WHERE ended IS NULL")
-            transaction.execute(f"UPDATE spans SET {last}, outcome = '{INTERRUPTED}' WHERE ended IS NULL")
+            # A heartbeat has the steps of a trial, not those of its span.
+            reached = "(SELECT steps_taken FROM trials WHERE trials.trial_id = spans.trial_id)"
+            before = "SELECT sum(steps) FROM spans past WHERE past.trial_id = spans.trial_id AND past.ended NOT NULL"
+            steps = f"max(0, coalesce({reached}, 0) - coalesce(({before}), 0))"
+            transaction.execute(
+                f"UPDATE spans SET {last}, steps = {steps}, outcome = '{INTERRUPTED}' WHERE ended IS NULL"
+            )
             transaction.execute("UPDATE trials SET position = NULL")
             unfinished = _is(Status.PENDING, Status.RUNNING, Status.FAILED)
             transaction.execute(
