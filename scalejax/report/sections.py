@@ -236,7 +236,7 @@ def back_test(facts: Facts) -> Section | None:
     title = "How far to trust the forecast"
     if not facts.tested:
         why = "At the end of a run the back-test is left out, because it takes a while"
-        return Section("back-test", title, (f"{why}: scalejax report {facts.directory} makes it.",))
+        return Section("back-test", title, (f"{why}: `scalejax report {_quoted(facts.directory)}` makes it.",))
     tests = [statement for statement in facts.advice.statements if statement.name.startswith("back-test")]
     if not tests:
         return Section("back-test", title, ("No curve is long enough to hide its end and forecast it from the rest.",))
