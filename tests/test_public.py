@@ -205,7 +205,6 @@ def spelled(wanted: Mapping[str, str]) -> dict[str, set[str]]:
         (("plan", "sweep.toml", "--device-kind", "h100"), SIMULATED),
         (("run", "sweep.toml", "--out", "run"), RUN),
         (("fit", "run", "--law", "power", "--bootstrap", 10), FIT),
-        (("report", "run", "--output", "page.html"), REPORT),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
 )

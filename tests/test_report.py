@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 from ledgers import write_run
 from reports import loss_of, planted_advice, planted_facts, planted_run, planted_trials
+from test_public import REPORT, keys, spelled
 
 import scalejax as sx
 from scalejax.analysis.forecast.advice import NEITHER
@@ -28,11 +29,15 @@ from scalejax.report.figures.vector import svg_of
 from scalejax.report.page.figure_svg import inlined
 from scalejax.report.page.html import page_of
 from scalejax.report.page.markdown import markdown_of
-from scalejax.report.page.section import Chapter, Code, Grid, Report, Section
+from scalejax.report.page.section import Chapter, Code, Drawn, Grid, Report, Section
 from scalejax.report.sections import Facts, chapter_of, compared, not_counted
 from scalejax.run.report import is_current, report_at_end
 from scalejax.status import Status
 
+CURVE = pd.DataFrame(
+    {"model": "m", "train_examples": [10, 100, 1000], "value": [0.5, 0.4, 0.3], "low": 0.2, "high": 0.6,
+     "metric": "test_error"}
+)  # fmt: skip
 HOSTILE = '<script>alert("1")</script> & <b>'
 
 
@@ -136,6 +141,7 @@ def test_the_answer_comes_first_then_the_sections_in_order(facts: Facts) -> None
 
 
 def test_what_is_written_beside_the_page(written: Path, said: dict[str, Any]) -> None:
+    assert keys(said, REPORT) == spelled(REPORT)
     (one,) = said["runs"]
     assert (one["name"], one["verdict"], len(one["sentences"])) == ("planted", "both", 3)
     markdown = (written / "report.md").read_text()
@@ -293,9 +299,12 @@ def test_runs_of_other_metrics_are_not_drawn_together(facts: Facts) -> None:
 
 
 def test_nothing_of_the_data_is_taken_for_markup() -> None:
+    picture = compare_picture({"one": CURVE, HOSTILE: CURVE})
+    assert picture is not None
+    drawn = Drawn(replace(picture, title=HOSTILE, alt=HOSTILE))
     section = Section(
         "x", HOSTILE, (HOSTILE,), warnings=(HOSTILE,), grids=(Grid((HOSTILE,), ((HOSTILE,),), HOSTILE),),
-        codes=(Code(HOSTILE, HOSTILE),), points=(HOSTILE,),
+        codes=(Code(HOSTILE, HOSTILE),), points=(HOSTILE,), pictures=(drawn,),
     )  # fmt: skip
     chapter = Chapter(HOSTILE, HOSTILE, HOSTILE, (HOSTILE,) * 3, (section,))
     for report in (Report(HOSTILE, (chapter,)), Report(HOSTILE, (chapter, chapter), before=(section,))):
@@ -304,6 +313,7 @@ def test_nothing_of_the_data_is_taken_for_markup() -> None:
     assert not re.search(r"(?<!\\)<(script|b)>", markdown_of(chapter, figures="figures").split("```")[0])
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_hostile_column_stays_a_text(tmp_path: Path) -> None:
     trials = [replace(trial, knobs={"<script>": trial.params}, family="<b>x") for trial in planted_trials()[-36::2]]
     sweep = 'name = "<script>alert(1)</script>"\n'
@@ -314,11 +324,7 @@ def test_a_hostile_column_stays_a_text(tmp_path: Path) -> None:
 
 
 def test_marks_tell_their_texts_and_figures_keep_apart() -> None:
-    curve = pd.DataFrame(
-        {"model": "m", "train_examples": [10, 100, 1000], "value": [0.5, 0.4, 0.3], "low": 0.2, "high": 0.6,
-         "metric": "test_error"}
-    )  # fmt: skip
-    picture = compare_picture({"one": curve, "<two>": curve})
+    picture = compare_picture({"one": CURVE, "<two>": CURVE})
     assert picture is not None
     assert len(picture.data) == 6
     svg = inlined(svg_of(picture.figure), prefix="a-", alt='"<alt>"', tips=picture.tips)
