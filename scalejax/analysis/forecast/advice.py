@@ -244,9 +244,7 @@ class Corner:
         return np.quantile(draws, (0.5, (1 - self.level) / 2, (1 + self.level) / 2), axis=0)
 
 
-def advise_rows(
-    observed: Observed, *, target: float | None = None, compute: float = 10.0, level: float = 0.9, seed: int = 0
-) -> Advice:
+def advise_rows(observed: Observed, *, target: float | None, compute: float, level: float, seed: int) -> Advice:
     """Say what more data and a bigger model would bring, and which trials would tell more.
 
     Args:
