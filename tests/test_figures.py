@@ -182,7 +182,8 @@ def test_letters_are_large_enough_and_ticks_of_one_style(pictures: Pictures, nam
 
 @pytest.mark.parametrize("name", ["scale", "rates"])
 def test_a_picture_fits_a_phone(name: str):
-    picture = scale_picture(CURVES, width=NARROW) if name == "scale" else rates_picture(ROWS, width=NARROW)
+    advice = advised(CURVES)
+    picture = scale_picture(CURVES, advice, width=NARROW) if name == "scale" else rates_picture(ROWS, width=NARROW)
     assert picture is not None
     assert picture.figure.get_figwidth() == NARROW
     page = picture.figure.bbox

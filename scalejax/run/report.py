@@ -158,7 +158,7 @@ def facts_of(directory: Path, *, sweep: "Sweep | None" = None, tested: bool = Tr
     from scalejax.report.pictures import pictures_of
     from scalejax.report.ran import ran_facts, ran_sentences
     from scalejax.report.sections import Facts
-    from scalejax.run.advice import observed_in, write_sweeps
+    from scalejax.run.advice import COMPUTE, LEVEL, observed_in, write_sweeps
     from scalejax.spec.file import data_key, sweep_name
 
     with Store(directory / LEDGER, write=False) as store:
@@ -170,7 +170,7 @@ def facts_of(directory: Path, *, sweep: "Sweep | None" = None, tested: bool = Tr
         curves = learning_curves(rows)
         falling, unit = trends(curves), unit_of(directory, sweep, str(curves["metric"].iloc[0]))
         observed = observed_in(directory, rows)
-        advice = advise_rows(observed, tested=tested)
+        advice = advise_rows(observed, target=None, compute=COMPUTE, level=LEVEL, seed=0, tested=tested)
         sweeps, notes = write_sweeps(directory, observed, advice)
     except ValueError as error:
         if isinstance(error, SweepError):

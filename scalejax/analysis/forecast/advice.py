@@ -247,13 +247,7 @@ class Corner:
 
 
 def advise_rows(
-    observed: Observed,
-    *,
-    target: float | None = None,
-    compute: float = 10.0,
-    level: float = 0.9,
-    seed: int = 0,
-    tested: bool = True,
+    observed: Observed, *, target: float | None, compute: float, level: float, seed: int, tested: bool = True
 ) -> Advice:
     """Say what more data and a bigger model would bring, and which trials would tell more.
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 EDGE_MARKERS = {"highest": ("^", "△"), "lowest": ("v", "▽")}
 NAME = "scale"
 LEAST_SHOWN = 0.02  # of the lowest value measured: forecasts reach below, the axis does not
+TICKS = 46.0  # points left of the axes for the labels of their ticks
 BESIDE = 13.0  # points from a curve to the question mark beside it
 
 
@@ -278,8 +279,10 @@ def _caption(ax: Axes, curves: pd.DataFrame, advice: "Advice | None") -> None:
             lines.append(f"Below the axis: part of the forecast of {listing(below)}.")
     if advice is not None and len(advice.trials):
         lines.append("A question mark: a trial that would narrow the answer most.")
-    width = ax.bbox.width / ax.figure.dpi * 72 / (0.52 * SMALL_SIZE)  # in characters: half an em each, roughly
-    text = textwrap.fill(" ".join(lines), max(30, int(1.15 * width)))
+    page = ax.figure.canvas.figure
+    # Alone, the axes have the whole page from the labels of their ticks on; beside others hardly more than their width.
+    points = 72 * page.get_figwidth() - TICKS if len(page.axes) == 1 else 1.1 * 72 * ax.bbox.width / page.dpi
+    text = textwrap.fill(" ".join(lines), max(30, int(points / (0.54 * SMALL_SIZE))))  # half an em a letter, roughly
     ax.annotate(
         text, xy=(0, 0), xycoords="axes fraction", xytext=(0, -38), textcoords="offset points",
         ha="left", va="top", fontsize=SMALL_SIZE, color=SOFT, linespacing=1.35, annotation_clip=False,
