@@ -160,7 +160,7 @@ def test_overrides_and_other_devices(cli, here: Path):
 
 
 def test_run_prints_the_table_and_keeps_standard_error_for_progress(cli, here: Path, finished: Path):
-    ran = cli("run", "sweep.toml")
+    ran = cli("run", "sweep.toml", "--no-report")
     assert ran.code == 0
     assert ran.out.startswith("12 trials: 12 done; ")
     assert "mlp width 8" in ran.out
