@@ -80,6 +80,11 @@ class Land:
 
         return drawn(draw, sizes)
 
+    def inputs(self, latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
+        """Return what a model sees of points given in degrees north and east [n]: float32 [n, columns]."""
+        frequencies = draw_frequencies((self.fourier_features or 0) // 2, scale=self._scale)
+        return encode(latitude, longitude, frequencies).astype(np.float32)
+
 
 def columns(fourier_features: int) -> int:
     """Return the number of input columns: latitude and longitude, or the Fourier features and the unit vector."""
@@ -131,11 +136,15 @@ def generate(
         z, longitude = z[: end - start], longitude[: end - start]
         latitude = np.degrees(np.arcsin(z))
         labels[start:end] = is_land(mask, latitude, longitude)
-        if fourier_features:
-            inputs[start:end] = embed(latitude, longitude, frequencies)
-        else:
-            inputs[start:end] = np.stack([latitude / 90, longitude / 180], axis=1)
+        inputs[start:end] = encode(latitude, longitude, frequencies)
     return inputs, labels
+
+
+def encode(latitude: np.ndarray, longitude: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
+    """Return the inputs of points: as `embed` does; where there is no frequency, both angles in [-1, 1]."""
+    if len(frequencies):
+        return embed(latitude, longitude, frequencies)
+    return np.stack([latitude / 90, longitude / 180], axis=1)
 
 
 def is_land(mask: np.ndarray, latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:

@@ -103,8 +103,8 @@ def advise_source(
         SweepError: there are no results, or a file cannot be written.
     """
     from scalejax.analysis.forecast.advice import advise_rows
-    from scalejax.report.figures.advice import plot_advice
     from scalejax.report.figures.canvas import save_figure
+    from scalejax.report.figures.learning_curves import scale_picture
 
     observed = _observed(source, columns or {})
     advice = advise_rows(observed, target=target, compute=compute, level=level, seed=seed)
@@ -112,7 +112,8 @@ def advise_source(
     paths, sweeps, notes = (), (), ()
     try:
         if folder is not None:
-            paths = save_figure(plot_advice(observed, advice), folder, "advice")
+            picture = scale_picture(observed.curves, advice, title=advice.statements[0].sentence)
+            paths = save_figure(picture.figure, folder, "advice") if picture is not None else ()
         if source.is_dir():
             sweeps, notes = _write_sweeps(source, observed, advice)
     except OSError as error:

@@ -72,6 +72,7 @@ class Observed:
         rows: one row a run: model (its name), family, params (NaN: no fixed number), data, loss, flops, seed.
         data: what the data are counted in: "examples" or "tokens".
         noun: what the loss is called: "error", "RMSE", "loss".
+        curves: a row a model and amount of data, as `learning_curves` returns.
         trends: one row a model, as `trends` returns; empty where there are no curves.
         most_data: the most that the data set has; infinite where more can be had.
         knobs: columns of size knobs, where the rows have them.
@@ -80,6 +81,7 @@ class Observed:
     rows: Table
     data: str
     noun: str
+    curves: Table
     trends: Table
     most_data: float = math.inf
     knobs: tuple[str, ...] = ()
