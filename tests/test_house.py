@@ -52,6 +52,7 @@ KEEPERS = {
     "pandas": {"data", "analysis", "report", "run"},
     "scipy": {"analysis", "report/figures"},
     "rich": {"report", "cli"},
+    "shtab": {"cli"},
     "sklearn": {"data", "classical"},
     "matplotlib": {"report/figures"},
 }
