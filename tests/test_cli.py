@@ -150,10 +150,9 @@ def test_completion_completes_commands_options_and_files(cli, here: Path):
     pytest.importorskip("shtab", reason='pip install ".[completion]" brings it')
     (here / "completion").write_text(cli("completion", "bash").out)
     for words, found in ("pl", "plan"), ("run --check", "--checkpoint-seconds"), ("run swe", "sweep.toml"):
-        asked = (
-            f"COMP_WORDS=(scalejax {words}); COMP_CWORD={len(words.split())}; _shtab_scalejax; echo ${{COMPREPLY[@]}}"
-        )
-        done = subprocess.run(["bash", "-c", f". ./completion; {asked}"], capture_output=True, text=True, check=True)
+        asked = f"COMP_WORDS=(scalejax {words}); COMP_CWORD={len(words.split())}; _shtab_scalejax"
+        script = f". ./completion; {asked}; echo ${{COMPREPLY[@]}}"
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
         assert done.stdout.split() == [found]
 
 

@@ -410,6 +410,7 @@ def test_what_the_command_line_prints_is_what_python_users_have(finished: sx.Run
         assert word in shows._repr_html_()
         assert word in repr(shows)
     assert 'src="data:image/png;base64,' in finished._repr_html_()
+    assert "<table>" in finished._repr_html_()
     for name, fit in fits.fits.items():
         assert f"{fit.params['c']:.5g}" in str(fit), name
         assert fit.law.formula in fit._repr_html_()
