@@ -2,7 +2,6 @@
 
 import re
 
-import numpy as np
 import pandas as pd
 import pytest
 from rich.table import Table
@@ -56,21 +55,6 @@ def test_a_plan_shows_its_buckets_as_a_table_and_every_other_line():
     assert program not in shown
     assert all(html_text(line)[5:-6] in shown for line in others)
     assert "<table>" not in SweepPlan({**PLAN, "programs": []})._repr_html_()
-
-
-@pytest.mark.usefixtures("compile_quickly")
-def test_a_fit_shows_its_law_and_a_line_for_each_parameter():
-    x = np.array([1.0, 2, 4, 8])
-    fit = sx.fit_law("power", {"x": x}, 2 * x**-0.5 * [1, 1.01, 0.99, 1])
-    shown = fit._repr_html_()
-    assert fit.law.formula in shown
-    first, *lines = cells(shown)
-    assert first == ["parameter", "value", "standard error", "90 % interval", "meaning"]
-    low, high = fit.intervals(0.9)["c"]
-    assert lines[1] == ["c", f"{fit.params['c']:.5g}", f"{fit.standard_errors['c']:.3g}", f"{low:.4g} to {high:.4g}",
-                        "exponent"]  # fmt: skip
-    assert len(lines) == len(fit.params)
-    assert fit.status in shown
 
 
 def test_a_run_without_results_shows_itself_all_the_same(tmp_path):
