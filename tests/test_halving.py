@@ -18,12 +18,11 @@ from scalejax.data import describe
 from scalejax.planning.device_specs import device_spec_named
 from scalejax.planning.halving import expected_stops, rung_steps, survivors, verdict
 from scalejax.planning.outline import outline
-from scalejax.planning.plan import check_sweep, make_plan
+from scalejax.planning.plan import make_plan
 from scalejax.planning.simulate import simulate
 from scalejax.planning.trial import expand, expand_counted
 from scalejax.report.plan import plan_lines
 from scalejax.report.table import halving_lines
-from scalejax.spec.file import load_sweep, parse_override
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 ROOT = Path(__file__).parents[1]
