@@ -85,11 +85,12 @@ def short(number: float, digits: int = 2) -> str:
 
 
 def short_count(number: float) -> str:
-    """Return 20, 200, 2k, 20k, 1M."""
-    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= unit:
-            return f"{number / unit:.3g}{name}"
-    return f"{number:.3g}"
+    """Return 20, 200, 2k, 20k, 1M, 3B, 15T."""
+    rounded = float(f"{number:.3g}")  # first, so that 999,999 is 1M and not 1e+03k
+    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if rounded >= unit:
+            return f"{rounded / unit:.3g}{name}"
+    return f"{rounded:.3g}"
 
 
 def quantity(number: float, unit: str) -> str:

@@ -38,10 +38,11 @@ COMMANDS = {
         DIR|F.csv --law --columns --curves --fix --share --ceiling --bootstrap --seed --level --figures --json
     """,
     "advise": "DIR|F.csv --target --compute --columns --level --seed --figures --json",
+    "report": "DIR --output --json",
     "bench": "--widths --batch-size --repetitions --json",
 }
 COMMANDS_ADDED = {"completion": "SHELL"}
-OPTIONS_ADDED = {"plan": "--out --compile", "run": "--hosts --coordinator --host-number --number-of-hosts"}
+OPTIONS_ADDED = {"plan": "--out --compile", "run": "--no-report --hosts --coordinator --host-number --number-of-hosts"}
 
 TRIALS = """
     trial_id family depth width params train_examples fraction seed learning_rate weight_decay batch_size steps flops
@@ -74,7 +75,8 @@ SIMULATED = {
     "programs": PLAN["programs"],
     "simulation": "source makespan_seconds utilisation shares limit floor_seconds twice_the_devices_seconds lanes",
 }
-RUN = {"": "directory trials lane_programs", "trials": STATUSES}
+RUN = {"": "directory trials lane_programs report", "trials": STATUSES}
+REPORT = {"": "report markdown figures runs", "runs": "name directory verdict headline sentences"}
 STATUS = {
     "": "trials running begun reasons process eta_seconds",
     "trials": STATUSES,
@@ -194,6 +196,7 @@ def spelled(wanted: Mapping[str, str]) -> dict[str, set[str]]:
         (("plan", "sweep.toml", "--device-kind", "h100"), SIMULATED),
         (("run", "sweep.toml", "--out", "run"), RUN),
         (("fit", "run", "--law", "power", "--bootstrap", 10), FIT),
+        (("report", "run", "--output", "page.html"), REPORT),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
 )

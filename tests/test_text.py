@@ -89,14 +89,8 @@ def test_quantity(number: float, words: str):
 
 def test_short_numbers_keep_their_digits_and_counts_their_units():
     assert [short(number) for number in (0.1, 12, 1.5e-5)] == ["0.10", "12", "1.5e-05"]
-    assert [short_count(number) for number in (20, 200, 1500, 20_000, 1e6, 3e9)] == [
-        "20",
-        "200",
-        "1.5k",
-        "20k",
-        "1M",
-        "3B",
-    ]
+    numbers = (20, 200, 1500, 20_000, 999_999, 1e6, 3e9, 1.5e13)
+    assert " ".join(map(short_count, numbers)) == "20 200 1.5k 20k 1M 1M 3B 15T"
 
 
 def test_words_are_listed_and_columns_get_titles():

@@ -151,7 +151,14 @@ def run(options: argparse.Namespace) -> int:
                 parts.append(f"models: {done.directory / 'models'}, {says}")
         except ValueError as error:
             parts.append(str(error))
+    page = None
+    if options.report:
+        from scalejax.run.report import report_at_end
+
+        page, note = report_at_end(done.directory, done.sweep)
+        parts.append(note if page is None else f"report: {page}")
     facts = {"directory": str(done.directory), "trials": counts, "lane_programs": programs}
+    facts["report"] = None if page is None else str(page)
     _print(facts, *parts, as_json=options.json)
     return TROUBLE if counts["failed"] else 0
 
@@ -267,6 +274,19 @@ def advise(options: argparse.Namespace) -> int:
     return 0
 
 
+def report(options: argparse.Namespace) -> int:
+    """Write a run as one page, to send or print.
+
+    The answer first, then the pictures, how well it would have been forecast, what did not count, and how to reproduce
+    it; as HTML that needs no network, and as Markdown with pictures. Several runs are put side by side.
+    """
+    from scalejax.run.report import report as write
+
+    done = write(options.directories, output=options.output)
+    _print(done.facts, str(done), as_json=options.json)
+    return 0
+
+
 def bench(options: argparse.Namespace) -> int:
     """Measure the speed of the engine on this machine.
 
@@ -316,7 +336,7 @@ def completion(options: argparse.Namespace) -> int:
 # The commands in the order in which one uses them, in groups as `scalejax --help` shows them.
 TOUR = {
     "Ask and train": (plan, run, status),
-    "Understand": (advise, fit),
+    "Understand": (report, advise, fit),
     "Take along": (export, bench, completion),
 }
 

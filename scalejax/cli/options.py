@@ -127,6 +127,10 @@ def _run_options(command: argparse.ArgumentParser) -> None:
         help="seconds between two checkpoints of the running trials (default: %(default)g)",
     )  # fmt: skip
     command.add_argument(
+        "--no-report", dest="report", action="store_false",
+        help="do not write DIR/report.html at the end, which takes some seconds",
+    )  # fmt: skip
+    command.add_argument(
         "--hosts", action="store_true",
         help="train on the devices of all hosts that start this command; JAX detects those of a TPU slice and the "
         "tasks of a Slurm step, and for others give the next three options",
@@ -159,6 +163,18 @@ def _export_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--measurements", action="store_true", help="write the measurements along training instead of the trials"
     )
+
+
+def _report_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "directories", type=Path, nargs="+", metavar="DIR", help="the directory of a run, or of several to compare"
+    )
+    command.add_argument(
+        "--output", type=Path, metavar="FILE.html",
+        help="write the page there, and nothing else (default: DIR/report.html with DIR/report.md and DIR/figures; of "
+        "several runs report.html in the working directory)",
+    )  # fmt: skip
+    _as_json(command)
 
 
 def _advise_options(command: argparse.ArgumentParser) -> None:
@@ -261,6 +277,7 @@ OPTIONS = {
     "export": _export_options,
     "fit": _fit_options,
     "advise": _advise_options,
+    "report": _report_options,
     "bench": _bench_options,
     "completion": _completion_options,
 }
@@ -269,6 +286,7 @@ EXAMPLES = {
     "run": "scalejax run sweeps/quickstart.toml --set train.steps=600",
     "status": "scalejax status runs/quickstart",
     "export": "scalejax export runs/quickstart --output quickstart.csv",
+    "report": "scalejax report runs/quickstart",
     "fit": "scalejax fit runs/quickstart --law power_floor --share c",
     "advise": "scalejax advise runs/quickstart --target 0.05",
     "bench": "scalejax bench --widths 8 64",
@@ -277,5 +295,5 @@ EXAMPLES = {
 FIRST = (  # what `scalejax --help` ends with
     "scalejax plan sweeps/quickstart.toml",
     "scalejax run sweeps/quickstart.toml",
-    "scalejax advise runs/quickstart",
+    "scalejax report runs/quickstart",
 )

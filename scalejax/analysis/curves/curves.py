@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import stdtr, stdtrit
 
-from scalejax.analysis.curves.tuning import ERROR, Cell, Row, cells_of, headline, known, require
+from scalejax.analysis.curves.tuning import ERROR, Cell, Row, cells_of, headline, known, model_key, require
 from scalejax.analysis.forecast.tenfold import LEVEL, forecast_fall, in_window
 from scalejax.text import listing, number_of, short
 
@@ -146,6 +146,21 @@ def model_labels(cells: Sequence[Cell]) -> list[str]:
     # Two models may differ in a way the short words hide (a knob 1 and a knob "1"); then everything is said.
     one_to_one = len(set(brief)) == len({cell.model for cell in cells})
     return brief if one_to_one else [label(cell.record, cell.knobs, repr) for cell in cells]
+
+
+def models_of(rows: pd.DataFrame, *, among: pd.DataFrame | None = None) -> list[str]:
+    """Return the label of each row's model, as `learning_curves` has it.
+
+    Args:
+        rows: trials.
+        among: the whole trial table, which says what varies; None: these rows.
+
+    Raises:
+        ValueError: as `tuned`.
+    """
+    cells = cells_of(rows if among is None else among)
+    labels = dict(zip((cell.model for cell in cells), model_labels(cells), strict=True))
+    return [labels[model_key(row, cells[0].knobs)] for row in rows.to_dict("records")]
 
 
 def notes(curves: pd.DataFrame) -> list[str]:

@@ -72,6 +72,7 @@ class Observed:
         rows: one row a run: model (its name), family, params (NaN: no fixed number), data, loss, flops, seed.
         data: what the data are counted in: "examples" or "tokens".
         noun: what the loss is called: "error", "RMSE", "loss".
+        curves: a row a model and amount of data, as `learning_curves` returns.
         trends: one row a model, as `trends` returns; empty where there are no curves.
         most_data: the most that the data set has; infinite where more can be had.
         knobs: columns of size knobs, where the rows have them.
@@ -80,6 +81,7 @@ class Observed:
     rows: Table
     data: str
     noun: str
+    curves: Table
     trends: Table
     most_data: float = math.inf
     knobs: tuple[str, ...] = ()
@@ -245,7 +247,13 @@ class Corner:
 
 
 def advise_rows(
-    observed: Observed, *, target: float | None = None, compute: float = 10.0, level: float = 0.9, seed: int = 0
+    observed: Observed,
+    *,
+    target: float | None = None,
+    compute: float = 10.0,
+    level: float = 0.9,
+    seed: int = 0,
+    tested: bool = True,
 ) -> Advice:
     """Say what more data and a bigger model would bring, and which trials would tell more.
 
@@ -255,6 +263,7 @@ def advise_rows(
         compute: a budget, in times of that of the largest model on the most data.
         level: probability of the intervals.
         seed: of the draws.
+        tested: whether to forecast what was measured as well, the back-test, which takes as long as all the rest.
 
     Raises:
         ValueError: too few rows, a target that is not positive, a budget that is not above zero.
@@ -277,7 +286,7 @@ def advise_rows(
         *overtaking(observed, corner),
         *(_target(target, corner, observed) if target is not None else ()),
         *_allocation(compute, corner, observed),
-        *back_test(observed, level=level, seed=seed),
+        *(back_test(observed, level=level, seed=seed) if tested else ()),
         *_next(trials, observed),
     ]
     columns = {"data": observed.data, "loss": observed.noun}
@@ -405,7 +414,8 @@ def _now(corner: Corner, observed: Observed) -> Statement:
         f"Now: the largest model, {corner.params:,.0f} parameters, on {corner.data:,.0f} {observed.data} has "
         f"{observed.noun} {short(mean, 3)} ({runs})."
     )
-    return Statement("now", sentence, mean, low, high, {"params": corner.params, "data": corner.data})
+    facts = {"params": corner.params, "data": corner.data, "flops": corner.flops}
+    return Statement("now", sentence, mean, low, high, facts)
 
 
 def _left_out(corner: Corner, observed: Observed) -> list[Statement]:
@@ -429,9 +439,13 @@ def _scaled(corner: Corner, observed: Observed) -> list[Statement]:
     statements = []
     for (name, params, data), (value, low, high) in zip(asked, found.T.tolist(), strict=True):
         interval = f"{100 * corner.level:.0f} % interval of one run {short(low)} to {short(high)}"
-        beyond = "" if data * corner.data <= observed.most_data else f"; the data set has {observed.most_data:,.0f}"
+        there = data * corner.data <= observed.most_data
+        beyond = "" if there else f"; the data set has {observed.most_data:,.0f}"
         sentence = f"{name}: {observed.noun} {short(value)} ({interval}){beyond}."
-        statements.append(Statement(name, sentence, value, low, high, {"params": params, "data": data}))
+        facts = {"params": params, "data": data, "flops": float(corner.cost(params, data))}
+        if not there:
+            facts["most_data"] = observed.most_data
+        statements.append(Statement(name, sentence, value, low, high, facts))
     return statements
 
 

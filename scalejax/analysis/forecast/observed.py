@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from scalejax.analysis.curves.curves import learning_curves, model_labels, trends
-from scalejax.analysis.curves.tuning import cells_of, headline, knob_columns, model_key, tuned
+from scalejax.analysis.curves.curves import BAND_RANGE, learning_curves, models_of, trends
+from scalejax.analysis.curves.tuning import headline, knob_columns, tuned
 from scalejax.analysis.forecast.advice import Observed, Table
 from scalejax.text import listing
 
@@ -26,14 +26,11 @@ def observed_of_run(rows: pd.DataFrame, *, most_data: float) -> Observed:
     """
     best = tuned(rows)
     column, called = headline(rows)
-    knobs = knob_columns(rows)
-    cells = cells_of(rows)
-    labels = dict(zip((cell.model for cell in cells), model_labels(cells), strict=True))
-    names = [labels[model_key(row, knobs)] for row in best.to_dict("records")]
+    knobs, curves = knob_columns(rows), learning_curves(rows)
     params = best["params"].astype("float64")
     table = pd.DataFrame(
         {
-            "model": names,
+            "model": models_of(best, among=rows),
             "family": best["family"].astype(str),
             "params": params.where(params > 0),
             "data": best["train_examples"].astype("float64"),
@@ -44,7 +41,7 @@ def observed_of_run(rows: pd.DataFrame, *, most_data: float) -> Observed:
         }
     )
     noun = called.removeprefix("test_").replace("_", " ")
-    return Observed(table, "examples", noun, trends(learning_curves(rows)), most_data, tuple(knobs))
+    return Observed(table, "examples", noun, curves, trends(curves), most_data, tuple(knobs))
 
 
 def observed_of_table(table: pd.DataFrame, *, columns: Mapping[str, str]) -> Observed:
@@ -99,14 +96,16 @@ def observed_of_table(table: pd.DataFrame, *, columns: Mapping[str, str]) -> Obs
             raise ValueError(f"{name} of row {row} is {rows[name].iloc[row]:g}: it must be positive and finite.")
     if rows.empty:
         raise ValueError("No row has a finite loss: there is nothing to advise from.")
-    return Observed(rows, "tokens" if data == "tokens" else "examples", "loss", _trends(rows))
+    curves = _curves(rows)
+    return Observed(rows, "tokens" if data == "tokens" else "examples", "loss", curves, trends(curves))
 
 
-def _trends(rows: Table) -> Table:
-    """Return what each size's curve does, where it has one."""
+def _curves(rows: Table) -> Table:
+    """Return the curve of each size, as `learning_curves` does of trials."""
     groups = rows.groupby(["model", "data"], sort=True)["loss"]
-    curves: Table = groups.agg(value="mean", standard_error="sem", seeds="count").reset_index()
+    curves: Table = groups.agg(value="mean", low="min", high="max", standard_error="sem", seeds="count").reset_index()
     curves = curves.rename(columns={"data": "train_examples"})
-    params = rows.groupby("model")["params"].first()
-    curves["params"], curves["metric"] = curves["model"].map(params), "loss"
-    return trends(curves)
+    for name in ("family", "params"):
+        curves[name] = curves["model"].map(rows.groupby("model")[name].first())
+    curves = curves.sort_values(["params", "model", "train_examples"], kind="stable", ignore_index=True)
+    return curves.assign(metric="loss", band=BAND_RANGE, edge="")

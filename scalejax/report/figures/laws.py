@@ -1,6 +1,5 @@
 """The figure of fitted laws: points, law, interval, and residuals below."""
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -13,16 +12,14 @@ from matplotlib.figure import Figure
 
 from scalejax.analysis.laws.identifiability import KINDS
 from scalejax.report.figures.canvas import (
-    INK,
-    LABEL_SIZE,
     NEUTRAL,
-    SMALL_SIZE,
-    SOFT,
-    dress,
+    log_ticks,
+    mark,
     model_styles,
     new_figure,
-    round_ticks,
-    set_ticks,
+    settle,
+    styled,
+    write_below,
 )
 from scalejax.text import column_title, short_count
 
@@ -32,14 +29,13 @@ if TYPE_CHECKING:
 
 BEYOND = 10.0  # a law is drawn this many times beyond the largest predictor, dotted
 DOTS = (0, (1, 1.6))
-DECADES = 100.0  # of an axis, below which it has more ticks than its decades
 GRID = 120  # points of a drawn law
-NOTE_WIDTH = 125  # characters of a line under the figure
 SLICES = 5  # lines of a law in two predictors
 POINTS = "#2a788e"
 Pair = tuple["Observations", "Fit"]
 
 
+@styled()
 def plot_fits(pairs: Sequence[Pair], *, level: float = 0.9, title: str | None = None) -> Figure:
     """Draw fitted laws on logarithmic axes over their points, with intervals, and the residuals below.
 
@@ -70,20 +66,15 @@ def plot_fits(pairs: Sequence[Pair], *, level: float = 0.9, title: str | None = 
     else:
         _predicted(top, below, pairs[0], level=level)
         across = "Predicted by the law"
-    top.set_xscale("log")
-    top.set_yscale("log")
     below.axhline(0, color=NEUTRAL, linewidth=0.8)
-    set_ticks(top.yaxis, round_ticks(*top.get_ylim()))
-    left, right = top.get_xlim()
-    if right < DECADES * left:  # decades alone would leave the axis all but empty
-        set_ticks(top.xaxis, round_ticks(left, right))
-    dress(top, x="", y=column_title(columns["loss"]))
-    dress(below, x=across, y="Above the law, %")
-    top.set_title(title or _title(pairs), loc="left", fontsize=LABEL_SIZE + 1, color=INK, pad=8)
-    if notes := textwrap.fill(" ".join(pairs[0][0].notes), NOTE_WIDTH):
-        figure.supxlabel(notes, x=0.01, ha="left", fontsize=SMALL_SIZE, color=SOFT)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    log_ticks(top.xaxis)
+    log_ticks(top.yaxis)
+    top.set_ylabel(column_title(columns["loss"]))
+    below.set_xlabel(across)
+    below.set_ylabel("Above the law, %")
+    top.set_title(title or _title(pairs))
+    write_below(figure, pairs[0][0].notes)
+    settle(figure)
     return figure
 
 
@@ -105,11 +96,10 @@ def _one_predictor(top: Axes, below: Axes, pairs: Sequence[Pair], *, level: floa
         for first, last, line in ((x.min(), x.max(), style["linestyle"]), (x.max(), BEYOND * x.max(), DOTS)):
             stretch = np.geomspace(first, last, GRID)
             _line(top, stretch, fit.predict({name: stretch}, level=level, curve=own), style["color"], line=line)
-        points = {"color": style["color"], "marker": style["marker"], "linestyle": "none"}
-        top.plot(x, seen.loss, markersize=3.4, label=seen.curve or None, zorder=3, **points)
-        below.plot(x, _percent(seen, fit.predict({name: x}, level=level, curve=own)), markersize=3, **points)
+        mark(top, x, seen.loss, style, label=seen.curve or None)
+        mark(below, x, _percent(seen, fit.predict({name: x}, level=level, curve=own)), style)
     if len(pairs) > 1:
-        top.legend(fontsize=SMALL_SIZE, frameon=False, labelcolor="#444444")
+        top.legend()
 
 
 def _two_predictors(top: Axes, below: Axes, pair: Pair, *, level: float) -> None:
@@ -126,9 +116,9 @@ def _two_predictors(top: Axes, below: Axes, pair: Pair, *, level: float) -> None
         drawn = fit.predict({first: np.full(GRID, value), second: along}, level=level)
         _line(top, along, drawn, colour(value), label=f"{first} = {short_count(value)}")
     shades = [colour(value) for value in a]
-    top.scatter(b, seen.loss, c=shades, s=10, zorder=3, linewidths=0)
-    below.scatter(b, _percent(seen, fit.predict(seen.predictors, level=level)), c=shades, s=8, linewidths=0)
-    top.legend(fontsize=SMALL_SIZE, frameon=False, labelcolor="#444444")
+    for ax, heights in ((top, seen.loss), (below, _percent(seen, fit.predict(seen.predictors, level=level)))):
+        ax.scatter(b, heights, edgecolors=shades, facecolors="none", s=16, zorder=3, linewidths=1)
+    top.legend()
 
 
 def _predicted(top: Axes, below: Axes, pair: Pair, *, level: float) -> None:
@@ -138,8 +128,9 @@ def _predicted(top: Axes, below: Axes, pair: Pair, *, level: float) -> None:
     ends = [both.min(), both.max()]
     top.plot(ends, ends, color=NEUTRAL, linewidth=1)
     top.hlines(seen.loss, drawn.low, drawn.high, color=POINTS, alpha=0.35, linewidth=1.2)
-    top.plot(drawn.value, seen.loss, "o", color=POINTS, markersize=3.4)
-    below.plot(drawn.value, _percent(seen, drawn), "o", color=POINTS, markersize=3)
+    style = {"color": POINTS, "marker": "o"}
+    mark(top, drawn.value, seen.loss, style)
+    mark(below, drawn.value, _percent(seen, drawn), style)
 
 
 def _line(

@@ -1,9 +1,12 @@
 """A picture: a figure with its name, what it shows in words, and the data that it draws."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
+
+Table = Any  # pandas.DataFrame, of which type checkers do not know what a selection is
 
 
 @dataclass(frozen=True)
