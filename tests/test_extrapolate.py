@@ -15,7 +15,7 @@ from scipy.stats import multivariate_normal, norm
 
 import scalejax as sx
 from scalejax.analysis.forecast import extrapolate as extrapolating
-from scalejax.analysis.forecast.drift import NOISES, Drift, covariance, drift_of
+from scalejax.analysis.forecast.drift import NOISES, Drift, combined, drift_of, walks
 from scalejax.analysis.forecast.extrapolate import BLOCK, MOST_CELLS, measured
 from scalejax.analysis.forecast.mixture import Mixture
 from scalejax.analysis.forecast.posterior import Posterior
@@ -236,12 +236,15 @@ def test_a_planted_law_of_two_predictors_holds_the_hidden_budgets():
 
 def test_a_surface_with_an_interaction_is_forecast_better_than_by_a_fit():
     """The law of Hoffmann et al. has no such term: its fit bends to it and misses beyond."""
-    params, tokens, loss = surface_rows(0.003, interaction=60.0)
-    rows = {"params": params, "tokens": tokens}
-    found, truth = sx.extrapolate(rows, loss, ASKED), hoffmann(*HIDDEN, interaction=60.0)
-    assert np.mean((found.low <= truth) & (truth <= found.high)) >= 0.8
-    plain = sx.fit_law("chinchilla", rows, loss).predict(ASKED).value
-    ours, theirs = (np.sqrt(np.mean(np.log(value / truth) ** 2)) for value in (found.value, plain))
+    truth, held, squares = hoffmann(*HIDDEN, interaction=60.0), [], []
+    for seed in range(2):  # the hidden points of one draw are missed or held together
+        params, tokens, loss = surface_rows(0.003, seed=seed, interaction=60.0)
+        rows = {"params": params, "tokens": tokens}
+        found, plain = sx.extrapolate(rows, loss, ASKED), sx.fit_law("chinchilla", rows, loss).predict(ASKED)
+        held.append((found.low <= truth) & (truth <= found.high))
+        squares.append([np.mean(np.log(value / truth) ** 2) for value in (found.value, plain.value)])
+    assert np.mean(held) >= 0.8
+    ours, theirs = np.mean(squares, axis=0)
     assert ours <= theirs
 
 
@@ -283,8 +286,9 @@ def places(predictors: int, rows: int, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("predictors", [1, 2])
 def test_the_covariance_of_drifts_is_positive_semidefinite(predictors: int):
     at = places(predictors, 30)
-    for bend, step, twist, lean in ((0.3, 0.0, 0.0, 1.0), (0.3, 0.1, 0.5, 0.2), (0.0, 0.1, 0.0, 1.0)):
-        matrix = covariance(at, at, at.min(axis=1), bend=bend, step=step, twist=twist, lean=lean)
+    parts = walks(at, at, at.min(axis=1))
+    for size in ((0.3, 0.0, 0.0, 1.0), (0.3, 0.1, 0.5, 0.2), (0.0, 0.1, 0.0, 1.0)):
+        matrix = combined(parts, np.array(size))
         np.testing.assert_array_equal(matrix, matrix.T)
         values = np.linalg.eigvalsh(matrix)
         assert values[0] > -1e-12 * values[-1]
@@ -298,8 +302,8 @@ def drift_and_covariances() -> tuple[Drift, np.ndarray, np.ndarray]:
     residuals = 0.05 * random.standard_normal((5, 6))
     drift = drift_of(at, variances, residuals=residuals)
     matrices = []
-    for bend, step, twist, lean in drift.sizes:
-        shared = covariance(at, at, at.min(axis=1), bend=bend, step=step, twist=twist, lean=lean)
+    for size in drift.sizes:
+        shared = combined(walks(at, at, at.min(axis=1)), size)
         matrices += [shared + noise**2 * np.diag(variances) for noise in NOISES]
     return drift, residuals, np.stack(matrices)
 
@@ -321,14 +325,13 @@ def test_what_rows_say_of_new_places_is_the_best_unbiased_prediction():
     drift, residuals, matrices = drift_and_covariances()
     new = np.array([[0.5, 1.0], [0.2, 3.0]])
     for combination in range(0, len(matrices), 97):
-        bend, step, twist, lean = drift.sizes[combination // len(NOISES)]
-        sizes = {"bend": bend, "step": step, "twist": twist, "lean": lean}
-        shared = covariance(drift.positions, new, drift.origin, **sizes)
+        size = drift.sizes[combination // len(NOISES)]
+        shared = combined(walks(drift.positions, new, drift.origin), size)
         bordered = np.block([[matrices[combination], np.ones((6, 1))], [np.ones((1, 6)), np.zeros((1, 1))]])
         weights = np.linalg.solve(bordered, np.vstack([shared, np.ones((1, 2))]))[:-1]
-        own = covariance(new, new, drift.origin, **sizes)
+        own = combined(walks(new, new, drift.origin), size)
         spread = own - weights.T @ shared - shared.T @ weights + weights.T @ matrices[combination] @ weights
-        to_height, shift, found = drift.beyond(new, combination)
+        ((to_height, shift, found),) = drift.beyond(new, [combination])
         height = (residuals @ to_height)[:, None]
         np.testing.assert_allclose(height + (residuals - height) @ shift, residuals @ weights, rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(found, spread, rtol=1e-6, atol=1e-9)

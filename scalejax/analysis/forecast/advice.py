@@ -5,7 +5,7 @@ all points that a question compares, answer what a fall, a target, a budget or a
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +34,7 @@ MUCH_MORE = 2.0  # where both help, one of them wins if its fall is so many time
 CLEAR = 2.0  # standard errors by which a model is clearly better than another
 CHANCE = 0.8  # rows above this share of the highest loss may be those of models that are still at chance
 MUCH_BETTER = 1.5  # by so many times the law's misfit must shrink without them
-LAW_PARAMETERS = 5  # of a law of size and data: two exponents, two shares, the height
+LAW_PARAMETERS = 6  # of a law of size and data: two exponents, two shares, their interaction, the height
 FARTHEST = 1e4  # times what was measured: no target is looked for beyond
 GRID = 25  # points of the grids along which targets and budgets are looked for
 CANDIDATES = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the largest model's parameters, and its data
@@ -631,47 +631,59 @@ def _allocation(compute: float, corner: Corner, observed: Observed) -> list[Stat
 
 
 def back_test(observed: Observed, *, level: float, seed: int) -> list[Statement]:
-    """Forecast the largest scale from the others: the error, and whether the intervals held."""
-    statements = []
-    misses, held = [], []
-    for _, curve in observed.rows.groupby(["model", "seed"], sort=False, dropna=False):
+    """Forecast the largest scale from the others, as the advice forecasts beyond it: the error, and what the intervals
+    held. The sizes of the family in question inform each other; the curves of all others are forecast by themselves.
+    """
+    asked = {"level": level, "seed": seed}
+    own = observed.own
+    statements, tested = [], []
+    if (together := _hidden_data(own, **asked)) is not None:
+        tested.append(together)
+    others = observed.rows if together is None else observed.rows[observed.rows["family"] != observed.family]
+    for _, curve in others.groupby(["model", "seed"], sort=False, dropna=False):
         hidden = curve["data"] == curve["data"].max()
         seen = curve[~hidden]
-        if seen["data"].nunique() < LEAST_POINTS or not (curve["loss"] > 0).all():
-            continue
-        found = extrapolate(
-            {"data": seen["data"]}, seen["loss"], {"data": curve.loc[hidden, "data"]}, level=level, seed=seed
-        )
-        truth = curve.loc[hidden, "loss"].to_numpy(float)
-        misses += np.abs(np.log(found.value / truth)).tolist()
-        held += ((truth >= found.low) & (truth <= found.high)).tolist()
-    if held:
+        if seen["data"].nunique() >= LEAST_POINTS and (curve["loss"] > 0).all():
+            tested.append(_compared(seen, curve[hidden], ("data",), **asked))
+    if tested:
         where = f"the most {observed.data} of each curve and seed"
-        statements.append(_tested("back-test: data", where, misses, held, level))
-    own = observed.own
+        statements.append(_tested("back-test: data", where, np.concatenate(tested, axis=1), level))
     hidden = own["params"] == own["params"].max()
     seen = own.loc[~hidden]
     seen = falling(seen) if len(seen) else seen
     if seen["params"].nunique() >= 3 and len(seen.drop_duplicates(["params", "data"])) >= LEAST_POINTS:
-        names = ("params", "data")
-        found = extrapolate(
-            {name: seen[name] for name in names}, seen["loss"], {name: own.loc[hidden, name] for name in names},
-            level=level, seed=seed,
-        )  # fmt: skip
-        truth = own.loc[hidden, "loss"].to_numpy(float)
-        good = truth > 0
-        misses = np.abs(np.log(found.value[good] / truth[good])).tolist()
-        held = ((truth >= found.low) & (truth <= found.high)).tolist()
-        statements.append(_tested("back-test: size", "the largest model", misses, held, level))
+        found = _compared(seen, own.loc[hidden & (own["loss"] > 0)], ("params", "data"), **asked)
+        statements.append(_tested("back-test: size", "the largest model", found, level))
     return statements
 
 
-def _tested(name: str, hidden: str, misses: Sequence[float], held: Sequence[bool], level: float) -> Statement:
+def _hidden_data(own: Table, *, level: float, seed: int) -> Floats | None:
+    """Compare what the other rows of a family say of its largest data, (2, runs); None if they are too few."""
+    hidden = own["data"] == own.groupby("params")["data"].transform("max")
+    if not hidden.any() or hidden.all():
+        return None
+    seen, rest = falling(own.loc[~hidden]), own.loc[hidden & (own["loss"] > 0)]
+    enough = len(seen.drop_duplicates(["params", "data"])) >= 2 * LAW_PARAMETERS
+    if seen["params"].nunique() < 2 or seen["data"].nunique() < LEAST_POINTS or not enough or rest.empty:
+        return None
+    return _compared(seen, rest, ("params", "data"), level=level, seed=seed)
+
+
+def _compared(seen: Table, hidden: Table, names: tuple[str, ...], *, level: float, seed: int) -> Floats:
+    """Return by how much the log loss of hidden runs is missed, and whether their intervals held it, (2, runs)."""
+    given, new = ({name: rows[name] for name in names} for rows in (seen, hidden))
+    found = extrapolate(given, seen["loss"], new, level=level, seed=seed)
+    truth = hidden["loss"].to_numpy(float)
+    return np.stack([np.abs(np.log(found.value / truth)), (truth >= found.low) & (truth <= found.high)])
+
+
+def _tested(name: str, hidden: str, found: Floats, level: float) -> Statement:
+    misses, held = found
     miss, share = float(np.median(misses)), float(np.mean(held))
     runs = number_of(len(held), "run")
     sentence = (
         f"Back-test: hiding {hidden} and forecasting it from the rest misses by {100 * math.expm1(miss):.0f} % in the "
-        f"median; {sum(held)} of {runs} lie in their {100 * level:.0f} % interval."
+        f"median; {int(held.sum())} of {runs} lie in their {100 * level:.0f} % interval."
     )
     return Statement(name, sentence, miss, facts={"held": share, "runs": len(held)})
 

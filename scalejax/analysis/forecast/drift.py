@@ -16,6 +16,7 @@ to the rows. That marginal likelihood is the product of the densities with which
 it, hence a validation over rolling origins (Dawid 1984) inside the rows.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -86,22 +87,24 @@ class Drift:
         rotation = self.rotations[drift]
         return (rotation.T / (NOISES[noise] ** 2 + self.eigenvalues[drift])) @ rotation
 
-    def beyond(self, new: Floats, combination: int) -> tuple[Floats, Floats, Floats]:
-        """Return what the rows say of new positions (predictors, points) by one combination.
+    def beyond(self, new: Floats, combinations: Sequence[int]) -> Iterator[tuple[Floats, Floats, Floats]]:
+        """Yield what the rows say of new positions (predictors, points) by each of some combinations.
 
-        Returns:
+        Yields:
             What residuals are multiplied by to give the height of a law, (rows,); what the residuals from that height
             are multiplied by to give the drift at the points, (rows, points); and the covariance (points, points) of
             law and drift there, that of the height included, noise of new runs not.
         """
-        bend, step, twist, lean = self.sizes[combination // len(NOISES)]
-        inverse = self.inverse(combination)
-        sums = inverse.sum(axis=0)
-        shared = covariance(self.positions, new, self.origin, bend=bend, step=step, twist=twist, lean=lean)
-        shift = inverse @ shared
-        missing = 1 - shift.sum(axis=0)
-        own = covariance(new, new, self.origin, bend=bend, step=step, twist=twist, lean=lean)
-        return sums / sums.sum(), shift, own - shared.T @ shift + np.outer(missing, missing) / sums.sum()
+        to_rows, to_new = walks(self.positions, new, self.origin), walks(new, new, self.origin)
+        for combination in combinations:
+            size = self.sizes[combination // len(NOISES)]
+            inverse = self.inverse(combination)
+            sums = inverse.sum(axis=0)
+            shared = combined(to_rows, size)
+            shift = inverse @ shared
+            missing = 1 - shift.sum(axis=0)
+            own = combined(to_new, size) - shared.T @ shift + missing[:, None] * (missing / sums.sum())
+            yield sums / sums.sum(), shift, own
 
 
 def drift_of(
@@ -120,12 +123,8 @@ def drift_of(
     several = (TWISTS, LEANS) if len(positions) == 2 else (TWISTS[:1], LEANS[:1])
     sizes = np.stack([axis.ravel() for axis in np.meshgrid(BENDS, STEPS, *several, indexing="ij")], axis=1)
     scale = 1 / np.sqrt(variances)
-    matrices = np.stack(
-        [
-            covariance(positions, positions, origin, bend=bend, step=step, twist=twist, lean=lean)
-            for bend, step, twist, lean in sizes
-        ]
-    )
+    among = walks(positions, positions, origin)
+    matrices = np.stack([combined(among, size) for size in sizes])
     values, vectors = np.linalg.eigh(matrices * scale[:, None] * scale)
     log_prior = -freedom * np.log(NOISES) - squares / (2 * NOISES**2)
     whole = Drift(positions, origin, sizes, np.swapaxes(vectors, 1, 2) * scale, np.maximum(values, 0.0), log_prior)
@@ -141,18 +140,25 @@ def log_sum(logs: Floats, *, axis: int) -> Floats:
     return np.log(np.exp(logs - most).sum(axis=axis)) + most.squeeze(axis)
 
 
-def covariance(
-    one: Floats, other: Floats, origin: Floats, *, bend: float, step: float, twist: float, lean: float
-) -> Floats:
-    """Return the covariance (m, n) of the drift at positions (predictors, m) and (predictors, n)."""
-    total, size = np.zeros((one.shape[1], other.shape[1])), 0.0
-    for place, (a, b, start) in enumerate(zip(one, other, origin, strict=True)):
-        # Nothing drifts before the start.
-        near = np.maximum(np.minimum(a[:, None], b[None, :]) - start, 0)
-        far = np.maximum(np.maximum(a[:, None], b[None, :]) - start, 0)
-        smooth = near**2 * (3 * far - near) / 6
-        # Of two predictors the first is the size, the last is the data.
-        data = place == len(origin) - 1
-        total += bend**2 * (1 + twist * size if data else lean**2) * smooth + step**2 * (1 if data else lean**2) * near
-        size = smooth
-    return total
+def walks(one: Floats, other: Floats, origin: Floats) -> tuple[Floats, Floats]:
+    """Return the covariances (predictors, m, n) of an integrated Wiener process and of a Wiener process.
+
+    Args:
+        one: positions, (predictors, m).
+        other: positions, (predictors, n).
+        origin: where both start with nothing, (predictors,).
+    """
+    start = origin[:, None, None]
+    near = np.maximum(np.minimum(one[:, :, None], other[:, None, :]) - start, 0)
+    far = np.maximum(np.maximum(one[:, :, None], other[:, None, :]) - start, 0)
+    return near**2 * (3 * far - near) / 6, near
+
+
+def combined(parts: tuple[Floats, Floats], size: Floats) -> Floats:
+    """Return the covariance (m, n) of the drift of a size (bend, step, twist, lean), from the walks it consists of."""
+    (*size_smooth, smooth), (*size_near, near) = parts  # of two predictors the first is the size, the last is the data
+    bend, step, twist, lean = size
+    if not size_smooth:
+        return bend**2 * smooth + step**2 * near
+    bent = (1 + twist * size_smooth[0]) * smooth + lean**2 * size_smooth[0]
+    return bend**2 * bent + step**2 * (near + lean**2 * size_near[0])

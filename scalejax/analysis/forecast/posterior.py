@@ -67,9 +67,9 @@ class Posterior:
     def _parts(self, new: Floats) -> Iterator[tuple[npt.NDArray[np.intp], Floats, Floats]]:
         """Yield the components of each combination, their means (n, points) and their covariance (points, points)."""
         laws = self.laws.at(new)
-        for combination in np.unique(self.combination):
+        drawn = np.unique(self.combination).tolist()
+        for combination, (weights, shift, spread) in zip(drawn, self.drift.beyond(new, drawn), strict=True):
             components = np.flatnonzero(self.combination == combination)
-            weights, shift, spread = self.drift.beyond(new, int(combination))
             residuals = self.residuals[components]
             height = (residuals @ weights)[:, None]
             yield components, laws[self.law[components]] + height + (residuals - height) @ shift, spread

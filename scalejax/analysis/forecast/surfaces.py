@@ -2,12 +2,13 @@
 
 With n and d the logarithms of both predictors relative to their largest values among the rows, the log loss is
 
-    log(s_0 + s_1 e^(-alpha n) + s_2 e^(-beta d)) + constant,    s_0 + s_1 + s_2 = 1,
+    log(s_0 + ((s_1 e^(-alpha n))^(1/g) + (s_2 e^(-beta d))^(1/g))^g) + constant,    s_0 + s_1 + s_2 = 1.
 
-the law of Hoffmann et al. (2022, eq. 2) with its three terms as shares of the loss at the largest values. The rows
-decide on the four numbers far more narrowly than any prior, so laws are not sampled from the prior but from a
-multivariate t distribution that is fitted to the posterior step by step (adaptive importance sampling, Cappe et al.
-2004), beginning at the robust fit.
+With g = 1 it is the law of Hoffmann et al. (2022, eq. 2) with its three terms as shares of the loss at the largest
+values; with s_0 = 0 and g = beta that of Kaplan et al. (2020, eq. 1.5). The smaller g, the more sharply a curve turns
+from falling with the data to the level that its size allows. The rows decide on these numbers far more narrowly than
+any prior, so laws are not sampled from the prior but from a multivariate t distribution that is fitted to the posterior
+step by step (adaptive importance sampling, Cappe et al. 2004), beginning at the robust fit.
 """
 
 import numpy as np
@@ -19,9 +20,9 @@ from scalejax.analysis.forecast.drift import Drift, log_sum
 
 Floats = npt.NDArray[np.float64]
 
-# Normal priors of log alpha, log beta, log(s_1 / s_0) and log(s_2 / s_0): published exponents lie between 0.05 and 1;
-# of the shares hardly anything is known.
-MEANS, DEVIATIONS = np.array([-1.05, -1.05, -1.0, -1.0]), np.array([0.6, 0.6, 2.0, 2.0])
+# Normal priors of log alpha, log beta, log(s_1 / s_0), log(s_2 / s_0) and log g: published exponents lie between 0.05
+# and 1, published g between 0.1 and 1; of the shares hardly anything is known.
+MEANS, DEVIATIONS = np.array([-1.05, -1.05, -1.0, -1.0, -0.5]), np.array([0.6, 0.6, 2.0, 2.0, 0.7])
 EXPONENTS = (0.1, 0.3, 1.0)  # the robust fit starts from all pairs of them
 FARTHEST = 4.0  # standard deviations of the prior that the robust fit may go from its mean
 HUBER = 1e-3  # as in `fit_law`
@@ -32,36 +33,37 @@ FEW = 300  # laws that show which noises and drifts are likely at all
 
 
 def surface(parameters: Floats, positions: Floats) -> Floats:
-    """Return log losses (laws, points), up to a constant, of parameters (laws, 4) at positions (2, points)."""
-    logs = np.concatenate([np.zeros((len(parameters), 1)), parameters[:, 2:]], axis=1)
+    """Return log losses (laws, points), up to a constant, of parameters (laws, 5) at positions (2, points)."""
+    logs = np.concatenate([np.zeros((len(parameters), 1)), parameters[:, 2:4]], axis=1)
     floor, size, data = (logs - np.logaddexp.reduce(logs, axis=1, keepdims=True)).T[:, :, None]
     alpha, beta = np.exp(parameters[:, :2]).T[:, :, None]
+    power = np.exp(parameters[:, 4, None])
     terms = size - alpha * positions[0], data - beta * positions[1]
-    return np.logaddexp(floor, np.logaddexp(*terms))
+    return np.logaddexp(floor, power * np.logaddexp(*(term / power for term in terms)))
 
 
 def robust_fit(positions: Floats, log_loss: Floats) -> tuple[Floats, Floats]:
-    """Return the parameters (4,) of a fit that outliers do not move, and its residuals (rows,)."""
+    """Return the parameters (5,) of a fit that outliers do not move, and its residuals (rows,)."""
 
     def residuals(theta: Floats) -> Floats:
-        return surface(theta[None, :4], positions)[0] + theta[4] - log_loss
+        return surface(theta[None, :-1], positions)[0] + theta[-1] - log_loss
 
     bound = np.append(FARTHEST * DEVIATIONS, np.inf)
     middle = np.append(MEANS, 0.0)
     fits = [
         least_squares(
             residuals,
-            np.array([np.log(alpha), np.log(beta), -1.0, -1.0, log_loss.min()]),
+            np.array([np.log(alpha), np.log(beta), *MEANS[2:], log_loss.min()]),
             bounds=(middle - bound, middle + bound),
             loss="soft_l1",
             f_scale=HUBER,
-            x_scale=np.array([1.0, 1.0, 1.0, 1.0, 0.1]),
+            x_scale=np.array([1.0, 1.0, 1.0, 1.0, 1.0, 0.1]),
         )
         for alpha in EXPONENTS
         for beta in EXPONENTS
     ]
     best = min(fits, key=lambda fit: fit.cost)
-    return best.x[:4], residuals(best.x)
+    return best.x[:-1], residuals(best.x)
 
 
 def tails_of(residuals: Floats) -> Floats:
@@ -71,7 +73,7 @@ def tails_of(residuals: Floats) -> Floats:
 
 
 def near(start: Floats, rng: np.random.Generator) -> Laws:
-    """Return some laws around the robust fit (4,)."""
+    """Return some laws around the robust fit (5,)."""
     return _sampled(start, np.diag((DEVIATIONS / 4) ** 2), FEW, rng)
 
 
@@ -81,7 +83,7 @@ def surfaces(drift: Drift, log_loss: Floats, *, start: Floats, rng: np.random.Ge
     Args:
         drift: of the rows.
         log_loss: of the rows, (rows,).
-        start: parameters of the robust fit, (4,).
+        start: parameters of the robust fit, (5,).
         rng: of the samples.
     """
     mean, cov = start, np.diag((DEVIATIONS / 4) ** 2)
