@@ -52,7 +52,7 @@ def linked(text: str) -> str:
             return found.group()
         if target in PLACES or target.startswith("docs/"):
             return f"[{shown}]({PLACES.get(target, target.removeprefix('docs/'))})"
-        return shown if target in shown else f"{shown} (`{target}`)"
+        return shown if target in shown else f"{shown} (`{target.partition('#')[0]}`)"
 
     return re.sub(r"\[([^\]]*)\]\(([^)]+)\)", link, text)
 
