@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from scalejax.data import Facts, Features, Source, Split, arrays
 from scalejax.errors import FitError, Interrupted, RunError, SweepError
 from scalejax.run import Fits, Run, advise, plan, run_sweep
+from scalejax.run.trackers import Tracker
 from scalejax.spec import DataSpec, HalvingSpec, ModelGrid, Sweep, TrainSpec
 from scalejax.spec.file import load_sweep
 
@@ -45,6 +46,7 @@ __all__ = [
     "Sweep",
     "SweepError",
     "Task",
+    "Tracker",
     "TrainSpec",
     "advise",
     "arrays",

@@ -13,6 +13,10 @@ class SweepError(ValueError):
     """
 
 
+class NoResultsError(SweepError):
+    """A directory has no results, or none yet."""
+
+
 class RunError(RuntimeError):
     """Trouble during a run, such as a full disk: one sentence that says what, where and what to do.
 

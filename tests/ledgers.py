@@ -48,6 +48,7 @@ def write_run(
         for trial in trials:
             status, reason = (ends or {}).get(trial.trial_id, (Status.DONE, ""))
             end = replace(DONE, trial_id=trial.trial_id, status=status, reason=reason, metric=metric)
+            end = replace(end, steps_taken=trial.steps, best_step=trial.steps)
             if status is Status.DONE:
                 loss = loss_of(trial)
                 end = replace(

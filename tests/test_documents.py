@@ -49,8 +49,8 @@ AROUND = {  # a part of a sweep
     "models": '[[models]]\nfamily = "mlp"\nwidth = [4, 8]\ndepth = 1',
     "train": "[train]\nlearning_rate = [0.01, 0.03]\nbatch_size = 16\nsteps = 100",
 }
-# Parsed alone: what needs a compiler or hosts that are not here, and the measurement of speed, which takes its time.
-NOT_HERE = {"--compile", "--hosts", "--coordinator", "bench"}
+# Parsed alone: what needs a compiler, hosts or a tracker that are not here, and the measurement of speed.
+NOT_HERE = {"--compile", "--hosts", "--coordinator", "--track", "bench"}
 OTHERS = {"pip", "python", "python3", "mkdocs", "gcloud", "srun", ".", "SCALEJAX_TEST_OPTIMISED=1"}  # that pages show
 
 

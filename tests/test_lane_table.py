@@ -20,12 +20,15 @@ from scalejax.planning.packing import Bucket
 from scalejax.planning.placement import Placement
 from scalejax.planning.trial import Counted
 from scalejax.report.progress import ProgressDisplay
+from scalejax.run.store import SessionRow
+from scalejax.run.timeline import Recorder
 from scalejax.run.watch import Accountant
 from scalejax.train.lanes import Outcome
 from scalejax.train.padding import initial_weights
 from scalejax.train.step import Measurement
 
 BATCH = 16  # of the trials of the helpers
+SESSION = SessionRow(1, 0.0, None, "h", "cpu", 1, 1, None, None, 0.0, 0.0, 0.0)
 
 
 def test_a_lane_table_says_what_each_slot_by_itself_would():
@@ -104,7 +107,8 @@ def counted(data, lanes: int) -> tuple[int, int]:
         patch.setattr(Compiler, "initialiser", lambda *_: None)
         patch.setattr(Compiler, "initial_weights", lambda *_: weights)
         with ProgressDisplay(trials=lanes, work=accountant.total, stream=nowhere) as display:
-            observer = Observer(lambda _: None, ends.append, lambda each: accountant.show(each, display))
+            moved = Recorder(SESSION, groups=["cpu 0"]).moved
+            observer = Observer(lambda _: None, ends.append, lambda each: accountant.show(each, display), moved)
             assert Scheduler([bucket], {each.trial_id for each in trials}, data=data, observer=observer).run(FIRST)
     assert {end.status for end in ends} == {"done"}
     assert [len(end.evaluations) for end in ends] == [1] * lanes

@@ -26,7 +26,7 @@ NAMES = """
 """
 NAMES_ADDED = """
     Advice Classification Extrapolation Facts Features Fits Regression Source Split Statement Task advise arrays
-    extrapolate plan
+    Tracker extrapolate plan
 """
 
 COMMANDS = {
@@ -42,7 +42,11 @@ COMMANDS = {
     "bench": "--widths --batch-size --repetitions --json",
 }
 COMMANDS_ADDED = {"completion": "SHELL"}
-OPTIONS_ADDED = {"plan": "--out --compile", "run": "--no-report --hosts --coordinator --host-number --number-of-hosts"}
+OPTIONS_ADDED = {
+    "plan": "--out --compile",
+    "run": "--no-report --hosts --coordinator --host-number --number-of-hosts --track",
+    "status": "--watch",
+}
 
 TRIALS = """
     trial_id family depth width params train_examples fraction seed learning_rate weight_decay batch_size steps flops
@@ -52,6 +56,11 @@ TRIALS = """
 TRIALS_ADDED = "test_metric metric hyperparameters"  # behind all others
 MEASUREMENTS = "trial_id step examples_seen train_loss validation_loss validation_error"
 MEASUREMENTS_ADDED = "validation_metric"
+TIMELINE = "trial_id session pack group bucket lanes lane began ended steps step_flops outcome"
+SESSIONS = """
+    session began ended host device devices groups peak_flops forecast_seconds plan_useful_flops plan_padding_flops
+    plan_idle_flops useful_flops padding_flops lane_seconds idle_seconds training_seconds
+"""
 TYPES = {
     "int64": "depth width params train_examples seed batch_size steps flops step examples_seen",
     "Int64": "best_step steps_taken",
@@ -167,6 +176,8 @@ def test_columns(done: Path):
             assert {str(table[name].dtype) for name in names.split() if name in table} <= {dtype}
         words = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
         assert not set(words) & set(" ".join(TYPES.values()).split())
+    assert run.timeline().columns.tolist() == TIMELINE.split()
+    assert run.sessions().columns.tolist() == SESSIONS.split()
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:

@@ -52,7 +52,8 @@ function looked(frame) {
     room: root.clientWidth,
     takes: root.scrollWidth,
     background: view.getComputedStyle(page.body).backgroundColor,
-    figures: [...page.querySelectorAll("figure svg")].map(each => each.getBoundingClientRect()).map(
+    figures: [...page.querySelectorAll("figure svg")].map(each => each.getBoundingClientRect()).filter(
+      box => box.width).map(
       box => ({left: box.left, right: box.right, width: box.width, height: box.height})),
     marks: page.querySelectorAll("svg use title").length,
     faint: texts.filter(each => contrast(each, view) < READABLE).map(
@@ -70,11 +71,12 @@ addEventListener("load", () => {
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The page of one run, and that of two side by side, every section in it."""
-    facts = planted_facts(planted_run(tmp_path_factory.mktemp("browser") / "run"), advice=planted_advice())
+    facts = planted_facts(planted_run(tmp_path_factory.mktemp("browser") / "run"), advice=planted_advice(), drawn=True)
     chapter = chapter_of(facts)
     assert facts.curves is not None
-    other = replace(facts, name="other", curves=facts.curves.assign(metric="test_RMSE"))
-    both = Report("two", (chapter, chapter_of(other)), before=(compared([facts, other], None),))
+    few = replace(facts, pictures={"exponents": facts.pictures["exponents"]})
+    other = replace(few, name="other", curves=facts.curves.assign(metric="test_RMSE"))
+    both = Report("two", (chapter_of(few), chapter_of(other)), before=(compared([few, other], None),))
     return {"one": page_of(Report("one", (chapter,))), "two": page_of(both)}
 
 

@@ -8,9 +8,10 @@ import shutil
 import signal
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -58,9 +59,64 @@ def own_function(*, width: int, rngs: nnx.Rngs) -> nnx.Module:
     return Own(inputs=40, classes=10, width=width, rngs=rngs)
 
 
+class Told:
+    """A tracker of the user's own."""
+
+    def __init__(self):
+        self.calls: list[tuple[Any, ...]] = []
+
+    def init(self, facts: Mapping[str, Any]) -> None:
+        self.calls.append(("init", facts))
+
+    def log(self, trial: Mapping[str, Any], measurements: Sequence[Mapping[str, Any]]) -> None:
+        self.calls.append(("log", trial, measurements))
+
+    def finish(self, tables: Mapping[str, pd.DataFrame], figures: Sequence[Path]) -> None:
+        self.calls.append(("finish", tables, figures))
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> sx.Run:
-    return sx.run_sweep(SWEEP, tmp_path_factory.mktemp("finished") / "deep" / "run", progress=False)
+def told() -> Told:
+    """What the tracker of the finished run was told."""
+    return Told()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, told: Told) -> sx.Run:
+    return sx.run_sweep(SWEEP, tmp_path_factory.mktemp("finished") / "deep" / "run", progress=False, tracker=told)
+
+
+def test_a_tracker_is_told_the_facts_then_every_trial_as_it_stands_in_the_table_then_the_tables(finished, told):
+    begin, *trials, end = told.calls
+    assert (begin[0], begin[1]["name"], begin[1]["trials"], begin[1]["ended"]) == ("init", "small", 12, 0)
+    assert begin[1]["families"] == ["logistic", "mlp"]
+    table = {row["trial_id"]: row for row in finished.results().to_dict("records")}
+    measured = finished.measurements().drop(columns="validation_error").to_dict("records")
+    assert sorted(trial["trial_id"] for _, trial, _ in trials) == sorted(table)
+    for _, trial, measurements in trials:
+        row = {name: value for name, value in table[trial["trial_id"]].items() if value == value and value is not None}
+        assert {name: trial[name] for name in row} == row
+        assert list(measurements) == [each for each in measured if each["trial_id"] == trial["trial_id"]]
+    pd.testing.assert_frame_equal(end[1]["trials"], finished.results())
+    assert len(end[1]["learning_curves"]) == len(finished.curves())
+    assert [path.name for path in end[2]] == ["learning_curves.png"]
+
+
+def test_a_run_knows_which_lane_each_trial_had_and_how_its_session_went(finished: sx.Run):
+    spans, (session,) = finished.timeline(), finished.sessions().to_dict("records")
+    taken = {row["trial_id"]: row["steps_taken"] for row in finished.results().to_dict("records")}
+    assert dict(zip(spans["trial_id"], spans["steps"], strict=True)) == taken
+    assert len(spans) == len(taken)
+    assert set(spans["outcome"]) == {"done"}
+    assert spans["began"].min() >= session["began"]
+    assert spans["ended"].max() <= session["ended"]
+    for _, lane in spans.groupby(["pack", "lane"]):
+        assert (lane["began"].to_numpy()[1:] >= lane["ended"].to_numpy()[:-1]).all()
+    plan = make_plan(SWEEP)
+    assert session["useful_flops"] == session["plan_useful_flops"] == plan.useful_flops
+    assert session["padding_flops"] == session["plan_padding_flops"] == plan.padding_flops
+    assert session["forecast_seconds"] > 0
+    assert 0 <= session["idle_seconds"] < session["lane_seconds"]
 
 
 def test_the_flops_of_plan_table_and_progress_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

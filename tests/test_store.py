@@ -231,8 +231,8 @@ READ, WRITE = False, True
         (empty_file, READ, "no results here yet"),
         (no_database, READ, "not a readable ledger"),
         (no_database, WRITE, "not a readable ledger"),
-        (newer_version, READ, "schema 99, this one reads 2 to 6"),
-        (newer_version, WRITE, "schema 99, this one reads 2 to 6"),
+        (newer_version, READ, "schema 99, this one reads 2 to 7"),
+        (newer_version, WRITE, "schema 99, this one reads 2 to 7"),
         (other_program, READ, "another program"),
         (other_program, WRITE, "another program"),
         (folder, READ, "no results here"),
@@ -265,7 +265,9 @@ def ledger_of(path: Path, version: int) -> None:
         store.start(["a"])
         store.beat(Heartbeat(1, "h", 0.0, 0.0, None), {"a": 10})
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("ALTER TABLE trials DROP COLUMN hyperparameters")
+        connection.executescript("DROP TABLE spans; DROP TABLE sessions;")
+        if version < 6:
+            connection.execute("ALTER TABLE trials DROP COLUMN hyperparameters")
         if version < 5:
             connection.execute("ALTER TABLE trials RENAME COLUMN test_metric TO test_error")
             connection.execute("ALTER TABLE trials DROP COLUMN metric")
@@ -277,12 +279,13 @@ def ledger_of(path: Path, version: int) -> None:
         connection.execute(f"PRAGMA user_version = {version}")
 
 
-@pytest.mark.parametrize("version", [2, 3, 4, 5])
+@pytest.mark.parametrize("version", [2, 3, 4, 5, 6])
 def test_an_older_ledger_is_read_as_it_is_and_upgraded_when_it_is_written(path: Path, version: int):
     ledger_of(path, version)
     before = path.read_bytes()
     with Store(path, write=False) as store:
         read, measured, heartbeat, counts = store.results(), store.measurements(), store.heartbeat(), store.counts()
+        assert len(store.timeline()) == len(store.sessions()) == 0
     assert path.read_bytes() == before
     assert (heartbeat is None) == (version == 2)
     assert (counts["done"], counts["running"], counts["pending"]) == (1, 1, 1)

@@ -61,6 +61,7 @@ class HostPool:
             delete.
         processes: at most so many at a time.
         started, finished: are told what happens, by one thread at a time.
+        placed: is told in which process, from 0 on, a trial is fitted that has started.
         failed: is called if something else than a trial fails; `close` then raises it.
         within: is called first in each thread, to let settings of JAX hold there, which features run in.
     """
@@ -74,6 +75,7 @@ class HostPool:
         processes: int,
         started: Callable[[OlderTrial], None],
         finished: Callable[[OlderFinished], None],
+        placed: Callable[[OlderTrial, int], None] = lambda *_: None,
         failed: Callable[[], None] = lambda: None,
         within: Callable[[], None] = lambda: None,
     ):
@@ -81,7 +83,7 @@ class HostPool:
         self._waiting = deque(sorted(trials, key=lambda trial: places[inputs_folder(trial)]))
         self._data, self._folder, self._within = data, folder, within
         self._made = MadeInputs(trials, FeatureFits(data))
-        self._started, self._finished, self._failed = started, finished, failed
+        self._started, self._finished, self._failed, self._placed = started, finished, failed, placed
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._children: dict[int, Child] = {}
@@ -162,6 +164,7 @@ class HostPool:
                         break
                     trial = self._waiting.popleft()
                     self._started(trial)
+                    self._placed(trial, number)
                 folder = self._folder
                 if number not in self._children:
                     self._children[number] = Child(folder, number)

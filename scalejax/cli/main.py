@@ -134,7 +134,7 @@ def run(options: argparse.Namespace) -> int:
 
     primary = _join_hosts(options)
     made = same_on_all_hosts(lambda: _from_file(options, planned))
-    done = carry_out(made, options.out, checkpoint_seconds=options.checkpoint_seconds)
+    done = carry_out(made, options.out, checkpoint_seconds=options.checkpoint_seconds, tracker=options.track)
     counts, programs = broadcast(done.counts), len(made.packing.buckets)
     if not primary:
         return TROUBLE if counts["failed"] else 0
@@ -181,8 +181,24 @@ def status(options: argparse.Namespace) -> int:
     """
     from scalejax.run import Run
 
+    if options.watch:
+        return _watch(options.directory, as_json=options.json)
     state = Run(options.directory).status()
     _print(state.facts, str(state), as_json=options.json)
+    return 0
+
+
+def _watch(directory: Path, *, as_json: bool) -> int:
+    """Follow a run until it ends, or until Ctrl-C, which ends this view alone."""
+    from rich.console import Console
+
+    from scalejax.report.live import show
+    from scalejax.run.live import states
+
+    try:
+        show(states(directory), as_json=as_json, console=Console(file=sys.stdout))
+    except KeyboardInterrupt:
+        return SIGNALLED + signal.SIGINT
     return 0
 
 

@@ -135,6 +135,10 @@ def _run_options(command: argparse.ArgumentParser) -> None:
         help="train on the devices of all hosts that start this command; JAX detects those of a TPU slice and the "
         "tasks of a Slurm step, and for others give the next three options",
     )  # fmt: skip
+    command.add_argument(
+        "--track", metavar="NAME[=PROJECT]",
+        help="tell wandb, trackio or tensorboard what the run does; it goes on if they fail",
+    )  # fmt: skip
     command.add_argument("--coordinator", metavar="HOST:PORT", help="the address of host 0, with a free port")
     command.add_argument("--host-number", type=_natural, metavar="K", help="the number of this host, from 0 on")
     command.add_argument("--number-of-hosts", type=_positive, metavar="N", help="how many hosts there are")
@@ -152,6 +156,10 @@ def _sweep_options(command: argparse.ArgumentParser) -> None:
 
 def _status_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("directory", type=Path, metavar="DIR", help="the directory of a run")
+    command.add_argument(
+        "--watch", action="store_true",
+        help="follow the run until it ends, also from before it begins: a view in a terminal, else a line a change",
+    )  # fmt: skip
     _as_json(command)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from scalejax.data import DataCard
 from scalejax.execute.devices import groups
 from scalejax.execute.modes import MODES, in_mode
+from scalejax.execute.peak import remember_peak
 from scalejax.execute.timing import ready_pack, sample_data, sample_state
 from scalejax.models import FAMILIES, architecture
 from scalejax.models.precision import multiplied
@@ -83,7 +84,9 @@ def bench(widths: Sequence[int], *, batch_size: int, repetitions: int, progress:
         step = flops * placement.lanes
         modes = {mode: typical[mode] * step for mode in MODES}
         speeds.append(Speed(width, bucket.lanes, modes, typical["loop"] * flops))
-    return Bench(batch_size, len(devices), float(np.median(peaks)), tuple(speeds))
+    peak = float(np.median(peaks))
+    remember_peak(peak / len(devices))
+    return Bench(batch_size, len(devices), peak, tuple(speeds))
 
 
 def _bucket(width: int, batch_size: int) -> Bucket:

@@ -67,7 +67,7 @@ class PendingCall:
     plan: CallPlan
     steps: np.ndarray  # [lanes], after the call
     occupancy: Occupancy
-    new_slots: Sequence[Slot]  # assigned since the call before
+    new_slots: Sequence[tuple[int, Slot]]  # assigned since the call before, with their lanes
     paused: dict[int, TrialState]  # by lane: [1, ...], on its device
     outcome: Outcome
     began: float
@@ -100,12 +100,16 @@ class CallResult:
         ended: trials that have.
         paused: trials that have come to a rung and left their lanes.
         snapshot: of the trials that are still in lanes, as they were when the call ended, if it was asked for.
+        seconds: that the devices were busy with it.
+        entered: the lanes of trials for which it is the first call, by id.
     """
 
     steps: dict[str, int]
     ended: list[Finished]
     paused: list[Paused]
     snapshot: Snapshot | None
+    seconds: float = 0.0
+    entered: Mapping[str, int] = field(default_factory=dict)
 
 
 class Pack:
@@ -137,7 +141,7 @@ class Pack:
         self._programs = programs
         self._keeps = keep_weights
         self._table = LaneTable(placement, batch_size=bucket.program.recipe.batch_size)
-        self._new_slots: list[Slot] = []  # assigned since the latest call was launched
+        self._new_slots: list[tuple[int, Slot]] = []  # assigned since the latest call was launched
         self._ended_in_flight: list[tuple[int, Slot]] = []  # diverged while a later call was launched with them
         self._unwritten = set(range(placement.lanes))  # lanes that were never written
         self._filler: tuple[Trial, Weights] | Paused | None = None  # what an idle lane is filled with
@@ -215,7 +219,7 @@ class Pack:
 
     def _assign(self, number: int, slot: Slot) -> None:
         slot.clock = self._clock  # as far as is known before the calls have landed that were launched
-        self._new_slots.append(slot)
+        self._new_slots.append((number, slot))
         self._table.assign(number, slot)
 
     def moved(self, steps: int) -> None:
@@ -306,7 +310,7 @@ class Pack:
         if self._multi_host:
             elapsed = hosts.broadcast(lambda: elapsed)  # it decides how far calls go
         self._pace.learn(elapsed, steps=plan.count * plan.in_turn, examples=plan.examples)
-        for slot in call.new_slots:  # what passed before is not theirs
+        for _, slot in call.new_slots:  # what passed before is not theirs
             slot.clock = self._clock
         self._clock += elapsed / len(call.slots)
         self._ended_in_flight = [
@@ -344,7 +348,8 @@ class Pack:
             elif number in call.paused:
                 slot.count_to(self._clock)
                 paused.append(Paused(slot, _on_host(call.paused[number])))
-        return CallResult(steps, ended, paused, _snapshot(call, self._clock))
+        entered = {slot.trial.trial_id: number for number, slot in call.new_slots}
+        return CallResult(steps, ended, paused, _snapshot(call, self._clock), elapsed, entered)
 
     def snapshot(self) -> Snapshot:
         """Return the trials in lanes as they are; no call may be pending, and none may follow."""

@@ -4,6 +4,7 @@ Here is the policy: which worker trains which bucket, which trial comes next, wh
 device refuses, and what is saved. How a pack runs is the worker's matter; the arrays here are on the host.
 """
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -12,7 +13,6 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
 from functools import partial
 from heapq import heapify, heapreplace
-from itertools import islice
 
 from scalejax.data import DataSet
 from scalejax.data.own_examples import FeatureFits, OwnExamples
@@ -22,7 +22,7 @@ from scalejax.execute.checkpoint import Checkpoints, PackCheckpoints
 from scalejax.execute.devices import groups
 from scalejax.execute.initial_weights import InitialWeights, Weights, behind_features
 from scalejax.execute.modes import program_key
-from scalejax.execute.observer import Observer, Progress, deferred, guarded
+from scalejax.execute.observer import Leaving, Moves, Observer, Place, Progress, deferred, guarded
 from scalejax.execute.pack import CallResult
 from scalejax.execute.programs import Compiler
 from scalejax.execute.refusal import Refusals, broke_off, reason_of, short_of_memory
@@ -65,7 +65,8 @@ class BucketQueue:
         """Return the seconds that all but the first few waiting trials take on one device, by the cost model."""
         # Of a trial whose steps are all taken the last test may be left.
         steps = (
-            max(1.0, self._steps_left(trial_of(each), step_of(each))) for each in islice(self.waiting, beyond, None)
+            max(1.0, self._steps_left(trial_of(each), step_of(each)))
+            for each in itertools.islice(self.waiting, beyond, None)
         )
         return self._step_seconds * sum(steps)
 
@@ -88,15 +89,18 @@ class Assignment:
         taken: the trials that it has, by id, as they were when it took them.
         foreseen: how many trials waited when the weights of the next ones were last asked for.
         checkpoints: of this pack.
+        landed: when its latest call did, in seconds since 1970.
     """
 
     queue: BucketQueue
     bucket: Bucket
     lanes: int
     free: int
+    place: Place
     taken: dict[str, Waiting] = field(default_factory=dict)
     foreseen: int = -1
     checkpoints: PackCheckpoints | None = None
+    landed: float = 0.0
 
 
 class Scheduler:
@@ -145,6 +149,8 @@ class Scheduler:
         self._checkpoints = checkpoints
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)  # there may be work for workers that have none, or no more
+        self._packs = itertools.count()
+        self._groups: dict[Worker, int] = {}
         self._stopping = threading.Event()
         self._stop_flag = hosts.SharedFlag()
         self._stop_code = 0  # that this host sets the flag to
@@ -177,6 +183,7 @@ class Scheduler:
         threads: list[threading.Thread] = []
         complete = False
         try:
+            self._groups = {worker: number for number, worker in enumerate(workers)}
             self._admit()
             first = self._assign_first(workers)
             threads = [threading.Thread(target=self._work, args=each, daemon=True) for each in first.items()]
@@ -309,7 +316,8 @@ class Scheduler:
         if queue is None or not queue.attraction():
             return None
         lanes = worker.lanes(queue.bucket)
-        queue.assignments[worker] = Assignment(queue, queue.bucket, lanes, free=lanes)
+        place = Place(next(self._packs), self._groups[worker], queue.bucket, lanes)
+        queue.assignments[worker] = Assignment(queue, queue.bucket, lanes, free=lanes, place=place)
         return queue.assignments[worker]
 
     def _work(self, worker: Worker, assignment: Assignment | None) -> None:
@@ -355,8 +363,10 @@ class Scheduler:
         except (RunError, CancelledError):
             raise  # trouble of the run, not of a trial
         except Exception as error:  # a device that refuses, or a module that fails
+            self._withdraw(assignment, Leaving.REFUSED)
             self._refused(assignment, error)
         finally:
+            self._withdraw(assignment, Leaving.INTERRUPTED)
             if self._checkpoints and assignment.checkpoints and not self._stopping.is_set():
                 self._checkpoints.close(assignment.checkpoints)
 
@@ -388,7 +398,9 @@ class Scheduler:
             return given  # most calls: the weights of those that wait have been asked for
         with self._lock:
             assignment.free, assignment.foreseen = lanes - len(given), len(waiting)
-            following = list(islice((each for each in waiting if not isinstance(each, Paused)), assignment.lanes))
+            following = list(
+                itertools.islice((each for each in waiting if not isinstance(each, Paused)), assignment.lanes)
+            )
         self._weights.ahead(following)
         return given
 
@@ -415,6 +427,7 @@ class Scheduler:
             if self._over:
                 return
             self._observer.progressed(Progress(result.steps))
+            self._move(assignment, result)
             for finished in result.ended:
                 del assignment.taken[finished.trial.trial_id]
                 self._end(finished)
@@ -424,6 +437,24 @@ class Scheduler:
                     self._carry_out(self._halving.arrive(paused))
         if result.snapshot:
             self._save(assignment, result.snapshot)
+
+    def _move(self, assignment: Assignment, result: CallResult) -> None:
+        """Tell which trials a call has brought into lanes and which have left them."""
+        # By this host's clock: the worker's may be another one. No call begins before the one before it has ended.
+        now = time.time()
+        began, assignment.landed = max(now - result.seconds, assignment.landed), now
+        left = {end.trial.trial_id: end.status for end in result.ended}
+        left |= {paused.trial.trial_id: Leaving.RUNG for paused in result.paused}
+        steps = next(iter(result.steps.values()), 0)  # all lanes take the same
+        self._observer.moved(Moves(assignment.place, min(began, now), now, steps, result.entered, left))
+
+    def _withdraw(self, assignment: Assignment, why: Leaving) -> None:
+        """Tell that a worker has left its lanes, with all trials that are still in them."""
+        with self._lock:
+            if not self._over:
+                now = time.time()
+                left = dict.fromkeys(assignment.taken, why)
+                self._observer.moved(Moves(assignment.place, now, now, 0, entered={}, left=left))
 
     def _save(self, assignment: Assignment, snapshot: Snapshot) -> None:
         """Have a pack's trials written, those of its bucket that are in no lane included."""

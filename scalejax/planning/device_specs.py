@@ -181,6 +181,20 @@ def devices_named(kind: str) -> tuple[DeviceSpec, tuple[int, ...]]:
     return spec, shape
 
 
+def spec_of_kind(kind: str) -> DeviceSpec | None:
+    """Return the public spec of devices that JAX calls so, such as "NVIDIA H200" or "TPU v5 lite"; None if unknown."""
+    words = kind.lower().replace("-", " ").split()
+    if words[:1] == ["tpu"]:
+        name = "".join(words[1:]).replace("lite", "e")
+        return PUBLIC_SPECS.get("v5p" if name == "v5" else name)
+    if "mig" in words:  # a part of a GPU
+        return None
+    found = next((name for name in ("h200", "h100", "a100", "l4", "t4") if name in words), None)
+    if found == "a100":
+        found = "a100-40" if "40gb" in words else "a100-80"
+    return None if found is None else PUBLIC_SPECS[found]
+
+
 def host_memory() -> float:
     """Return the bytes of this machine's memory that a sweep may take, infinite where the system does not say."""
     try:

@@ -42,7 +42,7 @@ def outline(
         "lane_programs": len(plan.packing.buckets),
         "programs": [
             {
-                "sizes": _sizes(bucket),
+                "sizes": sizes_of(bucket),
                 "trials": bucket.count,
                 "lanes": bucket.lanes,
                 "mode": bucket.program.mode,
@@ -83,11 +83,11 @@ def outline(
         }
     if compiled:
         pairs = zip(plan.packing.buckets, compiled, strict=True)
-        facts["compiled"] = [{"sizes": _sizes(bucket), **each.facts()} for bucket, each in pairs]
+        facts["compiled"] = [{"sizes": sizes_of(bucket), **each.facts()} for bucket, each in pairs]
     return facts
 
 
-def _sizes(bucket: Bucket) -> str:
+def sizes_of(bucket: Bucket) -> str:
     """Return a bucket's sizes in words, for example "mlp depth 2 width 8, 32"."""
     values: dict[str, set[Any]] = {}
     for knob, value in (chosen for trial in bucket.trials for chosen in trial.named_knobs):

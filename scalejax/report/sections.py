@@ -5,18 +5,15 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scalejax.analysis.forecast.advice import Advice
 from scalejax.report.answer import Answer, answer_of, span, speed_of, without_answer
-from scalejax.report.page.section import Chapter, Code, Grid, Section
+from scalejax.report.page.section import Chapter, Code, Drawn, Grid, Section
 from scalejax.report.status import counted
 from scalejax.report.table import halving_lines, summary_lines
 from scalejax.status import ENDED, Status
 from scalejax.text import column_title, listing, number_of, quantity, short, short_count
-
-if TYPE_CHECKING:
-    from scalejax.report.figures.picture import Picture
 
 Frame = Any  # pandas.DataFrame, of which type checkers do not know what a selection is
 
@@ -60,7 +57,7 @@ class Facts:
     sweep: str = ""
     data: str = ""
     next_sweeps: tuple[str, ...] = ()
-    pictures: Mapping[str, "tuple[Picture, ...]"] = field(default_factory=dict)
+    pictures: Mapping[str, tuple[Drawn, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     tested: bool = True
 
@@ -72,7 +69,7 @@ class Facts:
         params = float(self.advice["now"].facts["params"])
         return answer_of(self.advice, speed_of(self.rows, params=params))
 
-    def drawn(self, section: str) -> "tuple[Picture, ...]":
+    def drawn(self, section: str) -> tuple[Drawn, ...]:
         """The pictures of a section."""
         return self.pictures.get(section, ())
 
@@ -141,6 +138,11 @@ def scale(facts: Facts) -> Section:
     lines = [*summary_lines(facts.curves, facts.trends), *halving_lines(facts.rows)]
     if facts.unit:
         lines.append(f"The RMSE is in {facts.unit}, which were standardised (standardise_target).")
+    if facts.advice is not None and len(facts.advice.bands):
+        lines.append(
+            "The answer above is forecast from all sizes of a family together, the end of a curve from its own points "
+            "alone: where the two differ, the rows leave both open."
+        )
     return Section(
         "scale", "The picture of scale", pictures=facts.drawn("scale"), grids=(curve_grid(facts.curves, facts.trends),),
         points=tuple(lines), warnings=facts.notes,
@@ -181,7 +183,7 @@ def size(facts: Facts) -> Section | None:
 
 def compute(facts: Facts) -> Section | None:
     """The loss or metric against compute, with its frontier, and how compute is best shared."""
-    shared = _said(facts, "compute-optimal")
+    shared = [each.replace("of that trial", "of the largest trial") for each in _said(facts, "compute-optimal")]
     return _pictured(facts, "compute", f"{facts.noun} against compute", shared)
 
 
@@ -192,8 +194,8 @@ def exponents(facts: Facts) -> Section | None:
     rows = tuple(
         (
             str(trend["model"]),
-            short(trend["exponent"], 2) if math.isfinite(trend["exponent"]) else "–",
-            f"± {short(trend['standard_error'], 2)}" if math.isfinite(trend["standard_error"]) else "–",
+            f"{trend['exponent']:z.3f}" if math.isfinite(trend["exponent"]) else "–",
+            f"± {trend['standard_error']:.3f}" if math.isfinite(trend["standard_error"]) else "–",
             str(trend["verdict"]),
             f"{100 * trend['fall']:.0f} %" if math.isfinite(trend["fall"]) else "–",
             f"{100 * trend['fall_low']:.0f} to {100 * trend['fall_high']:.0f} %"
@@ -441,7 +443,7 @@ def _said(facts: Facts, name: str) -> list[str]:
     return [statement.sentence for statement in statements if statement.name == name]
 
 
-def compared(all_facts: Sequence[Facts], picture: "Picture | None") -> Section:
+def compared(all_facts: Sequence[Facts], picture: Drawn | None) -> Section:
     """Several runs side by side: a row each, and their best curves in one picture where their metrics agree."""
     rows = []
     for facts in all_facts:

@@ -107,15 +107,20 @@ def _taken(trial: Mapping[str, Any]) -> int:
     return taken if isinstance(taken, int) else 0
 
 
-def _begun(trial: Mapping[str, Any]) -> dict[str, Any]:
+def described(trial: Mapping[str, Any]) -> str:
+    """Return what a trial is in words: family, sizes, what is chosen for it, seed."""
     sizes = f"{number_of(trial['params'], 'parameter')}, " if trial["params"] else ""
     sizes += number_of(trial["train_examples"], "example")
     rate, others = trial["learning_rate"], trial.get("hyperparameters")
     chosen = [f"learning rate {rate:g}"] if rate == rate else []  # NaN where there is none
     chosen += [others] if isinstance(others, str) else []
+    return f"{trial['family']}, {', '.join([sizes, *chosen])}, seed {trial['seed']}"
+
+
+def _begun(trial: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "trial_id": trial["trial_id"],
         "step": _taken(trial),
         "steps": trial["steps"],
-        "what": f"{trial['family']}, {', '.join([sizes, *chosen])}, seed {trial['seed']}",
+        "what": described(trial),
     }

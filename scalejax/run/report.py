@@ -17,12 +17,13 @@ from scalejax.text import Shown, first_line
 if TYPE_CHECKING:
     import pandas as pd
 
-    from scalejax.report.page.section import Report
+    from scalejax.report.page.section import Drawn, Report
     from scalejax.report.sections import Facts
     from scalejax.spec import Sweep
 
 PAGE, TEXT = "report.html", "report.md"
 DIGEST = re.compile(r'<meta name="scalejax-digest" content="(\w*)">')
+FOR_PHONES = 2  # runs on a page, up to which each figure is there a second time, as narrow as a phone
 HEAD = 4096  # characters of a page within which its digest stands
 
 
@@ -74,7 +75,10 @@ def report(
     from scalejax.report.sections import chapter_of, compared
 
     directories = list({directory.resolve(): directory for directory in directories}.values())
-    known = _told_apart([facts_of(directory, sweep=sweep, tested=not brief) for directory in directories])
+    narrow = not brief and len(directories) <= FOR_PHONES
+    known = _told_apart(
+        [facts_of(directory, sweep=sweep, tested=not brief, narrow=narrow) for directory in directories]
+    )
     chapters = tuple(chapter_of(facts) for facts in known)
     alone = len(known) == 1
     page = output or (directories[0] / PAGE if alone else Path(PAGE))
@@ -137,13 +141,14 @@ def is_current(directory: Path) -> bool:
     return found is not None and found[1] in (_digest(rows, brief=brief) for brief in (True, False))
 
 
-def facts_of(directory: Path, *, sweep: "Sweep | None" = None, tested: bool = True) -> "Facts":
+def facts_of(directory: Path, *, sweep: "Sweep | None" = None, tested: bool = True, narrow: bool = True) -> "Facts":
     """Return what is known of a run, and write sweep files of the next trials beside it, as `scalejax advise` does.
 
     Args:
         directory: of the run.
         sweep: that it was made of, where this process has made it.
         tested: whether the advice is to hold a back-test.
+        narrow: whether each figure is drawn for a phone as well.
 
     Raises:
         SweepError: there is no run, or its ledger cannot be read.
@@ -171,7 +176,7 @@ def facts_of(directory: Path, *, sweep: "Sweep | None" = None, tested: bool = Tr
         missing = str(error)
     except OSError as error:
         notes = (f"no sweep file of the next trials: {error.strerror or error}",)
-    pictures, undrawn = pictures_of(rows, measurements, curves=curves, advice=advice, unit=unit)
+    pictures, undrawn = pictures_of(rows, measurements, curves=curves, advice=advice, unit=unit, narrow=narrow)
     environment = read_environment(directory)
     source = data_key(directory / SWEEP, "source")
     return Facts(
@@ -197,18 +202,21 @@ def _told_apart(known: "Sequence[Facts]") -> "list[Facts]":
     """Return runs of sweeps of one name with the directory behind it."""
     counts = Counter(facts.name for facts in known)
     return [
-        facts if counts[facts.name] == 1 else replace(facts, name=f"{facts.name} ({facts.directory})")
+        facts if counts[facts.name] == 1 else replace(facts, name=f"{facts.name} in {facts.directory}")
         for facts in known
     ]
 
 
-def _together(known: "Sequence[Facts]"):
+def _together(known: "Sequence[Facts]") -> "Drawn | None":
     """Draw the best curves of several runs in one picture, where there are two or more with one metric."""
     from scalejax.report.figures.compare import compare_picture
+    from scalejax.report.pictures import drawn_twice
 
     curves = {facts.name: facts.curves for facts in known if facts.curves is not None}
     metrics = {str(table["metric"].iloc[0]) for table in curves.values()}
-    return compare_picture(curves, unit=known[0].unit) if len(curves) > 1 and len(metrics) == 1 else None
+    if len(curves) < 2 or len(metrics) > 1:
+        return None
+    return drawn_twice(lambda width: compare_picture(curves, unit=known[0].unit, width=width))
 
 
 def _write_beside(made: "Report", directory: Path) -> Path:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from scalejax.run.store import MeasurementRow, ResultRow, TrialRow
+from scalejax.run.store import ERROR, PLANNED, RESULTS, MeasurementRow, ResultRow, TrialRow
 from scalejax.text import exact
 
 if TYPE_CHECKING:
@@ -107,6 +107,17 @@ def older_result(end: "OlderFinished", plan: "Plan") -> ResultRow:
         test_metric=scores and scores.test_metric,
         metric=plan.task.metric,
     )
+
+
+def told_row(trial: TrialRow, result: ResultRow) -> dict[str, Any]:
+    """Return a trial that has ended as a tracker is told of it: the columns of its row, and `knobs`, their names."""
+    planned = {column.name: getattr(trial, column.name) for column in PLANNED if column.name != "knobs"}
+    found = {column.name: getattr(result, column.name) for column in RESULTS}
+    row = {"trial_id": trial.trial_id, "family": trial.family, **trial.knobs, **planned, **found}
+    row["status"], row["knobs"] = str(result.status), list(trial.knobs)
+    row["flops"] = trial.flops // trial.steps * result.steps_taken
+    row["test_error"] = result.test_metric if result.metric == ERROR else None
+    return row
 
 
 def measurement_rows(end: "Finished") -> list[MeasurementRow]:

@@ -5,11 +5,13 @@ import hashlib
 import json
 import math
 import os
+import platform
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, nullcontext, suppress
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,13 +35,17 @@ from scalejax.run.directory import (
 )
 from scalejax.run.fits import BOOTSTRAP, LEVEL, Fits, fit_source
 from scalejax.run.predict import predicted
-from scalejax.run.rows import measurement_rows, older_result, older_row, result_row, trial_row
-from scalejax.run.store import TRIAL_COLUMNS, Ended, Heartbeat, Store
+from scalejax.run.rows import measurement_rows, older_result, older_row, result_row, told_row, trial_row
+from scalejax.run.store import TRIAL_COLUMNS, Ended, Heartbeat, SessionRow, Store
+from scalejax.run.timeline import Recorder, group_names
+from scalejax.run.trackers import Tracker, tracker_of
+from scalejax.run.tracking import Outcome, Tracking
 from scalejax.run.watch import Accountant, Interruption, Preparation, Pulse
 from scalejax.run.weights import Keeper, best_row, evaluated, model_parts, without_model
 from scalejax.spec import Sweep
+from scalejax.spec.file import sweep_to_toml
 from scalejax.spec.sweep import ALL, NONE
-from scalejax.status import FINAL, Status
+from scalejax.status import ENDED, FINAL, Status
 from scalejax.text import Shown, number_of
 
 if TYPE_CHECKING:
@@ -113,6 +119,47 @@ class Run(Shown):
         """Return the measurements along training: trial_id, step, examples_seen, losses and the validation metric."""
         with Store(self.directory / LEDGER, write=False) as store:
             return store.measurements()
+
+    def timeline(self) -> "pd.DataFrame":
+        """Return how the sweep ran: one row a span, in which a trial was in one lane; several where it came back.
+
+        Its columns:
+
+        - trial_id.
+        - session: the process that trained here, from 1 on; see `sessions`.
+        - pack, group, bucket: a pack is the lanes of a bucket (the sizes that share a program) on a group of devices,
+          such as "cpu 0-3". The processes that fit the older algorithms are lanes of the group "host".
+        - lanes, lane: how many the pack has, and which of them it was, from 0 on.
+        - began, ended: in seconds since 1970; `ended` is missing (NaN) while the trial is there.
+        - steps: taken there, 0 while it is there.
+        - step_flops: of one step in that program, padding included.
+        - outcome: why it left: "done", "diverged" or "failed"; "rung", where halving had to decide; "refused" by a
+          device, such as one short of memory; "interrupted" with the run. Empty while it is there.
+
+        A span begins with the first call that the trial is in: compiling is no part of it. Rows are written every other
+        second; what began and ended after the last time before a kill is not there. Of several hosts the lanes of all
+        are there. Runs of version 0.3.0 and earlier ones have no rows.
+        """
+        with Store(self.directory / LEDGER, write=False) as store:
+            return store.timeline()
+
+    def sessions(self) -> "pd.DataFrame":
+        """Return the processes that trained here, one row each: what was planned, and how it came out.
+
+        Its columns:
+
+        - session, from 1 on; began and ended, in seconds since 1970, `ended` missing (NaN) while it runs.
+        - host, device, devices, groups: where, and how many groups of devices worked on different buckets.
+        - peak_flops: FLOP/s of matrix products on all devices together, as `scalejax bench` has measured them on this
+          machine or as their vendor says; missing if unknown.
+        - forecast_seconds: of wall time for what was left to train.
+        - plan_useful_flops, plan_padding_flops, plan_idle_flops: of the whole plan.
+        - useful_flops, padding_flops: that trials took in lanes, and that padding added.
+        - lane_seconds, idle_seconds: of the lanes of packs at work, and of those among them without a trial.
+        - training_seconds: in which any lane had a trial.
+        """
+        with Store(self.directory / LEDGER, write=False) as store:
+            return store.sessions()
 
     def counts(self) -> dict[str, int]:
         """Return the number of trials in each status."""
@@ -456,6 +503,7 @@ def run_sweep(
     *,
     progress: bool = True,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    tracker: "str | Tracker | None" = None,
 ) -> Run:
     """Train what a sweep asks for and has not been trained yet, on all local devices, and draw the learning curves.
 
@@ -469,10 +517,12 @@ def run_sweep(
             extended: finished trials are never repeated, and running ones resume at their step.
         progress: show progress on standard error.
         checkpoint_seconds: between two checkpoints of the running trials.
+        tracker: is told what the run does: "wandb", "trackio" or "tensorboard", with "=project" behind it if wanted,
+            or an object with the methods of `scalejax.Tracker`. If it fails, one sentence says so, and the run goes on.
 
     Raises:
-        SweepError: the sweep asks for what cannot be, or another process runs in the directory; before anything is
-            trained.
+        SweepError: the sweep asks for what cannot be, another process runs in the directory, or the tracker cannot
+            begin; before anything is trained.
         RunError: trouble during the run, such as a full disk; what has been done is kept.
         Interrupted: SIGINT or SIGTERM was heard; it says what could not be saved, if anything.
 
@@ -481,7 +531,7 @@ def run_sweep(
             models the sweep keeps were done in an earlier run that kept none.
     """
     plan = same_on_all_hosts(lambda: planned(sweep))
-    return carry_out(plan, out, progress=progress, checkpoint_seconds=checkpoint_seconds)
+    return carry_out(plan, out, progress=progress, checkpoint_seconds=checkpoint_seconds, tracker=tracker)
 
 
 def same_on_all_hosts(make: "Callable[[], Plan]") -> "Plan":
@@ -516,6 +566,7 @@ def carry_out(
     *,
     progress: bool = True,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    tracker: "str | Tracker | None" = None,
 ) -> Run:
     """Carry out a plan; see `run_sweep`. Of several hosts only the primary one writes, checkpoints apart."""
     from scalejax.execute import hosts
@@ -523,10 +574,12 @@ def carry_out(
     run = Run(directory_of(plan.sweep, out), plan.sweep)
     with hosts.exit_together():
         if not hosts.is_primary():
-            _carry_out(run, plan, progress=False, checkpoint_seconds=checkpoint_seconds)
+            _carry_out(run, plan, progress=False, checkpoint_seconds=checkpoint_seconds, tracking=None)
             return run
-        with locked(run.directory):
-            _carry_out(run, plan, progress=progress, checkpoint_seconds=checkpoint_seconds)
+        told = tracker_of(tracker, run.directory)
+        tracking = Tracking(told, partial(_told_facts, run, plan), partial(_told_outcome, run))
+        with locked(run.directory), tracking:
+            _carry_out(run, plan, progress=progress, checkpoint_seconds=checkpoint_seconds, tracking=tracking)
             if run.counts()[Status.DONE]:
                 try:
                     run.save_figure()
@@ -536,7 +589,40 @@ def carry_out(
     return run
 
 
-def _carry_out(run: Run, plan: "Plan", *, progress: bool, checkpoint_seconds: float) -> None:
+def _told_facts(run: Run, plan: "Plan") -> dict[str, Any]:
+    """Return the facts with which a tracker begins; see `Tracker.init`."""
+    from scalejax.execute.devices import device_kind, versions
+
+    trials = {trial.trial_id for trial in (*plan.trials, *plan.older)}
+    ended: set[str] = set()
+    with suppress(SweepError), Store(run.directory / LEDGER, write=False) as store:  # there may be none yet
+        ended = set(store.ended(ENDED))
+    return {
+        "name": plan.sweep.name,
+        "directory": str(run.directory),
+        "trials": len(trials),
+        "ended": len(trials & ended),
+        "families": list(dict.fromkeys(trial.family for trial in (*plan.trials, *plan.older))),
+        "train_examples": sorted(
+            {trial.settings.train_examples for trial in plan.trials} | {trial.train_examples for trial in plan.older}
+        ),
+        "device": device_kind(),
+        "devices": plan.devices,
+        "useful_flops": plan.useful_flops,
+        "versions": dict(versions()),
+        "sweep": sweep_to_toml(plan.sweep),
+    }
+
+
+def _told_outcome(run: Run) -> Outcome:
+    """Return the tables and figures with which a tracker ends; see `Tracker.finish`."""
+    tables = {"trials": run.results(), "measurements": run.measurements()}
+    with suppress(ValueError):  # no trial is done
+        tables["learning_curves"] = run.curves()
+    return tables, sorted((run.directory / FIGURES).glob("*.png"))
+
+
+def _carry_out(run: Run, plan: "Plan", *, progress: bool, checkpoint_seconds: float, tracking: Tracking | None) -> None:
     """Train what has not been trained yet, in a directory that is locked."""
     from scalejax.execute import hosts
     from scalejax.execute.checkpoint import Checkpoints
@@ -566,10 +652,11 @@ def _carry_out(run: Run, plan: "Plan", *, progress: bool, checkpoint_seconds: fl
             with keeping as keeper:
                 if not (unfinished or recalled or older):
                     checkpoints.finish(complete=True)
-                elif store:
+                elif store and tracking:
                     _train(
                         plan, unfinished, begun, recalled=recalled, older=older, halving=halving, store=store,
                         checkpoints=checkpoints, keeper=keeper, folder=run.directory / OLDER, progress=progress,
+                        tracking=tracking,
                     )  # fmt: skip
                 else:
                     _train_on_other_host(plan, unfinished, begun, halving=halving, checkpoints=checkpoints)
@@ -668,6 +755,7 @@ def _train(
     keeper: Keeper | None,
     folder: Path,
     progress: bool,
+    tracking: Tracking,
 ) -> None:
     """Train the unfinished trials, from where an earlier run left those that have begun.
 
@@ -678,7 +766,7 @@ def _train(
     import jax
 
     from scalejax.classical.pool import HostPool
-    from scalejax.execute.devices import processes_beside
+    from scalejax.execute.devices import groups, processes_beside
     from scalejax.execute.observer import Observer
     from scalejax.execute.scheduler import Scheduler
     from scalejax.report.progress import ProgressDisplay
@@ -693,6 +781,8 @@ def _train(
         share = accountant.total / len(waiting) if waiting else 1.0
         trials, work = len(waiting) + len(older), accountant.total + share * len(older)
         display = exits.enter_context(ProgressDisplay(trials=trials, work=work, stream=stream))
+        if progress:
+            tracking.listen(display.say)
         for note in (*plan.card.notes, *plan.packing.notes):
             display.say(f"note: {note}")
         if left_out := store.left_out():
@@ -700,7 +790,10 @@ def _train(
             display.say(f"{trials} of an earlier form of this sweep or its code: kept, and left out of the tables")
         if begun:
             display.say(f"resuming {number_of(len(begun), 'trial')} where an earlier run left off")
-        exits.enter_context(Pulse(store, accountant=accountant, display=display))
+        processes = processes_beside(engine=bool(waiting))
+        workers = group_names(groups(jax.devices(), size=plan.group_size))
+        recorder = Recorder(_session(plan, store, share=accountant.share, groups=len(workers)), groups=workers)
+        exits.enter_context(Pulse(store, accountant=accountant, display=display, recorder=recorder))
 
         def started(trials: Sequence["Trial"]) -> None:
             preparation.begin()
@@ -712,13 +805,19 @@ def _train(
         def finished(end: "Finished") -> None:
             if keeper:
                 keeper.set_aside(end)
-            store.finish(result_row(end, plan), measurement_rows(end))
+            trial, result, measured = end.trial, result_row(end, plan), measurement_rows(end)
+            store.finish(result, measured)
+            tracking.log(lambda: (told_row(trial_row(trial, plan), result), [asdict(each) for each in measured]))
             if keeper:
                 keeper.ended(end.trial)
             display.end_trial(end.status, spared=accountant.spared(end.trial))
 
         def fitted(end: "OlderFinished") -> None:
-            store.finish(older_result(end, plan), ())
+            result = older_result(end, plan)
+            store.finish(result, ())
+            trial = end.trial
+            tracking.log(lambda: (told_row(older_row(trial, plan), result), ()))
+            recorder.fitted(end.trial.trial_id, end.status, steps=result.steps_taken)
             display.end_trial(end.status, spared=share)
 
         store.start(list(begun))
@@ -727,7 +826,10 @@ def _train(
             {trial.trial_id for trial in unfinished},
             data=data,
             observer=Observer(
-                started=started, finished=finished, progressed=lambda each: accountant.show(each, display)
+                started=started,
+                finished=finished,
+                progressed=lambda each: accountant.show(each, display),
+                moved=recorder.moved,
             ),
             halving=halving,
             checkpoints=checkpoints,
@@ -738,8 +840,9 @@ def _train(
             older,
             data,
             folder=folder.absolute(),
-            processes=processes_beside(engine=bool(waiting)),
+            processes=processes,
             started=lambda trial: store.start([trial.trial_id]),
+            placed=lambda trial, process: recorder.fits(trial.trial_id, process, processes=min(processes, len(older))),
             finished=fitted,
             failed=scheduler.stop,
             within=partial(hold, current()),
@@ -756,6 +859,41 @@ def _train(
             pool.stop()  # another host may have received the signal
         if not (pool.join() and complete) and (heard := interruption.signal or scheduler.signal):
             raise Interrupted(heard, lost=[*scheduler.lost.values(), *[0] * pool.dropped])
+
+
+def _session(plan: "Plan", store: Store, *, share: float, groups: int) -> SessionRow:
+    """Return what is known of a session when it begins, without measuring anything.
+
+    Args:
+        plan: that it carries out.
+        store: the ledger.
+        share: of the work of the plan that is left.
+        groups: of devices.
+    """
+    from scalejax.execute.devices import device_kind
+    from scalejax.execute.peak import known_peak
+    from scalejax.execute.timing import remembered
+    from scalejax.planning.forecast import Timing, forecast
+
+    timings = [remembered(bucket, plan.card, group_size=plan.group_size) for bucket in plan.packing.buckets]
+    seconds = None
+    if timings:  # compiled programs are loaded again, however little of the work is left
+        loading = forecast(plan, [Timing(0.0, 0.0, 0.0)] * len(timings)).total
+        seconds = share * forecast(plan, timings).total + (1 - share) * loading
+    return SessionRow(
+        session=store.next_session(),
+        began=time.time(),
+        ended=None,
+        host=platform.node(),
+        device=device_kind(),
+        devices=plan.devices,
+        groups=groups,
+        peak_flops=known_peak(plan.devices, precision=plan.sweep.train.precision),
+        forecast_seconds=seconds,
+        plan_useful_flops=float(plan.useful_flops),
+        plan_padding_flops=float(plan.padding_flops),
+        plan_idle_flops=float(plan.idle_flops),
+    )
 
 
 def _train_on_other_host(

@@ -3,8 +3,8 @@
 One process writes it (several threads, one lock); any other may read it at the same time. A finished trial and its
 measurements are written in one transaction: a trial is there whole or not at all.
 
-The fields of `TrialRow`, `ResultRow` and `MeasurementRow` declare the columns of the two tables. A field's type gives
-the column's type in SQLite and in pandas; its metadata add what SQLite must know besides.
+The fields of `TrialRow`, `ResultRow`, `MeasurementRow`, `SessionRow` and `SpanRow` declare the columns of the tables. A
+field's type gives the column's type in SQLite and in pandas; its metadata add what SQLite must know besides.
 """
 
 import contextlib
@@ -20,14 +20,14 @@ from dataclasses import Field, astuple, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from scalejax.errors import RunError, SweepError
+from scalejax.errors import NoResultsError, RunError, SweepError
 from scalejax.status import ENDED, FINAL, Status
 from scalejax.text import first_line
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 OLDEST_VERSION = 2  # an older ledger than this is not read
 SILENCE = 60.0  # seconds without a heartbeat after which a process counts as gone
 
@@ -89,7 +89,59 @@ class MeasurementRow:
     validation_metric: float | None
 
 
+@dataclass(frozen=True)
+class SessionRow:
+    """One process that trained here, what it had, and what its plan said. Times are in seconds since 1970.
+
+    The FLOPs are those of the whole plan, also where an earlier session has done a part of it.
+    """
+
+    session: int  # from 1 on
+    began: float
+    ended: float | None  # None while it runs
+    host: str
+    device: str
+    devices: int
+    groups: int  # of devices, that work on different buckets
+    peak_flops: float | None  # FLOP/s of matrix products on all devices together, where they are known
+    forecast_seconds: float | None  # of wall time, for what this session had to train
+    plan_useful_flops: float
+    plan_padding_flops: float
+    plan_idle_flops: float
+
+
+@dataclass(frozen=True)
+class SpanRow:
+    """A trial in a lane, from its first call there to its last; or in a process on host cores."""
+
+    session: int
+    span: int  # numbered in each session
+    trial_id: str = field(metadata={"sql": "TEXT NOT NULL REFERENCES trials"})
+    pack: int  # numbered in each session: a pack is the lanes of a bucket on a group of devices
+    group: str = field(metadata={"sql": "TEXT NOT NULL", "name": '"group"'})  # of devices, such as "cpu 0-3"; or HOST
+    bucket: str  # the sizes that share the program
+    lanes: int  # of the pack
+    lane: int  # from 0 on
+    began: float  # in seconds since 1970
+    ended: float | None  # None while the trial is in its lane
+    steps: int  # that it took there
+    step_flops: int  # of one of its steps in this program, padding included
+    outcome: str  # why it left: the status with which it ended, or a word of `Leaving`; empty while it is there
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What is new of a session and its spans: rows that replace those of the same numbers."""
+
+    session: SessionRow | None = None
+    spans: Sequence[SpanRow] = ()
+
+
+NOTHING_NEW = Recorded()
+HOST = "host"  # the group of processes on host cores, whose lanes they are
+INTERRUPTED = "interrupted"  # why a trial left its lane whose run was killed
 Columns = Sequence["Field[Any]"]
+SESSION, SPAN = fields(SessionRow), fields(SpanRow)
 PLANNED, MEASURED = fields(TrialRow), fields(MeasurementRow)
 RESULTS = fields(ResultRow)[1:]  # known once a trial has run, so missing before
 ERROR = "error"  # the metric that has a column of its own, as it had before there were others
@@ -98,7 +150,7 @@ TRIAL_COLUMNS = (*(column.name for column in (*PLANNED, *RESULTS)), "position", 
 
 
 def _names(columns: Columns, prefix: str = "") -> str:
-    return ", ".join(f"{prefix}{column.name}" for column in columns)
+    return ", ".join(f"{prefix}{column.metadata.get('name', column.name)}" for column in columns)
 
 
 def _type(column: "Field[Any]") -> Any:
@@ -110,7 +162,7 @@ def _sql(columns: Columns, *, known: bool) -> str:
     """Return columns as SQL declares them; `known`: whether each row has them, unless its type says otherwise."""
     types = {str: "TEXT", int: "INTEGER", float: "REAL"}
     return ", ".join(
-        f"{column.name} {column.metadata.get('sql') or types[_type(column)]}"
+        f"{column.metadata.get('name', column.name)} {column.metadata.get('sql') or types[_type(column)]}"
         + (" NOT NULL" if known and "sql" not in column.metadata and not get_args(column.type) else "")
         for column in columns
     )
@@ -138,8 +190,11 @@ CREATE TABLE IF NOT EXISTS heartbeat (
     only INTEGER PRIMARY KEY CHECK (only = 1), pid INTEGER NOT NULL, host TEXT NOT NULL, began REAL NOT NULL,
     beat REAL NOT NULL, eta_seconds REAL
 );
+CREATE TABLE IF NOT EXISTS sessions ({_sql(SESSION, known=True)}, PRIMARY KEY (session));
+CREATE TABLE IF NOT EXISTS spans ({_sql(SPAN, known=True)}, PRIMARY KEY (session, span)) WITHOUT ROWID;
 """
-# What brings a ledger of the version before to each version. The heartbeats of version 3 are a table of their own.
+# What brings a ledger of the version before to each version. The heartbeats of version 3, and the sessions and spans of
+# version 7, are tables of their own.
 UPGRADES = {
     4: "ALTER TABLE trials ADD COLUMN program TEXT;",
     5: f"""
@@ -204,7 +259,7 @@ class Store:
             SweepError: there is no ledger to read, or it is of another version, damaged, or no ledger at all.
         """
         if not write and not path.is_file():
-            raise SweepError(
+            raise NoResultsError(
                 f"{path}: there are no results here; give the directory of a run, or start one with `scalejax run`"
             )
         if path.exists() and not path.is_file():
@@ -238,7 +293,7 @@ class Store:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
         new = version == 0 and self._connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None
         if new and not self._writes:
-            raise SweepError(f"{path}: there are no results here yet; `scalejax run` on the same directory resumes")
+            raise NoResultsError(f"{path}: there are no results here yet; `scalejax run` on the same directory resumes")
         if not new and not OLDEST_VERSION <= version <= SCHEMA_VERSION:
             raise SweepError(
                 f"{path}: written by another program or version of scalejax (schema {version}, this one reads "
@@ -307,9 +362,19 @@ class Store:
     def plan(self, trials: Sequence[TrialRow]) -> None:
         """Make `trials` the sweep: add the new ones as pending, keep the rows of all others but leave them out.
 
-        What was running when an earlier process ended, or has failed, is pending again.
+        What was running when an earlier process ended, or has failed, is pending again. If that process was killed, its
+        session and the spans of its trials end with its last heartbeat.
         """
         with self._writing() as transaction:
+            last = "ended = max(began, coalesce((SELECT beat FROM heartbeat), began))"
+            transaction.execute(f"UPDATE sessions SET {last} WHERE ended IS NULL")
+            # A heartbeat has the steps of a trial, not those of its span.
+            reached = "(SELECT steps_taken FROM trials WHERE trials.trial_id = spans.trial_id)"
+            before = "SELECT sum(steps) FROM spans past WHERE past.trial_id = spans.trial_id AND past.ended NOT NULL"
+            steps = f"max(0, coalesce({reached}, 0) - coalesce(({before}), 0))"
+            transaction.execute(
+                f"UPDATE spans SET {last}, steps = {steps}, outcome = '{INTERRUPTED}' WHERE ended IS NULL"
+            )
             transaction.execute("UPDATE trials SET position = NULL")
             unfinished = _is(Status.PENDING, Status.RUNNING, Status.FAILED)
             transaction.execute(
@@ -364,14 +429,34 @@ class Store:
                 [_values(row, MEASURED) for row in measurements],
             )
 
-    def beat(self, heartbeat: Heartbeat, steps: Mapping[str, int]) -> None:
-        """Write down that the writer is running, and how many steps each running trial has taken, by id."""
+    def beat(self, heartbeat: Heartbeat, steps: Mapping[str, int], recorded: Recorded = NOTHING_NEW) -> None:
+        """Write down that the writer runs, how many steps each running trial has taken, by id, and what it recorded."""
         with self._writing() as transaction:
             transaction.execute("INSERT OR REPLACE INTO heartbeat VALUES (1, ?, ?, ?, ?, ?)", astuple(heartbeat))
             transaction.executemany(
                 f"UPDATE trials SET steps_taken = ? WHERE trial_id = ? AND status = '{Status.RUNNING}'",
                 [(taken, trial_id) for trial_id, taken in steps.items()],
             )
+            session = [] if recorded.session is None else [recorded.session]
+            for table, columns, rows in (("sessions", SESSION, session), ("spans", SPAN, recorded.spans)):
+                transaction.executemany(
+                    f"INSERT OR REPLACE INTO {table} ({_names(columns)}) VALUES (?{', ?' * (len(columns) - 1)})",
+                    [_values(row, columns) for row in rows],
+                )
+
+    def last_ended(self, count: int) -> list[str]:
+        """Return the ids of the trials of the sweep that have ended last, the latest first."""
+        query = (
+            f"SELECT trial_id FROM spans JOIN trials USING (trial_id) WHERE position IS NOT NULL AND {_is(*ENDED)} "
+            "GROUP BY trial_id ORDER BY max(ended) DESC, max(span) DESC LIMIT ?"
+        )
+        with self._reading() as connection:
+            return [str(trial_id) for (trial_id,) in connection.execute(query, (count,))]
+
+    def next_session(self) -> int:
+        """Return the number of the session that begins."""
+        with self._reading() as connection:
+            return int(connection.execute("SELECT coalesce(max(session), 0) + 1 FROM sessions").fetchone()[0])
 
     def heartbeat(self) -> Heartbeat | None:
         """Return the process that writes, or wrote when it was killed; None if the last one ended cleanly."""
@@ -460,6 +545,77 @@ class Store:
             table.insert(len(MEASURED) - 1, "validation_error", error)
             return table
 
+    def timeline(self) -> "pd.DataFrame":
+        """Return which lane each trial had when, one row a span, in the order of the sessions and of `began`.
+
+        Its columns are trial_id, then the other fields of `SpanRow` but for `span`. Trials that the sweep as it stands
+        does not ask for are among them: they had their time.
+        """
+        import pandas as pd
+
+        columns = [column for column in SPAN if column.name != "span"]
+        columns = sorted(columns, key=lambda column: column.name != "trial_id")
+        query = f"SELECT {_names(columns)} FROM spans ORDER BY session, began, span"
+        with self._reading() as connection:
+            return pd.read_sql_query(query, connection).astype(_dtypes(columns, known=True))
+
+    def sessions(self) -> "pd.DataFrame":
+        """Return the processes that trained here, one row each; its columns are the fields of `SessionRow`, and then:
+
+        useful_flops, padding_flops: that its trials took, and that padding added.
+        lane_seconds, idle_seconds: of the lanes of each pack from its first span to its last, and without a trial.
+        training_seconds: in which any lane had a trial.
+
+        They are of the lanes of devices, not of the processes on host cores.
+        """
+        import pandas as pd
+
+        query = f"SELECT {_names(SESSION)} FROM sessions ORDER BY session"
+        spans = (
+            "SELECT session, pack, lanes, began, ended, spans.steps, flops / trials.steps, step_flops FROM spans "
+            f"JOIN trials USING (trial_id) WHERE \"group\" != '{HOST}' ORDER BY began"
+        )
+        with self._reading() as connection:
+            table = pd.read_sql_query(query, connection).astype(_dtypes(SESSION, known=True))
+            lanes = {number: LaneWork() for number in table["session"].tolist()}
+            for session, *span in connection.execute(spans):
+                lanes[session].add(*span)
+        for column in fields(LaneWork):
+            values = [getattr(each, column.name) for each in lanes.values()]
+            table[column.name] = pd.Series(values, index=table.index, dtype="float64")
+        return table
+
+
+@dataclass
+class LaneWork:
+    """What the lanes of a session did; see `Store.sessions`."""
+
+    useful_flops: float = 0.0
+    padding_flops: float = 0.0
+    lane_seconds: float = 0.0
+    idle_seconds: float = 0.0
+    training_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._latest = 0.0  # end of any span so far
+        self._packs: dict[int, tuple[float, float]] = {}
+
+    def add(
+        self, pack: int, lanes: int, began: float, ended: float | None, steps: int, true_flops: int, step_flops: int
+    ) -> None:
+        """Add a span; spans come in the order in which they began. One that has not ended is not counted yet."""
+        if ended is None:
+            return
+        self.useful_flops += steps * true_flops
+        self.padding_flops += steps * (step_flops - true_flops)
+        first, last = self._packs.get(pack, (began, began))
+        self._packs[pack] = first, max(last, ended)
+        longer = lanes * (max(last, ended) - last)
+        self.lane_seconds += longer
+        self.idle_seconds += longer - (ended - began)
+        self.training_seconds += max(0.0, ended - max(began, self._latest))
+        self._latest = max(self._latest, ended)
+
 
 def _connect(path: Path, *, write: bool) -> sqlite3.Connection:
     """Open the file, to read it only unless `write` is set."""
@@ -480,7 +636,7 @@ def _check(connection: sqlite3.Connection) -> None:
                 raise sqlite3.DatabaseError("a table or a column is missing")
 
 
-def _values(row: TrialRow | ResultRow | MeasurementRow, columns: Columns) -> list[Any]:
+def _values(row: TrialRow | ResultRow | MeasurementRow | SessionRow | SpanRow, columns: Columns) -> list[Any]:
     """Return what SQLite stores of a row. It has no NaN, and infinities must not enter a mean: both are missing."""
     values = [getattr(row, column.name) for column in columns]
     return [

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalejax.errors import RunError
 from scalejax.run.store import Heartbeat, Store
+from scalejax.run.timeline import Recorder
 
 if TYPE_CHECKING:
     from scalejax.execute.observer import Progress
@@ -30,6 +31,10 @@ class Accountant:
         plan: of the sweep.
         waiting: the trials that are to be trained.
         begun: those of them that resume where an earlier run left them, by id.
+
+    Attributes:
+        total: work that is left at the beginning, in the cost model's seconds of one device.
+        share: of the work of all trials of the plan.
     """
 
     def __init__(self, plan: "Plan", waiting: Sequence["Trial"], *, begun: Mapping[str, "Paused"]):
@@ -43,11 +48,14 @@ class Accountant:
         for trial_id, paused in begun.items():
             self._left[trial_id] -= paused.slot.step
         self._cost: dict[str, tuple[float, int]] = {}  # work and useful FLOPs of one step
+        whole = 0.0  # work of all trials
         for bucket in plan.packing.buckets:
             for trial in bucket.trials:
                 flops = step_flops(trial.architecture, trial.recipe)
                 self._cost[trial.trial_id] = (bucket.seconds / bucket.lanes, flops)
+                whole += bucket.seconds / bucket.lanes * trial.settings.steps
         self.total = sum(self._cost[trial][0] * steps for trial, steps in self._left.items())
+        self.share = self.total / whole if whole else 1.0
 
     def begin(self, trials: Sequence["Trial"], display: "ProgressDisplay") -> None:
         """Count all steps of trials that start, or start again, as left; those that halving recalls are new work."""
@@ -97,10 +105,11 @@ class Pulse:
         store: open for writing.
         accountant: has the steps of each trial.
         display: has the time left.
+        recorder: has how it runs.
     """
 
-    def __init__(self, store: Store, *, accountant: Accountant, display: "ProgressDisplay"):
-        self._store, self._accountant, self._display = store, accountant, display
+    def __init__(self, store: Store, *, accountant: Accountant, display: "ProgressDisplay", recorder: Recorder):
+        self._store, self._accountant, self._display, self._recorder = store, accountant, display, recorder
         self._began = time.time()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat_until_the_end, daemon=True)
@@ -113,6 +122,7 @@ class Pulse:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
+        self._recorder.close()
         with suppress(RunError):
             self._beat()  # so that what was interrupted shows how far it has come
 
@@ -122,8 +132,9 @@ class Pulse:
                 self._beat()
 
     def _beat(self) -> None:
+        recorded = self._recorder.take()  # before the time of the beat, with which spans end if this process is killed
         heartbeat = Heartbeat(os.getpid(), platform.node(), self._began, time.time(), self._display.eta_seconds)
-        self._store.beat(heartbeat, self._accountant.steps_taken)
+        self._store.beat(heartbeat, self._accountant.steps_taken, recorded)
 
 
 class Preparation:

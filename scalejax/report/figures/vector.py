@@ -2,10 +2,12 @@
 
 import io
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from scalejax.report.figures.canvas import styled
 
+
+@styled()
 def svg_of(figure: Figure) -> str:
     """Return a figure as SVG, from its element `<svg` on; the same figure gives the same text.
 
@@ -13,7 +15,6 @@ def svg_of(figure: Figure) -> str:
     shows through, in whichever colour scheme.
     """
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "scalejax", "svg.fonttype": "path"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None}, bbox_inches=None)
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :].rstrip()

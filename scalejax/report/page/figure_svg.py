@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 MARK = re.compile(r"<use\b([^>]*?)/>")
+MARK_STYLE = re.compile(r'<use\b[^>]*?( style="[^"]*")')
 METADATA = re.compile(r"\s*<metadata>.*?</metadata>", re.DOTALL)
 PLACES = re.compile(r'\b(?:d|x|y)="[^"]*"')
 DIGITS = re.compile(r"(?<=\d\.\d{2})\d+")
@@ -52,7 +53,10 @@ def _told(body: str, gid: str, texts: Sequence[str]) -> str:
     group, marks = MARK.subn(titled, body[inside:end])
     if not marks:
         group = f"<title>{html.escape(texts[0])}</title>{group}"
-    return body[:inside] + group + body[end:]
+    head, styles = body[start : inside - 1], MARK_STYLE.findall(group)
+    if len(styles) == marks and len(set(styles)) == 1:  # said once, for all of them
+        head, group = head + styles[0], group.replace(styles[0], "")
+    return f"{body[:start]}{head}>{group}{body[end:]}"
 
 
 def _end(body: str, inside: int) -> int:

@@ -7,9 +7,10 @@ from importlib.resources import files
 from scalejax.report.figures.picture import Picture
 from scalejax.report.figures.vector import svg_of
 from scalejax.report.page.figure_svg import inlined
-from scalejax.report.page.section import Chapter, Code, Grid, Report, Section
+from scalejax.report.page.section import Chapter, Code, Drawn, Grid, Report, Section
 
 FOLDED = 12  # lines of code, from which on they are folded behind their title
+LONG = 40  # letters of a cell, from which on its column is wider
 DIGEST = '<meta name="scalejax-digest" content="{}">'
 
 
@@ -107,7 +108,7 @@ def _section(section: Section, *, level: int, prefix: str) -> str:
     parts = [f'<section id="{_text(name)}"><h{level}>{_text(section.title)}</h{level}>\n']
     parts += [f"<p>{_text(sentence)}</p>\n" for sentence in section.sentences]
     parts += [f'<p class="warning"><strong>Note.</strong> {_text(each)}</p>\n' for each in section.warnings]
-    parts += [_figure(picture, f"{name}-{place}") for place, picture in enumerate(section.pictures)]
+    parts += [_figure(drawn, f"{name}-{place}") for place, drawn in enumerate(section.pictures)]
     parts += [_grid(grid, section.title) for grid in section.grids]
     if section.points:
         points = "".join(f"<li>{_text(point)}</li>" for point in section.points)
@@ -116,19 +117,24 @@ def _section(section: Section, *, level: int, prefix: str) -> str:
     return "".join([*parts, "</section>\n"])
 
 
-def _figure(picture: Picture, name: str) -> str:
-    svg = inlined(svg_of(picture.figure), prefix=f"{name}-", alt=picture.alt, tips=picture.tips)
-    zoom = f"{name}-zoom"
+def _figure(drawn: Drawn, name: str) -> str:
+    def plot(picture: Picture, kind: str) -> str:
+        svg = inlined(svg_of(picture.figure), prefix=f"{name}-{kind[0]}-", alt=picture.alt, tips=picture.tips)
+        return f'<div class="plot {kind}">{svg}</div>'
+
+    narrow = "" if drawn.narrow is None else plot(drawn.narrow, "narrow")
+    title, zoom = _text(drawn.picture.title), f"{name}-zoom"
     return (
-        f'<figure><input type="checkbox" class="zoom" id="{zoom}" aria-label="Enlarge: {_text(picture.title)}">'
-        f'<div class="plot">{svg}</div><figcaption><span>{_text(picture.title)}</span>'
+        f'<figure><input type="checkbox" class="zoom" id="{zoom}" aria-label="Enlarge: {title}">'
+        f"{plot(drawn.picture, 'wide' if narrow else 'only')}{narrow}<figcaption><span>{title}</span>"
         f'<label for="{zoom}" aria-hidden="true"></label></figcaption></figure>\n'
     )
 
 
 def _grid(grid: Grid, title: str) -> str:
     def cell(text: str, column: int, *, tag: str, scope: str = "") -> str:
-        word = ' class="word"' if column in grid.left or not grid.header else ""
+        long = " long" if len(text) > LONG else ""
+        word = f' class="word{long}"' if column in grid.left or not grid.header else ""
         return f"<{tag}{word}{scope}>{_text(text)}</{tag}>"
 
     head = "".join(cell(text, column, tag="th", scope=' scope="col"') for column, text in enumerate(grid.header))

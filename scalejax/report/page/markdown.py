@@ -27,7 +27,7 @@ def markdown_of(chapter: Chapter, *, figures: str) -> str:
 def _section(section: Section, figures: str) -> list[str]:
     parts = [f"## {_text(section.title)}", *(_text(sentence) for sentence in section.sentences)]
     parts += [f"> **Note.** {_text(warning)}" for warning in section.warnings]
-    parts += [f"![{_text(picture.alt)}]({figures}/{picture.name}.png)" for picture in section.pictures]
+    parts += [f"![{_text(each.picture.alt)}]({figures}/{each.picture.name}.png)" for each in section.pictures]
     for grid in section.grids:
         parts += [_grid(grid), _text(grid.caption)]
     if section.points:

@@ -39,6 +39,14 @@ class Code:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """A picture, and the same picture for a screen as narrow as a phone's, where there is one."""
+
+    picture: Picture
+    narrow: Picture | None = None
+
+
+@dataclass(frozen=True)
 class Section:
     """One section of a report, in the order in which it is read: sentences, warnings, pictures, tables, code.
 
@@ -57,7 +65,7 @@ class Section:
     title: str
     sentences: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    pictures: tuple[Picture, ...] = ()
+    pictures: tuple[Drawn, ...] = ()
     grids: tuple[Grid, ...] = ()
     codes: tuple[Code, ...] = ()
     points: tuple[str, ...] = ()
@@ -102,6 +110,6 @@ class Report:
 
     @property
     def pictures(self) -> Sequence[Picture]:
-        """All pictures, in the order of the page."""
+        """All pictures, in the order of the page; of each the wide one."""
         sections = [*self.before, *(section for chapter in self.chapters for section in chapter.sections)]
-        return [picture for section in sections for picture in section.pictures]
+        return [drawn.picture for section in sections for drawn in section.pictures]
