@@ -108,9 +108,9 @@ def planted_advice(*, verdict: str = BOTH, most_data: float | None = None) -> Ad
 def planted_facts(directory: Path, *, advice: Advice | None = None, drawn: bool = False) -> Facts:
     """Return what is known of such a run, its pictures if they are wanted: they take longest."""
     with Store(directory / "results.sqlite", write=False) as store:
-        rows, measurements = store.results(), store.measurements()
+        rows, measurements, timeline = store.results(), store.measurements(), store.timeline()
     curves = learning_curves(rows)
-    pictures = pictures_of(rows, measurements, curves=curves, advice=advice, unit="")[0] if drawn else {}
+    pictures = pictures_of(rows, measurements, timeline, curves=curves, advice=advice, unit="")[0] if drawn else {}
     return Facts(
         name="planted", directory=str(directory), rows=rows, curves=curves, trends=trends(curves), advice=advice,
         missing="" if advice else "Too few rows.", environment={"device": "cpu", "devices": 2, "python": "3.11"},

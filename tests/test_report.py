@@ -353,3 +353,21 @@ def test_a_page_that_cannot_be_written_is_one_sentence(run: Path, tmp_path: Path
     (tmp_path / "file").write_text("")
     with pytest.raises(sx.SweepError, match="give another place with --output"):
         sx.Run(run).report(output=tmp_path / "file" / "page.html", brief=True)
+
+
+def test_a_regression_is_told_in_its_own_metric(tmp_path: Path) -> None:
+    facts = planted_facts(planted_run(tmp_path / "run", metric="RMSE"))
+    assert (facts.metric, facts.noun) == ("Test RMSE", "RMSE")
+    chapter = chapter_of(replace(facts, unit="standard deviations of the targets"))
+    (scale,) = (section for section in chapter.sections if section.name == "scale")
+    assert scale.grids[0].caption.startswith("Test RMSE at the best setting")
+    assert scale.points[-1].startswith("The RMSE is in standard deviations of the targets")
+    assert not any("error" in point for point in scale.points)
+
+
+def test_columns_that_say_nothing_are_left_out(facts: Facts) -> None:
+    trends = facts.trends
+    assert trends is not None
+    blank = trends.assign(standard_error=np.nan, fall=np.nan, fall_low=np.nan, fall_high=np.nan)
+    (section,) = (each for each in chapter_of(replace(facts, trends=blank)).sections if each.name == "exponents")
+    assert section.grids[0].header == ("model", "exponent", "at the end")

@@ -64,7 +64,8 @@ def answer_of(advice: Advice, speed: Speed) -> Answer:
     """
     said = {statement.name: statement for statement in advice.statements}
     asked = {name: words.format(**advice.columns) for name, words in ASKED.items() if name in said}
-    sentences = (said["answer"].sentence, _brings(said, asked, advice), _costs(said, asked, advice, speed))
+    helps = said["answer"].sentence.replace("The trials named last", 'The trials under "What to run next"')
+    sentences = (helps, _brings(said, asked, advice), _costs(said, asked, advice, speed))
     headline = HEADLINES[advice.verdict]
     if "10x parameters" not in said and advice.verdict == NEITHER:
         headline = "More data would not help much"

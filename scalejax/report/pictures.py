@@ -13,13 +13,21 @@ Draw = Callable[[float], "Picture | None"]
 
 
 def pictures_of(
-    rows: Frame, measurements: Frame, *, curves: Frame | None, advice: "Advice | None", unit: str, narrow: bool = True
+    rows: Frame,
+    measurements: Frame,
+    timeline: Frame,
+    *,
+    curves: Frame | None,
+    advice: "Advice | None",
+    unit: str,
+    narrow: bool = True,
 ) -> "tuple[Mapping[str, tuple[Drawn, ...]], tuple[str, ...]]":
     """Draw what there is to see of a run.
 
     Args:
         rows: the trial table.
         measurements: those along training.
+        timeline: which trial was in which lane when.
         curves: the tuned learning curves; None where no trial counts.
         advice: where it can be given.
         unit: of the metric where that is not the user's own.
@@ -32,23 +40,24 @@ def pictures_of(
     from scalejax.report.figures.exponents import exponents_picture
     from scalejax.report.figures.learning_curves import scale_picture
     from scalejax.report.figures.parameters import parameters_picture
+    from scalejax.report.figures.ran import ran_picture
     from scalejax.report.figures.rates import rates_picture
     from scalejax.report.figures.training import training_picture
 
-    if curves is None:
-        return {}, ()
-    drawers: dict[str, Draw] = {
-        "scale": lambda width: scale_picture(curves, advice, unit=unit, width=width),
-        "parameters": lambda width: parameters_picture(curves, unit=unit, width=width),
-        "compute": lambda width: compute_picture(rows, measurements, unit=unit, width=width),
-        "exponents": lambda width: exponents_picture(curves, width=width),
-        "rates": lambda width: rates_picture(rows, width=width),
-        "training": lambda width: training_picture(rows, measurements, width=width),
-    }
+    drawers: dict[str, Draw] = {"ran": lambda _: ran_picture(timeline, rows)}
+    if curves is not None:
+        drawers |= {
+            "scale": lambda width: scale_picture(curves, advice, unit=unit, width=width),
+            "parameters": lambda width: parameters_picture(curves, unit=unit, width=width),
+            "compute": lambda width: compute_picture(rows, measurements, unit=unit, width=width),
+            "exponents": lambda width: exponents_picture(curves, width=width),
+            "rates": lambda width: rates_picture(rows, width=width),
+            "training": lambda width: training_picture(rows, measurements, width=width),
+        }
     found, notes = {}, []
     for section, draw in drawers.items():
         try:
-            drawn = drawn_twice(draw, narrow=narrow)
+            drawn = drawn_twice(draw, narrow=narrow and section != "ran")  # whose lanes need the width
         except ValueError as error:
             notes.append(f"The picture of {section} cannot be drawn: {error}")
             continue

@@ -43,6 +43,7 @@ class Facts:
         pictures: by the section that they stand in.
         notes: what else could not be made, and why.
         tested: whether the advice holds a back-test.
+        ran: how the sweep ran, a sentence each, where it was recorded.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Facts:
     pictures: Mapping[str, tuple[Drawn, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     tested: bool = True
+    ran: tuple[str, ...] = ()
 
     @property
     def answer(self) -> Answer:
@@ -208,8 +210,19 @@ def exponents(facts: Facts) -> Section | None:
     caption = "Exponent c of value ~ examples^-c over the last decade of sizes, by least squares in logarithms."
     return Section(
         "exponents", "Exponents", pictures=facts.drawn("exponents"),
-        grids=(Grid(header, rows, caption, left=frozenset({0, 3})),),
+        grids=(_told(Grid(header, rows, caption, left=frozenset({0, 3}))),),
     )  # fmt: skip
+
+
+def _told(grid: Grid) -> Grid:
+    """Return a table without the columns that say nothing."""
+    kept = [place for place in range(len(grid.header)) if any(row[place] != "–" for row in grid.rows)]
+    return Grid(
+        tuple(grid.header[place] for place in kept),
+        tuple(tuple(row[place] for place in kept) for row in grid.rows),
+        grid.caption,
+        frozenset(new for new, place in enumerate(kept) if place in grid.left),
+    )
 
 
 def _interval(low: float, high: float) -> str:
@@ -223,7 +236,7 @@ def back_test(facts: Facts) -> Section | None:
     title = "How far to trust the forecast"
     if not facts.tested:
         why = "At the end of a run the back-test is left out, because it takes a while"
-        return Section("back-test", title, (f"{why}: scalejax report {facts.directory} makes it.",))
+        return Section("back-test", title, (f"{why}: `scalejax report {_quoted(facts.directory)}` makes it.",))
     tests = [statement for statement in facts.advice.statements if statement.name.startswith("back-test")]
     if not tests:
         return Section("back-test", title, ("No curve is long enough to hide its end and forecast it from the rest.",))
@@ -340,7 +353,7 @@ def ran(facts: Facts) -> Section:
     trained = timed[timed["flops"] > 0]
     lines = []
     environment = facts.environment
-    if device := environment.get("device"):
+    if (device := environment.get("device")) and not facts.ran:
         number = environment.get("devices")
         lines.append(("device", f"{device}, {number_of(number, 'device')}" if isinstance(number, int) else str(device)))
     if len(trained):
@@ -364,7 +377,9 @@ def ran(facts: Facts) -> Section:
         "not in it. FLOPs are those of training, without padding and evaluation."
     )
     grid = Grid((), tuple(lines), caption, left=frozenset({0}))
-    return Section("ran", "How the sweep ran", pictures=facts.drawn("ran"), grids=(grid,) if lines else ())
+    return Section(
+        "ran", "How the sweep ran", facts.ran, pictures=facts.drawn("ran"), grids=(grid,) if lines else ()
+    )  # fmt: skip
 
 
 def next_trials(facts: Facts) -> Section | None:

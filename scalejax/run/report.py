@@ -156,12 +156,14 @@ def facts_of(directory: Path, *, sweep: "Sweep | None" = None, tested: bool = Tr
     from scalejax.analysis import learning_curves, trends
     from scalejax.analysis.forecast.advice import advise_rows
     from scalejax.report.pictures import pictures_of
+    from scalejax.report.ran import ran_facts, ran_sentences
     from scalejax.report.sections import Facts
     from scalejax.run.advice import observed_in, write_sweeps
     from scalejax.spec.file import data_key, sweep_name
 
     with Store(directory / LEDGER, write=False) as store:
         rows, measurements = store.results(), store.measurements()
+        timeline, sessions = store.timeline(), store.sessions()
     curves = advice = falling = None
     missing, unit, notes, sweeps = "", "", (), ()
     try:
@@ -176,8 +178,10 @@ def facts_of(directory: Path, *, sweep: "Sweep | None" = None, tested: bool = Tr
         missing = str(error)
     except OSError as error:
         notes = (f"no sweep file of the next trials: {error.strerror or error}",)
-    pictures, undrawn = pictures_of(rows, measurements, curves=curves, advice=advice, unit=unit, narrow=narrow)
-    environment = read_environment(directory)
+    pictures, undrawn = pictures_of(
+        rows, measurements, timeline, curves=curves, advice=advice, unit=unit, narrow=narrow
+    )
+    environment, recorded = read_environment(directory), ran_facts(sessions, timeline)
     source = data_key(directory / SWEEP, "source")
     return Facts(
         name=sweep_name(directory / SWEEP) or directory.resolve().name,
@@ -195,6 +199,7 @@ def facts_of(directory: Path, *, sweep: "Sweep | None" = None, tested: bool = Tr
         pictures=pictures,
         notes=(*notes, *undrawn),
         tested=tested,
+        ran=() if recorded is None else tuple(ran_sentences(recorded)),
     )
 
 

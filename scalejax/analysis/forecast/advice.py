@@ -385,7 +385,7 @@ def _answer(verdict: str, falls: Mapping[str, Floats], corner: Corner, observed:
 
     def cut(name: str) -> str:
         middle, low, high = cuts[name]
-        return f"{middle:.0f} % ({100 * corner.level:.0f} % interval {low:.0f} to {high:.0f} %)"
+        return f"{middle:z.0f} % ({100 * corner.level:.0f} % interval {low:z.0f} to {high:z.0f} %)"
 
     data = f"ten times the {observed.data} would cut the {observed.noun} by {cut(DATA)}"
     size = f"ten times the parameters by {cut(SIZE)}" if corner.sizes else "one size was measured"

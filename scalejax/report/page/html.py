@@ -1,6 +1,7 @@
 """A report as one HTML file that needs nothing else: no network, no script; its style and its pictures are in it."""
 
 import html
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 
@@ -89,8 +90,8 @@ def _chapter(chapter: Chapter, *, prefix: str, several: bool) -> str:
     first, *more = chapter.sentences
     answer = (
         f'<section class="answer" id="{prefix}answer"><p class="kicker">The answer</p>'
-        f'<h{level} class="verdict">{_text(chapter.headline)}</h{level}><p class="first">{_text(first)}</p>'
-        f"{''.join(f'<p>{_text(sentence)}</p>' for sentence in more)}"
+        f'<h{level} class="verdict">{_text(chapter.headline)}</h{level}><p class="first">{_prose(first)}</p>'
+        f"{''.join(f'<p>{_prose(sentence)}</p>' for sentence in more)}"
         f"{'' if chapter.gains is None else _grid(chapter.gains, 'The answer')}</section>\n"
     )
     body = answer + "".join(_section(section, level=level, prefix=prefix) for section in chapter.sections)
@@ -106,12 +107,12 @@ def _chapter(chapter: Chapter, *, prefix: str, several: bool) -> str:
 def _section(section: Section, *, level: int, prefix: str) -> str:
     name = prefix + section.name
     parts = [f'<section id="{_text(name)}"><h{level}>{_text(section.title)}</h{level}>\n']
-    parts += [f"<p>{_text(sentence)}</p>\n" for sentence in section.sentences]
-    parts += [f'<p class="warning"><strong>Note.</strong> {_text(each)}</p>\n' for each in section.warnings]
+    parts += [f"<p>{_prose(sentence)}</p>\n" for sentence in section.sentences]
+    parts += [f'<p class="warning"><strong>Note.</strong> {_prose(each)}</p>\n' for each in section.warnings]
     parts += [_figure(drawn, f"{name}-{place}") for place, drawn in enumerate(section.pictures)]
     parts += [_grid(grid, section.title) for grid in section.grids]
     if section.points:
-        points = "".join(f"<li>{_text(point)}</li>" for point in section.points)
+        points = "".join(f"<li>{_prose(point)}</li>" for point in section.points)
         parts.append(f'<ul class="points">{points}</ul>\n')
     parts += [_code(code) for code in section.codes]
     return "".join([*parts, "</section>\n"])
@@ -146,7 +147,7 @@ def _grid(grid: Grid, title: str) -> str:
         for row in grid.rows
     )
     head = f"<thead><tr>{head}</tr></thead>" if grid.header else ""
-    caption = f'<p class="caption">{_text(grid.caption)}</p>\n' if grid.caption else ""
+    caption = f'<p class="caption">{_prose(grid.caption)}</p>\n' if grid.caption else ""
     kind = "scroll" if grid.header else "scroll facts"
     return (
         f'<div class="{kind}" role="region" tabindex="0" aria-label="Table: {_text(title)}"><table>{head}'
@@ -159,6 +160,11 @@ def _code(code: Code) -> str:
     if code.text.count("\n") >= FOLDED:
         return f"<details><summary>{_text(code.title)}</summary>{block}</details>\n"
     return f'<p class="code-title">{_text(code.title)}</p>{block}\n'
+
+
+def _prose(text: str) -> str:
+    """Return a sentence: what stands between backticks is code, and a number stays with its percent sign."""
+    return re.sub(r"`([^`<>]+)`", r"<code>\1</code>", _text(text)).replace(" %", "\u00a0%")
 
 
 def _text(text: str) -> str:
