@@ -159,7 +159,7 @@ def test_too_few_rows_are_refused() -> None:
 ])  # fmt: skip
 def test_mistaken_questions_are_refused(mistake: dict[str, float], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        advice.advise_rows(observed_of_table(table_of(), columns={}), **mistake)  # pyright: ignore[reportArgumentType]
+        sx.advise(table_of(), **mistake)  # pyright: ignore[reportArgumentType]
 
 
 def test_overtaking_that_was_measured() -> None:

@@ -11,9 +11,12 @@ any prior, so laws are not sampled from the prior but from a multivariate t dist
 step by step (adaptive importance sampling, Cappe et al. 2004), beginning at the robust fit.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import least_squares
+from scipy.special import expit
 
 from scalejax.analysis.forecast.curves import Laws
 from scalejax.analysis.forecast.drift import Drift, log_sum
@@ -25,6 +28,7 @@ Floats = npt.NDArray[np.float64]
 MEANS, DEVIATIONS = np.array([-1.05, -1.05, -1.0, -1.0, -0.5]), np.array([0.6, 0.6, 2.0, 2.0, 0.7])
 EXPONENTS = (0.1, 0.3, 1.0)  # the robust fit starts from all pairs of them
 FARTHEST = 4.0  # standard deviations of the prior that the robust fit may go from its mean
+FIRST_STEPS, FINALISTS, LAST_STEPS = 30, 2, 300  # steps from each start, and on from the best of them
 HUBER = 1e-3  # as in `fit_law`
 TAIL = 2.0  # residuals are taken at face value up to this many robust standard deviations
 SAMPLED, STEPS, FREEDOM = 1500, 5, 5.0  # laws a step, steps, degrees of freedom of the t distribution
@@ -44,26 +48,48 @@ def surface(parameters: Floats, positions: Floats) -> Floats:
 
 def robust_fit(positions: Floats, log_loss: Floats) -> tuple[Floats, Floats]:
     """Return the parameters (5,) of a fit that outliers do not move, and its residuals (rows,)."""
-
-    def residuals(theta: Floats) -> Floats:
-        return surface(theta[None, :-1], positions)[0] + theta[-1] - log_loss
-
+    # The height is fitted too, so the shares need no common scale here: this is `surface` without its normalisation.
+    n, d = positions
     bound = np.append(FARTHEST * DEVIATIONS, np.inf)
     middle = np.append(MEANS, 0.0)
-    fits = [
-        least_squares(
+    ties = HUBER / DEVIATIONS  # the prior counts as much as one small miss: it decides what the rows leave open
+
+    def parts(theta: Floats) -> tuple[Floats, ...]:
+        alpha, beta, power = np.exp(theta[[0, 1, 4]])
+        size, data = theta[2] - alpha * n, theta[3] - beta * d
+        both = power * np.logaddexp(size / power, data / power)
+        return size, data, both, np.exp((size - both) / power)
+
+    def residuals(theta: Floats) -> Floats:
+        misses = np.logaddexp(0.0, parts(theta)[2]) + theta[5] - log_loss
+        return np.concatenate([misses, ties * (theta[:5] - MEANS)])
+
+    def jacobian(theta: Floats) -> Floats:
+        size, data, both, share = parts(theta)
+        falling = expit(both)
+        of_size, of_data = falling * share, falling * (1 - share)
+        of_power = falling * (both - share * size - (1 - share) * data)
+        columns = -of_size * np.exp(theta[0]) * n, -of_data * np.exp(theta[1]) * d, of_size, of_data, of_power
+        return np.concatenate([np.stack([*columns, np.ones_like(both)], axis=1), np.eye(5, 6) * ties[:, None]])
+
+    def fitted(start: Floats, steps: int) -> Any:
+        return least_squares(
             residuals,
-            np.array([np.log(alpha), np.log(beta), *MEANS[2:], log_loss.min()]),
+            start,
+            jac=jacobian,  # pyright: ignore[reportArgumentType]
             bounds=(middle - bound, middle + bound),
             loss="soft_l1",
             f_scale=HUBER,
             x_scale=np.array([1.0, 1.0, 1.0, 1.0, 1.0, 0.1]),
+            max_nfev=steps,
         )
-        for alpha in EXPONENTS
-        for beta in EXPONENTS
+
+    starts = [
+        np.array([np.log(alpha), np.log(beta), *MEANS[2:], log_loss.min()]) for alpha in EXPONENTS for beta in EXPONENTS
     ]
-    best = min(fits, key=lambda fit: fit.cost)
-    return best.x[:-1], residuals(best.x)
+    first = sorted((fitted(start, FIRST_STEPS) for start in starts), key=lambda fit: fit.cost)
+    best = min((fitted(fit.x, LAST_STEPS) for fit in first[:FINALISTS]), key=lambda fit: fit.cost)
+    return best.x[:-1], residuals(best.x)[: len(log_loss)]
 
 
 def tails_of(residuals: Floats) -> Floats:
