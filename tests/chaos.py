@@ -54,7 +54,7 @@ def run(directory: Path, overrides: Sequence[str]) -> "subprocess.Popen[str]":
     sets = [part for each in overrides for part in ("--set", each)]
     with directory.with_suffix(".log").open("a") as log:
         return scalejax(
-            *("run", QUICKSTART, "--out", directory, "--checkpoint-seconds", CHECKPOINT_SECONDS, *sets),
+            *("run", QUICKSTART, "--out", directory, "--checkpoint-seconds", CHECKPOINT_SECONDS, "--no-report", *sets),
             stdout=log,
             stderr=subprocess.STDOUT,
         )

@@ -40,6 +40,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (item.path.name not in LONG, -counts[item.path]))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def without_reports() -> Iterator[None]:
+    """Spare the many tests that run a sweep on the command line the page at its end; `test_report.py` makes it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scalejax.run.report.report_at_end", lambda *_: (None, "no report"))
+        yield
+
+
 @pytest.fixture(scope="module")
 def compile_quickly() -> Iterator[None]:
     """Spare the compiler its optimisations, in a file that waits for little else and does not ask what they do.

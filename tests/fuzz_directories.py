@@ -172,7 +172,9 @@ class Directories:
 
         directory = self.folder / name
         with mock.patch.object(Accountant, "show", counting):
-            ran = call("run", self.sweep, "--out", directory, "--checkpoint-seconds", 0, seconds=LONG_SECONDS)
+            ran = call(
+                "run", self.sweep, "--out", directory, "--checkpoint-seconds", 0, "--no-report", seconds=LONG_SECONDS
+            )
         assert ran.code == (0 if stop_after is None else 130), ran
         rows = final_rows(directory)
         assert (len(rows) == 24) == (stop_after is None), "the directory is not what it should be"
@@ -222,7 +224,7 @@ def try_directory(made: Directories, kind: str, changes: Sequence[Mutation]) -> 
             fault = "the ledger was changed"
         if fault:
             return str(ran.code), f"{' '.join(command)}: {fault}\n{ran.err}"
-    ran = call("run", made.sweep, "--out", directory, seconds=LONG_SECONDS)
+    ran = call("run", made.sweep, "--out", directory, "--no-report", seconds=LONG_SECONDS)
     return str(ran.code), (ran.fault and f"run: {ran.fault}\n{ran.err}") or _lost(
         ran, made, directory, before, rows, touched
     )

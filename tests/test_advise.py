@@ -12,6 +12,8 @@ import worlds
 import scalejax as sx
 from scalejax.analysis.forecast import advice
 from scalejax.analysis.forecast.observed import observed_of_table
+from scalejax.report.answer import HEADLINES, Speed, answer_of, span
+from scalejax.text import quantity, short
 
 CORNER = (1e8, 1e10)
 FLOOR, SIZE, DATA = 1.0, 0.8, 0.8  # of the planted loss: what nothing, what size and what data take away
@@ -41,10 +43,26 @@ def known() -> tuple[advice.Corner, advice.Observed]:
 
 
 @pytest.mark.parametrize("kind", worlds.KINDS)
-def test_verdicts_of_planted_worlds(kind: str) -> None:
-    verdict, trials = worlds.verdict_of(worlds.world_of(kind, 0))
-    assert verdict == kind
-    assert kind != advice.UNSURE or trials == advice.TRIALS
+def test_verdicts_and_the_three_sentences_of_planted_worlds(kind: str) -> None:
+    world = worlds.world_of(kind, 0)
+    said = worlds.advice_of(world)
+    assert said.verdict == kind
+    assert kind != advice.UNSURE or len(said.trials) == advice.TRIALS
+    answer = answer_of(said, Speed(1e15, "chip"))
+    assert (answer.verdict, answer.headline) == (kind, HEADLINES[kind])
+    helps, brings, costs = answer.sentences
+    assert helps.split(". ")[0].rstrip(".") == said["answer"].sentence.split(". ")[0].rstrip(".")
+    n, d = world.corner
+    if kind != advice.UNSURE:
+        for name, params, data in (
+            ("10x data", n, 10 * d),
+            ("10x parameters", 10 * n, d),
+            ("10x both", 10 * n, 10 * d),
+        ):
+            assert said[name].low < float(world.law(np.array(params), np.array(data))) < said[name].high
+            assert f"{short(said[name].value)} ({short(said[name].low)} to {short(said[name].high)}) with ten" in brings
+    assert f"One training run takes {quantity(6 * n * d, 'FLOP')} now, about {span(6 * n * d / 1e15)}" in costs
+    assert f"with ten times the parameters {quantity(60 * n * d, 'FLOP')}" in costs
 
 
 def test_named_trials_narrow_more_for_their_flops() -> None:

@@ -1,17 +1,18 @@
 """`scalejax advise`: of a table and of a run, in words, as JSON, with its picture and the sweeps of its next trials."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from ledgers import TRIAL, write_run
 
 import scalejax as sx
 from scalejax.cli import main
-from scalejax.run.store import ResultRow, Store, TrialRow
+from scalejax.run.store import TrialRow
 from scalejax.spec.file import load_sweep
-from scalejax.status import Status
 
 SWEEP = """
 name = "planted"
@@ -47,27 +48,19 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a run of three widths on four sizes with two seeds."""
-    rng, directory = np.random.default_rng(1), tmp_path_factory.mktemp("run")
-    (directory / "sweep.toml").write_text(SWEEP)
-    grid = [(width, size, seed) for width in (4, 8, 16) for size in (100, 300, 900, 2700) for seed in range(2)]
+    rng = np.random.default_rng(1)
     trials = [
-        TrialRow(
-            f"{width}-{size}-{seed}", "mlp", {"depth": 2, "width": width}, 50 * width, size, size / 10000, seed, 0.01,
-            0.0, 16, 50, 6 * 50 * width * size,
+        replace(
+            TRIAL, trial_id=f"{width}-{size}-{seed}", knobs={"depth": 2, "width": width}, params=50 * width,
+            train_examples=size, fraction=size / 10000, seed=seed, flops=6 * 50 * width * size,
         )
-        for width, size, seed in grid
+        for width in (4, 8, 16) for size in (100, 300, 900, 2700) for seed in range(2)
     ]  # fmt: skip
-    with Store(directory / "results.sqlite", write=True) as store:
-        store.plan(trials)
-        for trial in trials:
-            loss = loss_of(trial.params, trial.train_examples) * float(np.exp(0.01 * rng.standard_normal()))
-            known = {"train_loss": loss, "validation_loss": loss, "test_loss": loss, "test_metric": loss}
-            end = ResultRow(
-                trial.trial_id, Status.DONE, "", **known, best_step=50, seconds=1.0, steps_taken=50, mode="map",
-                device="", versions="", program="", metric="error",
-            )  # fmt: skip
-            store.finish(end, [])
-    return directory
+
+    def noisy(trial: TrialRow) -> float:
+        return loss_of(trial.params, trial.train_examples) * float(np.exp(0.01 * rng.standard_normal()))
+
+    return write_run(tmp_path_factory.mktemp("run"), trials, loss_of=noisy, sweep=SWEEP)
 
 
 def test_of_a_table(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

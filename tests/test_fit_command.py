@@ -2,11 +2,13 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from ledgers import TRIAL, write_run
 from test_curves import power_rows
 
 from scalejax.analysis import learning_curves
@@ -18,8 +20,7 @@ from scalejax.report.figures.laws import plot_fits
 from scalejax.report.figures.learning_curves import plot_learning_curves
 from scalejax.report.fit import fit_facts, fit_tables
 from scalejax.run import Run
-from scalejax.run.store import ResultRow, Store, TrialRow
-from scalejax.status import Status
+from scalejax.run.store import TrialRow
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 PLANTED = {"E": 1.7, "A": 400.0, "B": 900.0, "alpha": 0.34, "beta": 0.31}
@@ -54,23 +55,18 @@ def test_a_table_is_fitted_printed_given_as_data_and_drawn(table, tmp_path, caps
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """The directory of a run of one model on three sizes, the last of which is the whole pool, with three seeds."""
-    rng, directory = np.random.default_rng(2), tmp_path / "run"
-    directory.mkdir()
-    with Store(directory / "results.sqlite", write=True) as store:
-        trials = [
-            TrialRow(f"{n}-{seed}", "mlp", {"width": 4}, 99, n, n / 2700, seed, 0.01, 0.0, 16, 50, 10**6)
-            for n in (100, 300, 900, 2700) for seed in range(3)
-        ]  # fmt: skip
-        store.plan(trials)
-        for trial in trials:
-            loss = 2 * trial.train_examples**-0.3 * float(np.exp(0.01 * rng.standard_normal()))
-            known = {"train_loss": loss, "validation_loss": loss, "test_loss": loss, "test_metric": loss / 4}
-            end = ResultRow(
-                trial.trial_id, Status.DONE, "", **known, best_step=50, seconds=1.0, steps_taken=50, mode="map",
-                device="", versions="", program="", metric="error",
-            )  # fmt: skip
-            store.finish(end, [])
-    return directory
+    rng = np.random.default_rng(2)
+    trials = [
+        replace(
+            TRIAL, trial_id=f"{n}-{seed}", knobs={"width": 4}, train_examples=n, fraction=n / 2700, seed=seed
+        )
+        for n in (100, 300, 900, 2700) for seed in range(3)
+    ]  # fmt: skip
+
+    def noisy(trial: TrialRow) -> float:
+        return 2 * trial.train_examples**-0.3 * float(np.exp(0.01 * rng.standard_normal()))
+
+    return write_run(tmp_path / "run", trials, loss_of=noisy, metric_of=lambda loss: loss / 4)
 
 
 def test_a_fit_to_a_run_says_where_seeds_share_their_examples(run, capsys):
@@ -134,14 +130,14 @@ def test_a_word_in_place_of_a_number_is_a_sentence_in_plain_words(capsys, option
     assert re.match(rf"scalejax {command}: argument {name}: expected a .*number.*, found 'abc'; see ", line)
 
 
-def test_the_help_and_the_readme_name_every_law_by_its_name(capsys):
+def test_the_help_and_the_documentation_name_every_law_by_its_name(capsys):
     with pytest.raises(SystemExit):
         main(["fit", "--help"])
     options = " ".join(capsys.readouterr().out.partition("options:")[2].split())
     listed = options.partition("--law LAW ")[2].partition(" --columns")[0]
     assert re.split(", | or ", listed) == list(LAWS)
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    table = readme.split("| law | formula | predictors |")[1].split("\n\n")[0]
+    page = (Path(__file__).parents[1] / "docs/laws.md").read_text(encoding="utf-8")
+    table = page.split("| law | formula | predictors |")[1].split("\n\n")[0]
     first = [line.split("|")[1] for line in table.splitlines()[2:]]
     assert re.findall("`(.+?)`", " ".join(first)) == list(LAWS)
 

@@ -38,11 +38,13 @@ COMMANDS = {
         DIR|F.csv --law --columns --curves --fix --share --ceiling --bootstrap --seed --level --figures --json
     """,
     "advise": "DIR|F.csv --target --compute --columns --level --seed --figures --json",
+    "report": "DIR --output --json",
     "bench": "--widths --batch-size --repetitions --json",
 }
+COMMANDS_ADDED = {"completion": "SHELL"}
 OPTIONS_ADDED = {
     "plan": "--out --compile",
-    "run": "--hosts --coordinator --host-number --number-of-hosts --track",
+    "run": "--no-report --hosts --coordinator --host-number --number-of-hosts --track",
     "status": "--watch",
 }
 
@@ -82,7 +84,8 @@ SIMULATED = {
     "programs": PLAN["programs"],
     "simulation": "source makespan_seconds utilisation shares limit floor_seconds twice_the_devices_seconds lanes",
 }
-RUN = {"": "directory trials lane_programs", "trials": STATUSES}
+RUN = {"": "directory trials lane_programs report", "trials": STATUSES}
+REPORT = {"": "report markdown figures runs", "runs": "name directory verdict headline sentences"}
 STATUS = {
     "": "trials running begun reasons process eta_seconds",
     "trials": STATUSES,
@@ -153,9 +156,10 @@ def test_commands_and_their_options():
         add(parser)
         names = [action.option_strings[-1] if action.option_strings else action.metavar for action in parser._actions]
         parsers[name] = set(names)
-    wanted = {name: {*options.split(), *OPTIONS_ADDED.get(name, "").split()} for name, options in COMMANDS.items()}
+    every = COMMANDS | COMMANDS_ADDED
+    wanted = {name: {*options.split(), *OPTIONS_ADDED.get(name, "").split()} for name, options in every.items()}
     assert parsers == wanted
-    for name in COMMANDS:
+    for name in every:
         with pytest.raises(SystemExit) as left:
             main([name, "--help"])
         assert left.value.code == 0
@@ -203,6 +207,7 @@ def spelled(wanted: Mapping[str, str]) -> dict[str, set[str]]:
         (("plan", "sweep.toml", "--device-kind", "h100"), SIMULATED),
         (("run", "sweep.toml", "--out", "run"), RUN),
         (("fit", "run", "--law", "power", "--bootstrap", 10), FIT),
+        (("report", "run", "--output", "page.html"), REPORT),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
 )

@@ -210,6 +210,21 @@ def verdict_of(world: World) -> tuple[str, int]:
     return verdict, len(advice.next_trials(corner, observed)) if verdict == advice.UNSURE else 0
 
 
+def advice_of(world: World) -> advice.Advice:
+    """Return the advice, of its statements those that the answer is made of: the others take longer."""
+    corner, observed = corner_of(world)
+    falls = advice._falls(corner)
+    verdict = advice._verdict(falls, sizes=corner.sizes)
+    trials = advice.next_trials(corner, observed)
+    statements = (
+        advice._answer(verdict, falls, corner, observed, trials),
+        advice._now(corner, observed),
+        *advice._scaled(corner, observed),
+    )
+    columns = {"data": observed.data, "loss": observed.noun}
+    return advice.Advice(verdict, statements, trials, pd.DataFrame(), LEVEL, columns)
+
+
 def width_of(known: Posterior, places: np.ndarray) -> float:
     """Return the mean width of the intervals of the log loss at places (2, places)."""
     low, high = known.forecast(places, noise=False).quantiles([(1 - LEVEL) / 2, (1 + LEVEL) / 2])

@@ -115,7 +115,7 @@ def advise_source(
             picture = scale_picture(observed.curves, advice, title=advice.statements[0].sentence)
             paths = save_figure(picture.figure, folder, "advice") if picture is not None else ()
         if source.is_dir():
-            sweeps, notes = _write_sweeps(source, observed, advice)
+            sweeps, notes = write_sweeps(source, observed, advice)
     except OSError as error:
         problem = f"cannot be written ({error.strerror or error}); give another folder with --figures"
         raise SweepError(f"{folder}: {problem}") from error
@@ -125,7 +125,7 @@ def advise_source(
 def _observed(source: Any, columns: Mapping[str, str]) -> "Observed":
     import pandas as pd
 
-    from scalejax.analysis.forecast.observed import observed_of_run, observed_of_table
+    from scalejax.analysis.forecast.observed import observed_of_table
     from scalejax.analysis.tables import read_table
 
     if isinstance(source, pd.DataFrame):
@@ -136,8 +136,18 @@ def _observed(source: Any, columns: Mapping[str, str]) -> "Observed":
     if columns:
         raise ValueError("columns are for a table: a run's own are known.")
     with Store(path / LEDGER, write=False) as store:
-        rows = store.results()
-    return observed_of_run(rows, most_data=_pool(path, rows))
+        return observed_in(path, store.results())
+
+
+def observed_in(directory: Path, rows: "pd.DataFrame") -> "Observed":
+    """Return what advice on a run is made from.
+
+    Raises:
+        ValueError: no trial counts.
+    """
+    from scalejax.analysis.forecast.observed import observed_of_run
+
+    return observed_of_run(rows, most_data=_pool(directory, rows))
 
 
 def _pool(directory: Path, rows: "pd.DataFrame") -> float:
@@ -151,7 +161,7 @@ def _pool(directory: Path, rows: "pd.DataFrame") -> float:
     return float(np.nanmax(pools)) if np.isfinite(pools).any() else math.inf
 
 
-def _write_sweeps(directory: Path, observed: "Observed", advice: "Advice") -> tuple[tuple[Path, ...], tuple[str, ...]]:
+def write_sweeps(directory: Path, observed: "Observed", advice: "Advice") -> tuple[tuple[Path, ...], tuple[str, ...]]:
     """Write a sweep file for each suggested trial; a note says why there is none."""
     from scalejax.spec.file import load_sweep, sweep_to_toml
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 LEDGER, ENVIRONMENT, SWEEP = "results.sqlite", "environment.json", "sweep.toml"
 CHECKPOINTS, FIGURES, MODELS = "checkpoints", "figures", "models"
 OLDER = ".older-inputs"  # while the older algorithms are fitted: what their processes read
+STANDARDISED = "standard deviations of the targets"
 LOCK = ".lock"  # an empty file; the lock on it ends with its process, in whichever way that ends
 
 
@@ -96,6 +97,15 @@ def standardises(directory: Path, sweep: Sweep | None) -> bool:
     return data_key(directory / SWEEP, "standardise_target") is True
 
 
+def unit_of(directory: Path, sweep: Sweep | None, metric: str) -> str:
+    """Return the unit of the values of a metric where it is not that of the user's targets, else nothing.
+
+    The rows do not know it. A directory tells it of a sweep file; of data that are objects only the process that has
+    made the run knows.
+    """
+    return STANDARDISED if metric == "test_RMSE" and standardises(directory, sweep) else ""
+
+
 def _unwritable(directory: Path, error: OSError) -> SweepError:
     return SweepError(f"{directory}: cannot be written ({error.strerror or error}); give another directory with --out")
 
@@ -112,5 +122,6 @@ def _environment(plan: "Plan", directory: Path) -> dict[str, object]:
         "process": os.getpid(),
         "host": platform.node(),
         "versions": dict(versions()),
+        "data": plan.card.fingerprint,
         "modes": modes_to_keep(plan, read_environment(directory)),
     }

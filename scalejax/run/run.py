@@ -31,7 +31,7 @@ from scalejax.run.directory import (
     locked,
     prepare,
     read_environment,
-    standardises,
+    unit_of,
 )
 from scalejax.run.fits import BOOTSTRAP, LEVEL, Fits, fit_source
 from scalejax.run.predict import predicted
@@ -64,9 +64,9 @@ if TYPE_CHECKING:
     from scalejax.planning.trial import Trial
     from scalejax.report.plan import SweepPlan
     from scalejax.report.status import RunStatus
+    from scalejax.run.report import Reported
 
 FIGURE = "learning_curves"
-STANDARDISED = "standard deviations of the targets"
 TIMING_PATIENCE = 0.5  # seconds after which `plan` compiles no further program just to time it
 
 
@@ -95,11 +95,20 @@ class Run(Shown):
             return f"run {error}"
 
     def _repr_html_(self) -> str:
+        from scalejax.analysis import trends
+        from scalejax.report.console import as_html
+        from scalejax.report.table import curve_table
+
+        shown = super()._repr_html_()
+        try:
+            shown += as_html(curve_table(curves := self.curves(), trends(curves)))
+        except ValueError:  # nothing is done yet, or there is no run
+            return shown
         figure = self.directory / FIGURES / f"{FIGURE}.png"
         if not figure.is_file():
-            return super()._repr_html_()
+            return shown
         picture = base64.b64encode(figure.read_bytes()).decode()
-        return f'{super()._repr_html_()}<img width="720" src="data:image/png;base64,{picture}">'
+        return f'{shown}<img width="720" src="data:image/png;base64,{picture}">'
 
     def results(self) -> "pd.DataFrame":
         """Return the trial table, one row a trial; its columns are those of `Store.results`."""
@@ -212,14 +221,8 @@ class Run(Shown):
         return lines
 
     def _unit(self, curves: "pd.DataFrame") -> str:
-        """Return the unit of the values of the curves where it is not that of the user's targets, else nothing.
-
-        The rows do not know it. A directory tells it of a sweep file; of data that are objects only the process that
-        has made the run knows.
-        """
-        if curves["metric"].iloc[0] != "test_RMSE":
-            return ""
-        return STANDARDISED if standardises(self.directory, self.sweep) else ""
+        """Return the unit of the values of the curves where it is not that of the user's targets, else nothing."""
+        return unit_of(self.directory, self.sweep, str(curves["metric"].iloc[0]))
 
     def best(self, family: str | None = None) -> "pd.Series":
         """Return the row of the trial with the lowest validation loss of those that are done; it has its `trial_id`.
@@ -324,6 +327,21 @@ class Run(Shown):
         return predicted(
             self.directory, trial_id, new, build=build, features=features, sweep=self.sweep, probabilities=probabilities
         )
+
+    def report(self, *, output: str | os.PathLike[str] | None = None, brief: bool = False) -> "Reported":
+        """Write all of it as one page: DIR/report.html, and DIR/report.md with figures/ for a pull request.
+
+        Args:
+            output: the place of the page, which then is written alone.
+            brief: as at the end of `scalejax run`: the page alone, without the back-test.
+
+        Raises:
+            SweepError: the directory holds no run, or the page cannot be written.
+        """
+        from scalejax.run.report import report
+
+        place = None if output is None else Path(output)
+        return report([self.directory], sweep=self.sweep, output=place, brief=brief)
 
     def fit(
         self,

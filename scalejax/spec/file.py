@@ -141,6 +141,15 @@ def data_key(path: Path, key: str) -> Any:
         return None
 
 
+def sweep_name(path: Path) -> str:
+    """Return the name that a sweep's file says, unchecked; nothing where it says none."""
+    try:
+        name = tomllib.loads(path.read_text(encoding="utf-8")).get("name")
+    except (OSError, ValueError, RecursionError):
+        return ""
+    return name if isinstance(name, str) else ""
+
+
 def _path_name(path: str | Path) -> str:
     """Write a path in full, as the user gave it; quoted if it would break the line."""
     return str(path) if str(path).isprintable() else repr(str(path))

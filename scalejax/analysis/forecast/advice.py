@@ -255,7 +255,9 @@ def noise_of(known: Posterior) -> float:
     return float(known.weights @ known.drift.noises[known.combination])
 
 
-def advise_rows(observed: Observed, *, target: float | None, compute: float, level: float, seed: int) -> Advice:
+def advise_rows(
+    observed: Observed, *, target: float | None, compute: float, level: float, seed: int, tested: bool = True
+) -> Advice:
     """Say what more data and a bigger model would bring, and which trials would tell more.
 
     Args:
@@ -264,6 +266,7 @@ def advise_rows(observed: Observed, *, target: float | None, compute: float, lev
         compute: a budget, in times of that of the largest model on the most data.
         level: probability of the intervals.
         seed: of the draws.
+        tested: whether to forecast what was measured as well, the back-test, which takes as long as all the rest.
 
     Raises:
         ValueError: too few rows, a target that is not positive, a budget that is not above zero.
@@ -286,7 +289,7 @@ def advise_rows(observed: Observed, *, target: float | None, compute: float, lev
         *overtaking(observed, corner),
         *(_target(target, corner, observed) if target is not None else ()),
         *_allocation(compute, corner, observed),
-        *back_test(observed, level=level, seed=seed),
+        *(back_test(observed, level=level, seed=seed) if tested else ()),
         *_next(trials, observed),
     ]
     columns = {"data": observed.data, "loss": observed.noun}
@@ -385,7 +388,7 @@ def _answer(verdict: str, falls: Mapping[str, Floats], corner: Corner, observed:
 
     def cut(name: str) -> str:
         middle, low, high = cuts[name]
-        return f"{middle:.0f} % ({100 * corner.level:.0f} % interval {low:.0f} to {high:.0f} %)"
+        return f"{middle:z.0f} % ({100 * corner.level:.0f} % interval {low:z.0f} to {high:z.0f} %)"
 
     data = f"ten times the {observed.data} would cut the {observed.noun} by {cut(DATA)}"
     size = f"ten times the parameters by {cut(SIZE)}" if corner.sizes else "one size was measured"
@@ -414,7 +417,8 @@ def _now(corner: Corner, observed: Observed) -> Statement:
         f"Now: the largest model, {corner.params:,.0f} parameters, on {corner.data:,.0f} {observed.data} has "
         f"{observed.noun} {short(mean, 3)} ({runs})."
     )
-    return Statement("now", sentence, mean, low, high, {"params": corner.params, "data": corner.data})
+    facts = {"params": corner.params, "data": corner.data, "flops": corner.flops}
+    return Statement("now", sentence, mean, low, high, facts)
 
 
 def _left_out(corner: Corner, observed: Observed) -> list[Statement]:
@@ -438,9 +442,13 @@ def _scaled(corner: Corner, observed: Observed) -> list[Statement]:
     statements = []
     for (name, params, data), (value, low, high) in zip(asked, found.T.tolist(), strict=True):
         interval = f"{100 * corner.level:.0f} % interval of one run {short(low)} to {short(high)}"
-        beyond = "" if data * corner.data <= observed.most_data else f"; the data set has {observed.most_data:,.0f}"
+        there = data * corner.data <= observed.most_data
+        beyond = "" if there else f"; the data set has {observed.most_data:,.0f}"
         sentence = f"{name}: {observed.noun} {short(value)} ({interval}){beyond}."
-        statements.append(Statement(name, sentence, value, low, high, {"params": params, "data": data}))
+        facts = {"params": params, "data": data, "flops": float(corner.cost(params, data))}
+        if not there:
+            facts["most_data"] = observed.most_data
+        statements.append(Statement(name, sentence, value, low, high, facts))
     return statements
 
 
