@@ -17,7 +17,33 @@ class Shown(abc.ABC):
         return str(self)
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        return html_text(str(self))
+
+
+def html_text(text: str) -> str:
+    """Return lines of text as HTML, in letters of one width."""
+    return f"<pre>{html.escape(text)}</pre>"
+
+
+def html_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> str:
+    """Return a table as HTML, plain enough for every notebook.
+
+    Args:
+        headings: of the columns.
+        rows: their cells, each row as long as the headings; the first of a row names it.
+        title: above the table.
+    """
+    name, *others = (html.escape(heading) for heading in headings)
+    right = ' style="text-align: right"'
+    lines = ["<table>", f'<caption style="text-align: left">{html.escape(title)}</caption>' if title else ""]
+    lines += [f'<thead><tr><th style="text-align: left">{name}</th>', *(f"<th{right}>{each}</th>" for each in others)]
+    lines.append("</tr></thead><tbody>")
+    for row in rows:
+        name, *others = (html.escape(cell) for cell in row)
+        lines.append(f'<tr><th style="text-align: left">{name}</th>')
+        lines += [f"<td{right}>{each}</td>" for each in others]
+        lines.append("</tr>")
+    return "".join([*lines, "</tbody></table>"])
 
 
 def number_of(number: int, noun: str) -> str:

@@ -71,6 +71,17 @@ def test_named_trials_narrow_more_for_their_flops() -> None:
     assert max(gains, key=lambda name: gains[name]) == "named", gains
 
 
+def test_the_picture_forecasts_what_the_sentences_do(advised: advice.Advice) -> None:
+    bands = advised.bands
+    largest = bands[bands["params"] == CORNER[0]]
+    ends = largest.iloc[[0, len(largest) // 2, -1]]
+    np.testing.assert_allclose(ends["data"] / CORNER[1], [1, 10, 100])
+    told = advised["10x data"]
+    np.testing.assert_allclose(ends.iloc[1][["value", "low", "high"]].astype(float), [told.value, told.low, told.high],
+                               rtol=0.03)  # fmt: skip
+    assert (ends["value"].diff().dropna() < 0).all()
+
+
 def test_verdict_follows_the_draws() -> None:
     rng = np.random.default_rng(0)
 
@@ -104,6 +115,7 @@ def test_facts_are_json(advised: advice.Advice) -> None:
     assert [entry["name"] for entry in facts["statements"]] == [entry.name for entry in advised.statements]
     assert len(facts["trials"]) == advice.TRIALS
     assert all(trial["flops"] > 0 for trial in facts["trials"])
+    assert len({(trial["params"], trial["data"]) for trial in facts["trials"]}) == advice.TRIALS
     assert facts["columns"] == {"data": "tokens", "loss": "loss"}
 
 

@@ -120,6 +120,10 @@ def test_a_profile_that_does_not_bracket_its_minimum_is_refused_and_the_others_s
     assert math.isnan(found.params[2])
     assert math.isnan(found.low.params[2])
     assert found.params[[0, 1, 3, 4]] == pytest.approx(best_params(HOFFMANN, BUDGETS[[0, 1, 3, 4]]), rel=1e-6)
+    assert str(found).startswith("isoflop: optima found at 4 of 5 computes\n  params grow as C^0.")
+    shown = found._repr_html_()
+    assert shown.count("<tr>") == 1 + 5
+    assert f"{found.loss[0]:.4g}</td>" in shown
 
 
 def test_without_two_bracketed_profiles_nothing_is_extrapolated():

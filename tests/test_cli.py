@@ -21,6 +21,8 @@ import jax
 import pytest
 
 from scalejax.cli import entry, main
+from scalejax.cli.main import TOUR
+from scalejax.cli.options import EXAMPLES, FIRST, OPTIONS, SHELLS, parser_of, subparsers
 from scalejax.execute import timing
 from scalejax.execute.pack import Pack
 from scalejax.models import MLP
@@ -116,6 +118,51 @@ def test_help(cli, command: tuple[str, ...]):
     assert ran.out.startswith(" ".join(["usage: scalejax", *command]))
     if not command:
         assert all(name in ran.out for name in COMMANDS)
+
+
+def test_help_is_a_tour_of_the_commands_and_each_command_has_an_example_that_it_takes(cli):
+    parsers = subparsers(parser_of(TOUR))
+    assert list(parsers) == [command.__name__ for group in TOUR.values() for command in group]
+    assert parsers.keys() == OPTIONS.keys() == EXAMPLES.keys()
+    tour = cli("--help").out.splitlines()
+    assert max(map(len, tour)) < 80
+    places = [next(at for at, line in enumerate(tour) if line.startswith(f"  {name} ")) for name in parsers]
+    assert places == sorted(places)
+    for line in FIRST:
+        assert f"  {line}" in tour
+        parser_of(TOUR).parse_args(line.split()[1:])
+    for name, parser in parsers.items():
+        assert parser.format_help().endswith(f"example:\n  {EXAMPLES[name]}\n")
+        words = EXAMPLES[name].partition(" >")[0].split()
+        assert parser_of(TOUR).parse_args(words[1:]).command == words[1] == name
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_completion_knows_every_command_and_option(cli, shell: str):
+    pytest.importorskip("shtab", reason='pip install ".[completion]" brings it')
+    script = cli("completion", shell).out
+    for name, parser in subparsers(parser_of(TOUR)).items():
+        assert name in script
+        assert all(option.lstrip("-") in script for action in parser._actions for option in action.option_strings)
+
+
+def test_completion_completes_commands_options_and_files(cli, here: Path):
+    pytest.importorskip("shtab", reason='pip install ".[completion]" brings it')
+    (here / "completion").write_text(cli("completion", "bash").out)
+    for words, found in ("pl", "plan"), ("run --check", "--checkpoint-seconds"), ("run swe", "sweep.toml"):
+        asked = f"COMP_WORDS=(scalejax {words}); COMP_CWORD={len(words.split())}; _shtab_scalejax"
+        script = f". ./completion; {asked}; echo ${{COMPREPLY[@]}}"
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == [found]
+
+
+def test_completion_says_what_it_needs(cli, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    ran = cli("completion", "fish")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == (
+        'scalejax completion: completion in a shell needs shtab; install it with pip install "scalejax[completion]"\n'
+    )
 
 
 def test_the_console_script_is_this_command_line():

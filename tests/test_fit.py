@@ -84,6 +84,17 @@ def test_a_longer_bootstrap_begins_with_the_shorter_one():
     assert np.array_equal(short.replicates["e"], long.replicates["e"][:20])
 
 
+def test_a_notebook_shows_the_law_and_a_line_for_each_parameter():
+    fit = sx.fit_law("power_floor", {"x": X}, NOISY)
+    shown = fit._repr_html_()
+    (low, high), error = fit.intervals(0.9)["c"], fit.standard_errors["c"]
+    cells = [f"{fit.params['c']:.5g}", f"{error:.3g}", f"{low:.4g} to {high:.4g}", "exponent"]
+    assert "".join(f'<td style="text-align: right">{cell}</td>' for cell in cells) in shown
+    assert shown.count("<tr>") == 1 + len(fit.params)
+    assert fit.law.formula in shown
+    assert fit.status in shown
+
+
 def test_the_global_precision_is_left_alone():
     sx.fit_law("power", {"x": X}, CURVE)
     assert jnp.asarray(1.0).dtype == jnp.float32

@@ -130,14 +130,14 @@ def test_a_word_in_place_of_a_number_is_a_sentence_in_plain_words(capsys, option
     assert re.match(rf"scalejax {command}: argument {name}: expected a .*number.*, found 'abc'; see ", line)
 
 
-def test_the_help_and_the_readme_name_every_law_by_its_name(capsys):
+def test_the_help_and_the_documentation_name_every_law_by_its_name(capsys):
     with pytest.raises(SystemExit):
         main(["fit", "--help"])
     options = " ".join(capsys.readouterr().out.partition("options:")[2].split())
     listed = options.partition("--law LAW ")[2].partition(" --columns")[0]
     assert re.split(", | or ", listed) == list(LAWS)
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    table = readme.split("| law | formula | predictors |")[1].split("\n\n")[0]
+    page = (Path(__file__).parents[1] / "docs/laws.md").read_text(encoding="utf-8")
+    table = page.split("| law | formula | predictors |")[1].split("\n\n")[0]
     first = [line.split("|")[1] for line in table.splitlines()[2:]]
     assert re.findall("`(.+?)`", " ".join(first)) == list(LAWS)
 

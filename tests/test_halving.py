@@ -18,12 +18,11 @@ from scalejax.data import describe
 from scalejax.planning.device_specs import device_spec_named
 from scalejax.planning.halving import expected_stops, rung_steps, survivors, verdict
 from scalejax.planning.outline import outline
-from scalejax.planning.plan import check_sweep, make_plan
+from scalejax.planning.plan import make_plan
 from scalejax.planning.simulate import simulate
 from scalejax.planning.trial import expand, expand_counted
 from scalejax.report.plan import plan_lines
 from scalejax.report.table import halving_lines
-from scalejax.spec.file import load_sweep, parse_override
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 ROOT = Path(__file__).parents[1]
@@ -278,17 +277,8 @@ def test_one_learning_rate_is_bad_input(command: str, tmp_path: Path, capsys: py
     assert [each.name for each in tmp_path.iterdir()] == ["sweep.toml"]
 
 
-def test_the_example_of_the_readme_is_a_sweep_and_saves_what_it_says(tmp_path: Path):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = [block.split("```")[0] for block in readme.split("```toml\n")[1:]]
-    (whole,) = (block for block in blocks if 'name = "quickstart"' in block)
-    (halving,) = (block for block in blocks if block.startswith("[train.halving]"))
-    (tmp_path / "sweep.toml").write_text(whole + halving)
-    found = load_sweep(tmp_path / "sweep.toml", check=check_sweep).train.halving
-    assert found == HalvingSpec((0.1, 0.3), 2)
-    override = readme.split('--set "train.halving=')[1].split('"')[0]
-    quickstart = load_sweep(ROOT / "sweeps/quickstart.toml", dict([parse_override(f"train.halving={override}")]))
-    assert quickstart.train.halving == found
+def test_the_example_of_the_documentation_saves_what_it_says():
+    """Two rungs, of which each keeps the better half of eight rates; test_documents.py reads the page itself."""
     stops = expected_stops(8, (10, 30), reduction=2)
     assert (stops.count(10), stops.count(30)) == (4, 2)
     assert sum(100 if stop is None else stop for stop in stops) == 8 * 100 * 3 / 8

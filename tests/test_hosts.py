@@ -123,6 +123,16 @@ def assert_alike(run: sx.Run, other: sx.Run) -> None:
     np.testing.assert_allclose(measured[0]["validation_loss"], measured[1]["validation_loss"], rtol=EXACT_SOLO)
 
 
+@pytest.mark.usefixtures("job")
+def test_the_primary_host_records_the_lanes_of_all(folder):
+    run = sx.Run(folder / "two")
+    spans, (session,) = run.timeline(), run.sessions().to_dict("records")
+    assert set(spans["trial_id"]) == set(run.results()["trial_id"])
+    assert (session["devices"], session["groups"]) == (4, 1)
+    assert set(spans["lane"]) == set(range(8))  # two on each device of both hosts
+    assert len(set(spans["group"])) == 1
+
+
 def test_two_hosts_train_what_one_process_trains(job, alone, folder):
     assert [said["others' devices"] for said in job] == ["2", "2"]
     assert job[0]["whole"] == job[1]["whole"] == f"run {folder / 'two'}: 8 trials: 4 done, 4 stopped"

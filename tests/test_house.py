@@ -52,6 +52,7 @@ KEEPERS = {
     "pandas": {"data", "analysis", "report", "run"},
     "scipy": {"analysis", "report/figures"},
     "rich": {"report", "cli"},
+    "shtab": {"cli"},
     "sklearn": {"data", "classical"},
     "matplotlib": {"report/figures"},
 }
@@ -118,7 +119,7 @@ def test_the_picture_in_the_readme_is_the_folders():
             assert (ROOT / "".join(parents[: depth + 1]) / file).is_file(), line
     folders = {
         f"{path.relative_to(ROOT).as_posix()}/"
-        for top in ("scalejax", "sweeps", "notebooks", "tests")
+        for top in ("scalejax", "docs", "sweeps", "notebooks", "tests")
         for path in [ROOT / top, *(ROOT / top).rglob("*")]
         if path.is_dir() and path.name not in ("__pycache__", ".hypothesis", ".pytest_cache")
     }

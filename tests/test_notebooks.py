@@ -12,7 +12,8 @@ from engine_helpers import slow
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 FOLDER = Path(__file__).parents[1] / "notebooks"
-NOTEBOOKS = [FOLDER / f"{name}.ipynb" for name in ("01_picture_of_scale", "02_your_own_data_and_model")]
+NAMES = "01_picture_of_scale", "02_your_own_data_and_model", "03_fit_and_forecast", "04_compute_optimal"
+NOTEBOOKS = [FOLDER / f"{name}.ipynb" for name in NAMES]
 LARGEST = 300_000  # bytes of a notebook with its outputs
 
 
@@ -26,7 +27,7 @@ def test_there_is_no_other_notebook():
     assert sorted(FOLDER.glob("*.ipynb")) == NOTEBOOKS
 
 
-@pytest.mark.parametrize("notebook", [NOTEBOOKS[0], *slow(NOTEBOOKS[1])], ids=lambda path: path.stem)
+@pytest.mark.parametrize("notebook", [NOTEBOOKS[0], *slow(NOTEBOOKS[1]), *NOTEBOOKS[2:]], ids=lambda path: path.stem)
 def test_every_cell_runs(notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     matplotlib.use("Agg")
     shutil.copytree(notebook.parents[1] / "sweeps", tmp_path / "sweeps")

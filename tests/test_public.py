@@ -41,6 +41,7 @@ COMMANDS = {
     "report": "DIR --output --json",
     "bench": "--widths --batch-size --repetitions --json",
 }
+COMMANDS_ADDED = {"completion": "SHELL"}
 OPTIONS_ADDED = {
     "plan": "--out --compile",
     "run": "--no-report --hosts --coordinator --host-number --number-of-hosts --track",
@@ -155,9 +156,10 @@ def test_commands_and_their_options():
         add(parser)
         names = [action.option_strings[-1] if action.option_strings else action.metavar for action in parser._actions]
         parsers[name] = set(names)
-    wanted = {name: {*options.split(), *OPTIONS_ADDED.get(name, "").split()} for name, options in COMMANDS.items()}
+    every = COMMANDS | COMMANDS_ADDED
+    wanted = {name: {*options.split(), *OPTIONS_ADDED.get(name, "").split()} for name, options in every.items()}
     assert parsers == wanted
-    for name in COMMANDS:
+    for name in every:
         with pytest.raises(SystemExit) as left:
             main([name, "--help"])
         assert left.value.code == 0

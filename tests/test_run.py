@@ -466,19 +466,10 @@ def test_what_the_command_line_prints_is_what_python_users_have(finished: sx.Run
         assert word in shows._repr_html_()
         assert word in repr(shows)
     assert 'src="data:image/png;base64,' in finished._repr_html_()
+    assert "<table>" in finished._repr_html_()
     for name, fit in fits.fits.items():
         assert f"{fit.params['c']:.5g}" in str(fit), name
         assert fit.law.formula in fit._repr_html_()
-
-
-def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    readme = Path(__file__).parents[1] / "README.md"
-    example = readme.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
-    monkeypatch.chdir(tmp_path)
-    exec(compile(example.replace("steps=1_000", "steps=20"), "README.md", "exec"), {})
-    shown = capsys.readouterr().out
-    assert "mlp width 64" in shown
-    assert "20000" in shown
 
 
 def test_a_run_is_read_by_the_name_of_its_directory(tmp_path):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from scalejax.cli.options import BAD_INPUT, number, parser_of
+from scalejax.cli.options import BAD_INPUT, number, parser_of, paths_of
 from scalejax.errors import FitError, HostError, Interrupted, RunError, SweepError
 from scalejax.text import number_of
 
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Trouble is a trial that failed, or what broke a run off, such as a full disk.
     """
-    options = parser_of((plan, run, status, export, fit, advise, report, bench)).parse_args(arguments)
+    options = parser_of(TOUR).parse_args(arguments)
     try:
         with _plain_warnings(options.command):
             code = options.run(options)
@@ -90,7 +90,11 @@ def _plain_warnings(command: str) -> Iterator[None]:
 
 
 def plan(options: argparse.Namespace) -> int:
-    """Print what a sweep will do: trials, programs, padding waste, FLOPs, memory and a forecast of the time."""
+    """Say what a sweep will do, before anything is trained.
+
+    Trials, programs, padding waste, FLOPs, memory and a forecast of the wall time; with --devices and --device-kind on
+    devices that are not here.
+    """
     with _on_cpu() if options.compile else contextlib.nullcontext():
         from scalejax.run import plan as plan_of
 
@@ -117,7 +121,11 @@ def _on_cpu() -> Iterator[None]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train what has not been trained yet, draw the learning curves, and say which of them have flattened."""
+    """Train a sweep, or what is missing of it, and say what scale buys.
+
+    It draws the learning curves and says which of them have flattened. Interrupted, the same command resumes; with
+    more sizes or examples in the file it trains those alone.
+    """
     from scalejax.analysis import trends
     from scalejax.execute.hosts import broadcast
     from scalejax.report.status import counted
@@ -167,7 +175,10 @@ def _join_hosts(options: argparse.Namespace) -> bool:
 
 
 def status(options: argparse.Namespace) -> int:
-    """Say how far a run is, at any time: trials by status, steps of those that run, reasons, and the time left."""
+    """Say how far a run is, at any time and from any terminal.
+
+    Trials by status, the steps of those that run, reasons of those that failed, and the time left.
+    """
     from scalejax.run import Run
 
     if options.watch:
@@ -192,7 +203,10 @@ def _watch(directory: Path, *, as_json: bool) -> int:
 
 
 def export(options: argparse.Namespace) -> int:
-    """Write the trial table of a run, or its measurements, as CSV or Parquet."""
+    """Write the tables of a run as CSV or Parquet.
+
+    One row a trial, or with --measurements one row an evaluation along training.
+    """
     from scalejax.run import Run
 
     done = Run(options.directory)
@@ -218,7 +232,10 @@ def export(options: argparse.Namespace) -> int:
 
 
 def fit(options: argparse.Namespace) -> int:
-    """Fit a scaling law to a run or to any table: parameters, a verdict on what the data cannot tell, a figure."""
+    """Fit a scaling law to a run, or to any table.
+
+    Parameters with errors and intervals, a verdict on what the data cannot tell, and a figure.
+    """
     from scalejax.analysis.tables import parse_columns
     from scalejax.run import fit_source
 
@@ -243,7 +260,11 @@ def fit(options: argparse.Namespace) -> int:
 
 
 def advise(options: argparse.Namespace) -> int:
-    """Say whether more data or a bigger model helps, what each would bring, and which trials would tell more."""
+    """Say whether more data or a bigger model helps.
+
+    What two and ten times of each would bring, with intervals, what a target takes, how well the largest scale would
+    have been forecast, and which trials to run next.
+    """
     from scalejax.analysis.tables import parse_columns
     from scalejax.run.advice import advise_source
 
@@ -270,7 +291,11 @@ def advise(options: argparse.Namespace) -> int:
 
 
 def report(options: argparse.Namespace) -> int:
-    """Write a run as one page that says what was found, to send or print; several runs side by side."""
+    """Write a run as one page, to send or print.
+
+    The answer first, then the pictures, how well it would have been forecast, what did not count, and how to reproduce
+    it; as HTML that needs no network, and as Markdown with pictures. Several runs are put side by side.
+    """
     from scalejax.run.report import report as write
 
     done = write(options.directories, output=options.output)
@@ -279,7 +304,10 @@ def report(options: argparse.Namespace) -> int:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Measure the engine's useful FLOP/s against a plain compiled loop and the matrix-multiply peak."""
+    """Measure the speed of the engine on this machine.
+
+    Useful FLOP/s of each width against a plain compiled loop and the peak of matrix products.
+    """
     from scalejax.execute.bench import bench as measure
     from scalejax.execute.devices import device_kind, prepare
     from scalejax.report.bench import bench_table
@@ -302,6 +330,31 @@ def bench(options: argparse.Namespace) -> int:
     }
     _print(facts, bench_table(facts), as_json=options.json)
     return 0
+
+
+def completion(options: argparse.Namespace) -> int:
+    """Print what completes these commands in a shell.
+
+    Commands and options at the press of the tab key, in bash, zsh or fish; needs pip install "scalejax[completion]".
+    """
+    try:
+        import shtab
+    except ImportError as error:
+        remedy = 'install it with pip install "scalejax[completion]"'
+        raise SweepError(f"completion in a shell needs shtab; {remedy}") from error
+    parser = parser_of(TOUR)
+    for action in paths_of(parser):
+        action.complete = shtab.FILE  # pyright: ignore[reportAttributeAccessIssue]  # that is how shtab is told
+    print(shtab.complete(parser, shell=options.shell))
+    return 0
+
+
+# The commands in the order in which one uses them, in groups as `scalejax --help` shows them.
+TOUR = {
+    "Ask and train": (plan, run, status),
+    "Understand": (report, advise, fit),
+    "Take along": (export, bench, completion),
+}
 
 
 def _from_file(options: argparse.Namespace, make: "Callable[[Sweep], _Made]") -> _Made:

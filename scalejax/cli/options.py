@@ -1,8 +1,10 @@
 """The options of the commands, and one sentence for each mistake in them."""
 
 import argparse
+import inspect
+import shutil
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,6 +14,7 @@ from scalejax.run.run import CHECKPOINT_SECONDS
 
 BAD_INPUT = 2  # the exit code
 LARGEST = 999_999_999  # whole number on the command line
+SHELLS = ("bash", "zsh", "fish")  # that `completion` knows
 LONGEST_MESSAGE = 400  # characters of what is wrong with the command line
 
 Command = Callable[[argparse.Namespace], int]
@@ -48,17 +51,58 @@ class _Parser(argparse.ArgumentParser):
         self.exit(BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-def parser_of(commands: Sequence[Command]) -> argparse.ArgumentParser:
-    """Return the parser of the command line, a subcommand a function; what it parses has the function as `run`."""
-    parser = _Parser(
+class _Tour(_Parser):
+    """Shows its commands in groups, a line each, and what one types first."""
+
+    tour: Mapping[str, Sequence[Command]] = {}
+
+    def format_help(self) -> str:
+        lines = [f"usage: {self.prog} COMMAND ...", "", str(self.description)]
+        for group, commands in self.tour.items():
+            lines += ["", f"{group}:", *(f"  {each.__name__:12}{_headline(each)}" for each in commands)]
+        lines += ["", "For example:", *(f"  {line}" for line in FIRST)]
+        return "\n".join([*lines, "", f"{self.prog} COMMAND --help tells its options, with an example.", ""])
+
+
+def _headline(command: Command) -> str:
+    return inspect.cleandoc(command.__doc__ or "").partition("\n")[0].removesuffix(".")
+
+
+def parser_of(tour: Mapping[str, Sequence[Command]]) -> argparse.ArgumentParser:
+    """Return the parser of the command line, a subcommand a function; what it parses has the function as `run`.
+
+    Args:
+        tour: the heading of a group -> its commands, in the order in which one uses them. The first line of a
+            function's docstring is what `scalejax --help` says of it, all of it what its own help begins with.
+    """
+    parser = _Tour(
         prog="scalejax", description="Train many model sizes on many data fractions, and see what scale buys."
     )
-    names = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for function in commands:
-        command = names.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
+    parser.tour = tour
+    names = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    width = shutil.get_terminal_size().columns - 2
+    for function in (each for commands in tour.values() for each in commands):
+        name, text = function.__name__, inspect.cleandoc(function.__doc__ or "")
+        command = names.add_parser(
+            name,
+            help=_headline(function),
+            description="\n\n".join(textwrap.fill(part, width) for part in text.split("\n\n")),
+            epilog=f"example:\n  {EXAMPLES[name]}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,  # an example stays one line
+        )
         command.set_defaults(run=function)
-        OPTIONS[function.__name__](command)
+        OPTIONS[name](command)
     return parser
+
+
+def subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the parsers of the commands by name."""
+    return next(dict(each.choices) for each in parser._actions if isinstance(each, argparse._SubParsersAction))
+
+
+def paths_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """Return the arguments of all commands that are files or folders."""
+    return [each for command in subparsers(parser).values() for each in command._actions if each.type is Path]
 
 
 def _plan_options(command: argparse.ArgumentParser) -> None:
@@ -230,6 +274,10 @@ def _fit_options(command: argparse.ArgumentParser) -> None:
     _as_json(command)
 
 
+def _completion_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("shell", choices=SHELLS, metavar="SHELL", help=f"one of {', '.join(SHELLS)}")
+
+
 OPTIONS = {
     "plan": _plan_options,
     "run": _run_options,
@@ -239,4 +287,21 @@ OPTIONS = {
     "advise": _advise_options,
     "report": _report_options,
     "bench": _bench_options,
+    "completion": _completion_options,
 }
+EXAMPLES = {
+    "plan": "scalejax plan sweeps/quickstart.toml --devices 8 --device-kind h100",
+    "run": "scalejax run sweeps/quickstart.toml --set train.steps=600",
+    "status": "scalejax status runs/quickstart",
+    "export": "scalejax export runs/quickstart --output quickstart.csv",
+    "report": "scalejax report runs/quickstart",
+    "fit": "scalejax fit runs/quickstart --law power_floor --share c",
+    "advise": "scalejax advise runs/quickstart --target 0.05",
+    "bench": "scalejax bench --widths 8 64",
+    "completion": "scalejax completion bash > ~/.local/share/bash-completion/completions/scalejax",
+}
+FIRST = (  # what `scalejax --help` ends with
+    "scalejax plan sweeps/quickstart.toml",
+    "scalejax run sweeps/quickstart.toml",
+    "scalejax report runs/quickstart",
+)

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scalejax.text import Shown, duration, number_of, quantity
+from scalejax.text import Shown, duration, html_table, html_text, number_of, quantity
+
+PROGRAM_COLUMNS = "sizes", "trials", "lanes", "mode", "steps", "padding", "packing", "time"
 
 
 @dataclass(frozen=True, repr=False)
@@ -21,6 +23,19 @@ class SweepPlan(Shown):
 
     def __str__(self) -> str:
         return "\n".join(plan_lines(self.facts))
+
+    def _repr_html_(self) -> str:
+        programs, (heading, *lines) = self.facts["programs"], plan_lines(self.facts)
+        in_table = {_program_line(program) for program in programs}
+        rows = [
+            (
+                program["sizes"], f"{program['trials']:,}", f"{program['lanes']:,}", program["mode"],
+                f"{program['steps']:,}", f"{program['padding']:.0%}", program["packing"], _about(program),
+            )
+            for program in programs
+        ]  # fmt: skip
+        table = html_table(PROGRAM_COLUMNS, rows, title=heading) if rows else html_text(heading)
+        return table + html_text("\n".join(line for line in lines if line not in in_table))
 
 
 def plan_lines(facts: Mapping[str, Any]) -> list[str]:
@@ -74,8 +89,12 @@ def _program_line(program: Mapping[str, Any]) -> str:
     return (
         f"  {program['sizes']}: {number_of(program['trials'], 'trial')} in {number_of(program['lanes'], 'lane')} "
         f"({program['mode']}), {number_of(program['steps'], 'step')}, {program['padding']:.0%} padding{grounds}, "
-        f"about {duration(program['seconds'])}" + ("" if program["timed"] else " (estimated)")
+        f"about {_about(program)}"
     )
+
+
+def _about(program: Mapping[str, Any]) -> str:
+    return duration(program["seconds"]) + ("" if program["timed"] else " (estimated)")
 
 
 def _compiled_lines(compiled: Mapping[str, Any]) -> list[str]:

@@ -47,6 +47,11 @@ class Fits(Shown):
 
         return rendered(*self.parts())
 
+    def _repr_html_(self) -> str:
+        from scalejax.report.console import as_html
+
+        return as_html(*self.parts())
+
 
 def fit_source(
     source: Path,

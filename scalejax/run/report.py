@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from scalejax.errors import SweepError
 from scalejax.files import write_atomically
+from scalejax.run.advice import COMPUTE
 from scalejax.run.directory import FIGURES, LEDGER, SWEEP, read_environment, unit_of
+from scalejax.run.fits import LEVEL
 from scalejax.run.store import Store
 from scalejax.text import Shown, first_line
 
@@ -158,7 +160,7 @@ def facts_of(directory: Path, *, sweep: "Sweep | None" = None, tested: bool = Tr
     from scalejax.report.pictures import pictures_of
     from scalejax.report.ran import ran_facts, ran_sentences
     from scalejax.report.sections import Facts
-    from scalejax.run.advice import COMPUTE, LEVEL, observed_in, write_sweeps
+    from scalejax.run.advice import observed_in, write_sweeps
     from scalejax.spec.file import data_key, sweep_name
 
     with Store(directory / LEDGER, write=False) as store:

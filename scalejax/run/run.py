@@ -95,11 +95,20 @@ class Run(Shown):
             return f"run {error}"
 
     def _repr_html_(self) -> str:
+        from scalejax.analysis import trends
+        from scalejax.report.console import as_html
+        from scalejax.report.table import curve_table
+
+        shown = super()._repr_html_()
+        try:
+            shown += as_html(curve_table(curves := self.curves(), trends(curves)))
+        except ValueError:  # nothing is done yet, or there is no run
+            return shown
         figure = self.directory / FIGURES / f"{FIGURE}.png"
         if not figure.is_file():
-            return super()._repr_html_()
+            return shown
         picture = base64.b64encode(figure.read_bytes()).decode()
-        return f'{super()._repr_html_()}<img width="720" src="data:image/png;base64,{picture}">'
+        return f'{shown}<img width="720" src="data:image/png;base64,{picture}">'
 
     def results(self) -> "pd.DataFrame":
         """Return the trial table, one row a trial; its columns are those of `Store.results`."""

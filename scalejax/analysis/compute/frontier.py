@@ -18,7 +18,7 @@ from scalejax.analysis.compute.profiles import (
     noise,
     resample_profiles,
 )
-from scalejax.text import number_of
+from scalejax.text import Shown, html_table, html_text, number_of
 
 Array = npt.NDArray[np.floating[Any]]
 Numbers = npt.NDArray[np.integer[Any]]
@@ -78,8 +78,8 @@ class Path:
     decay: Array
 
 
-@dataclass(frozen=True)
-class Frontier:
+@dataclass(frozen=True, repr=False)
+class Frontier(Shown):
     """Compute-optimal sizes and losses at the computes of the data, and the laws through them.
 
     Attributes:
@@ -122,6 +122,21 @@ class Frontier:
     level: float
     excluded: int
     status: str
+
+    def __str__(self) -> str:
+        found = f"optima found at {sum(map('ok'.__eq__, self.statuses))} of {len(self.statuses)} computes"
+        ends = [self.params_exponent, self.tokens_exponent]
+        params, tokens = (f"{end.value:.3f} ({self.level:.0%}: {end.low:.3f} to {end.high:.3f})" for end in ends)
+        return f"{self.approach}: {found}\n  params grow as C^{params}\n  tokens grow as C^{tokens}\n{self.status}"
+
+    def _repr_html_(self) -> str:
+        columns = self.flops, self.params, self.low.params, self.high.params, self.tokens, self.loss
+        rows = [
+            (f"{flops:.3g}", f"{params:.3g}", f"{low:.3g} to {high:.3g}", f"{tokens:.3g}", f"{loss:.4g}")
+            for flops, params, low, high, tokens, loss in zip(*columns, strict=True)
+        ]
+        headings = "FLOPs", "best parameters", f"{self.level:.0%} interval", "tokens", "loss"
+        return html_text(str(self)) + html_table(headings, rows)
 
 
 def frontier(

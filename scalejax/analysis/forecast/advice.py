@@ -206,19 +206,10 @@ class Corner:
         return logs[-len(self.largest) :] - self.largest
 
     def draws(self, params: npt.ArrayLike, data: npt.ArrayLike) -> Floats:
-        """Draw the mean loss of runs at some points together, (DRAWS, points).
-
-        A larger tuned model and more data do not make the loss much worse: draws in which ten times either, or both,
-        raise it by more than a little are left out, unless the rows say that it rises.
-        """
-        points = self.positions(params, data)
+        """Draw the mean loss of runs at some points together, (DRAWS, points); see `falling_draws`."""
         controls = self.positions([1.0, *self.tenfold[0]], [1.0, *self.tenfold[1]])
-        logs = self.posterior.sample(np.concatenate([controls, points], axis=1), count=SPARE * DRAWS, seed=self.seed)
-        number = controls.shape[1]
-        rises = logs[:, 1:number] - logs[:, :1]
-        falling = np.flatnonzero((rises <= WORTH).all(axis=1))
-        chosen = falling if len(falling) >= LEAST_FALLING * len(logs) else np.arange(len(logs))
-        return np.maximum(np.exp(logs[np.resize(chosen, DRAWS), number:]) - self.offset, 0.0)
+        points = self.positions(params, data)
+        return falling_draws(self.posterior, points, controls, offset=self.offset, seed=self.seed)
 
     @property
     def tenfold(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -227,14 +218,7 @@ class Corner:
 
     def forecast(self, params: npt.ArrayLike, data: npt.ArrayLike) -> Floats:
         """Return median, low and high of one new run at some points, (3, points)."""
-        draws = self.draws(params, data)
-        noise = np.random.default_rng(self.seed).standard_normal(draws.shape) * self.noise
-        return self.interval(np.maximum((draws + self.offset) * np.exp(noise) - self.offset, 0.0))
-
-    @property
-    def noise(self) -> float:
-        """Standard deviation of the log loss of one run, in the mean over what the rows leave open."""
-        return float(self.posterior.weights @ self.posterior.drift.noises[self.posterior.combination])
+        return self.interval(one_run(self.draws(params, data), self.posterior, offset=self.offset, seed=self.seed))
 
     def cost(self, params: npt.ArrayLike, data: npt.ArrayLike) -> Floats:
         """Return the FLOPs of training at some points."""
@@ -244,6 +228,31 @@ class Corner:
     def interval(self, draws: Floats) -> Floats:
         """Return median, low and high of draws (DRAWS, ...)."""
         return np.quantile(draws, (0.5, (1 - self.level) / 2, (1 + self.level) / 2), axis=0)
+
+
+def falling_draws(known: Posterior, points: Floats, controls: Floats, *, offset: float, seed: int) -> Floats:
+    """Draw the mean loss of runs at points (predictors, points) together, (DRAWS, points).
+
+    A larger tuned model and more data do not make the loss much worse: draws in which the loss at any of the controls
+    (predictors, n) is more than a little above that at the first of them are left out, unless the rows say that it is.
+    """
+    logs = known.sample(np.concatenate([controls, points], axis=1), count=SPARE * DRAWS, seed=seed)
+    number = controls.shape[1]
+    rises = logs[:, 1:number] - logs[:, :1]
+    falling = np.flatnonzero((rises <= WORTH).all(axis=1))
+    chosen = falling if len(falling) >= LEAST_FALLING * len(logs) else np.arange(len(logs))
+    return np.maximum(np.exp(logs[np.resize(chosen, DRAWS), number:]) - offset, 0.0)
+
+
+def one_run(draws: Floats, known: Posterior, *, offset: float, seed: int) -> Floats:
+    """Add the noise of one run to draws of the mean loss (DRAWS, points)."""
+    noise = np.random.default_rng(seed).standard_normal(draws.shape) * noise_of(known)
+    return np.maximum((draws + offset) * np.exp(noise) - offset, 0.0)
+
+
+def noise_of(known: Posterior) -> float:
+    """Return the standard deviation of the log loss of one run, in the mean over what the rows leave open."""
+    return float(known.weights @ known.drift.noises[known.combination])
 
 
 def advise_rows(
@@ -512,10 +521,7 @@ def _forecast_crossing(label: str, largest: str, other: str, observed: Observed,
         rows = observed.rows[observed.rows["model"] == name]
         if rows["data"].nunique() < LEAST_POINTS:
             return []
-        found = measured({"data": rows["data"].to_numpy(float)}, rows["loss"].to_numpy(float))
-        logs = np.log(factors * corner.data)[None] - found.largest
-        paths = posterior(found, seed=corner.seed).sample(logs, count=DRAWS, seed=corner.seed + number)
-        draws.append(np.exp(paths) - found.offset)
+        draws.append(_curve_draws(rows, factors * corner.data, seed=corner.seed + number)[0])
     crossed = draws[0] < draws[1]
     chance = float(crossed.any(axis=1).mean())
     if chance < 1 - SURE:
@@ -705,7 +711,7 @@ def next_trials(corner: Corner, observed: Observed) -> Table:
     draws = corner.posterior.sample(corner.positions(*points.T), count=DRAWS, seed=corner.seed)
     cov = np.cov(draws, rowvar=False)
     targets = np.arange(len(grid), len(points))
-    noise = corner.noise**2
+    noise = noise_of(corner.posterior) ** 2
     costs = corner.cost(*points[: len(grid)].T)
     records, whole = [], float(np.diag(cov)[targets].sum())
     if not corner.sizes:
@@ -713,9 +719,10 @@ def next_trials(corner: Corner, observed: Observed) -> Table:
         records.append(
             {"params": 4 * corner.params, "data": corner.data, "flops": float(costs[place]), "narrows": math.nan}
         )
-    while len(records) < TRIALS:
+    while len(records) < TRIALS and predicted:
         shrink = (cov[predicted][:, targets] ** 2).sum(axis=1) / (np.diag(cov)[predicted] + noise)
         best = predicted[int(np.argmax(shrink / (costs[predicted] + OVERHEAD * corner.flops)))]
+        predicted.remove(best)  # a second file of the same trials would train nothing
         gain = float((cov[best, targets] ** 2).sum() / (cov[best, best] + noise))
         records.append(
             {
@@ -744,15 +751,35 @@ def _next(trials: Table, observed: Observed) -> list[Statement]:
 
 
 def bands_of(observed: Observed, corner: Corner) -> Table:
-    """Return the forecast of each curve to a hundred times its data, for the picture."""
+    """Return the forecast of each curve to a hundred times its data, for the picture.
+
+    Those of the family in question are of the law of size and data, as all that is said about it; the others have
+    their own points alone.
+    """
     records = []
     for name, rows in observed.rows.groupby("model", sort=False):
         if rows["data"].nunique() < LEAST_POINTS:
             continue
-        most = float(rows["data"].max())
+        params, most = float(rows["params"].iloc[0]), float(rows["data"].max())
         data = np.geomspace(most, 100 * most, GRID)
-        found = extrapolate({"data": rows["data"]}, rows["loss"], {"data": data}, level=corner.level, seed=corner.seed)
-        for values in zip(data, found.value, found.low, found.high, strict=True):
+        if corner.sizes and rows["family"].iloc[0] == observed.family and math.isfinite(params):
+            found = corner.forecast(np.full(GRID, params / corner.params), data / corner.data)
+        else:
+            draws, known, offset = _curve_draws(rows, data, seed=corner.seed)
+            found = corner.interval(one_run(draws, known, offset=offset, seed=corner.seed))
+        for values in zip(data, *found, strict=True):
             record = dict(zip(("data", "value", "low", "high"), map(float, values), strict=True))
-            records.append({"model": name, "params": float(rows["params"].iloc[0]), **record})
+            records.append({"model": name, "params": params, **record})
     return pd.DataFrame(records, columns=["model", "params", "data", "value", "low", "high"])
+
+
+def _curve_draws(rows: Table, data: Floats, *, seed: int) -> tuple[Floats, Posterior, float]:
+    """Draw the mean loss of one model at amounts of data from its own rows, (DRAWS, amounts).
+
+    Returns:
+        The draws, what the rows leave of laws and drifts, and the offset of the losses.
+    """
+    found = measured({"data": rows["data"].to_numpy(float)}, rows["loss"].to_numpy(float))
+    known = posterior(found, seed=seed)
+    points, controls = np.log(data)[None] - found.largest, np.array([[0.0, math.log(10)]])
+    return falling_draws(known, points, controls, offset=found.offset, seed=seed), known, found.offset

@@ -8,7 +8,7 @@ With g = 1 it is the law of Hoffmann et al. (2022, eq. 2) with its three terms a
 values; with s_0 = 0 and g = beta that of Kaplan et al. (2020, eq. 1.5). The smaller g, the more sharply a curve turns
 from falling with the data to the level that its size allows. The rows decide on these numbers far more narrowly than
 any prior, so laws are not sampled from the prior but from a multivariate t distribution that is fitted to the posterior
-step by step (adaptive importance sampling, Cappe et al. 2004), beginning at the robust fit.
+step by step (adaptive importance sampling, Cornuet et al. 2012), beginning at the robust fit.
 """
 
 from typing import Any
@@ -31,8 +31,11 @@ FARTHEST = 4.0  # standard deviations of the prior that the robust fit may go fr
 FIRST_STEPS, FINALISTS, LAST_STEPS = 30, 2, 300  # steps from each start, and on from the best of them
 HUBER = 1e-3  # as in `fit_law`
 TAIL = 2.0  # residuals are taken at face value up to this many robust standard deviations
-SAMPLED, STEPS, FREEDOM = 1500, 5, 5.0  # laws a step, steps, degrees of freedom of the t distribution
-LEAST_EFFECTIVE = 40  # laws that a step's weights are spread over; less, and the posterior is approached more slowly
+SAMPLED, STEPS, FREEDOM = 1000, 12, 5.0  # laws a step, steps at most, degrees of freedom of the t distribution
+WIDER = 1.3  # its covariance is that of the laws so far, times this
+ENOUGH = 400.0  # laws that the weights are spread over, at which the sampling ends
+LEAST_EFFECTIVE = 40  # and at which the next t distribution is fitted; fewer, and the posterior is flattened for it
+KEPT = 1000  # laws that are returned, drawn by their weights
 FEW = 300  # laws that show which noises and drifts are likely at all
 
 
@@ -100,11 +103,15 @@ def tails_of(residuals: Floats) -> Floats:
 
 def near(start: Floats, rng: np.random.Generator) -> Laws:
     """Return some laws around the robust fit (5,)."""
-    return _sampled(start, np.diag((DEVIATIONS / 4) ** 2), FEW, rng)
+    theta = _drawn(start, np.diag((DEVIATIONS / 4) ** 2), FEW, rng)
+    return Laws(((surface, theta),), np.zeros(FEW))
 
 
 def surfaces(drift: Drift, log_loss: Floats, *, start: Floats, rng: np.random.Generator) -> Laws:
-    """Return laws sampled close to their posterior.
+    """Return laws sampled from their posterior.
+
+    Each step samples laws from a t distribution and fits the next one to all laws so far, each weighted by its
+    posterior over the mixture of all those distributions (Cornuet et al. 2012), until the weights are spread widely.
 
     Args:
         drift: of the rows.
@@ -112,36 +119,57 @@ def surfaces(drift: Drift, log_loss: Floats, *, start: Floats, rng: np.random.Ge
         start: parameters of the robust fit, (5,).
         rng: of the samples.
     """
-    mean, cov = start, np.diag((DEVIATIONS / 4) ** 2)
-    for _ in range(STEPS):
-        laws = _sampled(mean, cov, SAMPLED, rng)
-        theta = laws.families[0][1]
-        residuals = log_loss - laws.at(drift.positions)
-        logs = laws.log_weights + log_sum(drift.log_likelihood(residuals), axis=1)
-        weights = _tempered(logs)
-        mean = weights @ theta
-        cov = 1.3 * ((theta - mean).T * weights) @ (theta - mean) + 1e-9 * np.eye(len(mean))
-    return _sampled(mean, cov, 2 * SAMPLED, rng)
+    theta, likelihoods = np.empty((0, len(MEANS))), np.empty(0)
+    proposals = [(start, np.diag((DEVIATIONS / 2) ** 2))]
+    while True:
+        new = _drawn(*proposals[-1], SAMPLED, rng)
+        residuals = log_loss - surface(new, drift.positions)
+        theta = np.concatenate([theta, new])
+        likelihoods = np.concatenate([likelihoods, log_sum(drift.log_likelihood(residuals), axis=1)])
+        log_prior = -0.5 * (((theta - MEANS) / DEVIATIONS) ** 2).sum(axis=1)
+        sampling = log_sum(np.stack([_log_density(theta, *each) for each in proposals]), axis=0)
+        logs = log_prior + likelihoods - sampling
+        weights = _tempered(logs, least=0)
+        if _effective(weights) >= ENOUGH or len(proposals) == STEPS:
+            break
+        flat = _tempered(logs, least=LEAST_EFFECTIVE)
+        mean = flat @ theta
+        proposals.append((mean, WIDER * ((theta - mean).T * flat) @ (theta - mean) + 1e-9 * np.eye(len(mean))))
+    chosen, counts = np.unique(_resampled(weights, KEPT, rng), return_counts=True)
+    # A law's own likelihood is in its weight already.
+    return Laws(((surface, theta[chosen]),), np.log(counts) - likelihoods[chosen])
 
 
-def _tempered(logs: Floats) -> Floats:
-    """Return weights of sum one, flattened by a power until they are spread over enough laws."""
+def _tempered(logs: Floats, *, least: float) -> Floats:
+    """Return weights of sum one, flattened by a power until they are spread over at least so many laws."""
     power = 1.0
     while True:
         weights = np.exp(power * (logs - logs.max()))
         weights /= weights.sum()
-        if 1 / (weights**2).sum() >= LEAST_EFFECTIVE or power < 1e-6:
+        if _effective(weights) >= least or power < 1e-6:
             return weights
         power *= 0.7
 
 
-def _sampled(mean: Floats, cov: Floats, count: int, rng: np.random.Generator) -> Laws:
-    """Sample laws from a t distribution; their weights are prior over that."""
-    root = np.linalg.cholesky(cov)
+def _effective(weights: Floats) -> float:
+    return float(1 / (weights**2).sum())
+
+
+def _resampled(weights: Floats, count: int, rng: np.random.Generator) -> npt.NDArray[np.intp]:
+    """Return indices drawn by weight, each as often as expected to less than one (Kitagawa 1996)."""
+    marks = (np.arange(count) + rng.random()) / count
+    return np.minimum(np.searchsorted(np.cumsum(weights), marks), len(weights) - 1)
+
+
+def _drawn(mean: Floats, cov: Floats, count: int, rng: np.random.Generator) -> Floats:
+    """Draw parameters (count, 5) from a t distribution."""
     normal = rng.standard_normal((count, len(mean)))
-    theta = mean + normal * np.sqrt(FREEDOM / rng.chisquare(FREEDOM, (count, 1))) @ root.T
+    return mean + normal * np.sqrt(FREEDOM / rng.chisquare(FREEDOM, (count, 1))) @ np.linalg.cholesky(cov).T
+
+
+def _log_density(theta: Floats, mean: Floats, cov: Floats) -> Floats:
+    """Return the log density (laws,) of that t distribution, up to a constant."""
+    root = np.linalg.cholesky(cov)
     within = np.linalg.solve(root, (theta - mean).T)
-    log_sampling = -(FREEDOM + len(mean)) / 2 * np.log1p((within**2).sum(axis=0) / FREEDOM)
-    log_sampling -= np.log(np.diag(root)).sum()
-    log_prior = -0.5 * (((theta - MEANS) / DEVIATIONS) ** 2).sum(axis=1)
-    return Laws(((surface, theta),), log_prior - log_sampling)
+    logs = -(FREEDOM + len(mean)) / 2 * np.log1p((within**2).sum(axis=0) / FREEDOM)
+    return logs - np.log(np.diag(root)).sum()

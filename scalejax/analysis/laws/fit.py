@@ -14,7 +14,7 @@ from scalejax.analysis.laws.problem import Problem, make_problem
 from scalejax.analysis.laws.search import search
 from scalejax.analysis.laws.uncertainty import KINDS, Resample, Spread, draws, resampled, rescaled, spread_of
 from scalejax.errors import FitError
-from scalejax.text import Shown, number_of
+from scalejax.text import Shown, html_table, html_text, number_of
 
 Array = Any
 DELTA = 1e-3
@@ -78,8 +78,23 @@ class Fit(Shown):
             f"  {name:{width}}  {value:.5g} ± {errors[name]:.2g}  (90 %: {low:.4g} to {high:.4g})"
             for (name, value), (low, high) in zip(self.params.items(), intervals.values(), strict=True)
         ]
-        rows = f"{number_of(self.rows, 'row')}, objective {self.objective:.6g}"
-        return "\n".join([f"{self.law.name}: {self.law.formula}", *lines, f"{self.status} ({rows})"])
+        return "\n".join([f"{self.law.name}: {self.law.formula}", *lines, self._ending()])
+
+    def _repr_html_(self) -> str:
+        errors, intervals = self.standard_errors, self.intervals(0.9)
+        meanings = {parameter.name: parameter.meaning for parameter in self.law.parameters}
+        rows = [
+            (
+                name, f"{value:.5g}", f"{errors[name]:.3g}", f"{intervals[name][0]:.4g} to {intervals[name][1]:.4g}",
+                meanings.get(name.partition("[")[0], ""),
+            )
+            for name, value in self.params.items()
+        ]  # fmt: skip
+        headings = "parameter", "value", "standard error", "90 % interval", "meaning"
+        return html_table(headings, rows, title=f"{self.law.name}: {self.law.formula}") + html_text(self._ending())
+
+    def _ending(self) -> str:
+        return f"{self.status} ({number_of(self.rows, 'row')}, objective {self.objective:.6g})"
 
     @property
     def ok(self) -> bool:

@@ -14,7 +14,17 @@ from matplotlib.patheffects import withStroke
 
 from scalejax.analysis.curves.curves import model_labels
 from scalejax.analysis.curves.tuning import Cell, alike, knob_columns
-from scalejax.report.figures.canvas import INK, NEUTRAL, SMALL_SIZE, SOFT, model_styles, new_figure, set_ticks
+from scalejax.report.figures.canvas import (
+    INK,
+    NEUTRAL,
+    SMALL_SIZE,
+    SOFT,
+    model_styles,
+    new_figure,
+    set_ticks,
+    settle,
+    styled,
+)
 from scalejax.report.figures.picture import Picture
 from scalejax.text import duration, number_of
 
@@ -46,6 +56,7 @@ class Block:
     lanes: int
 
 
+@styled()
 def ran_picture(spans: Frame, results: Frame) -> Picture | None:
     """Return the picture of the lanes over time: a bar a span, coloured by model, and marks where a trial did not end.
 
@@ -212,6 +223,7 @@ def _mark_ends(ax: Axes, shown: Frame) -> list[Line2D]:
         here = shown[shown["why"] == name]
         if len(here):
             look = {"marker": marker, "linestyle": "none", "color": INK, "markersize": 5, "markeredgewidth": 1.1}
+            look["markerfacecolor"] = INK
             look["path_effects"] = [withStroke(linewidth=2.6, foreground="white")]  # seen on dark bars too
             ax.plot(here["to"], here["row"], zorder=4, clip_on=False, **look)
             handles.append(Line2D([], [], label=words, **look))
@@ -221,22 +233,17 @@ def _mark_ends(ax: Axes, shown: Frame) -> list[Line2D]:
 def _finish(figure: Figure, ax: Axes, shown: Frame, handles: list[Any], *, unit: str, y: str) -> None:
     """Draw the axes, the ends of sessions and the legend."""
     ax.set_xlim(0, float(shown["to"].max()))
-    ax.grid(True, axis="x", color="#e4e4e4", linewidth=0.7)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right", "left"]].set_visible(False)
-    ax.tick_params(labelsize=SMALL_SIZE, length=3, color="#9a9a9a", labelcolor="#444444")
+    ax.grid(False, axis="y")
+    ax.spines["left"].set_visible(False)
+    ax.tick_params(labelsize=SMALL_SIZE)
     ax.tick_params(axis="y", length=0)
     for end in shown.groupby("session")["to"].max().sort_values()[:-1]:
         ax.axvline(end, color=NEUTRAL, linewidth=0.9, linestyle=(0, (1, 1.6)), zorder=2)
     several = ", sessions one behind the other" if shown["session"].nunique() > 1 else ""
-    ax.set_xlabel(f"Time since the first step, {unit}{several}", fontsize=9, color=INK)
-    ax.set_ylabel(y, fontsize=9, color=INK)
-    figure.legend(
-        handles=handles, loc="outside lower left", ncols=min(4, len(handles)), fontsize=SMALL_SIZE, frameon=False,
-        labelcolor="#444444",
-    )  # fmt: skip
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # a second pass at saving would move things by a hair
+    ax.set_xlabel(f"Time since the first step, {unit}{several}")
+    ax.set_ylabel(y)
+    figure.legend(handles=handles, loc="outside lower left", ncols=min(4, len(handles)))
+    settle(figure)
 
 
 def _tip(span: Mapping[Any, Any]) -> str:
