@@ -142,8 +142,8 @@ def scale(facts: Facts) -> Section:
         lines.append(f"The RMSE is in {facts.unit}, which were standardised (standardise_target).")
     if facts.advice is not None and len(facts.advice.bands):
         lines.append(
-            "The sentences on the ends of curves are each forecast from its own points, the answer above from all sizes "
-            "of a family together: where the two differ, the rows leave both open."
+            "The sentences on the ends of curves are each forecast from its own points, the answer above from all "
+            "sizes of a family together: where the two differ, the rows leave both open."
         )
     return Section(
         "scale", "The picture of scale", pictures=facts.drawn("scale"), grids=(curve_grid(facts.curves, facts.trends),),
