@@ -50,6 +50,7 @@ KEEPERS = {
     "sqlite3": {"run/store.py"},
     "tomllib": {"spec/file.py"},
     "pandas": {"data", "analysis", "report", "run"},
+    "threadpoolctl": {"analysis", "classical"},
     "scipy": {"analysis", "report/figures"},
     "rich": {"report", "cli"},
     "shtab": {"cli"},
@@ -59,7 +60,8 @@ KEEPERS = {
 ANY_KEYWORDS = {
     "spec/sweep.py": {"__init__"},
     "rules.py": {"init"},
-}  # ModelGrid; what `strict` wraps
+    "analysis/forecast/threads.py": {"alone"},
+}  # ModelGrid; what `strict` and `on_one_thread` wrap
 
 
 def room(path: str) -> str:

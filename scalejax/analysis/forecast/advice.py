@@ -16,6 +16,7 @@ import pandas as pd
 from scalejax.analysis.forecast.extrapolate import LEAST_POINTS, extrapolate, measured, posterior
 from scalejax.analysis.forecast.posterior import Posterior
 from scalejax.analysis.forecast.surfaces import robust_fit
+from scalejax.analysis.forecast.threads import on_one_thread
 from scalejax.text import Shown, number_of, short
 
 Floats = npt.NDArray[np.float64]
@@ -255,6 +256,7 @@ def noise_of(known: Posterior) -> float:
     return float(known.weights @ known.drift.noises[known.combination])
 
 
+@on_one_thread
 def advise_rows(
     observed: Observed, *, target: float | None, compute: float, level: float, seed: int, tested: bool = True
 ) -> Advice:

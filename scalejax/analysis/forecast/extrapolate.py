@@ -11,6 +11,7 @@ from scalejax.analysis.forecast.curves import learning_curves
 from scalejax.analysis.forecast.drift import drift_of
 from scalejax.analysis.forecast.posterior import Posterior, posterior_of
 from scalejax.analysis.forecast.surfaces import near, robust_fit, surfaces, tails_of
+from scalejax.analysis.forecast.threads import on_one_thread
 from scalejax.text import number_of
 
 Floats = npt.NDArray[np.float64]
@@ -23,7 +24,7 @@ MOST_ALIKE = 4.0
 THINNING = 16  # of the laws by which unlikely drifts are left out
 BLOCK = 64  # points that are forecast at once, so that time and memory grow with their number, not with its square
 VALIDATED = 4  # every fourth law takes part in that validation
-ORIGINS = (0.5, 0.7, 0.85)  # shares of the rows, in order, from which the later ones are forecast to validate
+ORIGINS = (0.4, 0.7)  # shares of the rows, in order, from which the later ones are forecast to validate
 BETTER = (
     0.5  # repeating the last value is preferred where its mean squared error in that validation is below this times
 )
@@ -100,6 +101,7 @@ class Measured:
         return np.stack([np.log(np.broadcast_to(c, shape).ravel()) for c in columns]) - self.largest, shape
 
 
+@on_one_thread
 def extrapolate(
     predictors: Mapping[str, Array],
     loss: Array,

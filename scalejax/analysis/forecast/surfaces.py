@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float64]
 MEANS, DEVIATIONS = np.array([-1.05, -1.05, -1.0, -1.0, -0.5]), np.array([0.6, 0.6, 2.0, 2.0, 0.7])
 EXPONENTS = (0.1, 0.3, 1.0)  # the robust fit starts from all pairs of them
 FARTHEST = 4.0  # standard deviations of the prior that the robust fit may go from its mean
-FIRST_STEPS, FINALISTS, LAST_STEPS = 30, 2, 300  # steps from each start, and on from the best of them
+FIRST_STEPS, FINALISTS, LAST_STEPS = 20, 2, 100  # steps from each start, and on from the best of them
 HUBER = 1e-3  # as in `fit_law`
 TAIL = 2.0  # residuals are taken at face value up to this many robust standard deviations
 SAMPLED, STEPS, FREEDOM = 1000, 12, 5.0  # laws a step, steps at most, degrees of freedom of the t distribution
@@ -119,10 +119,12 @@ def surfaces(drift: Drift, log_loss: Floats, *, start: Floats, rng: np.random.Ge
         start: parameters of the robust fit, (5,).
         rng: of the samples.
     """
-    theta, likelihoods = np.empty((0, len(MEANS))), np.empty(0)
-    proposals = [(start, np.diag((DEVIATIONS / 2) ** 2))]
+    theta, likelihoods, proposals = np.empty((0, len(MEANS))), np.empty(0), []
+    # The prior is among them: what the rows leave open is then seen even where the fit is at one end of it.
+    further = [(start, np.diag((DEVIATIONS / 2) ** 2)), (MEANS, np.diag(DEVIATIONS**2))]
     while True:
-        new = _drawn(*proposals[-1], SAMPLED, rng)
+        proposals += further
+        new = np.concatenate([_drawn(*each, SAMPLED, rng) for each in further])
         residuals = log_loss - surface(new, drift.positions)
         theta = np.concatenate([theta, new])
         likelihoods = np.concatenate([likelihoods, log_sum(drift.log_likelihood(residuals), axis=1)])
@@ -130,11 +132,11 @@ def surfaces(drift: Drift, log_loss: Floats, *, start: Floats, rng: np.random.Ge
         sampling = log_sum(np.stack([_log_density(theta, *each) for each in proposals]), axis=0)
         logs = log_prior + likelihoods - sampling
         weights = _tempered(logs, least=0)
-        if _effective(weights) >= ENOUGH or len(proposals) == STEPS:
+        if _effective(weights) >= ENOUGH or len(proposals) >= STEPS:
             break
         flat = _tempered(logs, least=LEAST_EFFECTIVE)
         mean = flat @ theta
-        proposals.append((mean, WIDER * ((theta - mean).T * flat) @ (theta - mean) + 1e-9 * np.eye(len(mean))))
+        further = [(mean, WIDER * ((theta - mean).T * flat) @ (theta - mean) + 1e-9 * np.eye(len(mean)))]
     chosen, counts = np.unique(_resampled(weights, KEPT, rng), return_counts=True)
     # A law's own likelihood is in its weight already.
     return Laws(((surface, theta[chosen]),), np.log(counts) - likelihoods[chosen])
