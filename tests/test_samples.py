@@ -77,7 +77,7 @@ def test_maps_are_those_of_the_first_seed_kept(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(samples, "packed_mask", lambda: northern)
     data = sx.DataSpec("land", train_examples=(20, 60), validation_examples=5, test_examples=5)
     run = run_of(tmp_path, data, sx.ModelGrid("logistic"), seeds=(0, 1), without=0)
-    found = land_maps(run)
+    found = land_maps(run.directory, given=run.sweep)
     assert found is not None
     assert list(found.maps) == [("logistic", 20), ("logistic", 60)]
     assert found.truth.shape == (90, 180)
@@ -117,7 +117,7 @@ def test_a_map_is_wrong_by_the_surface_and_not_by_cells():
 
 
 def test_images_have_the_classes_of_the_data_and_of_both_models(image_run: sx.Run):
-    found = image_samples(image_run)
+    found = image_samples(image_run.directory, given=image_run.sweep)
     assert found is not None
     test = load(sx.load_sweep(image_run.directory / "sweep.toml").data).test
     np.testing.assert_array_equal(found.examples[:7], test.inputs[:7])
@@ -129,8 +129,8 @@ def test_images_have_the_classes_of_the_data_and_of_both_models(image_run: sx.Ru
         np.testing.assert_array_equal(said[:7], expected[:7], err_msg=model)
     small, large = (said[7:] for said in found.predictions.values())
     assert (small != large).all()
-    assert text_samples(image_run) is None
-    assert land_maps(image_run) is None
+    assert text_samples(image_run.directory, given=image_run.sweep) is None
+    assert land_maps(image_run.directory, given=image_run.sweep) is None
 
 
 def test_models_of_other_data_are_not_shown(image_run: sx.Run):
@@ -139,14 +139,14 @@ def test_models_of_other_data_are_not_shown(image_run: sx.Run):
     np.savez(path, x=np.zeros((80, 5, 6), np.uint8), y=np.arange(80) % 2)
     try:
         with pytest.raises(SweepError, match="was trained on other data than the sweep has now; bring back the data"):
-            image_samples(image_run)
+            image_samples(image_run.directory, given=image_run.sweep)
     finally:
         path.write_bytes(before)
 
 
 def test_texts_go_on_with_the_likeliest_token(text_run: sx.Run, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(samples, "CONTINUED", 3)
-    table: Any = text_samples(text_run)
+    table: Any = text_samples(text_run.directory, given=text_run.sweep)
     assert len(table) == 4
     assert table.columns.tolist() == ["context", "next", "transformer", "transformer: probability of the next"]
     test = load(sx.load_sweep(text_run.directory / "sweep.toml").data).test
@@ -159,7 +159,7 @@ def test_texts_go_on_with_the_likeliest_token(text_run: sx.Run, monkeypatch: pyt
     )
     first = chr(int(odds.iloc[0].to_numpy().argmax()))
     assert table["transformer"].iloc[0][0] == (first if first.isprintable() else {"\n": "↵"}.get(first, "�"))
-    assert image_samples(text_run) is None
+    assert image_samples(text_run.directory, given=text_run.sweep) is None
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 5), (3, 4, 5, 3), (3, 4, 5, 1), (3, 20)])

@@ -44,6 +44,7 @@ class Facts:
         notes: what else could not be made, and why.
         tested: whether the advice holds a back-test.
         ran: how the sweep ran, a sentence each, where it was recorded.
+        texts: passages of the test set and how kept models go on; None where the data are no text or none was kept.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Facts:
     notes: tuple[str, ...] = ()
     tested: bool = True
     ran: tuple[str, ...] = ()
+    texts: Frame | None = None
 
     @property
     def answer(self) -> Answer:
@@ -176,6 +178,21 @@ def curve_grid(curves: Frame, trends: Frame) -> Grid:
     title = f"{column_title(str(curves['metric'].iloc[0]))} at the best setting by validation loss."
     header = ("model", "parameters", *(short_count(size) for size in sizes), "at the end")
     return Grid(header, rows, " ".join([title, *said]), left=frozenset({0, len(header) - 1}))
+
+
+def seen(facts: Facts) -> Section | None:
+    """What the kept models make of examples: a map of land, images with their classes, texts that go on."""
+    title = "What the models make of the data"
+    if facts.texts is None:
+        return _pictured(facts, "seen", title)
+    columns = tuple(str(name) for name in facts.texts.columns)
+    rows = tuple(
+        tuple(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row)
+        for row in facts.texts.itertuples(index=False)
+    )
+    caption = "Passages of the test set; each model goes on with the token that it takes for the likeliest."
+    words = frozenset(place for place, name in enumerate(columns) if "probability" not in name)
+    return Section("seen", title, grids=(Grid(columns, rows, caption, left=words),))
 
 
 def size(facts: Facts) -> Section | None:
@@ -505,5 +522,5 @@ def compared(all_facts: Sequence[Facts], picture: Drawn | None) -> Section:
 
 
 SECTIONS = (
-    scale, size, compute, exponents, back_test, rates, training, not_counted, ran, next_trials, reproduce,
+    scale, seen, size, compute, exponents, back_test, rates, training, not_counted, ran, next_trials, reproduce,
 )  # fmt: skip

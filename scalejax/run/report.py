@@ -14,6 +14,7 @@ from scalejax.run.advice import COMPUTE
 from scalejax.run.directory import FIGURES, LEDGER, SWEEP, read_environment, unit_of
 from scalejax.run.fits import LEVEL
 from scalejax.run.store import Store
+from scalejax.run.weights import kept_models
 from scalejax.text import Shown, first_line
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def report(
         directories: of the runs.
         sweep: that the run was made of, where this process has made it.
         output: the place of the page.
-        brief: as at the end of a run: without the back-test, Markdown and the files of figures.
+        brief: as at the end of a run: without the back-test, samples, Markdown and the files of figures.
 
     Raises:
         SweepError: a directory holds no run, or the page cannot be written.
@@ -183,6 +184,7 @@ def facts_of(directory: Path, *, sweep: "Sweep | None" = None, tested: bool = Tr
     pictures, undrawn = pictures_of(
         rows, measurements, timeline, curves=curves, advice=advice, unit=unit, narrow=narrow
     )
+    seen, texts, unseen = _seen(directory, sweep, narrow=narrow) if tested else ((), None, ())
     environment, recorded = read_environment(directory), ran_facts(sessions, timeline)
     source = data_key(directory / SWEEP, "source")
     return Facts(
@@ -198,11 +200,36 @@ def facts_of(directory: Path, *, sweep: "Sweep | None" = None, tested: bool = Tr
         sweep=_text_of(directory / SWEEP),
         data=source if isinstance(source, str) else "",
         next_sweeps=tuple(map(str, sweeps)),
-        pictures=pictures,
-        notes=(*notes, *undrawn),
+        pictures={**pictures, "seen": seen},
+        notes=(*notes, *undrawn, *unseen),
         tested=tested,
         ran=() if recorded is None else tuple(ran_sentences(recorded)),
+        texts=texts,
     )
+
+
+def _seen(
+    directory: Path, sweep: "Sweep | None", *, narrow: bool
+) -> "tuple[tuple[Drawn, ...], pd.DataFrame | None, tuple[str, ...]]":
+    """Return pictures and a table of what the kept models make of examples, and a sentence for what cannot be made."""
+    from scalejax.report.figures.land import land_picture
+    from scalejax.report.figures.samples import samples_picture
+    from scalejax.report.pictures import drawn_twice
+    from scalejax.run.samples import image_samples, land_maps, text_samples
+
+    if not kept_models(directory):
+        return (), None, ()
+    try:
+        drawn = []
+        if (land := land_maps(directory, given=sweep)) is not None:
+            truth = land.truth.astype(float)
+            drawn.append(drawn_twice(lambda width: land_picture(land.maps, truth, width=width), narrow=narrow))
+        if (images := image_samples(directory, given=sweep)) is not None:
+            found = images.examples, images.truth, images.predictions
+            drawn.append(drawn_twice(lambda width: samples_picture(*found, width=width), narrow=narrow))
+        return tuple(each for each in drawn if each is not None), text_samples(directory, given=sweep), ()
+    except (SweepError, ValueError) as error:
+        return (), None, (f"What the models make of the data is not shown: {error}",)
 
 
 def _told_apart(known: "Sequence[Facts]") -> "list[Facts]":

@@ -25,7 +25,6 @@ from scalejax.run.directory import (
     CHECKPOINTS,
     FIGURES,
     LEDGER,
-    MODELS,
     OLDER,
     directory_of,
     locked,
@@ -41,7 +40,7 @@ from scalejax.run.timeline import Recorder, group_names
 from scalejax.run.trackers import Tracker, tracker_of
 from scalejax.run.tracking import Outcome, Tracking
 from scalejax.run.watch import Accountant, Interruption, Preparation, Pulse
-from scalejax.run.weights import Keeper, best_row, evaluated, model_parts, without_model
+from scalejax.run.weights import Keeper, best_row, evaluated, kept_models, model_parts, without_model
 from scalejax.spec import Sweep
 from scalejax.spec.file import sweep_to_toml
 from scalejax.spec.sweep import ALL, NONE
@@ -244,9 +243,7 @@ class Run(Shown):
 
     def models(self) -> list[str]:
         """Return the ids of the trials whose trained models are kept here."""
-        from scalejax.execute.kept import stored_models, waiting_models
-
-        return sorted({*stored_models(self.directory / MODELS), *waiting_models(self.directory / MODELS)})
+        return kept_models(self.directory)
 
     def model(self, trial_id: "str | pd.Series", *, build: Any = None, features: Any = None) -> Any:
         """Return the trained model of a trial: a Flax module at its true size with its best parameters by validation.

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,15 +12,15 @@ from scalejax.data import Bytes, DataCard, Land, describe, load
 from scalejax.data.encoding import encoding_of
 from scalejax.data.land import is_land, packed_mask
 from scalejax.errors import SweepError
-from scalejax.run.directory import MODELS, SWEEP
-from scalejax.run.weights import model_parts
+from scalejax.run.directory import LEDGER, MODELS, SWEEP
+from scalejax.run.predict import predicted
+from scalejax.run.store import Store
+from scalejax.run.weights import kept_models, model_parts
 from scalejax.spec import Sweep
 from scalejax.spec.file import load_sweep
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from scalejax.run.run import Run
 
 MAP_SHAPE = 90, 180  # cells of two degrees
 MOST_MAPS = 4, 4  # sizes, and numbers of examples, that are mapped
@@ -61,10 +62,14 @@ class Samples:
     predictions: Mapping[str, npt.NDArray[Any]]
 
 
-def land_maps(run: "Run") -> LandMaps | None:
+def land_maps(directory: Path, *, given: Sweep | None = None) -> LandMaps | None:
     """Return the world as the kept models of a run see it, of at most four sizes on four numbers of examples.
 
     Of each cell it is the tuned trial of the first seed that was kept.
+
+    Args:
+        directory: of the run.
+        given: the sweep, where its file does not hold the data: objects of Python.
 
     Returns:
         None where the data are not those of "land", or no tuned model was kept.
@@ -73,10 +78,10 @@ def land_maps(run: "Run") -> LandMaps | None:
         SweepError: a model is damaged, or global-land-mask is not installed.
         ValueError: no trial has finished.
     """
-    sweep = _sweep(run)
+    sweep = given or _sweep(directory)
     if sweep is None or not isinstance(source := sweep.data.origin, Land):
         return None
-    trials = kept_trials(run)
+    trials = kept_trials(directory)
     if trials.empty:
         return None
     models = _spaced(list(dict.fromkeys(trials["model"])), MOST_MAPS[0])
@@ -88,15 +93,16 @@ def land_maps(run: "Run") -> LandMaps | None:
     inputs = source.inputs(latitude, longitude)
     maps = {}
     for trial in shown.to_dict("records"):
-        probabilities: Any = run.predict(trial["trial_id"], inputs, probabilities=True)
+        probabilities: Any = _predicted(directory, trial["trial_id"], inputs, sweep, probabilities=True)
         maps[trial["model"], int(trial["train_examples"])] = probabilities.to_numpy()[:, 1].reshape(MAP_SHAPE)
     return LandMaps(maps, is_land(packed_mask(), latitude, longitude).reshape(MAP_SHAPE))
 
 
-def image_samples(run: "Run") -> Samples | None:
+def image_samples(directory: Path, *, given: Sweep | None = None) -> Samples | None:
     """Return examples of the test set with what the smallest and the largest kept model say of them.
 
-    They are the first of the test set, and after them the first of those that the two models call otherwise.
+    They are the first of the test set, and after them the first of those that the two models call otherwise. The
+    arguments are those of `land_maps`.
 
     Returns:
         None where the task is no classification of images or signals, or no tuned model was kept.
@@ -105,7 +111,7 @@ def image_samples(run: "Run") -> Samples | None:
         SweepError: a model is damaged, or the data cannot be loaded.
         ValueError: no trial has finished.
     """
-    sweep = _sweep(run)
+    sweep = given or _sweep(directory)
     if sweep is None:
         return None
     card = describe(sweep.data)
@@ -113,14 +119,17 @@ def image_samples(run: "Run") -> Samples | None:
     images = len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4))
     if card.classes is None or not (images or card.source == "mnist1d"):
         return None
-    ends = _ends(run, card)
+    ends = _ends(directory, card)
     if ends.empty:
         return None
     test = load(sweep.data).test
     inputs, targets = np.asarray(test.inputs[:LOOKED_THROUGH]), np.asarray(test.targets[:LOOKED_THROUGH])
     names = encoding_of(sweep.data, card.sizes).classes
     truth = targets if names is None else np.array(names)[targets]
-    said = {row["model"]: np.asarray(run.predict(row["trial_id"], inputs)) for row in ends.to_dict("records")}
+    said = {
+        row["model"]: np.asarray(_predicted(directory, row["trial_id"], inputs, sweep))
+        for row in ends.to_dict("records")
+    }
     first, differing = SAMPLES
     differs = np.any([each != next(iter(said.values())) for each in said.values()], axis=0)
     differs[:first] = False
@@ -132,8 +141,10 @@ def image_samples(run: "Run") -> Samples | None:
     )
 
 
-def text_samples(run: "Run") -> "pd.DataFrame | None":
+def text_samples(directory: Path, *, given: Sweep | None = None) -> "pd.DataFrame | None":
     """Return passages of the test set and how the smallest and the largest kept model go on, token by token.
+
+    The arguments are those of `land_maps`.
 
     Returns:
         A row a passage: context, next (the true token), and for each model, the smallest first, a column with its
@@ -146,10 +157,10 @@ def text_samples(run: "Run") -> "pd.DataFrame | None":
     """
     import pandas as pd
 
-    sweep = _sweep(run)
+    sweep = given or _sweep(directory)
     if sweep is None or (card := describe(sweep.data)).vocabulary is None or card.classes is not None:
         return None
-    ends = _ends(run, card)
+    ends = _ends(directory, card)
     if ends.empty:
         return None
     test, spell = load(sweep.data).test, _speller(isinstance(sweep.data.origin, Bytes))
@@ -160,13 +171,13 @@ def text_samples(run: "Run") -> "pd.DataFrame | None":
         "next": [spell([token]).replace(" ", SPACE) for token in follows],
     }
     for row in ends.to_dict("records"):
-        tokens, likely = _continued(run, row["trial_id"], windows, follows)
+        tokens, likely = _continued(directory, row["trial_id"], windows, follows, sweep)
         table[row["model"]] = [spell(each) for each in tokens]
         table[f"{row['model']}: probability of the next"] = likely
     return pd.DataFrame(table)
 
 
-def kept_trials(run: "Run") -> Table:
+def kept_trials(directory: Path) -> Table:
     """Return the tuned trials whose models were kept, one a cell: that of the first seed. The smallest model first.
 
     Returns:
@@ -178,15 +189,16 @@ def kept_trials(run: "Run") -> Table:
     from scalejax.analysis.curves.curves import models_of
     from scalejax.analysis.curves.tuning import tuned
 
-    rows = run.results()
+    with Store(directory / LEDGER, write=False) as store:
+        rows = store.results()
     best: Table = tuned(rows)
     best = best.assign(model=models_of(best, among=rows))
-    best = best[best["trial_id"].isin(run.models())]
+    best = best[best["trial_id"].isin(kept_models(directory))]
     best = best.sort_values(["params", "train_examples", "seed"], kind="stable")
     return best.drop_duplicates(["model", "train_examples"]).reset_index(drop=True)
 
 
-def _ends(run: "Run", card: DataCard) -> Table:
+def _ends(directory: Path, card: DataCard) -> Table:
     """Return of the kept trials on most examples that of the smallest and that of the largest model.
 
     Raises:
@@ -194,25 +206,27 @@ def _ends(run: "Run", card: DataCard) -> Table:
     """
     from scalejax.execute import kept
 
-    trials = kept_trials(run)
+    trials = kept_trials(directory)
     most = trials[trials["train_examples"] == trials["train_examples"].max()]
     ends = most.iloc[sorted({0, len(most) - 1})] if len(most) else most
     for trial_id in ends["trial_id"]:
-        model = kept.read(run.directory / MODELS, trial_id)
+        model = kept.read(directory / MODELS, trial_id)
         if model is not None and model.description["data"] != card.fingerprint:
             problem = f"trial {trial_id} was trained on other data than the sweep has now"
-            raise SweepError(f"{run.directory}: {problem}; bring back the data that it was trained on")
+            raise SweepError(f"{directory}: {problem}; bring back the data that it was trained on")
     return ends
 
 
-def _sweep(run: "Run") -> Sweep | None:
-    """Return the sweep of a run; None where its file does not hold it, since it was made of objects of Python."""
-    if run.sweep is not None:
-        return run.sweep
+def _sweep(directory: Path) -> Sweep | None:
+    """Return the sweep in the file of a run; None where it does not hold it, since it was made of objects of Python."""
     try:
-        return load_sweep(run.directory / SWEEP)
+        return load_sweep(directory / SWEEP)
     except SweepError:
         return None
+
+
+def _predicted(directory: Path, trial_id: str, inputs: Any, sweep: Sweep, *, probabilities: bool = False) -> Any:
+    return predicted(directory, trial_id, inputs, build=None, features=None, sweep=sweep, probabilities=probabilities)
 
 
 def _spaced(values: Sequence[Any], most: int) -> list[Any]:
@@ -222,12 +236,12 @@ def _spaced(values: Sequence[Any], most: int) -> list[Any]:
 
 
 def _continued(
-    run: "Run", trial_id: str, windows: npt.NDArray[Any], follows: npt.NDArray[Any]
+    directory: Path, trial_id: str, windows: npt.NDArray[Any], follows: npt.NDArray[Any], sweep: Sweep
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
     """Return tokens [n, CONTINUED] with which a model goes on, and its probability of the true next one [n]."""
     from scalejax.execute import kept
 
-    module, size, _ = model_parts(run.directory, trial_id, sweep=run.sweep)
+    module, size, _ = model_parts(directory, trial_id, sweep=sweep)
     predict = kept.predictor(module, size, examples=len(windows), last=True)
     seen, likely = windows.astype(np.int32), np.empty(0)
     for step in range(CONTINUED):

@@ -183,6 +183,13 @@ def without_model(rows: "pd.DataFrame", kept: Collection[str], *, every: bool) -
     return wanted - set(kept)
 
 
+def kept_models(directory: Path) -> list[str]:
+    """Return the ids of the trials whose trained models are kept in the directory of a run."""
+    from scalejax.execute.kept import stored_models, waiting_models
+
+    return sorted({*stored_models(directory / MODELS), *waiting_models(directory / MODELS)})
+
+
 def best_row(rows: "pd.DataFrame", family: str | None = None) -> "pd.Series | None":
     """Return the row of the trial with the lowest validation loss of those that are done; None if none is."""
     wanted = (rows["status"] == Status.DONE) & (rows["family"] == (rows["family"] if family is None else family))

@@ -208,9 +208,27 @@ class Corner:
 
     def draws(self, params: npt.ArrayLike, data: npt.ArrayLike) -> Floats:
         """Draw the mean loss of runs at some points together, (DRAWS, points); see `falling_draws`."""
-        controls = self.positions([1.0, *self.tenfold[0]], [1.0, *self.tenfold[1]])
+        before, after = self.positions([1.0], [1.0]), self.positions(*self.tenfold)
         points = self.positions(params, data)
-        return falling_draws(self.posterior, points, controls, offset=self.offset, seed=self.seed)
+        return falling_draws(self.posterior, points, before=before, after=after, offset=self.offset, seed=self.seed)
+
+    def curve(self, params: float, data: Floats) -> Floats:
+        """Return median, low and high of one new run of a model on amounts of data beyond its last, the first of them.
+
+        As for all draws, the loss at the corner does not rise; nor does that of this model, with ten and a hundred
+        times its data.
+
+        Args:
+            params: in times the corner's.
+            data: in times the corner's, (points,).
+        """
+        ones = np.ones(len(self.tenfold[0]))
+        own = data[0] * np.array([1.0, 10.0, 100.0])
+        before = self.positions([*ones, params, params], [*ones, own[0], own[0]])
+        after = self.positions([*self.tenfold[0], params, params], [*self.tenfold[1], *own[1:]])
+        points = self.positions(np.full(len(data), params), data)
+        draws = falling_draws(self.posterior, points, before=before, after=after, offset=self.offset, seed=self.seed)
+        return self.interval(one_run(draws, self.posterior, offset=self.offset, seed=self.seed))
 
     @property
     def tenfold(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -231,18 +249,20 @@ class Corner:
         return np.quantile(draws, (0.5, (1 - self.level) / 2, (1 + self.level) / 2), axis=0)
 
 
-def falling_draws(known: Posterior, points: Floats, controls: Floats, *, offset: float, seed: int) -> Floats:
+def falling_draws(
+    known: Posterior, points: Floats, *, before: Floats, after: Floats, offset: float, seed: int
+) -> Floats:
     """Draw the mean loss of runs at points (predictors, points) together, (DRAWS, points).
 
-    A larger tuned model and more data do not make the loss much worse: draws in which the loss at any of the controls
-    (predictors, n) is more than a little above that at the first of them are left out, unless the rows say that it is.
+    A larger tuned model and more data do not make the loss much worse: draws in which the loss at any place of `after`
+    (predictors, n) is more than a little above that at its place of `before` (predictors, n or 1) are left out, unless
+    the rows say that it is.
     """
-    logs = known.sample(np.concatenate([controls, points], axis=1), count=SPARE * DRAWS, seed=seed)
-    number = controls.shape[1]
-    rises = logs[:, 1:number] - logs[:, :1]
-    falling = np.flatnonzero((rises <= WORTH).all(axis=1))
+    logs = known.sample(np.concatenate([before, after, points], axis=1), count=SPARE * DRAWS, seed=seed)
+    first, last = before.shape[1], before.shape[1] + after.shape[1]
+    falling = np.flatnonzero((logs[:, first:last] - logs[:, :first] <= WORTH).all(axis=1))
     chosen = falling if len(falling) >= LEAST_FALLING * len(logs) else np.arange(len(logs))
-    return np.maximum(np.exp(logs[np.resize(chosen, DRAWS), number:]) - offset, 0.0)
+    return np.maximum(np.exp(logs[np.resize(chosen, DRAWS), last:]) - offset, 0.0)
 
 
 def one_run(draws: Floats, known: Posterior, *, offset: float, seed: int) -> Floats:
@@ -765,7 +785,7 @@ def bands_of(observed: Observed, corner: Corner) -> Table:
         params, most = float(rows["params"].iloc[0]), float(rows["data"].max())
         data = np.geomspace(most, 100 * most, GRID)
         if corner.sizes and rows["family"].iloc[0] == observed.family and math.isfinite(params):
-            found = corner.forecast(np.full(GRID, params / corner.params), data / corner.data)
+            found = corner.curve(params / corner.params, data / corner.data)
         else:
             draws, known, offset = _curve_draws(rows, data, seed=corner.seed)
             found = corner.interval(one_run(draws, known, offset=offset, seed=corner.seed))
@@ -783,5 +803,6 @@ def _curve_draws(rows: Table, data: Floats, *, seed: int) -> tuple[Floats, Poste
     """
     found = measured({"data": rows["data"].to_numpy(float)}, rows["loss"].to_numpy(float))
     known = posterior(found, seed=seed)
-    points, controls = np.log(data)[None] - found.largest, np.array([[0.0, math.log(10)]])
-    return falling_draws(known, points, controls, offset=found.offset, seed=seed), known, found.offset
+    points, here = np.log(data)[None] - found.largest, np.zeros((1, 1))
+    draws = falling_draws(known, points, before=here, after=here + math.log(10), offset=found.offset, seed=seed)
+    return draws, known, found.offset

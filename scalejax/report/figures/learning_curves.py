@@ -271,8 +271,7 @@ def _caption(ax: Axes, curves: pd.DataFrame, advice: "Advice | None") -> None:
         lines.append(f"Not drawn: {off} with value 0 or less, which a logarithmic axis cannot show.")
     if advice is not None and not advice.bands.empty:
         lines.append(
-            "Dashed: forecast to 100 times the data, each curve from its own points; "
-            f"its band: {100 * advice.level:.0f} % interval of one run."
+            f"Dashed: forecast to 100 times the data; its band: {100 * advice.level:.0f} % interval of one run."
         )
         below = advice.bands.loc[advice.bands["value"] < ax.get_ylim()[0], "model"].unique().tolist()
         if below:
