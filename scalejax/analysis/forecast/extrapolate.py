@@ -206,11 +206,11 @@ def posterior(rows: Measured, *, seed: int = 0, step: int = 1) -> Posterior:
         drift = drift_of(positions, 1 / rows.counts, residuals=residuals, **told)
     else:
         rng = np.random.default_rng(seed)
-        start, misses = robust_fit(positions, rows.log_loss)
+        starts, misses = robust_fit(positions, rows.log_loss)
         tails = tails_of(misses)
-        residuals = rows.log_loss - near(start, rng).at(positions)
+        residuals = rows.log_loss - near(starts, rng).at(positions)
         drift = drift_of(positions, tails / rows.counts, residuals=residuals, **told)
-        laws = surfaces(drift, rows.log_loss, start=start, rng=rng)
+        laws = surfaces(drift, rows.log_loss, starts=starts, rng=rng)
     return posterior_of(laws, drift, rows.log_loss, tails=tails, seed=seed)
 
 
