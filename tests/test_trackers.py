@@ -51,8 +51,9 @@ TABLES = {
 class Own:
     """A tracker of the user's own; `fails` is the call that raises."""
 
-    def __init__(self, fails: str = ""):
+    def __init__(self, fails: str = "", error: BaseException | None = None):
         self.calls: list[tuple[str, Any]] = []
+        self.error = error or OSError("the network is gone\nand more")
         self.threads: set[str] = set()
         self.fails = fails
 
@@ -60,7 +61,7 @@ class Own:
         self.calls.append((name, given))
         self.threads.add(threading.current_thread().name)
         if name == self.fails:
-            raise OSError("the network is gone\nand more")
+            raise self.error
 
     def init(self, facts: Mapping[str, Any]) -> None:
         self._told("init", facts)
@@ -104,6 +105,14 @@ def test_what_a_tracker_raises_is_told_once_and_stops_nothing(fails: str):
     with pytest.warns(UserWarning, match="the network is gone") as warned:  # where nobody listens
         tracked(Own(fails))
     assert len(warned) == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), GeneratorExit(), SystemExit(3)])
+def test_what_no_tracker_should_raise_is_told_as_well(error: BaseException):
+    said: list[str] = []
+    tracked(Own("log", error), listen=said.append)
+    why = "3" if isinstance(error, SystemExit) else type(error).__name__
+    assert said == [f"the tracker Own failed ({why}): nothing more is tracked, and the run goes on"]
 
 
 def test_a_tracker_that_hangs_neither_slows_the_run_nor_keeps_it(monkeypatch: pytest.MonkeyPatch):

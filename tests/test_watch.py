@@ -4,12 +4,14 @@ import io
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 from rich.console import Console
 from test_store import DONE, LOGISTIC, MEASURED, SWEEP
@@ -18,7 +20,7 @@ import scalejax as sx
 from scalejax.cli import main
 from scalejax.report.live import json_lines, live_line, plain_lines, show
 from scalejax.run import live
-from scalejax.run.directory import LOCK
+from scalejax.run.directory import LOCK, locked
 from scalejax.run.live import states
 from scalejax.run.store import Heartbeat, Recorded, SpanRow, Store
 from scalejax.status import Status
@@ -32,8 +34,12 @@ def span(number: int, trial_id: str, ended: float | None) -> SpanRow:
     return SpanRow(1, number, trial_id, 0, "cpu 0", "mlp", 2, 0, 1.0, ended, 5, 10, "" if ended is None else "done")
 
 
+HELD: dict[Path, Any] = {}  # by the runs of this test, until they end
+
+
 def begins(directory: Path) -> None:
-    (directory / LOCK).touch()
+    HELD[directory] = lock = filelock.FileLock(directory / LOCK)
+    lock.acquire()
     with Store(directory / "results.sqlite", write=True) as store:
         store.plan(SWEEP)
 
@@ -56,6 +62,7 @@ def ends(directory: Path) -> None:
             store.finish(replace(DONE, trial_id=trial_id, status=Status.DIVERGED, validation_loss=None), [])
         store.release()
     (directory / LOCK).unlink()
+    HELD.pop(directory).release()
 
 
 def killed(directory: Path) -> None:
@@ -63,11 +70,24 @@ def killed(directory: Path) -> None:
         store.beat(replace(beat(), pid=2**22 - 1), {"a": 8})
 
 
+def killed_early(directory: Path) -> None:
+    """It has sent no heartbeat yet; its lock ends, and the file stays."""
+    HELD.pop(directory).release()
+    (directory / LOCK).touch()
+
+
 def nothing(_: Path) -> None: ...
 
 
 def interrupted(_: Path) -> None:
     raise KeyboardInterrupt
+
+
+@pytest.fixture(autouse=True)
+def let_go() -> Iterator[None]:
+    yield
+    while HELD:
+        HELD.popitem()[1].release()
 
 
 STORY = begins, nothing, trains, nothing, one_is_done, ends
@@ -124,6 +144,24 @@ def test_as_json_there_is_a_line_a_change(follow):
 def test_a_killed_run_is_over(follow):
     lines = list(plain_lines(follow(begins, trains, killed)))
     assert lines[-1] == "3 trials: 1 pending, 2 running; not running; the same `scalejax run` resumes"
+
+
+def test_a_run_that_was_killed_before_its_first_heartbeat_is_over(follow):
+    lines = list(plain_lines(follow(begins, nothing, killed_early)))
+    assert lines[1:] == ["3 trials: 3 pending", "3 trials: 3 pending; not running; the same `scalejax run` resumes"]
+
+
+def test_who_watches_does_not_keep_a_run_from_beginning(tmp_path: Path):
+    looks = filelock.FileLock(tmp_path / LOCK, thread_local=False)
+    looks.acquire()
+    threading.Timer(0.05, looks.release).start()
+    with locked(tmp_path):
+        pass
+
+
+def test_in_a_pipe_waiting_is_said_once(follow):
+    lines = list(plain_lines(follow(nothing, nothing, *STORY)))
+    assert sum("waiting" in line for line in lines) == 1
 
 
 def test_a_run_that_has_ended_is_shown_once(follow, tmp_path: Path):

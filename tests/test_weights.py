@@ -34,7 +34,7 @@ from scalejax.models import FAMILIES
 from scalejax.planning.trial import expand
 from scalejax.run.run import _warn_of_missing_models
 from scalejax.run.store import Store, TrialRow
-from scalejax.run.weights import Keeper, without_model
+from scalejax.run.weights import Keeper, best_row, without_model
 from scalejax.train.lanes import blocks, evaluate_one
 from scalejax.train.padding import crop, stack_padded
 
@@ -390,13 +390,22 @@ def test_the_best_trial_of_all_and_of_a_family_can_be_called(best: sx.Run):
     row = best.best()
     assert row["validation_loss"] == min(rows["validation_loss"])
     assert best.best(family="mlp")["validation_loss"] == min(rows[rows["family"] == "mlp"]["validation_loss"])
-    with pytest.raises(ValueError, match="no trial of the family cnn is done"):
+    with pytest.raises(ValueError, match="no trial of the family cnn is done; those with trials that are done: log"):
         best.best(family="cnn")
     name = str(row["trial_id"])
     module = best.model(name)
     outputs = module(jnp.zeros((3, 40)))
     assert outputs.shape == (3, 10)
     np.testing.assert_array_equal(outputs, best.model(name[:12])(jnp.zeros((3, 40))))
+
+
+def test_the_best_of_a_builder_can_be_asked_for_as_a_sweep_file_calls_it():
+    rows = pd.DataFrame({"family": ["build", "mlp"], "status": "done", "validation_loss": [2.0, 1.0]})
+    for family in ("build", "mine:build", "my.models:Nets.build"):
+        row = best_row(rows, family)
+        assert row is not None
+        assert row.to_dict()["validation_loss"] == 2.0
+    assert best_row(rows, "mine:other") is None
 
 
 def test_a_model_has_its_true_size_and_says_what_it_is(best: sx.Run):

@@ -108,9 +108,11 @@ def plain_lines(states: Iterable[Facts]) -> Iterator[str]:
     before = None
     for facts in states:
         now = facts["waiting"] or (facts["trials"], facts["over"])
+        if now == before:
+            continue
         if before is None or isinstance(before, str):
             yield facts["waiting"] if facts["waiting"] else "\n".join(status_lines(facts))
-        elif now != before:
+        else:
             yield live_line(facts)
         before = now
 

@@ -26,6 +26,7 @@ CHECKPOINTS, FIGURES, MODELS = "checkpoints", "figures", "models"
 OLDER = ".older-inputs"  # while the older algorithms are fitted: what their processes read
 STANDARDISED = "standard deviations of the targets"
 LOCK = ".lock"  # an empty file; the lock on it ends with its process, in whichever way that ends
+PATIENCE, AGAIN = 0.3, 0.05  # seconds for which a run asks for the lock, and between two tries: who watches may try it
 
 
 def directory_of(sweep: Sweep, out: str | os.PathLike[str] | None) -> Path:
@@ -43,7 +44,7 @@ def locked(directory: Path) -> Iterator[None]:
     lock = filelock.FileLock(directory / LOCK)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=PATIENCE, poll_interval=AGAIN)
     except filelock.Timeout:
         owner = None
         with contextlib.suppress(SweepError), Store(directory / LEDGER, write=False) as store:  # if there is one yet
@@ -63,6 +64,24 @@ def locked(directory: Path) -> Iterator[None]:
             # While it is held: a process that waits for it sees that it is gone, and makes another.
             (directory / LOCK).unlink()
         lock.release()
+
+
+def is_locked(directory: Path) -> bool:
+    """Say whether a process runs in a directory; nothing is written there.
+
+    That its file is there says nothing: it stays where a process was killed. Where the lock cannot be tried, it counts
+    as held.
+    """
+    path = directory / LOCK
+    if not path.exists():
+        return False
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except (filelock.Timeout, OSError):
+        return True
+    lock.release()
+    return False
 
 
 def prepare(directory: Path, plan: "Plan") -> None:

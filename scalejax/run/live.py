@@ -3,12 +3,15 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scalejax.errors import NoResultsError
-from scalejax.run.directory import LEDGER, LOCK
-from scalejax.run.store import Store
+from scalejax.run.directory import LEDGER, is_locked
+from scalejax.run.store import Heartbeat, Store
 from scalejax.run.watch import BEAT_SECONDS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LAST = 5  # trials that have ended
 
@@ -37,13 +40,18 @@ def state(directory: Path) -> dict[str, Any]:
     """Return the state of a run now; nothing is written."""
     from scalejax.report.live import live_facts, waiting_facts
 
-    # First: it is there until the last has been written.
-    holds_lock = (directory / LOCK).exists()
     try:
-        with Store(directory / LEDGER, write=False) as store:
-            results, heartbeat, last = store.results(), store.heartbeat(), store.last_ended(LAST)
+        results, heartbeat, last = _read(directory)
+        over = heartbeat is not None and not heartbeat.alive
+        # Between its preparations and its first heartbeat, and while it draws the figures, a run has none, but a lock.
+        if heartbeat is None and not is_locked(directory):
+            (results, heartbeat, last), over = _read(directory), True  # once more: what it wrote last
     except NoResultsError:
         return waiting_facts(str(directory))
-    # Between its preparations and its first heartbeat, and while it draws the figures, a run has none.
-    over = not holds_lock if heartbeat is None else not heartbeat.alive
     return live_facts(str(directory), results, heartbeat, last=last, over=over)
+
+
+def _read(directory: Path) -> "tuple[pd.DataFrame, Heartbeat | None, list[str]]":
+    """Return the trial table, the heartbeat if there is one, and the trials that ended last."""
+    with Store(directory / LEDGER, write=False) as store:
+        return store.results(), store.heartbeat(), store.last_ended(LAST)

@@ -45,7 +45,7 @@ from scalejax.spec import Sweep
 from scalejax.spec.file import sweep_to_toml
 from scalejax.spec.sweep import ALL, NONE
 from scalejax.status import ENDED, FINAL, Status
-from scalejax.text import Shown, number_of
+from scalejax.text import Shown, listing, number_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -230,15 +230,20 @@ class Run(Shown):
         an algorithm of scikit-learn, whose models are not kept: `run.model` then says which families are networks.
 
         Args:
-            family: to look at alone.
+            family: to look at alone, as the table calls it; of a builder of one's own also as a sweep file does,
+                "package.module:name".
 
         Raises:
-            ValueError: no trial of the sweep, or of the family, is done.
+            ValueError: no trial of the sweep, or of the family, is done; or the family is none of the table.
         """
-        row = best_row(self.results(), family)
+        rows = self.results()
+        row = best_row(rows, family)
         if row is None:
-            whose = "" if family is None else f" of the family {family}"
-            raise ValueError(f"{self.directory}: no trial{whose} is done; run the sweep, or see run.results()")
+            families = sorted(set(rows.loc[rows["status"] == Status.DONE, "family"].astype(str)))
+            if family is None or not families:
+                raise ValueError(f"{self.directory}: no trial is done; run the sweep, or see run.results()")
+            says = f"no trial of the family {family} is done; those with trials that are done: {listing(families)}"
+            raise ValueError(f"{self.directory}: {says}")
         return row
 
     def models(self) -> list[str]:

@@ -80,7 +80,7 @@ class Tracking:
         while (call := self._waiting.get()) is not None:
             try:
                 call(self._tracker)
-            except (Exception, SystemExit) as error:  # whatever a network, a disk or the user's own object raises
+            except BaseException as error:  # whatever a network, a disk or the user's own object raises, Ctrl-C too
                 self._failed(first_line(error))
                 return
 

@@ -191,8 +191,13 @@ def kept_models(directory: Path) -> list[str]:
 
 
 def best_row(rows: "pd.DataFrame", family: str | None = None) -> "pd.Series | None":
-    """Return the row of the trial with the lowest validation loss of those that are done; None if none is."""
-    wanted = (rows["status"] == Status.DONE) & (rows["family"] == (rows["family"] if family is None else family))
+    """Return the row of the trial with the lowest validation loss of those that are done; None if none is.
+
+    A builder of one's own is called by its name, as the rows have it, or as a sweep file does, "package.module:name".
+    """
+    wanted = rows["status"] == Status.DONE
+    if family is not None:
+        wanted &= rows["family"] == (family.rpartition(":")[2].rpartition(".")[2] if ":" in family else family)
     losses = rows["validation_loss"].where(wanted).dropna()
     return None if losses.empty else rows.loc[losses.idxmin()]
 
