@@ -10,7 +10,7 @@ from ledgers import TRIAL, write_run
 from scalejax.analysis import learning_curves, trends
 from scalejax.analysis.forecast.advice import BOTH, Advice, Statement
 from scalejax.report.pictures import pictures_of
-from scalejax.report.sections import Facts
+from scalejax.report.sections import Facts, Suggested
 from scalejax.run.store import Store, TrialRow
 from scalejax.status import Status
 
@@ -114,5 +114,6 @@ def planted_facts(directory: Path, *, advice: Advice | None = None, drawn: bool 
     return Facts(
         name="planted", directory=str(directory), rows=rows, curves=curves, trends=trends(curves), advice=advice,
         missing="" if advice else "Too few rows.", environment={"device": "cpu", "devices": 2, "python": "3.11"},
-        sweep=SWEEP, pictures=pictures, next_sweeps=(f"{directory}/next_trials/planted_next_1.toml",),
+        sweep=SWEEP, pictures=pictures, written=True,
+        suggested=(Suggested(f"{directory}/next_trials/planted_next_1.toml", "", 6),),
     )  # fmt: skip

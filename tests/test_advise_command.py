@@ -3,15 +3,19 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from ledgers import TRIAL, write_run
+from reports import planted_advice
 
 import scalejax as sx
+from scalejax.analysis.forecast.observed import observed_of_run
 from scalejax.cli import main
-from scalejax.run.store import TrialRow
+from scalejax.run.advice import _near, _scaled, next_sweeps
+from scalejax.run.store import Store, TrialRow
 from scalejax.spec.file import load_sweep
 
 SWEEP = """
@@ -94,6 +98,95 @@ def test_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert grid.knobs["depth"] == (2,)
         assert 50 * grid.knobs["width"][0] == pytest.approx(trial["params"], rel=0.2)
         assert sweep.train.learning_rate == (1e-2, 3e-2)
+
+
+MANY_RATES = """
+name = "planted"
+seeds = 2
+[data]
+source = "mnist1d"
+examples = 10000
+train_examples = [100, 300]
+[[models]]
+family = "mlp"
+width = [2, 3]
+depth = 1
+[[models]]
+family = "mlp"
+width = [4, 8]
+depth = [1, 2]
+[train]
+learning_rate = [1e-3, 3e-3, 1e-2, 3e-2, 1e-1]
+batch_size = 16
+epochs = 1
+[train.halving]
+rungs = [0.5]
+"""
+
+
+def test_a_suggested_sweep_is_of_the_grid_of_the_largest_model_and_near_its_tuned_rate(tmp_path: Path) -> None:
+    models = [(depth, width) for depth, width in ((1, 2), (1, 3), (1, 4), (1, 8), (2, 4), (2, 8))]
+    trials = [
+        replace(
+            TRIAL, trial_id=f"{depth}-{width}-{size}-{rate}", knobs={"depth": depth, "width": width},
+            params=depth * 100 * width, train_examples=size, fraction=size / 10000, learning_rate=rate,
+        )
+        for depth, width in models for size in (100, 300) for rate in (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+    ]  # fmt: skip
+
+    def loss(trial: TrialRow) -> float:
+        tuned = 1e-2 if trial.train_examples == 300 else 1e-1
+        return loss_of(trial.params, trial.train_examples) * (1 + abs(np.log(trial.learning_rate / tuned)))  # pyright: ignore
+
+    write_run(tmp_path, trials, loss_of=loss, sweep=MANY_RATES)
+    with Store(tmp_path / "results.sqlite", write=False) as store:
+        observed = observed_of_run(store.results(), most_data=np.inf)
+    wanted = pd.DataFrame({"params": [3200.0, 3200.0], "data": [300.0, 100.0], "flops": 1.0, "narrows": 0.5})
+    suggested, notes = next_sweeps(tmp_path, observed, replace(planted_advice(), trials=wanted))
+    assert notes == ()
+    assert [each.trials for each in suggested] == [6, 6]
+    sweeps = []
+    for each in suggested:
+        Path(each.path).parent.mkdir(exist_ok=True)
+        Path(each.path).write_text(each.text)
+        sweeps.append(load_sweep(each.path))
+    for sweep, rates in zip(sweeps, ((3e-3, 1e-2, 3e-2), (1e-2, 3e-2, 1e-1)), strict=True):
+        (grid,) = sweep.models
+        assert grid.knobs == {"width": (16,), "depth": (2,)}
+        assert (sweep.train.learning_rate, sweep.train.halving) == (rates, None)
+
+
+def test_a_knob_is_solved_for_with_the_power_of_the_sizes_next_to_it() -> None:
+    widths = np.array([4.0, 8, 16, 64, 128])
+    rows: Any = pd.DataFrame({"width": widths, "params": widths**2 + 1000 * widths})
+    for width in widths:
+        assert _scaled(rows, "width", width**2 + 1000 * width, 1.4) == pytest.approx(width)
+    assert _scaled(rows, "width", 256**2 + 1000 * 256, 1.4) == pytest.approx(256, rel=0.05)
+    assert _scaled(rows[:1], "width", 4 * (16 + 4000), 2.0) == pytest.approx(8)
+
+
+@pytest.mark.parametrize(
+    ("tuned", "near"), [(3.0, (2, 3, 4)), (1.0, (1, 2, 3)), (5.0, (3, 4, 5)), (np.nan, (5, 4, 3, 2, 1))]
+)
+def test_the_rates_near_the_tuned_one(tuned: float, near: tuple[float, ...]) -> None:
+    assert _near((5.0, 4.0, 3.0, 2.0, 1.0), tuned) == near
+
+
+def test_advice_is_printed_where_nothing_can_be_written(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("scalejax.analysis.forecast.advice.advise_rows", lambda *_, **__: planted_advice())
+    monkeypatch.setattr("scalejax.report.figures.canvas.replacing", refused)
+    monkeypatch.setattr("scalejax.run.advice.write_atomically", refused)
+    assert main(["advise", str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert "Both help: ten times the examples" in printed
+    assert f"note: {run / 'figures'}: the figure cannot be written (Permission denied)" in printed
+    assert "note: the sweep files of the next trials cannot be written (Permission denied)" in printed
+    assert "scalejax run" not in printed
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from ledgers import write_run
-from reports import loss_of, planted_advice, planted_facts, planted_run, planted_trials
+from reports import SWEEP, loss_of, planted_advice, planted_facts, planted_run, planted_trials
 from test_public import REPORT, keys, spelled
 
 import scalejax as sx
@@ -31,13 +31,15 @@ from scalejax.report.page.html import page_of
 from scalejax.report.page.markdown import markdown_of
 from scalejax.report.page.section import Chapter, Code, Drawn, Grid, Report, Section
 from scalejax.report.sections import Facts, chapter_of, compared, not_counted
-from scalejax.run.report import is_current, report_at_end
+from scalejax.run.report import _together, is_current, report_at_end
+from scalejax.run.store import Heartbeat, Recorded, SessionRow, Store
 from scalejax.status import Status
 
 CURVE = pd.DataFrame(
     {"model": "m", "train_examples": [10, 100, 1000], "value": [0.5, 0.4, 0.3], "low": 0.2, "high": 0.6,
      "metric": "test_error"}
 )  # fmt: skip
+FIGURES = "scale", "parameters", "compute", "exponents", "rates", "training"  # of a run that recorded no sessions
 HOSTILE = '<script>alert("1")</script> & <b>'
 
 
@@ -147,7 +149,7 @@ def test_what_is_written_beside_the_page(written: Path, said: dict[str, Any]) ->
     markdown = (written / "report.md").read_text()
     assert said["markdown"] == str(written / "report.md")
     pictures = re.findall(r"!\[[^\]]+\]\((figures/[\w-]+\.png)\)", markdown)
-    assert pictures
+    assert pictures == [f"figures/{name}.png" for name in FIGURES]
     assert all((written / picture).stat().st_size > 5_000 for picture in pictures)
     for picture in pictures:
         assert len(pd.read_csv((written / picture).with_suffix(".csv"))) > 0
@@ -220,6 +222,9 @@ def test_alike_reasons_are_one_line(facts: Facts) -> None:
     assert grid.rows[0][:3] == ("failed", "1", "out of memory")
     diverged = [row for row in grid.rows if row[0] == "diverged"]
     assert sum(int(row[1]) for row in diverged) == 8
+    assert not_counted(facts).sentences == ("9 of 96 trials enter no curve: 8 diverged and 1 failed.",)
+    one = facts.rows.assign(status=["stopped", *["done"] * 95])
+    assert not_counted(replace(facts, rows=one)).sentences == ("1 of 96 trials enters no curve: 1 stopped early.",)
     many = facts.rows.assign(
         status=Status.DIVERGED, reason=[f"its loss was not finite at step {place}" for place in range(len(facts.rows))]
     )
@@ -259,11 +264,70 @@ def test_the_end_of_a_run_makes_the_page_once(tmp_path: Path, monkeypatch: pytes
     assert not is_current(other)
     assert report_at_end(other, None) == (other / "report.html", "")
     assert not (other / "report.md").exists()
-    assert "At the end of a run the back-test is left out" in (other / "report.html").read_text()
+    assert "here the intervals of this page are too narrow" in (other / "report.html").read_text()
     monkeypatch.setattr("scalejax.run.report.report", lambda *_, **__: pytest.fail("made again"))
     assert report_at_end(other, None) == (other / "report.html", "")
     write_run(other, [replace(planted_trials()[0], trial_id="another")], loss_of=loss_of)
     assert not is_current(other)
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_the_page_is_made_again_when_its_name_its_sweep_or_its_sessions_change(written: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(written, tmp_path / "run"))
+    assert is_current(run)
+    (run / "sweep.toml").write_text(SWEEP.replace("planted", "renamed"))
+    assert not is_current(run)
+    (run / "sweep.toml").write_text(SWEEP)
+    assert is_current(run)
+    with Store(run / "results.sqlite", write=True) as store:
+        session = SessionRow(1, 0.0, 5.0, "h", "cpu", 1, 1, None, None, 0.0, 0.0, 0.0)
+        store.beat(Heartbeat(1, "h", 0.0, 5.0, None), {}, Recorded(session, []))
+    assert not is_current(run)
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_full_report_is_written_in_full_again_at_the_end_of_a_run(written: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(written, tmp_path / "run"))
+    (run / "sweep.toml").write_text(SWEEP.replace("planted", "renamed"))
+    assert report_at_end(run, None) == (run / "report.html", "")
+    assert (run / "report.md").read_text().startswith("# renamed")
+    assert is_current(run)
+
+
+@pytest.mark.usefixtures("run", "without_pictures")
+def test_a_page_elsewhere_is_all_that_is_written(tmp_path: Path) -> None:
+    planted = planted_run(tmp_path / "run")
+    before = {path.name for path in planted.rglob("*")}
+    sx.Run(planted).report(output=tmp_path / "page.html")
+    assert {path.name for path in planted.rglob("*")} == before
+    assert "next_trials" not in (tmp_path / "page.html").read_text()
+    sx.Run(planted).report(brief=True)
+    assert "scalejax run " + str(planted / "next_trials" / "planted_next_1.toml") in (
+        html.unescape((planted / "report.html").read_text())
+    )
+
+
+def test_a_picture_without_a_section_is_a_mistake(facts: Facts) -> None:
+    with pytest.raises(ValueError, match="the report has no section ratez: it has scale, seen, "):
+        chapter_of(replace(facts, pictures={"ratez": ()}))
+    with pytest.raises(ValueError, match="no section elsewhere"):
+        facts.drawn("elsewhere")
+
+
+def test_a_back_test_that_failed_is_told_under_the_answer(facts: Facts) -> None:
+    chapter = chapter_of(facts)
+    assert chapter.caution == (
+        "In the back-test only 60 % of the runs lie in their intervals: those given here are too narrow."
+    )
+    assert chapter.caution in markdown_of(chapter, figures="figures").replace("\\", "")
+    page = page_of(Report("one", (chapter,))).replace("\u00a0", " ")
+    assert page.index("verdict") < page.index(chapter.caution) < page.index('id="scale"')
+
+
+def test_the_file_of_a_suggested_trial_has_its_own_cost(facts: Facts) -> None:
+    (section,) = (each for each in chapter_of(facts).sections if each.name == "next")
+    said = dict(zip(section.grids[0].header, section.grids[0].rows[0], strict=True))
+    assert (said[""], said["FLOPs of one run"], said["its sweep file"]) == ("1", "104 MFLOP", "6 trials, 624 MFLOP")
 
 
 def test_trouble_with_the_page_is_a_sentence_and_not_the_end_of_a_run(
@@ -278,10 +342,12 @@ def test_trouble_with_the_page_is_a_sentence_and_not_the_end_of_a_run(
 
 @pytest.mark.usefixtures("without_pictures")
 def test_several_runs_are_compared_first(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
     again = Path(shutil.copytree(written, tmp_path / "again"))
+    monkeypatch.chdir(again)
+    own = Path("report.html").read_bytes()
     assert main(["report", str(written), str(again)]) == 0
-    text = (tmp_path / "report.html").read_text()
+    text = Path("comparison.html").read_text()
+    assert Path("report.html").read_bytes() == own  # of the run whose directory this is
     ids = [each["id"] for _, each in Seen(text).tags if each.get("id")]
     assert len(ids) == len(set(ids))
     places = [text.index(f'id="{name}"') for name in ("compared", "run-1", "r1-answer", "run-2", "r2-scale")]
@@ -295,7 +361,38 @@ def test_runs_of_other_metrics_are_not_drawn_together(facts: Facts) -> None:
     assert section.warnings == (
         "The runs have the metrics Test error and Test RMSE, so their curves are not drawn together.",
     )
-    assert [row[4].split()[0] for row in section.grids[0].rows] == ["error", "RMSE"]
+    assert [row[3].split()[0] for row in section.grids[0].rows] == ["error", "RMSE"]
+
+
+def test_runs_in_other_units_are_not_drawn_together(facts: Facts) -> None:
+    scaled = replace(facts, name="other", unit="standard deviations of the targets")
+    assert _together([facts, replace(facts, name="other")]) is not None
+    assert _together([facts, scaled]) is None
+    (warning,) = compared([facts, scaled], None).warnings
+    assert warning == (
+        "The runs have the Test error in units of their own and standard deviations of the targets, so their curves "
+        "are not drawn together."
+    )
+
+
+def test_a_row_of_the_comparison_names_the_model_that_is_forecast_and_no_folders(facts: Facts) -> None:
+    curves = facts.curves
+    assert curves is not None
+    best = curves.assign(value=curves["value"].where(curves["model"] != "logistic", 0.001))
+    section = compared([replace(facts, curves=best, data="/home/who/flats.csv"), facts], None)
+    (row, other), header = section.grids[0].rows, section.grids[0].header
+    said = dict(zip(header, row, strict=True))
+    assert (said["best model"], said["forecast of"]) == ("logistic", "mlp width 64")
+    assert said["data, at most"] == "flats.csv, 2,700 examples"
+    assert dict(zip(header, other, strict=True))["best model"] == "mlp width 64"
+
+
+def test_names_that_begin_with_an_underscore_have_their_place_in_the_legend() -> None:
+    picture = compare_picture({"_one": CURVE, "two": CURVE})  # a warning is an error here
+    assert picture is not None
+    legend = picture.figure.axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["_one: m", "two: m"]
 
 
 def test_nothing_of_the_data_is_taken_for_markup() -> None:
@@ -343,7 +440,10 @@ def test_one_curve_is_not_compared() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
-    [(["report", "{}"], "there is no run here"), (["report", "{}/none"], "there is no run here")],
+    [
+        (["report", "{}"], "{}/results.sqlite: there are no results here; give the directory of a run, or start one"),
+        (["report", "{}/none"], "{}/none/results.sqlite: there are no results here; give the directory of a run"),
+    ],
 )
 def test_mistakes_are_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
@@ -351,7 +451,7 @@ def test_mistakes_are_one_sentence(
     assert main([each.format(tmp_path) for each in arguments]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert sentence in said or "run" in said
+    assert sentence.format(tmp_path) in said
 
 
 @pytest.mark.usefixtures("without_pictures")

@@ -180,7 +180,7 @@ def _report_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--output", type=Path, metavar="FILE.html",
         help="write the page there, and nothing else (default: DIR/report.html with DIR/report.md and DIR/figures; of "
-        "several runs report.html in the working directory)",
+        "several runs comparison.html in the working directory)",
     )  # fmt: skip
     _as_json(command)
 

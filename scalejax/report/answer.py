@@ -20,6 +20,7 @@ HEADLINES = {
     UNSURE: "These results cannot tell",
 }
 ASKED = {"10x data": "ten times the {data}", "10x parameters": "ten times the parameters", "10x both": "ten times both"}
+NAMED_LAST = "The trials named last"  # as the answer calls them where they are printed behind it
 SAME = 1.05  # times the FLOPs, below which a run is said to take no more of them
 
 
@@ -64,12 +65,17 @@ def answer_of(advice: Advice, speed: Speed) -> Answer:
     """
     said = {statement.name: statement for statement in advice.statements}
     asked = {name: words.format(**advice.columns) for name, words in ASKED.items() if name in said}
-    helps = said["answer"].sentence.replace("The trials named last", 'The trials under "What to run next"')
+    helps = said["answer"].sentence.replace(NAMED_LAST, 'The trials under "What to run next"')
     sentences = (helps, _brings(said, asked, advice), _costs(said, asked, advice, speed))
     headline = HEADLINES[advice.verdict]
     if "10x parameters" not in said and advice.verdict == NEITHER:
         headline = "More data would not help much"
     return Answer(advice.verdict, headline, sentences)
+
+
+def said_alone(sentence: str) -> str:
+    """Return the answer where no trials are named behind it, as above a picture."""
+    return sentence.partition(NAMED_LAST)[0].rstrip()
 
 
 def without_answer(reason: str) -> Answer:

@@ -36,28 +36,23 @@ def pictures_of(
     Returns:
         The pictures of each section by its name, and a sentence for each that cannot be drawn.
     """
-    from scalejax.report.figures.compute import compute_picture
-    from scalejax.report.figures.exponents import exponents_picture
-    from scalejax.report.figures.learning_curves import scale_picture
-    from scalejax.report.figures.parameters import parameters_picture
-    from scalejax.report.figures.ran import ran_picture
-    from scalejax.report.figures.rates import rates_picture
-    from scalejax.report.figures.training import training_picture
+    from scalejax.report.figures import compute, exponents, learning_curves, parameters, ran, rates, training
 
-    drawers: dict[str, Draw] = {"ran": lambda _: ran_picture(timeline, rows)}
+    # Each stands in the section of its own name.
+    drawers: dict[str, Draw] = {ran.NAME: lambda _: ran.ran_picture(timeline, rows)}
     if curves is not None:
         drawers |= {
-            "scale": lambda width: scale_picture(curves, advice, unit=unit, width=width),
-            "parameters": lambda width: parameters_picture(curves, unit=unit, width=width),
-            "compute": lambda width: compute_picture(rows, measurements, unit=unit, width=width),
-            "exponents": lambda width: exponents_picture(curves, width=width),
-            "rates": lambda width: rates_picture(rows, width=width),
-            "training": lambda width: training_picture(rows, measurements, width=width),
+            learning_curves.NAME: lambda width: learning_curves.scale_picture(curves, advice, unit=unit, width=width),
+            parameters.NAME: lambda width: parameters.parameters_picture(curves, unit=unit, width=width),
+            compute.NAME: lambda width: compute.compute_picture(rows, measurements, unit=unit, width=width),
+            exponents.NAME: lambda width: exponents.exponents_picture(curves, width=width),
+            rates.NAME: lambda width: rates.rates_picture(rows, width=width),
+            training.NAME: lambda width: training.training_picture(rows, measurements, width=width),
         }
     found, notes = {}, []
     for section, draw in drawers.items():
         try:
-            drawn = drawn_twice(draw, narrow=narrow and section != "ran")  # whose lanes need the width
+            drawn = drawn_twice(draw, narrow=narrow and section != ran.NAME)  # whose lanes need the width
         except ValueError as error:
             notes.append(f"The picture of {section} cannot be drawn: {error}")
             continue

@@ -5,9 +5,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
-from scalejax.analysis.forecast.advice import Advice
+from scalejax.analysis.forecast.advice import Advice, Statement
 from scalejax.report.answer import Answer, answer_of, span, speed_of, without_answer
 from scalejax.report.page.section import Chapter, Code, Drawn, Grid, Section
 from scalejax.report.status import counted
@@ -21,6 +22,25 @@ MOST_GROUPS = 30  # of trials that do not count, a line each
 MOST_REASONS = 8  # that are told apart by their numbers
 NUMBER = re.compile(r"[\d.,]*\d(e[-+]?\d+)?")
 EDGE = "*"
+ENDED_AS = {
+    Status.STOPPED.value: "stopped early",
+    Status.PENDING.value: "not begun",
+}  # where the status alone is no word
+
+
+@dataclass(frozen=True)
+class Suggested:
+    """A sweep file of one suggested trial: its model on its data with the seeds of the sweep, near the tuned settings.
+
+    Attributes:
+        path: where it lies, or would.
+        text: as TOML.
+        trials: how many it has.
+    """
+
+    path: str
+    text: str
+    trials: int
 
 
 @dataclass(frozen=True)
@@ -39,10 +59,10 @@ class Facts:
         environment: what the run wrote down of device and versions.
         sweep: the text of the sweep file.
         data: what the data are called.
-        next_sweeps: paths of sweep files of the next trials.
+        suggested: sweep files of the next trials, in the order of the advice; none where they cannot be made.
+        written: whether these lie where they say.
         pictures: by the section that they stand in.
         notes: what else could not be made, and why.
-        tested: whether the advice holds a back-test.
         ran: how the sweep ran, a sentence each, where it was recorded.
         texts: passages of the test set and how kept models go on; None where the data are no text or none was kept.
     """
@@ -58,10 +78,10 @@ class Facts:
     environment: Mapping[str, Any] = field(default_factory=dict)
     sweep: str = ""
     data: str = ""
-    next_sweeps: tuple[str, ...] = ()
+    suggested: tuple[Suggested, ...] = ()
+    written: bool = False
     pictures: Mapping[str, tuple[Drawn, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    tested: bool = True
     ran: tuple[str, ...] = ()
     texts: Frame | None = None
 
@@ -74,7 +94,13 @@ class Facts:
         return answer_of(self.advice, speed_of(self.rows, params=params))
 
     def drawn(self, section: str) -> tuple[Drawn, ...]:
-        """The pictures of a section."""
+        """The pictures of a section.
+
+        Raises:
+            ValueError: there is no such section, or a picture of one that there is not.
+        """
+        if unknown := sorted({section, *self.pictures} - SECTIONS.keys()):
+            raise ValueError(f"the report has no section {listing(unknown)}: it has {listing(list(SECTIONS))}")
         return self.pictures.get(section, ())
 
     @property
@@ -91,9 +117,20 @@ class Facts:
 def chapter_of(facts: Facts) -> Chapter:
     """Return all that a report says of a run, the answer first; a section without content is left out."""
     answer = facts.answer
-    made = (section(facts) for section in SECTIONS)
+    made = (section(facts) for section in SECTIONS.values())
     sections = tuple(section for section in made if section is not None)
-    return Chapter(facts.name, about(facts), answer.headline, answer.sentences, sections, gains(facts))
+    return Chapter(
+        facts.name, about(facts), answer.headline, answer.sentences, sections, gains(facts), caution(facts)
+    )  # fmt: skip
+
+
+def caution(facts: Facts) -> str:
+    """Return a warning for the answer where a back-test has failed, else nothing."""
+    failed = _failed_tests(facts)
+    if not failed:
+        return ""
+    held = listing([f"{100 * test.facts['held']:.0f} %" for test in failed])
+    return f"In the back-test only {held} of the runs lie in their intervals: those given here are too narrow."
 
 
 def gains(facts: Facts) -> Grid | None:
@@ -192,7 +229,8 @@ def seen(facts: Facts) -> Section | None:
     )
     caption = "Passages of the test set; each model goes on with the token that it takes for the likeliest."
     words = frozenset(place for place, name in enumerate(columns) if "probability" not in name)
-    return Section("seen", title, grids=(Grid(columns, rows, caption, left=words),))
+    table = Grid(columns, rows, caption, left=words)
+    return Section("seen", title, pictures=facts.drawn("seen"), grids=(table,))
 
 
 def size(facts: Facts) -> Section | None:
@@ -242,31 +280,34 @@ def _told(grid: Grid) -> Grid:
     )
 
 
-def _interval(low: float, high: float) -> str:
-    return f"{100 * low:.0f} to {100 * high:.0f} %" if math.isfinite(low) and math.isfinite(high) else "–"
-
-
 def back_test(facts: Facts) -> Section | None:
     """How well the largest scale would have been forecast."""
     if facts.advice is None:
         return None
     title = "How far to trust the forecast"
-    if not facts.tested:
-        why = "At the end of a run the back-test is left out, because it takes a while"
-        return Section("back-test", title, (f"{why}: `scalejax report {_quoted(facts.directory)}` makes it.",))
-    tests = [statement for statement in facts.advice.statements if statement.name.startswith("back-test")]
+    tests = _tests(facts)
     if not tests:
         return Section("back-test", title, ("No curve is long enough to hide its end and forecast it from the rest.",))
     warnings = [
         f"In the back-test of {test.name.split(': ')[1]} only {100 * test.facts['held']:.0f} % of the runs lie in "
         f"their {100 * facts.advice.level:.0f} % interval: here the intervals of this page are too narrow."
-        for test in tests
-        if test.facts["held"] < facts.advice.level - _slack(facts.advice.level, test.facts["runs"])
+        for test in _failed_tests(facts)
     ]
     return Section(
         "back-test", title, tuple(test.sentence for test in tests), warnings=tuple(warnings),
-        pictures=facts.drawn("back-test"), points=tuple(_said(facts, "left out")),
+        points=tuple(_said(facts, "left out")),
     )  # fmt: skip
+
+
+def _tests(facts: Facts) -> list[Statement]:
+    statements = () if facts.advice is None else facts.advice.statements
+    return [statement for statement in statements if statement.name.startswith("back-test")]
+
+
+def _failed_tests(facts: Facts) -> list[Statement]:
+    """Return the back-tests whose intervals held clearly fewer runs than they say."""
+    level = 0.0 if facts.advice is None else facts.advice.level
+    return [test for test in _tests(facts) if test.facts["held"] < level - _slack(level, test.facts["runs"])]
 
 
 def _slack(level: float, runs: int) -> float:
@@ -321,14 +362,15 @@ def not_counted(facts: Facts) -> Section:
         for (status, _), alike in ranked[:MOST_GROUPS]
     )
     counts = Counter(str(row["status"]) for row in records)
-    said = [f"{counted({status.value: counts[status.value] for status in Status})}; they enter no curve."]
+    parts = [f"{counts[each]:,} {ENDED_AS.get(each, each)}" for each in map(str, Status) if counts[each]]
+    enter = "enters" if len(bad) == 1 else "enter"
+    said = [f"{len(bad):,} of {number_of(len(rows), 'trial')} {enter} no curve: {listing(parts)}."]
     if len(ranked) > MOST_GROUPS:
         rest = sum(len(alike) for _, alike in ranked[MOST_GROUPS:])
         said.append(f"The table shows the {MOST_GROUPS} largest groups; {number_of(rest, 'trial')} more have others.")
     header = ("status", "trials", "reason", "families", "learning rates")
     caption = "Reasons that differ in numbers alone are one line." if folded else ""
     grid = Grid(header, lines, caption, left=frozenset({0, 2, 3, 4}))
-    said[0] = said[0].replace("trials:", "trials do not count:").replace("trial:", "trial does not count:")
     return Section("trials", title, tuple(said), grids=(grid,))
 
 
@@ -377,7 +419,8 @@ def ran(facts: Facts) -> Section:
         flops, seconds = float(trained["flops"].astype("float64").sum()), float(trained["seconds"].sum())
         lines.append(("FLOPs of training", quantity(flops, "FLOP")))
         lines.append(("time on the device", span(seconds)))
-        lines.append(("useful FLOP/s", quantity(flops / seconds, "FLOP/s")))
+        if not facts.ran:  # whose sentences say it of the time in which lanes trained
+            lines.append(("useful FLOP/s", quantity(flops / seconds, "FLOP/s")))
     older = timed[~(timed["flops"] > 0)]
     if len(older):
         lines.append(("time of older algorithms, on host cores", span(float(older["seconds"].sum()))))
@@ -405,24 +448,39 @@ def next_trials(facts: Facts) -> Section | None:
         return None
     data = facts.advice.columns["data"]
     speed = speed_of(facts.rows, params=float(facts.advice["now"].facts["params"]))
-    rows = tuple(
-        (
-            f"{trial['params']:,.0f}",
-            f"{trial['data']:,.0f}",
-            quantity(trial["flops"], "FLOP"),
-            span(trial["flops"] / speed.rate) if speed.rate > 0 else "–",
-            f"{100 * trial['narrows']:.0f} %" if math.isfinite(trial["narrows"]) else "–",
+    counts = [each.trials for each in facts.suggested]
+    rows = []
+    for place, trial in enumerate(facts.advice.trials.to_dict("records")):
+        trials = counts[place] if place < len(counts) else 0
+        whole = trials * float(trial["flops"])
+        rows.append(
+            (
+                str(place + 1),
+                f"{trial['params']:,.0f}",
+                f"{trial['data']:,.0f}",
+                quantity(trial["flops"], "FLOP"),
+                span(trial["flops"] / speed.rate) if speed.rate > 0 else "–",
+                f"{100 * trial['narrows']:.0f} %" if math.isfinite(trial["narrows"]) else "–",
+                f"{number_of(trials, 'trial')}, {quantity(whole, 'FLOP')}" if trials else "–",
+                span(whole / speed.rate) if trials and speed.rate > 0 else "–",
+            )
         )
-        for trial in facts.advice.trials.to_dict("records")
+    header = (
+        *("", "parameters", data, "FLOPs of one run", f"time on {speed.device}", "narrows the forecasts by"),
+        *("its sweep file", "time of all"),
     )
-    header = ("parameters", data, "FLOPs", f"time on {speed.device}", "narrows the forecasts by")
-    caption = "The share of the variance of the forecasts that each run takes away, one after the other."
+    caption = (
+        "The numbers are those in the picture of scale. The share of the variance of the forecasts that each run takes "
+        "away, one after the other."
+    )
+    if counts:
+        caption += " A sweep file tries each seed with the tuned learning rate of the largest model and its neighbours."
     codes = ()
-    if facts.next_sweeps:
-        commands = "\n".join(f"scalejax run {_quoted(path)}" for path in facts.next_sweeps)
+    if facts.suggested and facts.written:
+        commands = "\n".join(f"scalejax run {_quoted(each.path)}" for each in facts.suggested)
         codes = (Code(commands, "Sweep files of these trials are written: run them with"),)
     sentence = "Of the trials considered these would narrow the answer most for what they cost."
-    grid = Grid(header, rows, caption, left=frozenset())
+    grid = _told(Grid(header, tuple(rows), caption, left=frozenset({0})))
     return Section("next", "What to run next", (sentence,), grids=(grid,), codes=codes)
 
 
@@ -495,32 +553,72 @@ def compared(all_facts: Sequence[Facts], picture: Drawn | None) -> Section:
         rows.append(
             (
                 facts.name,
-                f"{facts.data}, {largest}" if facts.data else largest,
-                answer.verdict or "no answer yet",
+                f"{_file_name(facts.data)}, {largest}" if facts.data else largest,
                 *best,
+                _forecast_model(facts),
+                answer.verdict or "no answer yet",
                 *gains,
             )
         )
-    header = ("run", "data, at most", "what helps", "best model", "lowest", "10x data", "10x parameters")
+    header = (
+        *("run", "data, at most", "best model", "lowest", "forecast of", "what helps", "10x data", "10x parameters"),
+    )
     sentences, warnings = [], []
     metrics = list(dict.fromkeys(facts.metric for facts in all_facts if facts.curves is not None))
     if len(metrics) > 1:
         warnings.append(f"The runs have the metrics {listing(metrics)}, so their curves are not drawn together.")
+    elif not same_scale(all_facts):
+        units = listing(list(dict.fromkeys(facts.unit or "units of their own" for facts in all_facts)))
+        warnings.append(f"The runs have the {metrics[0]} in {units}, so their curves are not drawn together.")
     elif picture is not None:
         sentences.append("The picture shows the best model of each run, the one that comes lowest.")
     grid = Grid(
         header,
         tuple(rows),
         "10x: what ten times as much would bring; in brackets 90 % intervals of one run.",
-        left=frozenset({0, 1, 2, 3}),
+        left=frozenset({0, 1, 2, 4, 5}),
     )
-    pictures = () if picture is None or len(metrics) > 1 else (picture,)
+    pictures = () if picture is None or not same_scale(all_facts) else (picture,)
     title = "The runs side by side"
     return Section(
         "compared", title, tuple(sentences), warnings=tuple(warnings), pictures=pictures, grids=(grid,)
     )  # fmt: skip
 
 
-SECTIONS = (
-    scale, seen, size, compute, exponents, back_test, rates, training, not_counted, ran, next_trials, reproduce,
-)  # fmt: skip
+def same_scale(all_facts: Sequence[Facts]) -> bool:
+    """Say whether the curves of several runs may stand on one axis: those of one metric in one unit."""
+    return len({(facts.metric, facts.unit) for facts in all_facts if facts.curves is not None}) < 2
+
+
+def _forecast_model(facts: Facts) -> str:
+    """Return the model that the advice is about, the largest of its family; it need not be the best of all."""
+    if facts.advice is None or facts.curves is None:
+        return "–"
+    now = facts.advice["now"]
+    there = facts.curves[facts.curves["params"].astype(float) == float(now.facts["params"])]
+    if there.empty:
+        return f"{now.facts['params']:,.0f} parameters"
+    return str(there.loc[(there["value"] - now.value).abs().idxmin(), "model"])
+
+
+def _file_name(source: str) -> str:
+    """Return the name of a file of data without its folders; what is called otherwise as it is."""
+    path = PurePath(source)
+    return path.name if path.is_absolute() else source
+
+
+# In the order in which they are read: the name of a section, under which its pictures are drawn, and what makes it.
+SECTIONS: Mapping[str, Callable[[Facts], Section | None]] = {
+    "scale": scale,
+    "seen": seen,
+    "parameters": size,
+    "compute": compute,
+    "exponents": exponents,
+    "back-test": back_test,
+    "rates": rates,
+    "training": training,
+    "trials": not_counted,
+    "ran": ran,
+    "next": next_trials,
+    "reproduce": reproduce,
+}

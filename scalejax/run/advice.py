@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,19 +11,22 @@ import numpy as np
 
 from scalejax.errors import SweepError
 from scalejax.files import write_atomically
-from scalejax.run.directory import FIGURES, LEDGER, SWEEP
+from scalejax.run.directory import FIGURES, LEDGER, SWEEP, unit_of
 from scalejax.run.fits import LEVEL
 from scalejax.run.store import Store
 from scalejax.spec import ModelGrid, Sweep
+from scalejax.spec.sweep import OWN_NUMBERS
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from scalejax.analysis.forecast.advice import Advice, Observed
+    from scalejax.report.sections import Suggested
 
 COMPUTE = 10.0  # times the largest trial's, unless asked for otherwise
 ENDLESS = ("land", "mnist1d")  # sources that make as many examples as are asked for
 NEXT = "next_trials"  # the folder of the suggested sweeps
+RATES = 3  # of a suggested sweep: the tuned one and its neighbours
 
 
 class HasDirectory(Protocol):
@@ -100,9 +103,10 @@ def advise_source(
 
     Raises:
         ValueError: the caller's mistake, or too few results.
-        SweepError: there are no results, or a file cannot be written.
+        SweepError: there are no results.
     """
     from scalejax.analysis.forecast.advice import advise_rows
+    from scalejax.report.answer import said_alone
     from scalejax.report.figures.canvas import save_figure
     from scalejax.report.figures.learning_curves import scale_picture
 
@@ -110,15 +114,20 @@ def advise_source(
     advice = advise_rows(observed, target=target, compute=compute, level=level, seed=seed)
     folder = figures or (source / FIGURES if source.is_dir() else None)
     paths, sweeps, notes = (), (), ()
-    try:
-        if folder is not None:
-            picture = scale_picture(observed.curves, advice, title=advice.statements[0].sentence)
+    if folder is not None:
+        title = said_alone(advice.statements[0].sentence)
+        unit = unit_of(source, None, str(observed.curves["metric"].iloc[0])) if source.is_dir() else ""
+        picture = scale_picture(observed.curves, advice, title=title, unit=unit)
+        try:
             paths = save_figure(picture.figure, folder, "advice") if picture is not None else ()
-        if source.is_dir():
-            sweeps, notes = write_sweeps(source, observed, advice)
-    except OSError as error:
-        problem = f"cannot be written ({error.strerror or error}); give another folder with --figures"
-        raise SweepError(f"{folder}: {problem}") from error
+        except OSError as error:
+            notes = (f"{folder}: the figure cannot be written ({error.strerror or error}); give another folder with "
+                     "--figures",)  # fmt: skip
+    if source.is_dir():
+        suggested, missing = next_sweeps(source, observed, advice)
+        unwritten = write_sweeps(suggested)
+        sweeps = () if unwritten else tuple(Path(each.path) for each in suggested)
+        notes = (*notes, *missing, *unwritten)
     return Advised(advice, tuple(paths), sweeps, notes)
 
 
@@ -161,8 +170,11 @@ def _pool(directory: Path, rows: "pd.DataFrame") -> float:
     return float(np.nanmax(pools)) if np.isfinite(pools).any() else math.inf
 
 
-def write_sweeps(directory: Path, observed: "Observed", advice: "Advice") -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """Write a sweep file for each suggested trial; a note says why there is none."""
+def next_sweeps(
+    directory: Path, observed: "Observed", advice: "Advice"
+) -> "tuple[tuple[Suggested, ...], tuple[str, ...]]":
+    """Return a sweep file for each suggested trial, not yet written; a note says why there is none."""
+    from scalejax.report.sections import Suggested
     from scalejax.spec.file import load_sweep, sweep_to_toml
 
     try:
@@ -171,39 +183,125 @@ def write_sweeps(directory: Path, observed: "Observed", advice: "Advice") -> tup
             _sweep_of(sweep, observed, trial, number)
             for number, trial in enumerate(advice.trials.to_dict("records"), 1)
         ]
-        texts = [sweep_to_toml(each) for each in wanted]
+        found = [
+            Suggested(str(directory / NEXT / f"{each.name}.toml"), sweep_to_toml(each), _trials(each))
+            for each in wanted
+        ]
     except (SweepError, ValueError) as error:
         return (), (f"no sweep file of the next trials: {error}",)
-    paths = [directory / NEXT / f"{each.name}.toml" for each in wanted]
-    (directory / NEXT).mkdir(exist_ok=True)
-    for path, text in zip(paths, texts, strict=True):
-        write_atomically(path, text)
-    return tuple(paths), ()
+    return tuple(found), ()
+
+
+def write_sweeps(suggested: "Sequence[Suggested]") -> tuple[str, ...]:
+    """Write the sweep files of suggested trials; a note says why they cannot be."""
+    try:
+        for each in suggested:
+            path = Path(each.path)
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, each.text)
+    except OSError as error:
+        return (f"the sweep files of the next trials cannot be written ({error.strerror or error})",)
+    return ()
+
+
+def _trials(sweep: Sweep) -> int:
+    """Return how many trials a sweep of one model on one number of examples has."""
+    grids = ("learning_rate", "batch_size", "weight_decay", *OWN_NUMBERS)
+    features = sum(len(grid.features or (None,)) for grid in sweep.models)
+    return features * len(sweep.seeds) * math.prod(len(getattr(sweep.train, name) or (None,)) for name in grids)
 
 
 def _sweep_of(sweep: Sweep, observed: "Observed", trial: Mapping[str, Any], number: int) -> Sweep:
-    """Return the sweep with one model and one number of examples: those of a suggested trial."""
-    grid = next((each for each in sweep.models if _named(each) == observed.family), None)
-    if grid is None:
+    """Return the sweep with one model and one number of examples, those of a suggested trial, near tuned settings."""
+    from scalejax.planning.trial import family_name
+
+    grids = [each for each in sweep.models if family_name(each) == observed.family]
+    if not grids:
         raise SweepError(f"the family {observed.family} is not in the sweep file")
+    largest: Any = observed.own.sort_values("params").iloc[-1]
+    grid = next((each for each in grids if _holds(each, largest)), grids[0])
     knob, power = observed.knob
     if knob is None:
         raise SweepError(f"no size knob of {observed.family} varies, so none is known to scale")
-    largest = observed.own.sort_values("params").iloc[-1]
-    start, params = float(largest[knob]), float(largest["params"])
-    value = max(1, round(start * (trial["params"] / params) ** (1 / power)))
-    own = {name: (int(largest[name]) if float(largest[name]).is_integer() else largest[name],)
-           for name in grid.knobs if name != knob and len(grid.knobs[name]) > 1}  # fmt: skip
+    # Of the knobs of its grid the one of most values where the others are the largest model's.
+    beside = {name: _alike(observed, grid, largest, but=name) for name in grid.knobs if _numeric(observed, name)}
+    several = {name: rows[name].nunique() for name, rows in beside.items() if rows["params"].nunique() > 1}
+    knob = max(several, key=several.__getitem__, default=knob)
+    alike = beside.get(knob, observed.own)
+    value = max(1, round(_scaled(alike, knob, trial["params"], power)))
+    knobs = {name: _one(values, largest.get(name)) for name, values in grid.knobs.items()} | {knob: value}
+    features = {} if grid.features is None else {"features": grid.features}
     examples = round(trial["data"])
     pool = max(sweep.data.examples or 0, examples) if sweep.data.examples or sweep.data.source in ENDLESS else None
+    rates = _near(sweep.train.learning_rate, _tuned_rate(observed, str(largest["model"]), trial["data"]))
+    halving = sweep.train.halving if len(rates) > RATES else None
     return replace(
         sweep,
         name=f"{sweep.name}_next_{number}",
-        models=(ModelGrid(grid.family, {**grid.knobs, **own, knob: value}),),
+        models=(ModelGrid(grid.family, {**knobs, **features}),),
         data=replace(sweep.data, train_examples=(examples,), fractions=None, examples=pool),
-        train=replace(sweep.train, halving=None),
+        train=replace(sweep.train, learning_rate=rates, halving=halving),
     )
 
 
-def _named(grid: ModelGrid) -> str:
-    return grid.family if isinstance(grid.family, str) else getattr(grid.family, "__name__", "")
+def _numeric(observed: "Observed", knob: str) -> bool:
+    return knob in observed.knobs and observed.own[knob].dtype.kind in "iuf"
+
+
+def _alike(observed: "Observed", grid: ModelGrid, model: Any, *, but: str) -> Any:
+    """Return the rows of the models of a family that are as one is, but for one knob, a number."""
+    rows = observed.own
+    for name in observed.knobs:
+        if name in grid.knobs:
+            rows = rows[rows[name] > 0] if name == but else rows[rows[name] == model[name]]
+    return rows
+
+
+def _one(values: tuple[Any, ...], own: Any) -> tuple[Any, ...]:
+    """Return of the values of a knob that of a model, spelled as the sweep has it; all where the model has none."""
+    return next(((value,) for value in values if value == own), values)
+
+
+def _holds(grid: ModelGrid, model: Any) -> bool:
+    """Say whether a model may have come from a grid: each of its knobs is one of the grid's values."""
+    return all(name in model and model[name] in values for name, values in grid.knobs.items())
+
+
+def _scaled(rows: Any, knob: str, params: float, power: float) -> float:
+    """Return the value of a knob at which a model has so many parameters, by the power law of the two sizes next to it.
+
+    Args:
+        rows: models that differ in that knob alone: the knob, params.
+        knob: the name of its column.
+        params: that are asked for.
+        power: with which parameters grow with the knob, where there are no two sizes.
+    """
+    sizes = rows.groupby("params")[knob].first().astype(float).sort_index()
+    known, values = np.log(sizes.index.to_numpy(float)), np.log(sizes.to_numpy(float))
+    place = int(np.clip(np.searchsorted(known, math.log(params)), 1, max(len(known) - 1, 1)))
+    if len(known) > 1 and values[place] > values[place - 1]:
+        power = (known[place] - known[place - 1]) / (values[place] - values[place - 1])
+    nearest = int(np.argmin(np.abs(known - math.log(params))))
+    return math.exp(values[nearest] + (math.log(params) - known[nearest]) / power)
+
+
+def _tuned_rate(observed: "Observed", model: str, data: float) -> float:
+    """Return the tuned learning rate of a model on the number of examples next to one; NaN where none is known."""
+    curves = observed.curves
+    if "learning_rate" not in curves:
+        return math.nan
+    own = curves[(curves["model"] == model) & (curves["learning_rate"] > 0)]
+    if own.empty:
+        return math.nan
+    distance = np.abs(np.log(own["train_examples"].to_numpy(float) / data))
+    return float(own["learning_rate"].iloc[int(np.argmin(distance))])
+
+
+def _near(rates: Sequence[float], tuned: float) -> tuple[float, ...]:
+    """Return the tuned learning rate with its neighbours in the grid, three in all; all rates if it is not known."""
+    if not tuned > 0 or len(rates) <= RATES:
+        return tuple(rates)
+    ordered = sorted(rates)
+    place = int(np.argmin(np.abs(np.log(np.array(ordered) / tuned))))
+    first = min(max(place - RATES // 2, 0), len(ordered) - RATES)
+    return tuple(ordered[first : first + RATES])

@@ -1,7 +1,6 @@
 """The report of a run, or of several: read from their directories, written as one page, as Markdown and as figures."""
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalejax.errors import SweepError
 from scalejax.files import write_atomically
-from scalejax.run.advice import COMPUTE
+from scalejax.run.advice import COMPUTE, next_sweeps, observed_in, write_sweeps
 from scalejax.run.directory import FIGURES, LEDGER, SWEEP, read_environment, unit_of
 from scalejax.run.fits import LEVEL
 from scalejax.run.store import Store
@@ -25,9 +24,8 @@ if TYPE_CHECKING:
     from scalejax.spec import Sweep
 
 PAGE, TEXT = "report.html", "report.md"
-DIGEST = re.compile(r'<meta name="scalejax-digest" content="(\w*)">')
+COMPARISON = "comparison.html"  # of several runs, in the working directory: each keeps its own report
 FOR_PHONES = 2  # runs on a page, up to which each figure is there a second time, as narrow as a phone
-HEAD = 4096  # characters of a page within which its digest stands
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,13 +60,13 @@ def report(
     """Write the report of a run, or of several side by side.
 
     Of one run DIR: DIR/report.html, DIR/report.md and, as SVG, PNG and CSV, DIR/figures/. With `output` the page alone;
-    of several runs there is the page alone, by default report.html in the working directory.
+    of several runs there is the page alone, by default comparison.html in the working directory.
 
     Args:
         directories: of the runs.
         sweep: that the run was made of, where this process has made it.
         output: the place of the page.
-        brief: as at the end of a run: without the back-test, samples, Markdown and the files of figures.
+        brief: as at the end of a run: without samples, Markdown and the files of figures.
 
     Raises:
         SweepError: a directory holds no run, or the page cannot be written.
@@ -79,14 +77,15 @@ def report(
 
     directories = list({directory.resolve(): directory for directory in directories}.values())
     narrow = not brief and len(directories) <= FOR_PHONES
-    known = _told_apart(
-        [facts_of(directory, sweep=sweep, tested=not brief, narrow=narrow) for directory in directories]
-    )
-    chapters = tuple(chapter_of(facts) for facts in known)
+    digest = _digest(directories[0], brief=brief)  # first: a run may go on meanwhile
+    known = _told_apart([facts_of(directory, sweep=sweep, brief=brief, narrow=narrow) for directory in directories])
     alone = len(known) == 1
-    page = output or (directories[0] / PAGE if alone else Path(PAGE))
+    if alone and output is None:
+        known = [_with_sweeps(known[0])]
+    chapters = tuple(chapter_of(facts) for facts in known)
+    page = output or (directories[0] / PAGE if alone else Path(COMPARISON))
     if alone:
-        made = Report(known[0].name, chapters, digest=_digest(known[0].rows, brief=brief))
+        made = Report(known[0].name, chapters, digest=digest)
     else:
         title = " and ".join([", ".join(facts.name for facts in known[:-1]), known[-1].name])
         made = Report(title, chapters, before=(compared(known, _together(known)),))
@@ -120,12 +119,14 @@ def report(
 def report_at_end(directory: Path, sweep: "Sweep | None") -> tuple[Path | None, str]:
     """Write the page of a run that has just ended, unless it has one of the same rows.
 
+    Where a full report was written before, it is written in full again: its texts and figures would no longer agree.
+
     Returns:
         The page; or None, and a sentence that says why there is none.
     """
     try:
         if not is_current(directory):
-            report([directory], sweep=sweep, brief=True)
+            report([directory], sweep=sweep, brief=not (directory / TEXT).exists())
     except Exception as error:  # whatever it is: the run has ended well, its exit code and its rows stand
         reason = first_line(error) if isinstance(error, SweepError) else f"{type(error).__name__}: {first_line(error)}"
         return None, f"no report: {reason}"
@@ -133,24 +134,21 @@ def report_at_end(directory: Path, sweep: "Sweep | None") -> tuple[Path | None, 
 
 
 def is_current(directory: Path) -> bool:
-    """Say whether the page of a run was made from the rows that it has now."""
-    try:
-        head = (directory / PAGE).read_text(encoding="utf-8")[:HEAD]
-    except (OSError, ValueError):
-        return False
-    found = DIGEST.search(head)
-    with Store(directory / LEDGER, write=False) as store:
-        rows = store.results()
-    return found is not None and found[1] in (_digest(rows, brief=brief) for brief in (True, False))
+    """Say whether the report of a run was made from what is there now; if it has a Markdown, in full."""
+    from scalejax.report.page.html import digest_of
+
+    kinds = (False,) if (directory / TEXT).exists() else (False, True)
+    found = digest_of(_text_of(directory / PAGE))
+    return found != "" and found in (_digest(directory, brief=brief) for brief in kinds)
 
 
-def facts_of(directory: Path, *, sweep: "Sweep | None" = None, tested: bool = True, narrow: bool = True) -> "Facts":
-    """Return what is known of a run, and write sweep files of the next trials beside it, as `scalejax advise` does.
+def facts_of(directory: Path, *, sweep: "Sweep | None" = None, brief: bool = False, narrow: bool = True) -> "Facts":
+    """Return what is known of a run; nothing is written.
 
     Args:
         directory: of the run.
         sweep: that it was made of, where this process has made it.
-        tested: whether the advice is to hold a back-test.
+        brief: without what the kept models make of examples.
         narrow: whether each figure is drawn for a phone as well.
 
     Raises:
@@ -161,34 +159,31 @@ def facts_of(directory: Path, *, sweep: "Sweep | None" = None, tested: bool = Tr
     from scalejax.report.pictures import pictures_of
     from scalejax.report.ran import ran_facts, ran_sentences
     from scalejax.report.sections import Facts
-    from scalejax.run.advice import observed_in, write_sweeps
-    from scalejax.spec.file import data_key, sweep_name
+    from scalejax.spec.file import data_key
 
     with Store(directory / LEDGER, write=False) as store:
         rows, measurements = store.results(), store.measurements()
         timeline, sessions = store.timeline(), store.sessions()
     curves = advice = falling = None
-    missing, unit, notes, sweeps = "", "", (), ()
+    missing, unit, notes, suggested = "", "", (), ()
     try:
         curves = learning_curves(rows)
         falling, unit = trends(curves), unit_of(directory, sweep, str(curves["metric"].iloc[0]))
         observed = observed_in(directory, rows)
-        advice = advise_rows(observed, target=None, compute=COMPUTE, level=LEVEL, seed=0, tested=tested)
-        sweeps, notes = write_sweeps(directory, observed, advice)
+        advice = advise_rows(observed, target=None, compute=COMPUTE, level=LEVEL, seed=0)
+        suggested, notes = next_sweeps(directory, observed, advice)
     except ValueError as error:
         if isinstance(error, SweepError):
             raise
         missing = str(error)
-    except OSError as error:
-        notes = (f"no sweep file of the next trials: {error.strerror or error}",)
     pictures, undrawn = pictures_of(
         rows, measurements, timeline, curves=curves, advice=advice, unit=unit, narrow=narrow
     )
-    seen, texts, unseen = _seen(directory, sweep, narrow=narrow) if tested else ((), None, ())
+    seen, texts, unseen = _seen(directory, sweep, narrow=narrow) if not brief else ((), None, ())
     environment, recorded = read_environment(directory), ran_facts(sessions, timeline)
     source = data_key(directory / SWEEP, "source")
     return Facts(
-        name=sweep_name(directory / SWEEP) or directory.resolve().name,
+        name=_name_of(directory),
         directory=str(directory),
         rows=rows,
         curves=curves,
@@ -199,10 +194,10 @@ def facts_of(directory: Path, *, sweep: "Sweep | None" = None, tested: bool = Tr
         environment=environment if isinstance(environment, Mapping) else {},
         sweep=_text_of(directory / SWEEP),
         data=source if isinstance(source, str) else "",
-        next_sweeps=tuple(map(str, sweeps)),
+        suggested=suggested,
+        written=all(_text_of(Path(each.path)) == each.text for each in suggested),
         pictures={**pictures, "seen": seen},
         notes=(*notes, *undrawn, *unseen),
-        tested=tested,
         ran=() if recorded is None else tuple(ran_sentences(recorded)),
         texts=texts,
     )
@@ -232,6 +227,12 @@ def _seen(
         return (), None, (f"What the models make of the data is not shown: {error}",)
 
 
+def _with_sweeps(facts: "Facts") -> "Facts":
+    """Write the sweep files of the next trials beside a run, and say that they are there, or why not."""
+    notes = write_sweeps(facts.suggested)
+    return replace(facts, written=not notes, notes=(*facts.notes, *notes))
+
+
 def _told_apart(known: "Sequence[Facts]") -> "list[Facts]":
     """Return runs of sweeps of one name with the directory behind it."""
     counts = Counter(facts.name for facts in known)
@@ -242,15 +243,16 @@ def _told_apart(known: "Sequence[Facts]") -> "list[Facts]":
 
 
 def _together(known: "Sequence[Facts]") -> "Drawn | None":
-    """Draw the best curves of several runs in one picture, where there are two or more with one metric."""
+    """Draw the best curves of several runs in one picture, where two or more have one metric in one unit."""
     from scalejax.report.figures.compare import compare_picture
     from scalejax.report.pictures import drawn_twice
+    from scalejax.report.sections import same_scale
 
     curves = {facts.name: facts.curves for facts in known if facts.curves is not None}
-    metrics = {str(table["metric"].iloc[0]) for table in curves.values()}
-    if len(curves) < 2 or len(metrics) > 1:
+    if len(curves) < 2 or not same_scale(known):
         return None
-    return drawn_twice(lambda width: compare_picture(curves, unit=known[0].unit, width=width))
+    unit = next(facts.unit for facts in known if facts.curves is not None)
+    return drawn_twice(lambda width: compare_picture(curves, unit=unit, width=width))
 
 
 def _write_beside(made: "Report", directory: Path) -> Path:
@@ -273,13 +275,21 @@ def _figures(made: "Report", directory: Path) -> list[Path]:
     ]
 
 
-def _digest(rows: "pd.DataFrame", *, brief: bool) -> str:
-    """Return a digest of what a report is made from."""
+def _digest(directory: Path, *, brief: bool) -> str:
+    """Return a digest of what the report of a run is made from: its name, sweep file, rows and sessions."""
     import importlib.metadata
 
-    text = rows.to_csv(index=False)
-    version = importlib.metadata.version("scalejax")
-    return hashlib.sha256(f"{version} {brief}\n{text}".encode()).hexdigest()[:16]
+    with Store(directory / LEDGER, write=False) as store:
+        tables = store.results().to_csv(index=False), store.sessions().to_csv(index=False)
+    parts = importlib.metadata.version("scalejax"), brief, _name_of(directory), _text_of(directory / SWEEP), *tables
+    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:16]
+
+
+def _name_of(directory: Path) -> str:
+    """Return the name of a run's sweep, or else of its directory."""
+    from scalejax.spec.file import sweep_name
+
+    return sweep_name(directory / SWEEP) or directory.resolve().name
 
 
 def _text_of(path: Path) -> str:

@@ -335,7 +335,7 @@ class Run(Shown):
 
         Args:
             output: the place of the page, which then is written alone.
-            brief: as at the end of `scalejax run`: the page alone, without the back-test.
+            brief: as at the end of `scalejax run`: the page alone, without samples of the data.
 
         Raises:
             SweepError: the directory holds no run, or the page cannot be written.

@@ -54,7 +54,7 @@ def compare_picture(runs: Mapping[str, Frame], *, unit: str = "", width: float =
     figure = new_figure(width)
     ax = figure.add_subplot()
     ramp, start, stop = SHADES
-    ends, tips = [], {}
+    ends, tips, labels = [], {}, []
     for place, (name, curve) in enumerate(best.items()):
         colour = to_hex(mpl.colormaps[ramp](start + (stop - start) * place / (len(best) - 1)))
         style = {"color": colour, "marker": MARKERS[place % len(MARKERS)]}
@@ -63,7 +63,8 @@ def compare_picture(runs: Mapping[str, Frame], *, unit: str = "", width: float =
         ax.fill_between(sizes, low.clip(min=0.5 * value.min()), high, color=colour, alpha=0.12, linewidth=0, zorder=2)
         dashes = "-" if place == 0 else DASHES[(place - 1) % len(DASHES)]
         ax.plot(sizes, value, color=colour, linestyle=dashes, zorder=3)
-        mark(ax, sizes, value, style, gid=f"{NAME}-{place}", label=label)
+        mark(ax, sizes, value, style, gid=f"{NAME}-{place}", label=str(place))
+        labels.append(label)
         ends.append((_brief(name), float(sizes[-1]), float(value[-1]), colour))
         tips[f"{NAME}-{place}"] = tuple(
             f"{label}, {number_of(int(size), 'example')}: {noun} {short(height, 3)}"
@@ -73,7 +74,9 @@ def compare_picture(runs: Mapping[str, Frame], *, unit: str = "", width: float =
     log_ticks(ax.yaxis)
     ax.set_xlabel("Training examples")
     ax.set_ylabel(column_title(noun) + (f" ({unit})" if unit else ""))
-    ax.legend(loc="lower left")
+    # Written into the legend by hand: matplotlib leaves out a name that begins with an underscore.
+    for text, label in zip(ax.legend(loc="lower left").get_texts(), labels, strict=True):
+        text.set_text(label)
     write_below(figure, ["Of each run the model whose mean over seeds comes lowest; bands as in its own picture."])
     label_ends(ax, ends)
     settle(figure)

@@ -13,6 +13,7 @@ from scalejax.report.page.section import Chapter, Code, Drawn, Grid, Report, Sec
 FOLDED = 12  # lines of code, from which on they are folded behind their title
 LONG = 40  # letters of a cell, from which on its column is wider
 DIGEST = '<meta name="scalejax-digest" content="{}">'
+HEAD = 4096  # characters of a page within which its digest stands
 
 
 def page_of(report: Report) -> str:
@@ -61,6 +62,13 @@ as CSV, and this page as Markdown.</footer>
 """
 
 
+def digest_of(page: str) -> str:
+    """Return the digest of what a page was made from; nothing where the text is no page of ours."""
+    before, after = map(re.escape, DIGEST.split("{}"))
+    found = re.search(f"{before}(\\w+){after}", page[:HEAD])
+    return found[1] if found else ""
+
+
 def _described(report: Report) -> str:
     chapter = report.chapters[0]
     return f"{chapter.headline}. {chapter.sentences[0]}" if len(report.chapters) == 1 else report.title
@@ -91,7 +99,7 @@ def _chapter(chapter: Chapter, *, prefix: str, several: bool) -> str:
     answer = (
         f'<section class="answer" id="{prefix}answer"><p class="kicker">The answer</p>'
         f'<h{level} class="verdict">{_text(chapter.headline)}</h{level}><p class="first">{_prose(first)}</p>'
-        f"{''.join(f'<p>{_prose(sentence)}</p>' for sentence in more)}"
+        f"{''.join(f'<p>{_prose(sentence)}</p>' for sentence in more)}{_warning(chapter.caution)}"
         f"{'' if chapter.gains is None else _grid(chapter.gains, 'The answer')}</section>\n"
     )
     body = answer + "".join(_section(section, level=level, prefix=prefix) for section in chapter.sections)
@@ -108,7 +116,7 @@ def _section(section: Section, *, level: int, prefix: str) -> str:
     name = prefix + section.name
     parts = [f'<section id="{_text(name)}"><h{level}>{_text(section.title)}</h{level}>\n']
     parts += [f"<p>{_prose(sentence)}</p>\n" for sentence in section.sentences]
-    parts += [f'<p class="warning"><strong>Note.</strong> {_prose(each)}</p>\n' for each in section.warnings]
+    parts += map(_warning, section.warnings)
     parts += [_figure(drawn, f"{name}-{place}") for place, drawn in enumerate(section.pictures)]
     parts += [_grid(grid, section.title) for grid in section.grids]
     if section.points:
@@ -116,6 +124,10 @@ def _section(section: Section, *, level: int, prefix: str) -> str:
         parts.append(f'<ul class="points">{points}</ul>\n')
     parts += [_code(code) for code in section.codes]
     return "".join([*parts, "</section>\n"])
+
+
+def _warning(text: str) -> str:
+    return f'<p class="warning"><strong>Note.</strong> {_prose(text)}</p>\n' if text else ""
 
 
 def _figure(drawn: Drawn, name: str) -> str:

@@ -17,6 +17,7 @@ def markdown_of(chapter: Chapter, *, figures: str) -> str:
     first, *more = chapter.sentences
     parts = [f"# {_text(chapter.title)}", _text(chapter.about), f"**{_text(chapter.headline)}.** {_text(first)}"]
     parts += [_text(sentence) for sentence in more]
+    parts += [f"> **Note.** {_text(chapter.caution)}"] if chapter.caution else []
     if chapter.gains is not None:
         parts += [_grid(chapter.gains), _text(chapter.gains.caption)]
     for section in chapter.sections:

@@ -82,6 +82,7 @@ class Chapter:
         sentences: the answer: which helps, what ten times would bring, what it costs.
         gains: the same as a table.
         sections: what follows it.
+        caution: what a reader of the answer must not miss.
     """
 
     title: str
@@ -90,6 +91,7 @@ class Chapter:
     sentences: tuple[str, ...]
     sections: tuple[Section, ...]
     gains: Grid | None = None
+    caution: str = ""
 
 
 @dataclass(frozen=True)
