@@ -102,6 +102,11 @@ def quantity(number: float, unit: str) -> str:
     return f"{rounded:.3g} {unit}"
 
 
+def percent(share: float, digits: int = 0) -> str:
+    """Return a share in [0, 1] in hundredths, for example "68 %"."""
+    return f"{100 * share:.{digits}f} %"
+
+
 def duration(seconds: float) -> str:
     """Return seconds in words, for example "45 s", "12 min 5 s" or "3 h 20 min"."""
     whole = round(seconds)

@@ -28,6 +28,7 @@ from scalejax.execute.pack import Pack
 from scalejax.models import MLP
 from scalejax.run import Run
 from scalejax.run.store import Store
+from scalejax.text import percent
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 LOGISTIC_TABLE = """\
@@ -191,7 +192,7 @@ def test_plan_says_what_a_sweep_will_do_and_writes_nothing(cli, here: Path, fini
     assert f"{facts['lane_programs']} lane programs" in words.out
     for program in facts["programs"]:
         assert f"{program['sizes']}: {program['trials']} trials in {program['lanes']} lanes" in words.out
-    assert f"waste     {facts['waste']:.1%}" in words.out
+    assert f"waste     {percent(facts['waste'], 1)}" in words.out
     assert f"{facts['useful_flops'] / 1e6:.3g} MFLOP useful" in words.out
     assert f"{facts['data_bytes'] / 1e3:.3g} kB of data" in words.out
     assert re.search(r"forecast  \d+(\.\d)? s", words.out)

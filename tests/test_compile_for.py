@@ -228,7 +228,7 @@ def test_what_a_compiler_says_is_said_in_words_and_sets_the_times_of_the_simulat
         "    memory  14 MB of 1 GB, 986 MB to spare; "
         "a call of 32 steps takes 10 MB of arguments and 2 MB of temporaries",
         "    time    of all lanes: a training step 24 launches and 62.1 us, an evaluation 781 and 12.8 ms, "
-        "a test 781 and 256 ms; 3.1% of a trial is not training",
+        "a test 781 and 256 ms; 3.1 % of a trial is not training",
         "    loops   6 whose end only the device knows: where it is a GPU, the host waits for it each time; "
         "collectives: 18 all-reduces",
     ]

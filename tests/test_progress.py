@@ -73,7 +73,7 @@ def test_a_terminal_gets_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch, c
         display.advance(steps=1, flops=1.0, work=0.5)
         display.end_trial("done", spared=0.5)
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
-    assert "100%" in shown
+    assert "100 %" in shown
     assert "1/1 trial," in shown
     assert stream.getvalue().endswith("\x1b[2K")  # the line is cleared
 

@@ -120,7 +120,7 @@ def session(**changes: Any) -> Any:
 
 
 def said(*sessions: Any, timeline: Any = None) -> list[str]:
-    facts = ran_facts(pd.concat(sessions, ignore_index=True), spans() if timeline is None else timeline)
+    facts = ran_facts(pd.concat(sessions, ignore_index=True), spans() if timeline is None else timeline, host="host")
     assert facts is not None
     return ran_sentences(facts)
 
@@ -130,9 +130,27 @@ def test_the_sentences_hold_what_came_out_against_what_was_planned():
         "The sweep ran for 1 min 40 s on 2 devices (NVIDIA H200); lanes trained for 1 min 20 s of them: the rest went "
         "into loading, compiling and writing.",
         "The plan's forecast was 50 s; it took 1 min 40 s, 2.0 times as long.",
-        "Padding was 20% (planned: 25%) of the FLOPs, and lanes were without a trial for 10% (planned: 20%) of their "
-        "time.",
-        "While lanes trained they did 1 TFLOP/s of useful work, 25.0% of the 4 TFLOP/s that matrix products reach.",
+        "Padding was 20 % (planned: 25 %) of the FLOPs, and lanes were without a trial for 10 % (planned: 20 %) of "
+        "their time.",
+        "While lanes trained they did 1 TFLOP/s of useful work, 25.0 % of the 4 TFLOP/s that matrix products reach.",
+    ]
+
+
+def test_older_algorithms_have_a_time_of_their_own_and_are_in_no_forecast():
+    lanes = spans().assign(began=lambda it: it["began"] - 990, ended=lambda it: it["ended"] - 990)  # from 10 s to 40 s
+    fits = lanes.assign(group="host", pack=-1, began=[20.0, 30.0] * 3, ended=[60.0, 95.0] * 3)
+    both = pd.concat([lanes, fits], ignore_index=True)
+    sentences = said(session(training_seconds=30.0, forecast_seconds=20.0), timeline=both)
+    assert sentences[:2] == [
+        "The sweep ran for 1 min 40 s on 2 devices (NVIDIA H200); lanes trained for 30 s of them, and algorithms of "
+        "scikit-learn were fitted on host cores for 1 min 15 s, 55 s of these alone: the rest went into loading, "
+        "compiling and writing.",
+        "The plan's forecast for the networks was 20 s; they took 40 s, 2.0 times as long.",
+    ]
+    alone = said(session(training_seconds=0.0), timeline=fits)
+    assert alone == [
+        "The sweep ran for 1 min 40 s; algorithms of scikit-learn were fitted on host cores for 1 min 15 s of them, "
+        "and no network was trained."
     ]
 
 
@@ -149,4 +167,4 @@ def test_what_is_not_known_is_not_said():
     assert not any("forecast" in each for each in said(session(), timeline=spans(t5="interrupted")))
     idle = session(useful_flops=0.0, padding_flops=0.0, lane_seconds=0.0, training_seconds=0.0)
     assert said(idle) == ["The sweep ran for 1 min 40 s, and no network was trained."]
-    assert ran_facts(session(ended=np.nan), spans()) is None
+    assert ran_facts(session(ended=np.nan), spans(), host="host") is None

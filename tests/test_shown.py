@@ -48,7 +48,7 @@ def test_tables_and_sentences_stand_in_their_order():
 
 def test_a_plan_shows_its_buckets_as_a_table_and_every_other_line():
     shown = SweepPlan(PLAN)._repr_html_()
-    wanted = ["mlp width 8, 64", "1,200", "32", "vmap", "2,400", "47%", "proven", "1 min 1 s (estimated)"]
+    wanted = ["mlp width 8, 64", "1,200", "32", "vmap", "2,400", "47 %", "proven", "1 min 1 s (estimated)"]
     assert cells(shown)[1:] == [wanted]
     heading, _, program, *others = plan_lines(PLAN)
     assert heading in shown

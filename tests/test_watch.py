@@ -197,7 +197,7 @@ def test_a_terminal_shows_a_bar_those_that_run_and_those_that_ended(follow):
         "validation loss 1.50",
     ):
         assert words in shown
-    assert "100%" in shown
+    assert "100 %" in shown
 
 
 def test_many_running_trials_are_cut_in_a_terminal(follow, tmp_path: Path):

@@ -6,7 +6,7 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
-from scalejax.text import quantity
+from scalejax.text import percent, quantity
 
 
 def bench_table(facts: Mapping[str, Any]) -> Table:
@@ -27,6 +27,6 @@ def bench_table(facts: Mapping[str, Any]) -> Table:
     for row in facts["widths"]:
         best = max(row["vmap"], row["map"])
         vmap, in_turn, loop = (quantity(row[name], "FLOP/s") for name in ("vmap", "map", "loop"))
-        shares = f"{best / facts['peak']:.0%}", loop, f"{best / row['loop']:.2f}x"
+        shares = percent(best / facts["peak"]), loop, f"{best / row['loop']:.2f}x"
         table.add_row(str(row["width"]), str(row["lanes"]), vmap, in_turn, *shares)
     return table

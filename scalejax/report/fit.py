@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from scalejax.text import number_of
+from scalejax.text import number_of, percent
 
 if TYPE_CHECKING:
     from scalejax.analysis.laws.fit import Fit
@@ -66,7 +66,7 @@ def fit_tables(facts: Mapping[str, Any]) -> list[Table | str]:
         parts.append(table)
     else:
         for fit in fits:
-            level = f"{facts['level']:.0%} interval"
+            level = f"{percent(facts['level'])} interval"
             table = _table("parameter", "value", "standard error", level, "meaning", title=fit["curve"] or None)
             for name, value in fit["params"].items():
                 low, high = fit["intervals"][name]

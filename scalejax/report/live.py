@@ -12,7 +12,7 @@ from rich.text import Text
 
 from scalejax.report.status import counted, described, status_facts, status_lines
 from scalejax.status import ENDED, Status
-from scalejax.text import duration, short
+from scalejax.text import duration, percent, short
 
 RUNNING_SHOWN = 5
 BAR_WIDTH = 40  # characters
@@ -132,7 +132,9 @@ def live_view(facts: Facts) -> Group | Text:
         return Text(facts["waiting"])
     bar = Table.grid(padding=(0, 1))
     bar.add_row(
-        ProgressBar(total=1.0, completed=facts["share"], width=BAR_WIDTH), f"{facts['share']:4.0%}", _standing(facts)
+        ProgressBar(total=1.0, completed=facts["share"], width=BAR_WIDTH),
+        f"{percent(facts['share']):>5}",
+        _standing(facts),
     )
     parts: list[Any] = [Text(facts["directory"], style="bold"), bar, Text(counted(facts["trials"]))]
     if running := facts["running"]:

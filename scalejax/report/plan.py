@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scalejax.text import Shown, duration, html_table, html_text, number_of, quantity
+from scalejax.text import Shown, duration, html_table, html_text, number_of, percent, quantity
 
 PROGRAM_COLUMNS = "sizes", "trials", "lanes", "mode", "steps", "padding", "packing", "time"
 
@@ -30,7 +30,7 @@ class SweepPlan(Shown):
         rows = [
             (
                 program["sizes"], f"{program['trials']:,}", f"{program['lanes']:,}", program["mode"],
-                f"{program['steps']:,}", f"{program['padding']:.0%}", program["packing"], _about(program),
+                f"{program['steps']:,}", percent(program['padding']), program["packing"], _about(program),
             )
             for program in programs
         ]  # fmt: skip
@@ -68,8 +68,8 @@ def plan_lines(facts: Mapping[str, Any]) -> list[str]:
         *notes,
         *older,
         *computing,
-        f"waste     {facts['waste']:.1%} of {quantity(total, 'FLOP')} "
-        f"({facts['padding_flops'] / total:.1%} padding, {facts['idle_flops'] / total:.1%} idle lanes)",
+        f"waste     {percent(facts['waste'], 1)} of {quantity(total, 'FLOP')} "
+        f"({percent(facts['padding_flops'] / total, 1)} padding, {percent(facts['idle_flops'] / total, 1)} idle lanes)",
         f"FLOPs     {quantity(facts['useful_flops'], 'FLOP')} useful",
         f"memory    {state} of lane states and {data} of data on each device, without activations",
         *streamed,
@@ -88,7 +88,7 @@ def _program_line(program: Mapping[str, Any]) -> str:
     grounds = f" ({program['packing']})" if program["packing"] else ""
     return (
         f"  {program['sizes']}: {number_of(program['trials'], 'trial')} in {number_of(program['lanes'], 'lane')} "
-        f"({program['mode']}), {number_of(program['steps'], 'step')}, {program['padding']:.0%} padding{grounds}, "
+        f"({program['mode']}), {number_of(program['steps'], 'step')}, {percent(program['padding'])} padding{grounds}, "
         f"about {_about(program)}"
     )
 
@@ -116,12 +116,12 @@ def _compiled_lines(compiled: Mapping[str, Any]) -> list[str]:
         f"a test {launches['test']:,} and {_brief(lanes * timing['test'])}",
     ]
     spoken = [number_of(count, kind) for kind, count in sorted(counts.items())] or ["none"]
-    waits = compiled["waits"]
+    waits, measuring = compiled["waits"], percent(compiled["measuring_share"], 1)
     loops = f"{waits:,} whose end only the device knows: where it is a GPU, the host waits for it each time"
     return [
         f"{heading}, {number_of(len(compiled['programs']), 'program')} compiled in {_compiling(compiled)}",
         f"    memory  {quantity(needs, 'B')} of {quantity(room, 'B')}, {left}; {_memory(compiled['programs'][0])}",
-        f"    time    of all lanes: {', '.join(parts)}; {compiled['measuring_share']:.1%} of a trial is not training",
+        f"    time    of all lanes: {', '.join(parts)}; {measuring} of a trial is not training",
         f"    loops   {loops if waits else 'all of known length'}; collectives: {', '.join(spoken)}",
     ]
 
@@ -146,18 +146,21 @@ _KINDS_OF_MEMORY = {"argument": "arguments", "temporary": "temporaries"}
 
 
 def _simulation_lines(done: Mapping[str, Any], devices: int, *, kind: str) -> list[str]:
-    shares = ", ".join(f"{share:.1%} {name.replace('_', ' ')}" for name, share in done["shares"].items() if share)
+    shares = ", ".join(
+        f"{percent(share, 1)} {name.replace('_', ' ')}" for name, share in done["shares"].items() if share
+    )
+    used = percent(done["utilisation"], 1)
     makespan, floor, twice = (duration(done[f"{name}_seconds"]) for name in ("makespan", "floor", "twice_the_devices"))
-    compiling = done["shares"]["compilation"] / (1 - done["shares"]["idle_devices"])
+    compiling = percent(done["shares"]["compilation"] / (1 - done["shares"]["idle_devices"]))
     limits = {
         "horizon": f"one trial's horizon: no more devices make it shorter than {floor}, unless they share a trial",
-        "compilation": f"compilation, {compiling:.0%} of the time that devices are busy: fewer programs or devices",
+        "compilation": f"compilation, {compiling} of the time that devices are busy: fewer programs or devices",
         "idle_devices": f"the end: devices idle while the last trials run; twice the devices take {twice}",
         "memory": f"memory: no more than {number_of(done['lanes'], 'lane')} of the largest program on a device",
         "work": f"the work itself: twice the devices take {twice}",
     }
     return [
-        f"simulated {makespan} on {devices:,} x {kind} at {done['utilisation']:.1%} utilisation, {done['source']}",
+        f"simulated {makespan} on {devices:,} x {kind} at {used} utilisation, {done['source']}",
         f"time      {shares}",
         f"limit     {limits[done['limit']]}",
     ]

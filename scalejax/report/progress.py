@@ -34,7 +34,7 @@ class ProgressDisplay:
         self._lock = threading.Lock()  # networks and older algorithms report from different threads
         self._bar: Progress | None = None
         if self._console.is_terminal:
-            columns = (BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TextColumn("{task.description}"))
+            columns = (BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.description}"))
             self._bar = Progress(*columns, console=self._console, transient=True)
             self._task = self._bar.add_task("compiling", total=work)
 

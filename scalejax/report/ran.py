@@ -1,15 +1,16 @@
 """How a sweep ran, as plain data and in sentences: time, waste and speed, against what was planned."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scalejax.text import duration, number_of, quantity
+from scalejax.text import duration, number_of, percent, quantity
 
 Frame = Any  # pandas.DataFrame, of which type checkers do not know what a selection is
 CLOSE = 0.1  # of a forecast, within which it is said to have come true
 
 
-def ran_facts(sessions: Frame, timeline: Frame) -> dict[str, Any] | None:
+def ran_facts(sessions: Frame, timeline: Frame, *, host: str) -> dict[str, Any] | None:
     """Return how a sweep ran over all its sessions; None where nothing was recorded.
 
     Times are in seconds, shares in [0, 1], speeds in FLOP/s. What is not known is None. A session that still runs, and
@@ -18,6 +19,7 @@ def ran_facts(sessions: Frame, timeline: Frame) -> dict[str, Any] | None:
     Args:
         sessions: as `Run.sessions` returns it.
         timeline: as `Run.timeline` does.
+        host: the group of the processes on host cores, which fit the older algorithms and are in no forecast.
     """
     sessions = sessions[sessions["ended"].notna()]
     if len(sessions) == 0:
@@ -32,6 +34,11 @@ def ran_facts(sessions: Frame, timeline: Frame) -> dict[str, Any] | None:
     computed, planned = total["useful_flops"] + total["padding_flops"], plan["useful"] + plan["padding"]
     forecast, peak = (None if last[name] != last[name] else float(last[name]) for name in _MAYBE)
     seconds = total["training_seconds"]
+    older = timeline["group"] == host
+    fitting, lanes = (_busy(timeline[chosen]) for chosen in (older, ~older))
+    ended, own = last["ended"], timeline["session"] == last["session"]
+    if (own & older).any():
+        ended = timeline.loc[own & ~older, "ended"].max()  # NaN where it trained no network
     return {
         "sessions": len(sessions),
         "interrupted": len(cut) > 0,
@@ -40,7 +47,9 @@ def ran_facts(sessions: Frame, timeline: Frame) -> dict[str, Any] | None:
         "spans": len(timeline),
         "seconds": float((sessions["ended"] - sessions["began"]).sum()),
         "training_seconds": seconds,
-        "last_seconds": float(last["ended"] - last["began"]),
+        "older_seconds": _length(fitting),
+        "older_alone_seconds": _length(fitting + lanes) - _length(lanes),
+        "networks_seconds": None if ended != ended else float(ended - last["began"]),  # of the last session
         "forecast_seconds": forecast,
         "useful_flops": total["useful_flops"],
         "padding": total["padding_flops"] / computed if computed else None,
@@ -55,6 +64,21 @@ def ran_facts(sessions: Frame, timeline: Frame) -> dict[str, Any] | None:
 _MAYBE = "forecast_seconds", "peak_flops"
 
 
+def _busy(spans: Frame) -> list[tuple[float, float]]:
+    """Return from when to when there was a trial."""
+    ended = spans[spans["ended"].notna()]
+    return list(zip(ended["began"].tolist(), ended["ended"].tolist(), strict=True))
+
+
+def _length(intervals: Sequence[tuple[float, float]]) -> float:
+    """Return how long any of some intervals holds."""
+    total, latest = 0.0, -math.inf
+    for began, ended in sorted(intervals):
+        total += max(0.0, ended - max(began, latest))
+        latest = max(latest, ended)
+    return total
+
+
 def ran_sentences(facts: Mapping[str, Any]) -> list[str]:
     """Say how a sweep ran.
 
@@ -63,10 +87,14 @@ def ran_sentences(facts: Mapping[str, Any]) -> list[str]:
     """
     where = f"{number_of(facts['devices'], 'device')} ({facts['device']})"
     several = f", in {number_of(facts['sessions'], 'session')}" if facts["sessions"] > 1 else ""
+    older = facts["older_seconds"]
+    fitted = f"algorithms of scikit-learn were fitted on host cores for {duration(older)}" if older else ""
     if not facts["training_seconds"]:
-        return [f"The sweep ran for {duration(facts['seconds'])}{several}, and no network was trained."]
+        others = f"; {fitted} of them" if older else ""
+        return [f"The sweep ran for {duration(facts['seconds'])}{several}{others}, and no network was trained."]
     rest = "the rest went into loading, compiling and writing"
-    trained = f"lanes trained for {duration(facts['training_seconds'])} of them: {rest}"
+    beside = f", and {fitted}, {duration(facts['older_alone_seconds'])} of these alone" if older else ""
+    trained = f"lanes trained for {duration(facts['training_seconds'])} of them{beside}: {rest}"
     return [
         f"The sweep ran for {duration(facts['seconds'])} on {where}{several}; {trained}.",
         *_forecast(facts),
@@ -76,21 +104,28 @@ def ran_sentences(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _forecast(facts: Mapping[str, Any]) -> list[str]:
-    """Compare the forecast with the last session, unless that was cut short."""
-    forecast, took = facts["forecast_seconds"], facts["last_seconds"]
-    if not forecast or facts["interrupted"]:
+    """Compare the forecast with the last session, unless that was cut short; it is one of the networks alone."""
+    forecast, took = facts["forecast_seconds"], facts["networks_seconds"]
+    if not forecast or took is None or facts["interrupted"]:
         return []
-    whole = "The plan's forecast" if facts["sessions"] == 1 else "The forecast for what the last session had to do"
+    networks, they = (" for the networks", "they") if facts["older_seconds"] else ("", "it")
+    whole = f"The plan's forecast{networks}"
+    if facts["sessions"] > 1:
+        whole = (
+            f"The forecast{networks} in what the last session had to do"
+            if networks
+            else ("The forecast for what the last session had to do")
+        )
     if abs(took - forecast) <= CLOSE * forecast:
-        return [f"{whole} was {duration(forecast)}, and it took {duration(took)}."]
-    return [f"{whole} was {duration(forecast)}; it took {duration(took)}, {took / forecast:.1f} times as long."]
+        return [f"{whole} was {duration(forecast)}, and {they} took {duration(took)}."]
+    return [f"{whole} was {duration(forecast)}; {they} took {duration(took)}, {took / forecast:.1f} times as long."]
 
 
 def _waste(facts: Mapping[str, Any]) -> list[str]:
     parts = {}
     for name in ("padding", "idle"):
         planned = facts[f"planned_{name}"]
-        parts[name] = f"{facts[name]:.0%}" + ("" if planned is None else f" (planned: {planned:.0%})")
+        parts[name] = percent(facts[name]) + ("" if planned is None else f" (planned: {percent(planned)})")
     padding, idle = parts["padding"], parts["idle"]
     return [f"Padding was {padding} of the FLOPs, and lanes were without a trial for {idle} of their time."]
 
@@ -102,4 +137,4 @@ def _speed(facts: Mapping[str, Any]) -> list[str]:
     said = f"While lanes trained they did {quantity(speed, 'FLOP/s')} of useful work"
     if peak is None:
         return [f"{said}; what matrix products reach on this device is not known (`scalejax bench` measures it)."]
-    return [f"{said}, {speed / peak:.1%} of the {quantity(peak, 'FLOP/s')} that matrix products reach."]
+    return [f"{said}, {percent(speed / peak, 1)} of the {quantity(peak, 'FLOP/s')} that matrix products reach."]

@@ -12,7 +12,7 @@ from scalejax.files import write_atomically
 from scalejax.run.advice import COMPUTE, next_sweeps, observed_in, write_sweeps
 from scalejax.run.directory import FIGURES, LEDGER, SWEEP, read_environment, unit_of
 from scalejax.run.fits import LEVEL
-from scalejax.run.store import Store
+from scalejax.run.store import HOST, Store
 from scalejax.run.weights import kept_models
 from scalejax.text import Shown, first_line
 
@@ -180,7 +180,7 @@ def facts_of(directory: Path, *, sweep: "Sweep | None" = None, brief: bool = Fal
         rows, measurements, timeline, curves=curves, advice=advice, unit=unit, narrow=narrow
     )
     seen, texts, unseen = _seen(directory, sweep, narrow=narrow) if not brief else ((), None, ())
-    environment, recorded = read_environment(directory), ran_facts(sessions, timeline)
+    environment, recorded = read_environment(directory), ran_facts(sessions, timeline, host=HOST)
     source = data_key(directory / SWEEP, "source")
     return Facts(
         name=_name_of(directory),

@@ -117,7 +117,7 @@ def _notes(curves: pd.DataFrame, *, sized: Any, positive: Any) -> list[str]:
     """Return what the band is, and what has no place on the axes."""
     lines = [
         notes(curves)[0],
-        "A line joins models of one family on the same number of examples; darker: more of them.",
+        "A line joins models of one family on the same number of examples; their colours go from few examples to many.",
     ]
     left_out: Table = curves[~sized & (curves["seeds"].to_numpy() > 0)]
     if len(left_out):
