@@ -18,6 +18,7 @@ from matplotlib.text import Text
 from scalejax.analysis import learning_curves
 from scalejax.analysis.curves.curves import models_of
 from scalejax.analysis.forecast.advice import Advice, Statement
+from scalejax.report.answer import NAMED_LAST, said_alone
 from scalejax.report.figures.canvas import NARROW, number_text, save_figure, styled
 from scalejax.report.figures.compute import compute_picture
 from scalejax.report.figures.exponents import exponents_picture
@@ -207,7 +208,11 @@ def test_a_model_has_one_colour_in_every_picture(pictures: Pictures):
 @each_picture
 def test_no_mark_hides_a_point(pictures: Pictures, name: str):
     figure = pictures[name].figure
-    drawn = [line for line in figure.findobj(Line2D) if line.get_marker() not in ("None", "", " ", "x", "$?$", None)]
+    drawn = [
+        line
+        for line in figure.findobj(Line2D)
+        if line.get_marker() not in ("None", "", " ", "x", "$1$", "$2$", "$3$", None)
+    ]
     inside = [line for line in drawn if line.axes is not None and line.get_alpha() != 0]
     ticks = {tick for ax in figure.axes for tick in (*ax.get_xticklines(), *ax.get_yticklines())}
     assert all(line.get_markerfacecolor() == "none" for line in inside if line not in ticks)
@@ -226,6 +231,42 @@ def test_the_forecast_goes_on_where_the_points_end(pictures: Pictures):
     places = [marks(picture.figure)[f"scale-next-{k}"] for k in (1, 2)]
     heights = [line.get_transform().transform(np.asarray(line.get_xydata()))[0, 1] for line in places]
     assert abs(heights[0] - heights[1]) > 10  # two trials at one place stand apart
+
+
+def test_suggested_trials_have_numbers_that_hide_no_point_and_no_other(pictures: Pictures):
+    figure = pictures["scale"].figure
+    pixels = figure.dpi / 72
+    (ax,) = figure.axes
+    found = [marks(figure)[f"scale-next-{k}"] for k in range(3)]
+    circles = np.concatenate([line.get_transform().transform(np.asarray(line.get_xydata())) for line in found])
+    points = ax.transData.transform(CURVES[["train_examples", "value"]].to_numpy(float))
+    apart = np.hypot(*(circles[:, None] - circles[None]).transpose(2, 0, 1)) / pixels
+    assert (apart[~np.eye(3, dtype=bool)] > found[0].get_markersize()).all()
+    assert (np.hypot(*(circles[:, None] - points[None]).transpose(2, 0, 1)) / pixels > 9).all()
+    numbers = [line.get_marker() for line in figure.findobj(Line2D) if str(line.get_marker()).startswith("$")]
+    assert numbers == ["$1$", "$2$", "$3$"]
+    assert pictures["scale"].tips["scale-next-1"][0].startswith("Suggested trial 2: 5,000 parameters")
+
+
+def test_a_long_title_stays_on_the_page_and_asks_for_no_trials_that_are_not_named():
+    answer = (
+        "These results cannot tell whether data or size helps: ten times the examples would cut the error by 67 % (90 "
+        "% interval 31 to 84 %), ten times the parameters by 42 % (90 % interval 7 to 65 %)."
+    )
+    assert said_alone(f"{answer} {NAMED_LAST} would tell most.") == answer
+    picture = scale_picture(CURVES, advised(CURVES), title=answer)
+    assert picture is not None
+    (ax,) = picture.figure.axes
+    title = ax.get_title(loc="left")
+    assert title.replace("\n", " ") == answer
+    assert not any(line.startswith("%") for line in title.splitlines())
+    box = ax._left_title.get_window_extent()  # pyright: ignore[reportAttributeAccessIssue]
+    assert picture.figure.bbox.x0 <= box.x0 < box.x1 <= picture.figure.bbox.x1
+
+
+def test_no_caption_speaks_of_light_and_dark(pictures: Pictures):
+    for picture in pictures.values():  # a page in the dark scheme inverts them
+        assert not re.search(r"\b(dark|light|pale)", caption(picture.figure) + picture.alt)
 
 
 def test_a_point_says_what_it_is(pictures: Pictures):

@@ -327,7 +327,9 @@ def test_a_back_test_that_failed_is_told_under_the_answer(facts: Facts) -> None:
 def test_the_file_of_a_suggested_trial_has_its_own_cost(facts: Facts) -> None:
     (section,) = (each for each in chapter_of(facts).sections if each.name == "next")
     said = dict(zip(section.grids[0].header, section.grids[0].rows[0], strict=True))
-    assert (said[""], said["FLOPs of one run"], said["its sweep file"]) == ("1", "104 MFLOP", "6 trials, 624 MFLOP")
+    assert said[""] == "1"  # as in the picture of scale
+    assert said["one run on cpu"].startswith("104 MFLOP, ")
+    assert said["its sweep file on cpu"].startswith("6 trials: 624 MFLOP, ")
 
 
 def test_trouble_with_the_page_is_a_sentence_and_not_the_end_of_a_run(

@@ -449,26 +449,26 @@ def next_trials(facts: Facts) -> Section | None:
     data = facts.advice.columns["data"]
     speed = speed_of(facts.rows, params=float(facts.advice["now"].facts["params"]))
     counts = [each.trials for each in facts.suggested]
+
+    def cost(flops: float) -> str:
+        time = f", {span(flops / speed.rate)}" if speed.rate > 0 else ""
+        return f"{quantity(flops, 'FLOP')}{time}"
+
     rows = []
     for place, trial in enumerate(facts.advice.trials.to_dict("records")):
-        trials = counts[place] if place < len(counts) else 0
-        whole = trials * float(trial["flops"])
+        trials, flops = counts[place] if place < len(counts) else 0, float(trial["flops"])
         rows.append(
             (
                 str(place + 1),
                 f"{trial['params']:,.0f}",
                 f"{trial['data']:,.0f}",
-                quantity(trial["flops"], "FLOP"),
-                span(trial["flops"] / speed.rate) if speed.rate > 0 else "–",
                 f"{100 * trial['narrows']:.0f} %" if math.isfinite(trial["narrows"]) else "–",
-                f"{number_of(trials, 'trial')}, {quantity(whole, 'FLOP')}" if trials else "–",
-                span(whole / speed.rate) if trials and speed.rate > 0 else "–",
+                cost(flops),
+                f"{number_of(trials, 'trial')}: {cost(trials * flops)}" if trials else "–",
             )
         )
-    header = (
-        *("", "parameters", data, "FLOPs of one run", f"time on {speed.device}", "narrows the forecasts by"),
-        *("its sweep file", "time of all"),
-    )
+    there = f" on {speed.device}" if speed.rate > 0 else ""
+    header = ("", "parameters", data, "narrows the forecasts by", f"one run{there}", f"its sweep file{there}")
     caption = (
         "The numbers are those in the picture of scale. The share of the variance of the forecasts that each run takes "
         "away, one after the other."

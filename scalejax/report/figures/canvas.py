@@ -44,6 +44,7 @@ DATA_RAMP = ("Blues", 0.38, 1.0)  # from few examples to many: none of those of 
 LABEL_SIZE, SMALL_SIZE = 9.0, 7.5  # points
 WIDE, NARROW = 7.2, 4.2  # inches of a figure on a page, and on a phone
 LINE_SPACING = 1.25
+BESIDE_AXES = 46.0  # points left of axes for the labels of their ticks
 DECADES = 1000.0  # ratio of an axis' ends from which its ticks are powers of ten
 MOST_TICKS = 7
 
@@ -102,18 +103,30 @@ def settle(figure: Figure) -> None:
 
 
 def write_above(ax: Axes, title: str) -> None:
-    """Write a title above axes, in lines as wide as the figure."""
-    ax.set_title(textwrap.fill(title, _characters(ax.figure.canvas.figure, mpl.rcParams["axes.titlesize"])))
+    """Write a title above axes, from their left end, in lines that end before the figure does."""
+    figure, size = ax.figure.canvas.figure, mpl.rcParams["axes.titlesize"]
+    ax.set_title(filled(title, _characters(figure, size, without=BESIDE_AXES)))
 
 
-def _characters(figure: Figure, size: float) -> int:
-    """Return how many letters of a size a line of text under or above a figure has: each about half an em wide."""
-    return int(figure.get_figwidth() * 72 / (0.54 * size))
+def filled(text: str, letters: int) -> str:
+    """Return a text in lines of at most so many letters; a number stays with its percent sign."""
+    return textwrap.fill(text.replace(" %", "\u00a0%"), letters).replace("\u00a0", " ")
+
+
+def _characters(figure: Figure, size: float, *, without: float = 0.0) -> int:
+    """Return how many letters of a size a line of text under or above a figure has: each about half an em wide.
+
+    Args:
+        figure: whose width is taken.
+        size: of the letters in points.
+        without: points that are taken by something else.
+    """
+    return int((figure.get_figwidth() * 72 - without) / (0.54 * size))
 
 
 def write_below(figure: Figure, lines: Sequence[str]) -> None:
     """Write what a reader must know under a figure, as one paragraph as wide as the figure."""
-    text = textwrap.fill(" ".join(lines), _characters(figure, SMALL_SIZE))
+    text = filled(" ".join(lines), _characters(figure, SMALL_SIZE))
     if text:
         figure.supxlabel(text, x=0.01, ha="left", color=SOFT)
 

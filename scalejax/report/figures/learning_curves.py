@@ -1,7 +1,5 @@
 """The figure of learning curves, and the picture of scale: the same with the forecast beyond what was measured."""
 
-import textwrap
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +11,13 @@ from matplotlib.transforms import ScaledTranslation
 from scalejax.analysis.curves.curves import notes
 from scalejax.report.figures.canvas import (
     AHEAD,
+    BESIDE_AXES,
     SMALL_SIZE,
     SOFT,
     TRADITIONAL_FAMILIES,
     WIDE,
     adopt,
+    filled,
     label_ends,
     log_ticks,
     mark,
@@ -39,8 +39,7 @@ if TYPE_CHECKING:
 EDGE_MARKERS = {"highest": ("^", "△"), "lowest": ("v", "▽")}
 NAME = "scale"
 LEAST_SHOWN = 0.02  # of the lowest value measured: forecasts reach below, the axis does not
-TICKS = 46.0  # points left of the axes for the labels of their ticks
-BESIDE = 13.0  # points from a curve to the question mark beside it
+BESIDE, CIRCLE = 13.0, 14.0  # points from a curve to the circle of a trial beside it, and the width of that
 
 
 @styled()
@@ -60,8 +59,8 @@ def plot_learning_curves(
     A triangle around a point marks one whose best learning rate is at an end of its grid. A value of zero or below has
     no place on the axis: the line has a gap there and the caption counts it.
 
-    With advice each curve goes on as its forecast, dashed, in its band; a question mark stands where a trial would
-    narrow the answer most, in the colour of the model whose size is next to it.
+    With advice each curve goes on as its forecast, dashed, in its band; a number in a circle stands where a
+    trial would narrow the answer most, in the colour of the model whose size is next to it.
 
     Args:
         curves: as returned by `scalejax.analysis.learning_curves`.
@@ -97,12 +96,12 @@ def plot_learning_curves(
             ends[model] = end
         if bands is not None and (bands["model"] == model).any():
             ends[model] = _draw_forecast(ax, bands[bands["model"] == model], styles[model])
-    if advice is not None:
-        _draw_trials(ax, curves, advice, styles)
     if title:
         write_above(ax, title)
     _caption(ax, curves, advice)
     label_ends(ax, [(model, *end, styles[model]["color"]) for model, end in ends.items()])
+    if advice is not None:
+        _draw_trials(ax, curves, advice, styles)
     if own:
         settle(ax.figure.canvas.figure)
     return ax
@@ -141,7 +140,7 @@ def scale_picture(
             tips[f"{NAME}-{place}"] = tuple(_tip(point, noun, unit) for point in points.to_dict("records"))
     for place, trial in enumerate([] if advice is None else advice.trials.to_dict("records")):
         size, data = (f"{round(trial[name]):,}" for name in ("params", "data"))
-        tips[f"{NAME}-next-{place}"] = (f"Suggested trial: {size} parameters on {data} {_counted(advice)}",)
+        tips[f"{NAME}-next-{place}"] = (f"Suggested trial {place + 1}: {size} parameters on {data} {_counted(advice)}",)
     return Picture(
         name=NAME,
         title=f"{column_title(noun)} against training {_counted(advice)}",
@@ -233,30 +232,96 @@ def _draw_forecast(ax: Axes, ahead: Table, style: dict[str, Any]) -> tuple[float
 
 
 def _draw_trials(ax: Axes, curves: pd.DataFrame, advice: "Advice", styles: Mapping[str, dict[str, Any]]) -> None:
-    """Draw a question mark where a trial would tell most, beside the curve of the model whose size is next to it.
+    """Draw the number of each suggested trial in a circle, beside the curve of the model whose size is next to it.
 
-    It stands below the curve where the trial's model is the larger one, else above: on the curve it would hide points.
+    It stands below the curve where the trial's model is the larger one, else above, as near as there is room: on the
+    curve it would hide points. The layout of the axes is settled before.
     """
     seen: Table = curves[_drawn(curves)]
     sizes = seen.groupby("model", sort=False)["params"].first().astype(float)
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
-    there: Counter[tuple[str, float, bool]] = Counter()
+    scale = ax.figure.canvas.figure.dpi / 72  # pixels a point
+    points = ax.transData.transform(seen[["train_examples", "value"]].to_numpy(float)) / scale
+    curves_of = {str(model): _whole(seen, advice.bands, str(model), bottom=ax.get_ylim()[0]) for model in sizes.index}
+    lines = np.concatenate([_along(ax.transData.transform(each) / scale) for each in curves_of.values()])
+    box = ax.get_window_extent().bounds
+    bottom, top = box[1] / scale, (box[1] + box[3]) / scale
+    circles = np.zeros((0, 2))
     for place, trial in enumerate(advice.trials.to_dict("records")):
         near = str((np.log(sizes / trial["params"])).abs().idxmin())
-        past, ahead = seen[seen["model"] == near], advice.bands[advice.bands["model"] == near]
-        xs = np.concatenate([past["train_examples"].to_numpy(float), ahead["data"].to_numpy(float)])
-        ys = np.concatenate([past["value"].to_numpy(float), ahead["value"].to_numpy(float)])
-        height = np.exp(np.interp(np.log(trial["data"]), np.log(xs), np.log(np.maximum(ys, ax.get_ylim()[0]))))
-        larger = bool(trial["params"] > 1.01 * sizes[near])
-        there[key := (near, float(trial["data"]), larger)] += 1
-        points = (-BESIDE if larger else BESIDE) * there[key]
-        beside = ax.transData + ScaledTranslation(0, points / 72, ax.figure.canvas.figure.dpi_scale_trans)
-        for marker, size, gid in (("o", 14, f"{NAME}-next-{place}"), ("$?$", 6.5, None)):
+        height = float(np.exp(np.interp(np.log(trial["data"]), *np.log(curves_of[near]).T)))
+        own = ax.transData.transform((trial["data"], height)) / scale
+        offset = _place(
+            own, points, lines, circles, below=bool(trial["params"] > 1.01 * sizes[near]), within=(bottom, top)
+        )
+        circles = np.vstack([circles, own + offset])
+        beside = ax.transData + ScaledTranslation(
+            offset[0] / 72, offset[1] / 72, ax.figure.canvas.figure.dpi_scale_trans
+        )
+        if np.hypot(*offset) > 1.5 * BESIDE:  # else it is plain which curve it belongs to
+            ax.annotate(
+                "", xy=(trial["data"], height), xytext=tuple(offset * (1 - 0.5 * CIRCLE / np.hypot(*offset))),
+                textcoords="offset points", zorder=4.5,
+                arrowprops={"arrowstyle": "-", "color": styles[near]["color"], "linewidth": 0.7, "shrinkA": 0,
+                            "shrinkB": 0},
+            )  # fmt: skip
+        for marker, size, gid in (("o", CIRCLE, f"{NAME}-next-{place}"), (f"${place + 1}$", 6.5, None)):
             ax.plot(
                 trial["data"], height, linestyle="none", marker=marker, markersize=size, color=styles[near]["color"],
                 zorder=5, transform=beside, gid=gid, markerfacecolor="none" if gid else styles[near]["color"],
                 markeredgewidth=1.1 if gid else 0.4,
             )  # fmt: skip
+
+
+def _whole(seen: Table, bands: Table, model: str, *, bottom: float) -> Any:
+    """Return where a model's curve and its forecast go, as far down as the axis shows, (points, 2)."""
+    past, ahead = seen[seen["model"] == model], bands[bands["model"] == model]
+    whole = [past[["train_examples", "value"]].to_numpy(float), ahead[["data", "value"]].to_numpy(float)]
+    return np.maximum(np.concatenate(whole), [0.0, bottom])
+
+
+def _along(corners: Any) -> Any:
+    """Return points along a line, so many that no circle fits between two, (points, 2)."""
+    gaps = np.hypot(*np.diff(corners, axis=0).T)
+    way = np.concatenate([[0.0], np.cumsum(gaps)])
+    steps = np.linspace(0.0, way[-1], max(2, int(way[-1] / 3)))
+    return np.stack([np.interp(steps, way, each) for each in corners.T], axis=1)
+
+
+def _place(own: Any, points: Any, lines: Any, circles: Any, *, below: bool, within: tuple[float, float]) -> Any:
+    """Return the way to the centre of a circle that hides no point and no other circle, as short as possible, (2,).
+
+    Where there is room it stands on no curve.
+
+    Args:
+        own: where the trial is, (2,), in points of the page.
+        points: that are drawn, (n, 2).
+        lines: points of the curves between them, (m, 2).
+        circles: centres of those that have their places, (k, 2).
+        below: whether it is to stand below rather than above.
+        within: the lower and the upper end of the axes.
+    """
+    side = -1.0 if below else 1.0
+    side = -1.0 if below else 1.0
+    ways = [
+        (angle, np.array([steps * BESIDE * np.sin(angle), up * steps * BESIDE * np.cos(angle)]))
+        for steps in (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
+        for angle in (0.0, 0.6, -0.6, 1.2, -1.2)
+        for up in (side, -side)
+    ]
+
+    def cost(tried: tuple[float, Any]) -> tuple[float, float]:
+        angle, way = tried
+        centre = own + way
+        outside = max(0.0, within[0] + CIRCLE - centre[1], centre[1] - within[1] + CIRCLE)
+        others = CIRCLE + 3.0 - np.hypot(*(circles - centre).T)
+        marks = 0.5 * CIRCLE + 4.0 - np.hypot(*(points - centre).T)
+        crossed = bool((np.hypot(*(lines - centre).T) < 0.5 * CIRCLE + 1.0).any())
+        hidden = outside + np.clip(others, 0, None).sum() + np.clip(marks, 0, None).sum()
+        astray = 4.0 * abs(angle) + (4.0 if way[1] * side < 0 else 0.0) + (BESIDE if crossed else 0.0)
+        return round(float(hidden), 3), float(np.hypot(*way)) + astray
+
+    return min(ways, key=cost)[1]
 
 
 def _caption(ax: Axes, curves: pd.DataFrame, advice: "Advice | None") -> None:
@@ -277,11 +342,11 @@ def _caption(ax: Axes, curves: pd.DataFrame, advice: "Advice | None") -> None:
         if below:
             lines.append(f"Below the axis: part of the forecast of {listing(below)}.")
     if advice is not None and len(advice.trials):
-        lines.append("A question mark: a trial that would narrow the answer most.")
+        lines.append("A number in a circle: a trial that would narrow the answer most; the first before the others.")
     page = ax.figure.canvas.figure
     # Alone, the axes have the whole page from the labels of their ticks on; beside others hardly more than their width.
-    points = 72 * page.get_figwidth() - TICKS if len(page.axes) == 1 else 1.1 * 72 * ax.bbox.width / page.dpi
-    text = textwrap.fill(" ".join(lines), max(30, int(points / (0.54 * SMALL_SIZE))))  # half an em a letter, roughly
+    points = 72 * page.get_figwidth() - BESIDE_AXES if len(page.axes) == 1 else 1.1 * 72 * ax.bbox.width / page.dpi
+    text = filled(" ".join(lines), max(30, int(points / (0.54 * SMALL_SIZE))))  # half an em a letter, roughly
     ax.annotate(
         text, xy=(0, 0), xycoords="axes fraction", xytext=(0, -38), textcoords="offset points",
         ha="left", va="top", fontsize=SMALL_SIZE, color=SOFT, linespacing=1.35, annotation_clip=False,
