@@ -335,7 +335,7 @@ def bench(options: argparse.Namespace) -> int:
 def completion(options: argparse.Namespace) -> int:
     """Print the completion script of a shell.
 
-    It completes commands and options at the press of the tab key, in bash, zsh or fish; needs pip install "scalejax[completion]".
+    It completes commands and options in bash, zsh or fish, and needs pip install "scalejax[completion]".
     """
     try:
         import shtab
