@@ -8,7 +8,8 @@ import pandas as pd
 from ledgers import TRIAL, write_run
 
 from scalejax.analysis import learning_curves, trends
-from scalejax.analysis.forecast.advice import BOTH, Advice, Statement
+from scalejax.analysis.forecast.statement import Advice, Statement
+from scalejax.analysis.forecast.verdict import BOTH
 from scalejax.report.pictures import pictures_of
 from scalejax.report.sections import Facts
 from scalejax.run.store import Store, TrialRow

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scalejax.analysis.forecast.advice import BOTH, DATA, NEITHER, SIZE, UNSURE, Advice, Statement
+from scalejax.analysis.forecast.statement import Advice, Statement
+from scalejax.analysis.forecast.verdict import BOTH, DATA, NEITHER, SIZE, UNSURE
 from scalejax.status import Status
 from scalejax.text import listing, quantity, short
 

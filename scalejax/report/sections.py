@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from scalejax.analysis.forecast.advice import Advice
+from scalejax.analysis.forecast.statement import Advice
 from scalejax.report.answer import Answer, answer_of, span, speed_of, without_answer
 from scalejax.report.page.section import Chapter, Code, Drawn, Grid, Section
 from scalejax.report.status import counted

@@ -1,0 +1,107 @@
+"""What a target takes, and how a budget is best shared between parameters and data."""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from scalejax.analysis.forecast.anchor import GRID, Anchor
+from scalejax.analysis.forecast.observed import Observed
+from scalejax.analysis.forecast.statement import Statement
+from scalejax.text import short
+
+Floats = npt.NDArray[np.float64]
+
+FARTHEST = 1e4  # times what was measured: no target is looked for beyond
+
+
+def target_statements(target: float, anchor: Anchor, observed: Observed) -> list[Statement]:
+    """Say what a target takes of data alone, of parameters alone, and of compute spent on both at best."""
+    factors = np.concatenate([[1.0], np.geomspace(1, FARTHEST, 4 * GRID)[1:]])
+    ones = np.ones(len(factors))
+    along = {observed.data: (ones, factors)} | ({"parameters": (factors, ones)} if anchor.sizes else {})
+    statements = []
+    for name, (params, data) in along.items():
+        reached = anchor.draws(params, data) <= target
+        start = anchor.data if name == observed.data else anchor.params
+        # Draws that never reach it need more than was looked at.
+        needed = np.where(reached.any(axis=1), start * factors[reached.argmax(axis=1)], np.inf)
+        statements.append(_reached(f"target by {name}", needed, name, target, observed, anchor))
+    if _both_cost(anchor):
+        needed = _cheapest(target, anchor)
+        statements.append(_reached("target by FLOPs", needed, "FLOPs", target, observed, anchor))
+    return statements
+
+
+def _cheapest(target: float, anchor: Anchor) -> Floats:
+    """Return the fewest FLOPs by which each draw reaches a target, (DRAWS,), infinite where none on the grid does."""
+    grid = np.geomspace(1, FARTHEST, GRID // 2)
+    params, data = np.meshgrid(grid, grid, indexing="ij")
+    logs = np.log(np.maximum(anchor.draws(params.ravel(), data.ravel()), 1e-300)).reshape(-1, *params.shape)
+    # Of each size, from the first data that reach it back to where a straight line in logarithms does.
+    after = (logs <= math.log(target)).argmax(axis=2, keepdims=True)
+    before = np.maximum(after - 1, 0)
+    high, low = (np.take_along_axis(logs, place, axis=2)[..., 0] for place in (before, after))
+    share = np.clip((high - math.log(target)) / np.maximum(high - low, 1e-12), 0.0, 1.0)
+    steps = np.log(grid)
+    amounts = np.exp(steps[before[..., 0]] + share * (steps[after] - steps[before])[..., 0])
+    return np.where(low <= math.log(target), anchor.cost(grid, amounts), np.inf).min(axis=1)
+
+
+def _reached(label: str, needed: Floats, noun: str, target: float, observed: Observed, anchor: Anchor) -> Statement:
+    """Say how much of something a target takes, given what each draw needs, (DRAWS,)."""
+    chance = float(np.isfinite(needed).mean())
+    asked = f"{observed.noun} {short(target)}"
+    if chance < 0.5:
+        low, middle, high = _limit(anchor, size=noun == "parameters", both=noun == "FLOPs")
+        limit = f"the law's limit is {short(middle)} ({short(low)} to {short(high)})"
+        alone = "by any compute" if noun == "FLOPs" else f"by {noun} alone"
+        sentence = f"{asked} is not reachable {alone} (probability {chance:.2f}): {limit}."
+        return Statement(label, sentence, facts={"probability": chance, "irreducible": [low, middle, high]})
+    at, low, high = np.quantile(needed, (0.5, (1 - anchor.level) / 2, (1 + anchor.level) / 2), method="lower").tolist()
+    upper = f"{high:.3g}" if math.isfinite(high) else "more than can be forecast"
+    sentence = f"{asked} takes {at:.3g} {noun} ({100 * anchor.level:.0f} % interval {low:.3g} to {upper})."
+    return Statement(label, sentence, at, low, high, {"probability": chance})
+
+
+def _limit(anchor: Anchor, *, size: bool, both: bool) -> tuple[float, float, float]:
+    """Return low, median and high of the loss that the laws fall to with endless data, parameters, or both."""
+    endless = 1e30
+    params, data = (endless if size or both else 1.0), (1.0 if size else endless)
+    mixture = anchor.posterior
+    here, there = (mixture.laws.at(anchor.positions([p], [d]))[mixture.law, 0] for p, d in ((1, 1), (params, data)))
+    start = np.log(np.maximum(anchor.forecast([1.0], [1.0])[0, 0] + anchor.offset, 1e-300))
+    order = np.argsort(values := np.exp(start + there - here) - anchor.offset)
+    share = np.cumsum(mixture.weights[order])
+    tails = ((1 - anchor.level) / 2, 0.5, (1 + anchor.level) / 2)
+    low, middle, high = (float(values[order][min(np.searchsorted(share, tail), len(order) - 1)]) for tail in tails)
+    return max(low, 0.0), max(middle, 0.0), max(high, 0.0)
+
+
+def _both_cost(anchor: Anchor) -> bool:
+    """Whether parameters and data both cost compute, so that there is something to share; fixed steps see no more."""
+    return anchor.sizes and min(anchor.powers) > 0.1
+
+
+def allocation(compute: float, anchor: Anchor, observed: Observed) -> list[Statement]:
+    """Say how a budget of so many times the largest trial's FLOPs is best shared between parameters and data."""
+    if not _both_cost(anchor):
+        return []
+    a, b = anchor.powers
+    shares = np.linspace(-0.5, 1.5, 4 * GRID + 1)
+    params, data = compute ** (shares / a), compute ** ((1 - shares) / b)
+    draws = anchor.draws(params, data)
+    best = draws.argmin(axis=1)
+    sizes, amounts = anchor.params * params[best], anchor.data * data[best]
+    (n, n_low, n_high), (d, d_low, d_high) = anchor.interval(sizes), anchor.interval(amounts)
+    middle = int(np.median(best))
+    value, low, high = anchor.forecast(params[middle : middle + 1], data[middle : middle + 1])[:, 0].tolist()
+    sentence = (
+        f"With {compute:g} times the FLOPs of that trial, best is a model of {n:,.0f} parameters ({n_low:,.0f} to "
+        f"{n_high:,.0f}) on {d:,.0f} {observed.data} ({d_low:,.0f} to {d_high:,.0f}): {observed.noun} {short(value)} "
+        f"({short(low)} to {short(high)})."
+    )
+    facts = {
+        "flops": compute * anchor.flops, "params": [n_low, n, n_high], "data": [d_low, d, d_high]
+    }  # fmt: skip
+    return [Statement("compute-optimal", sentence, value, low, high, facts)]
