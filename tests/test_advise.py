@@ -3,6 +3,7 @@
 import json
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ import scalejax as sx
 from scalejax.analysis.forecast.advice import _left_out
 from scalejax.analysis.forecast.anchor import CHANCE, WORTH, Anchor, _powers, anchor_of, falling
 from scalejax.analysis.forecast.back_test import back_test
-from scalejax.analysis.forecast.budget import target_statements
+from scalejax.analysis.forecast.budget import needed_for, target_statements
 from scalejax.analysis.forecast.crossings import flattened, overtaking
 from scalejax.analysis.forecast.next_trials import TRIALS
 from scalejax.analysis.forecast.observed import Observed, observed_of_table
@@ -142,6 +143,30 @@ def test_a_target_out_of_reach_names_the_loss_that_remains(advised: Advice, know
     (all_of_it,) = (s for s in target_statements(0.7, *known) if s.name == "target by FLOPs")
     assert "not reachable by any compute" in all_of_it.sentence
     assert all_of_it.facts["irreducible"][1] == pytest.approx(FLOOR, rel=0.15)
+
+
+@pytest.mark.parametrize(("size", "data"), [(0.3, 0.0), (0.0, 0.3), (0.2, 0.2), (0.3, 0.02)])
+def test_the_fewest_flops_are_at_most_those_of_data_or_parameters_alone(size: float, data: float) -> None:
+    heights = np.geomspace(1, 3, 50)[:, None]
+    planted: Any = SimpleNamespace(
+        params=1e6, data=1e8, flops=6e14, powers=(1.0, 1.0), sizes=True, offset=0.0,
+        cost=lambda n, d: 6e14 * np.asarray(n) * d,
+        draws=lambda n, d: heights * np.asarray(n) ** -size * np.asarray(d) ** -data,
+    )  # fmt: skip
+    needed = needed_for(0.9, planted)
+    by_size, by_data = 6e8 * needed["parameters"], 6e6 * needed["data"]
+    assert np.all(needed["FLOPs"] <= np.minimum(by_size, by_data) * (1 + 1e-9))
+    best = 6e14 * (heights[:, 0] / 0.9) ** (1 / max(size, data))
+    np.testing.assert_allclose(needed["FLOPs"], best, rtol=1e-6)  # a power law is straight in logarithms
+
+
+def test_of_real_draws_too_flops_cost_least(known: tuple[Anchor, Observed]) -> None:
+    said = {entry.name: entry for entry in target_statements(2.2, *known)}
+    params, tokens, flops = (said[f"target by {name}"] for name in ("parameters", "tokens", "FLOPs"))
+    for end in ("low", "value", "high"):
+        by_size = known[0].cost(getattr(params, end) / CORNER[0], 1.0)
+        assert getattr(flops, end) <= min(by_size, known[0].cost(1.0, getattr(tokens, end) / CORNER[1]))
+    assert flops.low < flops.value < flops.high
 
 
 def test_columns_of_other_names(known: tuple[Anchor, Observed]) -> None:

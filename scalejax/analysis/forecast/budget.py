@@ -17,35 +17,49 @@ FARTHEST = 1e4  # times what was measured: no target is looked for beyond
 
 def target_statements(target: float, anchor: Anchor, observed: Observed) -> list[Statement]:
     """Say what a target takes of data alone, of parameters alone, and of compute spent on both at best."""
-    factors = np.concatenate([[1.0], np.geomspace(1, FARTHEST, 4 * GRID)[1:]])
-    ones = np.ones(len(factors))
-    along = {observed.data: (ones, factors)} | ({"parameters": (factors, ones)} if anchor.sizes else {})
-    statements = []
-    for name, (params, data) in along.items():
-        reached = anchor.draws(params, data) <= target
-        start = anchor.data if name == observed.data else anchor.params
-        # Draws that never reach it need more than was looked at.
-        needed = np.where(reached.any(axis=1), start * factors[reached.argmax(axis=1)], np.inf)
-        statements.append(_reached(f"target by {name}", needed, name, target, observed, anchor))
-    if _both_cost(anchor):
-        needed = _cheapest(target, anchor)
-        statements.append(_reached("target by FLOPs", needed, "FLOPs", target, observed, anchor))
-    return statements
+    needed = needed_for(target, anchor)
+    labels = {"data": observed.data, "parameters": "parameters", "FLOPs": "FLOPs"}
+    return [
+        _reached(f"target by {labels[name]}", amounts, labels[name], target, observed, anchor)
+        for name, amounts in needed.items()
+    ]
 
 
-def _cheapest(target: float, anchor: Anchor) -> Floats:
-    """Return the fewest FLOPs by which each draw reaches a target, (DRAWS,), infinite where none on the grid does."""
-    grid = np.geomspace(1, FARTHEST, GRID // 2)
-    params, data = np.meshgrid(grid, grid, indexing="ij")
-    logs = np.log(np.maximum(anchor.draws(params.ravel(), data.ravel()), 1e-300)).reshape(-1, *params.shape)
-    # Of each size, from the first data that reach it back to where a straight line in logarithms does.
-    after = (logs <= math.log(target)).argmax(axis=2, keepdims=True)
+def needed_for(target: float, anchor: Anchor) -> dict[str, Floats]:
+    """Return what each draw needs to reach a target: "data", "parameters" and "FLOPs", (DRAWS,) each.
+
+    All are read from the same draws on a grid of parameters and data, so that FLOPs are at most those by data or
+    parameters alone. Draws that do not reach it on the grid need infinitely much.
+    """
+    grid = np.geomspace(1, FARTHEST, GRID // 2 + 1)
+    params, data = np.meshgrid(grid if anchor.sizes else [1.0], grid, indexing="ij")
+    losses = anchor.draws(params.ravel(), data.ravel()).reshape(-1, *params.shape)
+    logs = np.log(np.maximum(losses + anchor.offset, 1e-300))
+    goal = math.log(target + anchor.offset)
+    of_data = FARTHEST ** _first(logs, goal)  # times the data, of each size
+    needed = {"data": anchor.data * of_data[:, 0]}
+    if anchor.sizes:
+        of_params = FARTHEST ** _first(logs.swapaxes(1, 2), goal)  # times the parameters, with each amount of data
+        needed["parameters"] = anchor.params * of_params[:, 0]
+        if _both_cost(anchor):
+            # Where the lines of the grid in both directions cross the target: the cheapest place is between two of
+            # those, or at one, and near it the cost hardly changes.
+            costs = np.concatenate([anchor.cost(grid, of_data), anchor.cost(of_params, grid)], axis=1)
+            needed["FLOPs"] = costs.min(axis=1)
+    return needed
+
+
+def _first(logs: Floats, goal: float) -> Floats:
+    """Return where log losses along lines (..., points) first fall to a goal, (...), from 0, the first point, to 1.
+
+    Between two points the log loss is taken as straight. Infinite where none falls to it.
+    """
+    reached = logs <= goal
+    after = reached.argmax(axis=-1)[..., None]
     before = np.maximum(after - 1, 0)
-    high, low = (np.take_along_axis(logs, place, axis=2)[..., 0] for place in (before, after))
-    share = np.clip((high - math.log(target)) / np.maximum(high - low, 1e-12), 0.0, 1.0)
-    steps = np.log(grid)
-    amounts = np.exp(steps[before[..., 0]] + share * (steps[after] - steps[before])[..., 0])
-    return np.where(low <= math.log(target), anchor.cost(grid, amounts), np.inf).min(axis=1)
+    high, low = (np.take_along_axis(logs, place, axis=-1)[..., 0] for place in (before, after))
+    share = np.clip((high - goal) / np.maximum(high - low, 1e-12), 0.0, 1.0)
+    return np.where(reached.any(axis=-1), (before[..., 0] + share) / (logs.shape[-1] - 1), np.inf)
 
 
 def _reached(label: str, needed: Floats, noun: str, target: float, observed: Observed, anchor: Anchor) -> Statement:

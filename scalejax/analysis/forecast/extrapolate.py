@@ -196,6 +196,7 @@ def measured(predictors: Mapping[str, Array], loss: Array) -> Measured:
     return Measured(names, cells[:, order], log_loss[order], counts[order], squares, freedom, offset, len(y), excluded)
 
 
+@on_one_thread
 def posterior(rows: Measured, *, seed: int = 0, step: int = 1) -> Posterior:
     """Return what rows leave of laws and drifts; of one predictor's laws, of each `step`-th."""
     positions = rows.logs - rows.largest

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from scalejax.analysis.forecast.curves import Laws
 from scalejax.analysis.forecast.drift import Drift
 from scalejax.analysis.forecast.mixture import Mixture
+from scalejax.analysis.forecast.threads import on_one_thread
 
 Floats = npt.NDArray[np.float64]
 
@@ -54,6 +55,7 @@ class Posterior:
             deviations[components] = np.sqrt(np.maximum(variances, NEGLIGIBLE))
         return Mixture(self.weights, means, deviations)
 
+    @on_one_thread
     def sample(self, new: Floats, *, count: int, seed: int = 0) -> Floats:
         """Draw log losses without noise at new positions (predictors, points) together, (count, points)."""
         rng = np.random.default_rng(seed)
