@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import worlds
 
 import scalejax as sx
-from scalejax.analysis.forecast.advice import _left_out
+from scalejax.analysis.forecast.advice import _answer, _left_out
 from scalejax.analysis.forecast.anchor import CHANCE, WORTH, Anchor, _powers, anchor_of, falling
 from scalejax.analysis.forecast.back_test import back_test
 from scalejax.analysis.forecast.budget import needed_for, target_statements
@@ -60,6 +61,8 @@ def test_verdicts_and_the_three_sentences_of_planted_worlds(kind: str) -> None:
     assert (answer.verdict, answer.headline) == (kind, HEADLINES[kind])
     helps, brings, costs = answer.sentences
     assert helps.split(". ")[0].rstrip(".") == said["answer"].sentence.split(". ")[0].rstrip(".")
+    assert helps.endswith('. The trials under "What to run next" would tell most.') == (kind == UNSURE)
+    assert ("The trials named last would tell most." in str(said).splitlines()) == (kind == UNSURE)
     n, d = world.corner
     if kind != UNSURE:
         for name, params, data in (
@@ -105,6 +108,23 @@ def test_verdict_follows_the_draws() -> None:
     assert said(0.2, 0.2, deviation=0.3) == UNSURE
 
 
+@pytest.mark.parametrize(("kind", "sentence"), [
+    (DATA, "More data: ten times the tokens would cut the loss by 30 % (90 % interval 20 to 40 %); "
+           "ten times the parameters by 30 % (90 % interval 20 to 40 %)."),
+    (SIZE, "A bigger model: ten times the parameters would cut the loss by 30 % (90 % interval 20 to 40 %); "
+           "ten times the tokens would cut the loss by 30 % (90 % interval 20 to 40 %)."),
+    (NEITHER, "More data does not help much: ten times the tokens would cut the loss by 30 % "
+              "(90 % interval 20 to 40 %); one size was measured, so nothing is known about a bigger model."),
+    (UNSURE, "These results cannot tell whether more data helps: ten times the tokens would cut the loss by 30 % "
+             "(90 % interval 20 to 40 %); one size was measured."),
+])  # fmt: skip
+def test_the_answer_in_words(kind: str, sentence: str) -> None:
+    planted: Any = SimpleNamespace(sizes="one size" not in sentence, level=0.9, interval=lambda _: (30.0, 20.0, 40.0))
+    observed: Any = SimpleNamespace(data="tokens", noun="loss")
+    falls = {DATA: np.array([0.3]), SIZE: np.array([0.3])}
+    assert _answer(kind, falls, planted, observed).sentence == sentence
+
+
 def test_statements_are_found_by_name(advised: Advice) -> None:
     assert advised.verdict == BOTH
     assert advised.statements[0] is advised["answer"]
@@ -113,6 +133,19 @@ def test_statements_are_found_by_name(advised: Advice) -> None:
     assert advised["10x data"].low < float(law(np.array(1e8), np.array(1e11))) < advised["10x data"].high
     assert advised["10x parameters"].low < float(law(np.array(1e9), np.array(1e10))) < advised["10x parameters"].high
     assert 0 < advised["data beats size"].value < 1
+    assert "helps more than ten times the parameters with probability 0." in advised["data beats size"].sentence
+    assert advised["now"].sentence.startswith(
+        "Now: the run with the most compute, 100,000,000 parameters on 10,000,000,000 tokens, has loss 2."
+    )
+    assert advised["now"].facts["lowest"] == advised["now"].value  # one run: no interval
+    assert math.isnan(advised["now"].low)
+    assert re.search(
+        r"best is a model of \d+M parameters \(\d+M to [\d.]+[MB]\) on [\d.]+B tokens",
+        advised["compute-optimal"].sentence,
+    )
+    assert re.fullmatch(
+        r"To reach loss 1.5 takes [\d.]+ [EZ]FLOP \(90 % interval .*\)\.", advised["target by FLOPs"].sentence
+    )
     with pytest.raises(KeyError, match="the statements are answer, now, 2x data"):
         advised["no such"]
 
@@ -137,11 +170,13 @@ def test_a_target_out_of_reach_names_the_loss_that_remains(advised: Advice, know
     alone = advised["target by tokens"]
     assert math.isnan(alone.value)
     low, middle, high = alone.facts["irreducible"]
-    assert "not reachable by tokens alone" in alone.sentence
+    assert alone.sentence.startswith("Tokens alone probably do not reach loss 1.5 (probability of reaching it 0.")
+    assert "); the irreducible loss at this size is 1." in alone.sentence
     assert low < FLOOR + OF_SIZE < high
     assert middle == pytest.approx(FLOOR + OF_SIZE, rel=0.1)
     (all_of_it,) = (s for s in target_statements(0.7, *known) if s.name == "target by FLOPs")
-    assert "not reachable by any compute" in all_of_it.sentence
+    assert all_of_it.sentence.startswith("More compute probably does not reach loss 0.7 (probability of reaching it ")
+    assert "; the irreducible loss is " in all_of_it.sentence
     assert all_of_it.facts["irreducible"][1] == pytest.approx(FLOOR, rel=0.15)
 
 
@@ -212,8 +247,22 @@ def test_overtaking_that_was_measured() -> None:
     )
     observed = observed_of_table(rows, columns={})
     (found,) = overtaking(observed, SimpleNamespace(params=1e5))  # pyright: ignore[reportArgumentType]
-    assert (found.value, found.low) == (1e5, 1e4)
+    assert (found.value, found.facts) == (1e5, {"not_yet": 1e4})
+    assert math.isnan(found.low)
     assert found.sentence.startswith("model 100,000 is clearly better than model 1,000 from 100,000 tokens on, not yet")
+
+
+def test_overtaking_that_is_unlikely() -> None:
+    data = np.geomspace(1e3, 1e6, 6)
+    curves = np.concatenate([0.1 * (data / 1e3) ** -0.3, 0.9 * (data / 1e3) ** -0.01])
+    rows = pd.DataFrame({"params": [1e3] * 6 + [1e5] * 6, "tokens": np.tile(data, 2), "loss": curves})
+    planted: Any = SimpleNamespace(params=1e5, data=1e6, seed=0)
+    (found,) = overtaking(observed_of_table(rows, columns={}), planted)
+    assert re.fullmatch(
+        r"model 100,000 probably does not overtake model 1,000 within 100 times the tokens \(probability of overtaking "
+        r"it 0\.\d\d\)\.",
+        found.sentence,
+    )
 
 
 def test_a_flattened_curve_is_named() -> None:
@@ -227,6 +276,9 @@ def test_a_flattened_curve_is_named() -> None:
     assert found.name == "flattened: model 10,000"
     assert found.facts["since"] == data[4]  # 0.205, the first within 5 % of the last
     assert found.value < WORTH
+    low, high = (round(100 * end) for end in found.facts["interval_90"])  # of 90 % whatever the advice's level
+    assert found.sentence.endswith(f" % (90 % interval {low} to {high} %).")
+    assert math.isnan(found.low)
 
 
 def test_back_test_counts_what_its_intervals_held() -> None:
@@ -234,7 +286,7 @@ def test_back_test_counts_what_its_intervals_held() -> None:
     astray = (rows["params"] == CORNER[0]) & (rows["tokens"] == CORNER[1])
     rows.loc[astray, "loss"] *= 3
     (found,) = back_test(observed_of_table(rows, columns={}), level=0.9, seed=0)
-    assert found.facts == {"held": 0.5, "runs": 2}
+    assert found.facts == {"hidden": "data", "held": 0.5, "runs": 2}
     assert "1 of 2 runs lie in their 90 % interval" in found.sentence
 
 

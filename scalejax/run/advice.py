@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from scalejax.analysis.forecast.observed import Observed
     from scalejax.analysis.forecast.statement import Advice
 
-COMPUTE = 10.0  # times the largest trial's, unless asked for otherwise
+COMPUTE = 10.0  # times that of the run with the most, unless asked for otherwise
 ENDLESS = ("land", "mnist1d")  # sources that make as many examples as are asked for
 NEXT = "next_trials"  # the folder of the suggested sweeps
 

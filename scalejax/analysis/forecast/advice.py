@@ -57,13 +57,14 @@ def advise_rows(
     if target is not None and not target > 0:
         raise ValueError(f"target is {target:g}: give a loss above zero.")
     if not (compute > 0 and math.isfinite(compute)):
-        raise ValueError(f"compute is {compute:g}: give how many times the largest trial's, such as 10.")
+        raise ValueError(f"compute is {compute:g}: give how many times that of the run with the most, such as 10.")
     anchor = anchor_of(observed, level=level, seed=seed)
     falls = falls_of(anchor)
     verdict = verdict_of(falls, sizes=anchor.sizes)
     trials = next_trials(anchor, observed)
     statements = [
-        _answer(verdict, falls, anchor, observed, trials),
+        _answer(verdict, falls, anchor, observed),
+        *_what_would_tell(verdict, trials),
         _now(anchor, observed),
         *_left_out(anchor, observed),
     ]
@@ -82,30 +83,38 @@ def advise_rows(
     return Advice(verdict, tuple(statements), trials, bands, level, columns)
 
 
-def _answer(verdict: str, falls: Mapping[str, Floats], anchor: Anchor, observed: Observed, trials: Table) -> Statement:
-    cuts = {name: anchor.interval(100 * share) for name, share in falls.items()}
+def _answer(verdict: str, falls: Mapping[str, Floats], anchor: Anchor, observed: Observed) -> Statement:
+    def cut(name: str, verb: str = "") -> str:
+        middle, low, high = anchor.interval(100 * falls[name])
+        interval = f"{100 * anchor.level:.0f} % interval {low:z.0f} to {high:z.0f} %"
+        what = observed.data if name == DATA else "parameters"
+        return f"ten times the {what} {verb}by {middle:z.0f} % ({interval})"
 
-    def cut(name: str) -> str:
-        middle, low, high = cuts[name]
-        return f"{middle:z.0f} % ({100 * anchor.level:.0f} % interval {low:z.0f} to {high:z.0f} %)"
-
-    data = f"ten times the {observed.data} would cut the {observed.noun} by {cut(DATA)}"
-    size = f"ten times the parameters by {cut(SIZE)}" if anchor.sizes else "one size was measured"
-    words = {
-        DATA: f"More data: {data}; {size}.",
-        SIZE: f"A bigger model: {size.replace(' by ', f' would cut the {observed.noun} by ', 1)}; {data}.",
-        BOTH: f"Both help: {data}, {size}.",
-        NEITHER: f"Neither more data nor a bigger model helps much: {data}, {size}.",
-        UNSURE: f"These results cannot tell whether data or size helps: {data}, {size}.",
-    }
+    would = f"would cut the {observed.noun} "
+    data = cut(DATA, would)
     if not anchor.sizes:
-        words[NEITHER] = f"More data do not help much: {data}; {size}, so nothing is known about a bigger model."
-        words[DATA] = f"More data: {data}; {size}, so nothing is known about a bigger model."
-        words[UNSURE] = f"These results cannot tell whether more data help: {data}; {size}."
-    sentence = words[verdict]
-    if verdict == UNSURE and len(trials):
-        sentence += " The trials named last would tell most."
-    return Statement("answer", sentence, facts={"verdict": verdict})
+        unknown = "one size was measured, so nothing is known about a bigger model"
+        words = {
+            DATA: f"More data: {data}; {unknown}.",
+            NEITHER: f"More data does not help much: {data}; {unknown}.",
+            UNSURE: f"These results cannot tell whether more data helps: {data}; one size was measured.",
+        }
+    else:
+        size = cut(SIZE)
+        words = {
+            DATA: f"More data: {data}; {size}.",
+            SIZE: f"A bigger model: {cut(SIZE, would)}; {data}.",
+            BOTH: f"Both help: {data}, {size}.",
+            NEITHER: f"Neither more data nor a bigger model helps much: {data}, {size}.",
+            UNSURE: f"These results cannot tell whether data or size helps: {data}, {size}.",
+        }
+    return Statement("answer", words[verdict], facts={"verdict": verdict})
+
+
+def _what_would_tell(verdict: str, trials: Table) -> list[Statement]:
+    if verdict != UNSURE or trials.empty:
+        return []
+    return [Statement("what would tell", "The trials named last would tell most.")]
 
 
 def _now(anchor: Anchor, observed: Observed) -> Statement:
@@ -113,11 +122,11 @@ def _now(anchor: Anchor, observed: Observed) -> Statement:
     mean, low, high = float(here.mean()), float(here.min()), float(here.max())
     runs = f"mean of {number_of(len(here), 'run')}" if len(here) > 1 else "one run"
     sentence = (
-        f"Now: the largest model, {anchor.params:,.0f} parameters, on {anchor.data:,.0f} {observed.data} has "
-        f"{observed.noun} {short(mean, 3)} ({runs})."
+        f"Now: the run with the most compute, {anchor.params:,.0f} parameters on {anchor.data:,.0f} {observed.data}, "
+        f"has {observed.noun} {short(mean, 3)} ({runs})."
     )
-    facts = {"params": anchor.params, "data": anchor.data, "flops": anchor.flops}
-    return Statement("now", sentence, mean, low, high, facts)
+    facts = {"params": anchor.params, "data": anchor.data, "flops": anchor.flops, "lowest": low, "highest": high}
+    return Statement("now", sentence, mean, facts=facts)
 
 
 def _left_out(anchor: Anchor, observed: Observed) -> list[Statement]:
@@ -155,5 +164,5 @@ def _odds(falls: Mapping[str, Floats], anchor: Anchor, observed: Observed) -> li
     if not anchor.sizes:
         return []
     chance = float((falls[DATA] > falls[SIZE]).mean())
-    sentence = f"Ten times the {observed.data} beats ten times the parameters with probability {chance:.2f}."
+    sentence = f"Ten times the {observed.data} helps more than ten times the parameters with probability {chance:.2f}."
     return [Statement("data beats size", sentence, chance)]

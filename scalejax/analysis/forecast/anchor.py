@@ -26,7 +26,7 @@ GRID = 25  # points of the grids along which targets and budgets are looked for
 
 @dataclass(frozen=True)
 class Anchor:
-    """The run with the most compute, and what is known around it.
+    """The run with the most compute, the largest product of parameters and data, and what is known around it.
 
     Attributes:
         params: of its model.

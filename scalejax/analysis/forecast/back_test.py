@@ -31,13 +31,13 @@ def back_test(observed: Observed, *, level: float, seed: int) -> list[Statement]
             tested.append(_compared(seen, curve[hidden], ("data",), **asked))
     if tested:
         where = f"the most {observed.data} of each curve and seed"
-        statements.append(_tested("back-test: data", where, np.concatenate(tested, axis=1), level))
+        statements.append(_tested("data", where, np.concatenate(tested, axis=1), level))
     hidden = own["params"] == own["params"].max()
     seen = own.loc[~hidden]
     seen = falling(seen) if len(seen) else seen
     if seen["params"].nunique() >= 3 and len(seen.drop_duplicates(["params", "data"])) >= LEAST_POINTS:
         found = _compared(seen, own.loc[hidden & (own["loss"] > 0)], ("params", "data"), **asked)
-        statements.append(_tested("back-test: size", "the largest model", found, level))
+        statements.append(_tested("size", "the largest model", found, level))
     return statements
 
 
@@ -61,7 +61,7 @@ def _compared(seen: Table, hidden: Table, names: tuple[str, ...], *, level: floa
     return np.stack([np.abs(np.log(found.value / truth)), (truth >= found.low) & (truth <= found.high)])
 
 
-def _tested(name: str, hidden: str, found: Floats, level: float) -> Statement:
+def _tested(axis: str, hidden: str, found: Floats, level: float) -> Statement:
     misses, held = found
     miss, share = float(np.median(misses)), float(np.mean(held))
     runs = number_of(len(held), "run")
@@ -69,4 +69,5 @@ def _tested(name: str, hidden: str, found: Floats, level: float) -> Statement:
         f"Back-test: hiding {hidden} and forecasting it from the rest misses by {100 * math.expm1(miss):.0f} % in the "
         f"median; {int(held.sum())} of {runs} lie in their {100 * level:.0f} % interval."
     )
-    return Statement(name, sentence, miss, facts={"held": share, "runs": len(held)})
+    facts = {"hidden": axis, "held": share, "runs": len(held)}
+    return Statement(f"back-test: {axis}", sentence, miss, facts=facts)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from scalejax.analysis.forecast.anchor import GRID, Anchor
 from scalejax.analysis.forecast.observed import Observed
 from scalejax.analysis.forecast.statement import Statement
-from scalejax.text import short
+from scalejax.text import exact, quantity, short, short_count
 
 Floats = npt.NDArray[np.float64]
 
@@ -65,16 +65,27 @@ def _first(logs: Floats, goal: float) -> Floats:
 def _reached(label: str, needed: Floats, noun: str, target: float, observed: Observed, anchor: Anchor) -> Statement:
     """Say how much of something a target takes, given what each draw needs, (DRAWS,)."""
     chance = float(np.isfinite(needed).mean())
-    asked = f"{observed.noun} {short(target)}"
+    asked = f"{observed.noun} {exact(target)}"
     if chance < 0.5:
         low, middle, high = _limit(anchor, size=noun == "parameters", both=noun == "FLOPs")
-        limit = f"the law's limit is {short(middle)} ({short(low)} to {short(high)})"
-        alone = "by any compute" if noun == "FLOPs" else f"by {noun} alone"
-        sentence = f"{asked} is not reachable {alone} (probability {chance:.2f}): {limit}."
+        fewer, where = {
+            "FLOPs": ("More compute probably does not", ""),
+            "parameters": ("Parameters alone probably do not", " with this much data"),
+        }.get(noun, (f"{noun.capitalize()} alone probably do not", " at this size"))
+        sentence = (
+            f"{fewer} reach {asked} (probability of reaching it {chance:.2f}); the irreducible {observed.noun}{where} "
+            f"is {short(middle)} ({short(low)} to {short(high)})."
+        )
         return Statement(label, sentence, facts={"probability": chance, "irreducible": [low, middle, high]})
     at, low, high = np.quantile(needed, (0.5, (1 - anchor.level) / 2, (1 + anchor.level) / 2), method="lower").tolist()
-    upper = f"{high:.3g}" if math.isfinite(high) else "more than can be forecast"
-    sentence = f"{asked} takes {at:.3g} {noun} ({100 * anchor.level:.0f} % interval {low:.3g} to {upper})."
+
+    def amount(number: float) -> str:
+        return quantity(number, "FLOP") if noun == "FLOPs" else short_count(number)
+
+    upper = amount(high) if math.isfinite(high) else "more than can be forecast"
+    called = "" if noun == "FLOPs" else f" {noun}"
+    interval = f"{100 * anchor.level:.0f} % interval {amount(low)} to {upper}"
+    sentence = f"To reach {asked} takes {amount(at)}{called} ({interval})."
     return Statement(label, sentence, at, low, high, {"probability": chance})
 
 
@@ -98,7 +109,7 @@ def _both_cost(anchor: Anchor) -> bool:
 
 
 def allocation(compute: float, anchor: Anchor, observed: Observed) -> list[Statement]:
-    """Say how a budget of so many times the largest trial's FLOPs is best shared between parameters and data."""
+    """Say how a budget of so many times the anchor's FLOPs is best shared between parameters and data."""
     if not _both_cost(anchor):
         return []
     a, b = anchor.powers
@@ -111,9 +122,10 @@ def allocation(compute: float, anchor: Anchor, observed: Observed) -> list[State
     middle = int(np.median(best))
     value, low, high = anchor.forecast(params[middle : middle + 1], data[middle : middle + 1])[:, 0].tolist()
     sentence = (
-        f"With {compute:g} times the FLOPs of that trial, best is a model of {n:,.0f} parameters ({n_low:,.0f} to "
-        f"{n_high:,.0f}) on {d:,.0f} {observed.data} ({d_low:,.0f} to {d_high:,.0f}): {observed.noun} {short(value)} "
-        f"({short(low)} to {short(high)})."
+        f"With {compute:g} times the FLOPs of the run with the most compute, best is a model of {short_count(n)} "
+        f"parameters ({short_count(n_low)} to {short_count(n_high)}) on {short_count(d)} {observed.data} "
+        f"({short_count(d_low)} to {short_count(d_high)}): {observed.noun} {short(value)} ({short(low)} to "
+        f"{short(high)})."
     )
     facts = {
         "flops": compute * anchor.flops, "params": [n_low, n, n_high], "data": [d_low, d, d_high]

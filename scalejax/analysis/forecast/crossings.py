@@ -1,4 +1,4 @@
-"""Which learning curves have flattened, and where the largest model overtakes the others."""
+"""Which learning curves have flattened, and where the model with the most compute overtakes the others."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from scalejax.analysis.forecast.extrapolate import LEAST_POINTS
 from scalejax.analysis.forecast.observed import Observed
 from scalejax.analysis.forecast.statement import Statement
 from scalejax.analysis.forecast.verdict import SURE
-from scalejax.text import short
+from scalejax.text import short, short_count
 
 CLEAR = 2.0  # standard errors by which a model is clearly better than another
 
@@ -26,15 +26,16 @@ def flattened(observed: Observed) -> list[Statement]:
         sentence = (
             f"{trend['model']} has flattened: {observed.noun} {short(float(curve.loc[since]), 3)} at {since:,.0f} "
             f"{observed.data} and {short(last, 3)} at {curve.index[-1]:,.0f}; ten times more would cut it by "
-            f"{fall:.0f} % ({low:.0f} to {high:.0f} %)."
+            f"{fall:.0f} % (90 % interval {low:.0f} to {high:.0f} %)."
         )
-        facts = {"model": trend["model"], "since": float(since)}
-        statements.append(Statement(f"flattened: {trend['model']}", sentence, fall / 100, low / 100, high / 100, facts))
+        # The interval of `trends` is always of 90 %, whatever level is asked for here.
+        facts = {"model": trend["model"], "since": float(since), "interval_90": [low / 100, high / 100]}
+        statements.append(Statement(f"flattened: {trend['model']}", sentence, fall / 100, facts=facts))
     return statements
 
 
 def overtaking(observed: Observed, anchor: Anchor) -> list[Statement]:
-    """Say from how much data on the largest model is better than each of the others, measured or forecast."""
+    """Say from how much data on the model with the most compute is better than each other, measured or forecast."""
     curves = {str(name): part.groupby("data")["loss"] for name, part in observed.rows.groupby("model", sort=False)}
     own = observed.own
     largest = str(own.loc[own["params"] == anchor.params, "model"].iloc[0])
@@ -59,7 +60,7 @@ def overtaking(observed: Observed, anchor: Anchor) -> list[Statement]:
             after = float(sizes[sizes > doubtful[-1]][0])
             where = f"from {after:,.0f} {observed.data} on, not yet at {doubtful[-1]:,.0f}"
             sentence = f"{largest} is clearly better than {name} {where}."
-            statements.append(Statement(label, sentence, after, float(doubtful[-1]), after))
+            statements.append(Statement(label, sentence, after, facts={"not_yet": float(doubtful[-1])}))
         else:
             statements += _forecast_crossing(label, largest, name, observed, anchor)
     return statements
@@ -78,13 +79,14 @@ def _forecast_crossing(label: str, largest: str, other: str, observed: Observed,
     chance = float(crossed.any(axis=1).mean())
     if chance < 1 - SURE:
         sentence = (
-            f"{largest} does not overtake {other} within 100 times the {observed.data} (probability {chance:.2f})."
+            f"{largest} probably does not overtake {other} within 100 times the {observed.data} (probability of "
+            f"overtaking it {chance:.2f})."
         )
         return [Statement(label, sentence, facts={"probability": chance})]
     first = anchor.data * factors[crossed[crossed.any(axis=1)].argmax(axis=1)]
     at, low, high = anchor.interval(first)
     sentence = (
         f"{largest} overtakes {other} within 100 times the {observed.data} with probability {chance:.2f}, then near "
-        f"{at:,.0f} ({low:,.0f} to {high:,.0f})."
+        f"{short_count(at)} ({short_count(low)} to {short_count(high)})."
     )
     return [Statement(label, sentence, float(at), float(low), float(high), {"probability": chance})]

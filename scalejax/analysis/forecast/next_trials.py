@@ -9,12 +9,15 @@ import pandas as pd
 from scalejax.analysis.forecast.anchor import DRAWS, Anchor, noise_of
 from scalejax.analysis.forecast.observed import Observed, Table
 from scalejax.analysis.forecast.statement import Statement
+from scalejax.text import short_count
 
 Floats = npt.NDArray[np.float64]
 
 CANDIDATES = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the anchor's parameters, and its data
 TRIALS = 3  # that are suggested
-OVERHEAD = 0.05  # of the largest trial's FLOPs: a trial costs that even where it trains nothing
+# Of the anchor's FLOPs: a trial costs that even where it trains next to nothing, as it compiles and evaluates. Without
+# it the smallest candidate would win per FLOP, however little it tells.
+OVERHEAD = 0.05
 
 
 def candidates_of(anchor: Anchor, observed: Observed) -> Floats:
@@ -70,7 +73,8 @@ def trials_named(trials: Table, observed: Observed) -> list[Statement]:
     if trials.empty:
         return []
     named = "; ".join(
-        f"{row['params']:,.0f} parameters on {row['data']:,.0f} {observed.data}" for row in trials.to_dict("records")
+        f"{short_count(row['params'])} parameters on {short_count(row['data'])} {observed.data}"
+        for row in trials.to_dict("records")
     )
     share = float(np.nansum(trials["narrows"]))
     sentence = (

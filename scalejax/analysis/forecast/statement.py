@@ -17,10 +17,17 @@ class Statement:
     Attributes:
         name: what it is about, such as "10x data".
         sentence: in words.
-        value: the number, NaN where there is none.
-        low: lower end of its interval.
+        value: the number, NaN where there is none. Of "now" the mean loss; of "2x data" to "10x both" the median loss
+            of one new run there; of "data beats size" a probability; of "flattened: ..." the share of the loss that ten
+            times the data would take away; of "... overtakes ..." the amount of data from which on; of "target by ..."
+            tokens, examples, parameters or FLOPs; of "compute-optimal" the median loss of one new run; of "back-test:
+            ..." the median miss of the log loss; of "left out" a number of rows; of "next trials" the share of the
+            variance of the forecasts that they take away.
+        low: lower end of the interval of the value with the advice's level. NaN where there is none: what was counted
+            or measured, a probability, a share, and what is not reached.
         high: upper end.
-        facts: further numbers by name.
+        facts: further numbers by name, such as the "lowest" and "highest" seed of "now", the amount of data at which a
+            measured overtaking is "not_yet" clear, and the "interval_90" of a flattened curve, always of 90 %.
     """
 
     name: str

@@ -10,8 +10,8 @@ from scalejax.analysis.forecast.anchor import WORTH, Anchor
 Floats = npt.NDArray[np.float64]
 
 DATA, SIZE, BOTH, NEITHER, UNSURE = "more data", "a bigger model", "both", "neither", "cannot tell"
-# Before any row the laws expect with probability 0.6 that more data help, and a bigger model alike: a verdict asks for
-# odds 3.6 times as large, either way.
+# Before any row a fall of more than WORTH has probability 0.56, of tenfold data and of tenfold parameters alike: that
+# one helps asks for odds 4.4 times as large as those, that one does not for odds 3.0 times as large as theirs.
 SURE = 0.85  # probability that it asks for that something helps
 LIKELY = 0.7  # probability that it asks for that something does not, or that one helps more than the other
 MUCH_MORE = 2.0  # where both help, one of them wins if its fall is so many times as large
