@@ -17,7 +17,7 @@ from matplotlib.text import Text
 
 from scalejax.analysis import learning_curves
 from scalejax.analysis.curves.curves import models_of
-from scalejax.analysis.forecast.advice import Advice, Statement
+from scalejax.analysis.forecast.statement import Advice, Statement
 from scalejax.report.figures.canvas import NARROW, number_text, save_figure, styled
 from scalejax.report.figures.compute import compute_picture
 from scalejax.report.figures.exponents import exponents_picture

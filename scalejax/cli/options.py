@@ -192,7 +192,7 @@ def _advise_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--target", type=number, metavar="X", help="say what it takes to reach this loss or error")
     command.add_argument(
         "--compute", type=_times, default=COMPUTE, metavar="Kx",
-        help="share a budget of so many times the FLOPs of the largest model on the most data (default: %(default)gx)",
+        help="share a budget of so many times the FLOPs of the run with the most compute (default: %(default)gx)",
     )  # fmt: skip
     command.add_argument(
         "--columns", nargs="+", default=[], metavar="NAME=COLUMN",

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scalejax.analysis.forecast.advice import BOTH, DATA, NEITHER, SIZE, UNSURE, Advice, Statement
+from scalejax.analysis.forecast.statement import Advice, Statement
+from scalejax.analysis.forecast.verdict import BOTH, DATA, NEITHER, SIZE, UNSURE
 from scalejax.status import Status
 from scalejax.text import listing, quantity, short
 
@@ -64,7 +65,9 @@ def answer_of(advice: Advice, speed: Speed) -> Answer:
     """
     said = {statement.name: statement for statement in advice.statements}
     asked = {name: words.format(**advice.columns) for name, words in ASKED.items() if name in said}
-    helps = said["answer"].sentence.replace("The trials named last", 'The trials under "What to run next"')
+    helps = said["answer"].sentence
+    if "what would tell" in said:
+        helps += ' The trials under "What to run next" would tell most.'
     sentences = (helps, _brings(said, asked, advice), _costs(said, asked, advice, speed))
     headline = HEADLINES[advice.verdict]
     if "10x parameters" not in said and advice.verdict == NEITHER:
@@ -79,11 +82,11 @@ def without_answer(reason: str) -> Answer:
 
 
 def speed_of(rows: Table, *, params: float = math.nan) -> Speed:
-    """Return what the device did with the trials of the largest model, or with all where it is not among the rows.
+    """Return what the device did with the trials of a model, or with all where it is not among the rows.
 
     Args:
         rows: the trial table.
-        params: of the largest model.
+        params: of the model.
     """
     ended = rows[(rows["status"] == Status.DONE) & (rows["flops"] > 0) & (rows["seconds"] > 0)]
     own = ended[ended["params"] == params]

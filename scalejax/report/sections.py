@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from scalejax.analysis.forecast.advice import Advice
+from scalejax.analysis.forecast.statement import Advice
 from scalejax.report.answer import Answer, answer_of, span, speed_of, without_answer
 from scalejax.report.page.section import Chapter, Code, Drawn, Grid, Section
 from scalejax.report.status import counted
@@ -118,8 +118,8 @@ def gains(facts: Facts) -> Grid | None:
     now = said["now"].facts
     header = ("", noun, f"{100 * advice.level:.0f} % interval", "FLOPs of one run", f"time on {speed.device}")
     caption = (
-        f"Relative to the largest model, {now['params']:,.0f} parameters, on {now['data']:,.0f} {data}. Intervals are "
-        "those of one new run. The time is that of this sweep, in which trials share the device."
+        f"Relative to the run with the most compute, {now['params']:,.0f} parameters on {now['data']:,.0f} {data}. "
+        "Intervals are those of one new run. The time is that of this sweep, in which trials share the device."
     )
     return Grid(header, tuple(rows), caption)
 
@@ -202,7 +202,7 @@ def size(facts: Facts) -> Section | None:
 
 def compute(facts: Facts) -> Section | None:
     """The loss or metric against compute, with its frontier, and how compute is best shared."""
-    shared = [each.replace("of that trial", "of the largest trial") for each in _said(facts, "compute-optimal")]
+    shared = _said(facts, "compute-optimal")
     return _pictured(facts, "compute", f"{facts.noun} against compute", shared)
 
 
@@ -258,7 +258,7 @@ def back_test(facts: Facts) -> Section | None:
     if not tests:
         return Section("back-test", title, ("No curve is long enough to hide its end and forecast it from the rest.",))
     warnings = [
-        f"In the back-test of {test.name.split(': ')[1]} only {100 * test.facts['held']:.0f} % of the runs lie in "
+        f"In the back-test of {test.facts['hidden']} only {100 * test.facts['held']:.0f} % of the runs lie in "
         f"their {100 * facts.advice.level:.0f} % interval: here the intervals of this page are too narrow."
         for test in tests
         if test.facts["held"] < facts.advice.level - _slack(facts.advice.level, test.facts["runs"])

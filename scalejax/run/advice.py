@@ -19,9 +19,10 @@ from scalejax.spec import ModelGrid, Sweep
 if TYPE_CHECKING:
     import pandas as pd
 
-    from scalejax.analysis.forecast.advice import Advice, Observed
+    from scalejax.analysis.forecast.observed import Observed
+    from scalejax.analysis.forecast.statement import Advice
 
-COMPUTE = 10.0  # times the largest trial's, unless asked for otherwise
+COMPUTE = 10.0  # times that of the run with the most, unless asked for otherwise
 ENDLESS = ("land", "mnist1d")  # sources that make as many examples as are asked for
 NEXT = "next_trials"  # the folder of the suggested sweeps
 
@@ -66,7 +67,7 @@ def advise(
     Args:
         source: a run, its directory, a CSV or Parquet file, or a table in memory: one row a run.
         target: a loss (or error) whose price is asked for.
-        compute: a budget, in times the FLOPs of the largest model on the most data.
+        compute: a budget, in times the FLOPs of the run with the most compute.
         columns: of a table: "params", "tokens" or "examples", "loss", "flops", "family", "seed" -> their columns, where
             they are called otherwise.
         level: probability of the intervals.

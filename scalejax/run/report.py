@@ -157,7 +157,7 @@ def facts_of(directory: Path, *, sweep: "Sweep | None" = None, tested: bool = Tr
         SweepError: there is no run, or its ledger cannot be read.
     """
     from scalejax.analysis import learning_curves, trends
-    from scalejax.analysis.forecast.advice import advise_rows
+    from scalejax.analysis.forecast.advice import PARTS, Part, advise_rows
     from scalejax.report.pictures import pictures_of
     from scalejax.report.ran import ran_facts, ran_sentences
     from scalejax.report.sections import Facts
@@ -173,7 +173,8 @@ def facts_of(directory: Path, *, sweep: "Sweep | None" = None, tested: bool = Tr
         curves = learning_curves(rows)
         falling, unit = trends(curves), unit_of(directory, sweep, str(curves["metric"].iloc[0]))
         observed = observed_in(directory, rows)
-        advice = advise_rows(observed, target=None, compute=COMPUTE, level=LEVEL, seed=0, tested=tested)
+        parts: list[Part] = [part for part in PARTS if tested or part != "back-test"]
+        advice = advise_rows(observed, target=None, compute=COMPUTE, level=LEVEL, seed=0, parts=parts)
         sweeps, notes = write_sweeps(directory, observed, advice)
     except ValueError as error:
         if isinstance(error, SweepError):

@@ -50,7 +50,7 @@ from scalejax.text import Shown, number_of
 if TYPE_CHECKING:
     import pandas as pd
 
-    from scalejax.analysis.forecast.advice import Advice
+    from scalejax.analysis.forecast.statement import Advice
     from scalejax.analysis.laws.law import Law
     from scalejax.classical.pool import OlderFinished
     from scalejax.classical.trial import OlderTrial

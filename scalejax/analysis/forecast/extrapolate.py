@@ -19,16 +19,17 @@ Array = Any
 
 LEAST_POINTS = 4  # different values of the predictors
 MOST_CELLS = {1: 32, 2: 256}  # of rows that are merged, by the number of predictors
-# Neighbouring rows of one run share part of their noise, so a merged cell counts as at most so many.
+# Neighbouring rows of one run share part of their noise, so a merged cell counts as at most so many: its mean has half
+# the noise of one row, however many there are.
 MOST_ALIKE = 4.0
 THINNING = 16  # of the laws by which unlikely drifts are left out
 BLOCK = 64  # points that are forecast at once, so that time and memory grow with their number, not with its square
 SHOWN = 20  # points that a forecast lists when it shows itself
 VALIDATED = 4  # every fourth law takes part in that validation
 ORIGINS = (0.4, 0.7)  # shares of the rows, in order, from which the later ones are forecast to validate
-BETTER = (
-    0.5  # repeating the last value is preferred where its mean squared error in that validation is below this times
-)
+# Repeating the last value is preferred where its mean squared error in that validation is below this times the laws':
+# two origins of one curve are few, and a smaller lead would often be luck.
+BETTER = 0.5
 
 
 @dataclass(frozen=True, repr=False)
@@ -211,6 +212,7 @@ def measured(predictors: Mapping[str, Array], loss: Array) -> Measured:
     return Measured(names, cells[:, order], log_loss[order], counts[order], squares, freedom, offset, len(y), excluded)
 
 
+@on_one_thread
 def posterior(rows: Measured, *, seed: int = 0, step: int = 1) -> Posterior:
     """Return what rows leave of laws and drifts; of one predictor's laws, of each `step`-th."""
     positions = rows.logs - rows.largest
