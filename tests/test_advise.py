@@ -48,7 +48,7 @@ def advised() -> Advice:
 @pytest.fixture(scope="module")
 def known() -> tuple[Anchor, Observed]:
     observed = observed_of_table(table_of(), columns={})
-    return anchor_of(observed, level=0.9, seed=0), observed
+    return anchor_of(observed.own, level=0.9, seed=0), observed
 
 
 @pytest.mark.parametrize("kind", worlds.KINDS)
@@ -169,15 +169,58 @@ def test_a_target_within_reach_has_a_price(advised: Advice) -> None:
 def test_a_target_out_of_reach_names_the_loss_that_remains(advised: Advice, known: tuple[Anchor, Observed]) -> None:
     alone = advised["target by tokens"]
     assert math.isnan(alone.value)
-    low, middle, high = alone.facts["irreducible"]
+    low, middle, high = alone.facts["remains"]
     assert alone.sentence.startswith("Tokens alone probably do not reach loss 1.5 (probability of reaching it 0.")
-    assert "); the irreducible loss at this size is 1." in alone.sentence
-    assert low < FLOOR + OF_SIZE < high
+    assert "); with 10,000 times the tokens the loss would still be 1." in alone.sentence
+    assert low < law(np.array(CORNER[0]), np.array(1e4 * CORNER[1])) < high
     assert middle == pytest.approx(FLOOR + OF_SIZE, rel=0.1)
     (all_of_it,) = (s for s in target_statements(0.7, *known) if s.name == "target by FLOPs")
     assert all_of_it.sentence.startswith("More compute probably does not reach loss 0.7 (probability of reaching it ")
-    assert "; the irreducible loss is " in all_of_it.sentence
-    assert all_of_it.facts["irreducible"][1] == pytest.approx(FLOOR, rel=0.15)
+    assert "; with 10,000 times both the loss would still be " in all_of_it.sentence
+    assert all_of_it.facts["remains"][1] == pytest.approx(FLOOR, rel=0.15)
+
+
+def test_a_target_that_is_reached_has_no_price(known: tuple[Anchor, Observed]) -> None:
+    best = float(known[1].rows["loss"].min())
+    (found,) = target_statements(1.01 * best, *known)
+    assert found.sentence.startswith("loss ")
+    assert " is reached already: model " in found.sentence
+    assert found.value == pytest.approx(best)
+
+
+def test_a_model_of_another_family_that_is_better_is_named() -> None:
+    rows = table_of().assign(family="mlp")
+    boosted = pd.DataFrame({"params": np.nan, "tokens": CORNER[1] * 0.2 ** np.arange(4), "family": "boosting"})
+    boosted["loss"] = 0.5 * (boosted["tokens"] / CORNER[1]) ** -0.2
+    both = pd.concat([rows, boosted.assign(params=1.0)], ignore_index=True)
+    found = sx.advise(both)
+    said = found["best model"]
+    assert said.sentence.startswith("The lowest loss on 10,000,000,000 tokens is that of boosting 1, 0.500; ten times")
+    assert said.facts["fall"][0] < 1 - 10**-0.2 < said.facts["fall"][2]
+    assert str(found).splitlines()[1] == said.sentence
+    assert found.verdict == sx.advise(rows).verdict
+
+
+def test_rows_that_say_that_a_bigger_model_is_worse_are_believed() -> None:
+    params, tokens = worlds.crossed(CORNER[0] * 0.2 ** np.arange(4), CORNER[1] * 0.2 ** np.arange(5), seeds=1)
+    noise = np.exp(0.01 * np.random.default_rng(3).standard_normal(len(params)))
+
+    def truth(n: Any, d: Any) -> Any:
+        return (1 + 2 * (d / CORNER[1]) ** -0.5) * (n / CORNER[0]) ** 0.15
+
+    found = sx.advise(pd.DataFrame({"params": params, "tokens": tokens, "loss": truth(params, tokens) * noise}))
+    told = found["10x parameters"]
+    assert told.low < truth(10 * CORNER[0], CORNER[1]) < told.high
+    assert found.verdict not in ("a bigger model", "both")
+
+
+@pytest.mark.parametrize("size", [1.0, 0.3])
+def test_equal_models_do_not_overtake(size: float) -> None:
+    data = np.tile(np.geomspace(1e3, 1e6, 6), 2)
+    rows = pd.DataFrame({"params": [1e3] * 6 + [1e5] * 6, "tokens": data, "loss": size})
+    observed = observed_of_table(rows, columns={})
+    (found,) = overtaking(observed, anchor_of(observed.own, level=0.9, seed=0))
+    assert 0.3 < found.facts["probability"] < 0.7
 
 
 @pytest.mark.parametrize(("size", "data"), [(0.3, 0.0), (0.0, 0.3), (0.2, 0.2), (0.3, 0.02)])
@@ -188,7 +231,8 @@ def test_the_fewest_flops_are_at_most_those_of_data_or_parameters_alone(size: fl
         cost=lambda n, d: 6e14 * np.asarray(n) * d,
         draws=lambda n, d: heights * np.asarray(n) ** -size * np.asarray(d) ** -data,
     )  # fmt: skip
-    needed = needed_for(0.9, planted)
+    needed, remains = needed_for(0.9, planted)
+    np.testing.assert_allclose(remains["FLOPs"], heights[:, 0] * 1e4 ** -(size + data))
     by_size, by_data = 6e8 * needed["parameters"], 6e6 * needed["data"]
     assert np.all(needed["FLOPs"] <= np.minimum(by_size, by_data) * (1 + 1e-9))
     best = 6e14 * (heights[:, 0] / 0.9) ** (1 / max(size, data))
@@ -246,7 +290,7 @@ def test_overtaking_that_was_measured() -> None:
         {"params": [1e3] * 4 + [1e5] * 4, "tokens": np.tile(data, 2), "loss": np.concatenate([small, large])}
     )
     observed = observed_of_table(rows, columns={})
-    (found,) = overtaking(observed, SimpleNamespace(params=1e5))  # pyright: ignore[reportArgumentType]
+    (found,) = overtaking(observed, anchor_of(observed.own, level=0.9, seed=0))
     assert (found.value, found.facts) == (1e5, {"not_yet": 1e4})
     assert math.isnan(found.low)
     assert found.sentence.startswith("model 100,000 is clearly better than model 1,000 from 100,000 tokens on, not yet")
@@ -256,8 +300,8 @@ def test_overtaking_that_is_unlikely() -> None:
     data = np.geomspace(1e3, 1e6, 6)
     curves = np.concatenate([0.1 * (data / 1e3) ** -0.3, 0.9 * (data / 1e3) ** -0.01])
     rows = pd.DataFrame({"params": [1e3] * 6 + [1e5] * 6, "tokens": np.tile(data, 2), "loss": curves})
-    planted: Any = SimpleNamespace(params=1e5, data=1e6, seed=0)
-    (found,) = overtaking(observed_of_table(rows, columns={}), planted)
+    observed = observed_of_table(rows, columns={})
+    (found,) = overtaking(observed, anchor_of(observed.own, level=0.9, seed=0))
     assert re.fullmatch(
         r"model 100,000 probably does not overtake model 1,000 within 100 times the tokens \(probability of overtaking "
         r"it 0\.\d\d\)\.",

@@ -223,7 +223,7 @@ def narrowed(world: World, number: int) -> dict[str, tuple[float, float]]:
     """Return for each choice of trials by how much it narrows the intervals, and the FLOPs relative to the anchor's."""
     rng = np.random.default_rng(number)
     observed = observed_of_table(world.rows, columns={})
-    anchor = anchor_of(observed, level=LEVEL, seed=0)
+    anchor = anchor_of(observed.own, level=LEVEL, seed=0)
     candidates = candidates_of(anchor, observed)
     named = next_trials(anchor, observed)
     spent = float(named["flops"].to_numpy().sum() / anchor.flops)

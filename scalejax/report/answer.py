@@ -66,6 +66,8 @@ def answer_of(advice: Advice, speed: Speed) -> Answer:
     said = {statement.name: statement for statement in advice.statements}
     asked = {name: words.format(**advice.columns) for name, words in ASKED.items() if name in said}
     helps = said["answer"].sentence
+    if "best model" in said:
+        helps += f" {said['best model'].sentence}"
     if "what would tell" in said:
         helps += ' The trials under "What to run next" would tell most.'
     sentences = (helps, _brings(said, asked, advice), _costs(said, asked, advice, speed))
@@ -78,7 +80,8 @@ def answer_of(advice: Advice, speed: Speed) -> Answer:
 def without_answer(reason: str) -> Answer:
     """Return what is said where no advice can be given, and why."""
     remedy = "It takes trials that are done at four or more different sizes of the training set, or of it and the model"
-    return Answer(None, NO_ANSWER, (f"{reason.rstrip('.')}.", f"{remedy}."))
+    few = "different place" in reason or "no trial" in reason.lower()
+    return Answer(None, NO_ANSWER, (f"{reason.rstrip('.')}.", *([f"{remedy}."] if few else [])))
 
 
 def speed_of(rows: Table, *, params: float = math.nan) -> Speed:

@@ -4,7 +4,6 @@ Everything is read from one posterior of the loss over size and data (`extrapola
 all points that a question compares, answer what a fall, a target, a budget or a next trial comes to.
 """
 
-import math
 from collections.abc import Collection, Mapping
 from typing import Literal, get_args
 
@@ -12,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scalejax.analysis.forecast.anchor import CHANCE, Anchor, anchor_of, bands_of
+from scalejax.analysis.forecast.anchor import CHANCE, Anchor, anchor_of, bands_of, curve_draws
 from scalejax.analysis.forecast.back_test import back_test
-from scalejax.analysis.forecast.budget import allocation, target_statements
+from scalejax.analysis.forecast.budget import FARTHEST, allocation, target_statements
 from scalejax.analysis.forecast.crossings import flattened, overtaking
+from scalejax.analysis.forecast.extrapolate import LEAST_POINTS
 from scalejax.analysis.forecast.next_trials import next_trials, trials_named
 from scalejax.analysis.forecast.observed import Observed, Table
 from scalejax.analysis.forecast.statement import Advice, Statement
@@ -56,14 +56,16 @@ def advise_rows(
     """
     if target is not None and not target > 0:
         raise ValueError(f"target is {target:g}: give a loss above zero.")
-    if not (compute > 0 and math.isfinite(compute)):
-        raise ValueError(f"compute is {compute:g}: give how many times that of the run with the most, such as 10.")
-    anchor = anchor_of(observed, level=level, seed=seed)
+    if not 0 < compute <= FARTHEST:
+        most = f"give how many times that of the run with the most, such as 10, and at most {FARTHEST:,.0f}"
+        raise ValueError(f"compute is {compute:g}: {most}.")
+    anchor = anchor_of(observed.own, level=level, seed=seed)
     falls = falls_of(anchor)
     verdict = verdict_of(falls, sizes=anchor.sizes)
     trials = next_trials(anchor, observed)
     statements = [
         _answer(verdict, falls, anchor, observed),
+        *_better_elsewhere(anchor, observed),
         *_what_would_tell(verdict, trials),
         _now(anchor, observed),
         *_left_out(anchor, observed),
@@ -117,6 +119,25 @@ def _what_would_tell(verdict: str, trials: Table) -> list[Statement]:
     return [Statement("what would tell", "The trials named last would tell most.")]
 
 
+def _better_elsewhere(anchor: Anchor, observed: Observed) -> list[Statement]:
+    """Name the model of another family that is best on the most data, and what more data would bring it."""
+    rows = observed.rows
+    means = rows[rows["data"] == rows["data"].max()].groupby(["family", "model"])["loss"].mean()
+    family, model = means.idxmin()
+    if family == observed.family or not means.min() < means.get(observed.family, means).min():
+        return []
+    curve, most = rows[rows["model"] == model], float(rows["data"].max())
+    sentence = f"The lowest {observed.noun} on {most:,.0f} {observed.data} is that of {model}, {short(means.min(), 3)}"
+    if curve["data"].nunique() < LEAST_POINTS or not means.min() > 0:
+        return [Statement("best model", f"{sentence}.", float(means.min()), facts={"model": model})]
+    draws = curve_draws(curve, most * np.array([1.0, 10.0]), seed=anchor.seed)[0]
+    middle, low, high = anchor.interval(1 - draws[:, 1] / np.maximum(draws[:, 0], 1e-300)).tolist()
+    interval = f"{100 * anchor.level:.0f} % interval {100 * low:z.0f} to {100 * high:z.0f} %"
+    sentence += f"; ten times the {observed.data} would cut it by {100 * middle:z.0f} % ({interval})."
+    facts = {"model": model, "fall": [low, middle, high]}
+    return [Statement("best model", sentence, float(means.min()), facts=facts)]
+
+
 def _now(anchor: Anchor, observed: Observed) -> Statement:
     here = observed.own.query("params == @anchor.params and data == @anchor.data")["loss"]
     mean, low, high = float(here.mean()), float(here.min()), float(here.max())
@@ -133,10 +154,8 @@ def _left_out(anchor: Anchor, observed: Observed) -> list[Statement]:
     """Say how many rows are not used because nothing falls there yet."""
     if not anchor.left_out:
         return []
-    sentence = (
-        f"Left out: {number_of(anchor.left_out, 'row')} within {100 * (1 - CHANCE):.0f} % of the highest "
-        f"{observed.noun}; there it does not fall yet, and one law fits the others much better."
-    )
+    rows = f"{number_of(anchor.left_out, 'row')} within {100 * (1 - CHANCE):.0f} % of the highest {observed.noun}"
+    sentence = f"Left out: {rows}; one law fits the others much better."
     return [Statement("left out", sentence, float(anchor.left_out))]
 
 
@@ -163,6 +182,7 @@ def _scaled(anchor: Anchor, observed: Observed) -> list[Statement]:
 def _odds(falls: Mapping[str, Floats], anchor: Anchor, observed: Observed) -> list[Statement]:
     if not anchor.sizes:
         return []
-    chance = float((falls[DATA] > falls[SIZE]).mean())
+    data, size = falls[DATA], falls[SIZE]
+    chance = float((data > size).mean() + (data == size).mean() / 2)  # neither, where both reach zero
     sentence = f"Ten times the {observed.data} helps more than ten times the parameters with probability {chance:.2f}."
     return [Statement("data beats size", sentence, chance)]

@@ -16,9 +16,8 @@ Floats = npt.NDArray[np.float64]
 
 DRAWS = 2000
 SPARE = 8  # times as many are drawn, of which those that make sense are kept: DRAWS different ones if one in eight does
-# Share of them; fewer, and the rows say that the loss rises. Fewer than 320 of 16,000 would be repeated so often that a
-# 5 % tail rested on 16 of them.
-LEAST_FALLING = 0.02
+LEAST_FALLING = 0.25  # share of them; fewer, and it is the rows that say that the loss rises
+HIGHEST_LOG = 600.0  # of a drawn loss: its exponential, times noise, is still a number
 WORTH = 0.05  # tenfold data or parameters that take away less than this share of the loss do not help
 CHANCE = 0.8  # rows above this share of the highest loss may be those of models that are still at chance
 # By so many times the law's misfit must shrink without them: its variance by 2.25 times, which chance does in one of 20
@@ -107,9 +106,14 @@ class Anchor:
         return np.quantile(draws, (0.5, (1 - self.level) / 2, (1 + self.level) / 2), axis=0)
 
 
-def anchor_of(observed: Observed, *, level: float, seed: int) -> Anchor:
-    """Return what is known around the run with the most compute."""
-    whole = observed.own
+def anchor_of(whole: Table, *, level: float, seed: int) -> Anchor:
+    """Return what is known around the run with the most compute.
+
+    Args:
+        whole: the rows of one family, as `Observed.own` has them.
+        level: probability of the intervals.
+        seed: of the draws.
+    """
     own = falling(whole)
     sizes = own["params"].nunique() > 1
     names = ("params", "data") if sizes else ("data",)
@@ -175,7 +179,7 @@ def falling_draws(
     first, last = before.shape[1], before.shape[1] + after.shape[1]
     falling = np.flatnonzero((logs[:, first:last] - logs[:, :first] <= WORTH).all(axis=1))
     chosen = falling if len(falling) >= LEAST_FALLING * len(logs) else np.arange(len(logs))
-    return np.maximum(np.exp(logs[np.resize(chosen, DRAWS), last:]) - offset, 0.0)
+    return np.maximum(np.exp(np.minimum(logs[np.resize(chosen, DRAWS), last:], HIGHEST_LOG)) - offset, 0.0)
 
 
 def one_run(draws: Floats, known: Posterior, *, offset: float, seed: int) -> Floats:

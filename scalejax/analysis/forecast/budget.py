@@ -17,16 +17,29 @@ FARTHEST = 1e4  # times what was measured: no target is looked for beyond
 
 def target_statements(target: float, anchor: Anchor, observed: Observed) -> list[Statement]:
     """Say what a target takes of data alone, of parameters alone, and of compute spent on both at best."""
-    needed = needed_for(target, anchor)
+    means = observed.rows.groupby(["model", "data"], sort=False)["loss"].mean()
+    here = float(observed.own.query("params == @anchor.params and data == @anchor.data")["loss"].mean())
+    statements = []
+    if means.min() <= target:
+        model, data = means.idxmin()
+        on = f"{model} on {data:,.0f} {observed.data} has {short(means.min(), 3)}"
+        statements.append(
+            Statement("target", f"{observed.noun} {exact(target)} is reached already: {on}.", means.min())
+        )
+    if here <= target:
+        return statements
+    needed, remains = needed_for(target, anchor)
     labels = {"data": observed.data, "parameters": "parameters", "FLOPs": "FLOPs"}
-    return [
-        _reached(f"target by {labels[name]}", amounts, labels[name], target, observed, anchor)
-        for name, amounts in needed.items()
-    ]
+    for name, amounts in needed.items():
+        label = f"target by {labels[name]}"
+        statements.append(_reached(label, amounts, remains[name], labels[name], target, observed, anchor))
+    return statements
 
 
-def needed_for(target: float, anchor: Anchor) -> dict[str, Floats]:
-    """Return what each draw needs to reach a target: "data", "parameters" and "FLOPs", (DRAWS,) each.
+def needed_for(target: float, anchor: Anchor) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """Return what each draw needs to reach a target, and the loss that remains with the most that is looked at.
+
+    Both by "data", "parameters" and "FLOPs", (DRAWS,) each.
 
     All are read from the same draws on a grid of parameters and data, so that FLOPs are at most those by data or
     parameters alone. Draws that do not reach it on the grid need infinitely much.
@@ -37,16 +50,16 @@ def needed_for(target: float, anchor: Anchor) -> dict[str, Floats]:
     logs = np.log(np.maximum(losses + anchor.offset, 1e-300))
     goal = math.log(target + anchor.offset)
     of_data = FARTHEST ** _first(logs, goal)  # times the data, of each size
-    needed = {"data": anchor.data * of_data[:, 0]}
+    needed, remains = {"data": anchor.data * of_data[:, 0]}, {"data": losses[:, 0, -1]}
     if anchor.sizes:
         of_params = FARTHEST ** _first(logs.swapaxes(1, 2), goal)  # times the parameters, with each amount of data
-        needed["parameters"] = anchor.params * of_params[:, 0]
+        needed["parameters"], remains["parameters"] = anchor.params * of_params[:, 0], losses[:, -1, 0]
         if _both_cost(anchor):
             # Where the lines of the grid in both directions cross the target: the cheapest place is between two of
             # those, or at one, and near it the cost hardly changes.
             costs = np.concatenate([anchor.cost(grid, of_data), anchor.cost(of_params, grid)], axis=1)
-            needed["FLOPs"] = costs.min(axis=1)
-    return needed
+            needed["FLOPs"], remains["FLOPs"] = costs.min(axis=1), losses[:, -1, -1]
+    return needed, remains
 
 
 def _first(logs: Floats, goal: float) -> Floats:
@@ -62,21 +75,23 @@ def _first(logs: Floats, goal: float) -> Floats:
     return np.where(reached.any(axis=-1), (before[..., 0] + share) / (logs.shape[-1] - 1), np.inf)
 
 
-def _reached(label: str, needed: Floats, noun: str, target: float, observed: Observed, anchor: Anchor) -> Statement:
+def _reached(
+    label: str, needed: Floats, remains: Floats, noun: str, target: float, observed: Observed, anchor: Anchor
+) -> Statement:
     """Say how much of something a target takes, given what each draw needs, (DRAWS,)."""
     chance = float(np.isfinite(needed).mean())
     asked = f"{observed.noun} {exact(target)}"
     if chance < 0.5:
-        low, middle, high = _limit(anchor, size=noun == "parameters", both=noun == "FLOPs")
-        fewer, where = {
-            "FLOPs": ("More compute probably does not", ""),
-            "parameters": ("Parameters alone probably do not", " with this much data"),
-        }.get(noun, (f"{noun.capitalize()} alone probably do not", " at this size"))
+        middle, low, high = anchor.interval(remains).tolist()
+        fewer, most = {
+            "FLOPs": ("More compute probably does not", "both"),
+            "parameters": ("Parameters alone probably do not", "the parameters"),
+        }.get(noun, (f"{noun.capitalize()} alone probably do not", f"the {noun}"))
         sentence = (
-            f"{fewer} reach {asked} (probability of reaching it {chance:.2f}); the irreducible {observed.noun}{where} "
-            f"is {short(middle)} ({short(low)} to {short(high)})."
+            f"{fewer} reach {asked} (probability of reaching it {chance:.2f}); with {FARTHEST:,.0f} times {most} the "
+            f"{observed.noun} would still be {short(middle)} ({short(low)} to {short(high)})."
         )
-        return Statement(label, sentence, facts={"probability": chance, "irreducible": [low, middle, high]})
+        return Statement(label, sentence, facts={"probability": chance, "remains": [low, middle, high]})
     at, low, high = np.quantile(needed, (0.5, (1 - anchor.level) / 2, (1 + anchor.level) / 2), method="lower").tolist()
 
     def amount(number: float) -> str:
@@ -85,22 +100,13 @@ def _reached(label: str, needed: Floats, noun: str, target: float, observed: Obs
     upper = amount(high) if math.isfinite(high) else "more than can be forecast"
     called = "" if noun == "FLOPs" else f" {noun}"
     interval = f"{100 * anchor.level:.0f} % interval {amount(low)} to {upper}"
-    sentence = f"To reach {asked} takes {amount(at)}{called} ({interval})."
+    short_of = (
+        f"; the data set has {observed.most_data:,.0f}"
+        if label.endswith(observed.data) and at > observed.most_data
+        else ""
+    )
+    sentence = f"To reach {asked} takes {amount(at)}{called} ({interval}){short_of}."
     return Statement(label, sentence, at, low, high, {"probability": chance})
-
-
-def _limit(anchor: Anchor, *, size: bool, both: bool) -> tuple[float, float, float]:
-    """Return low, median and high of the loss that the laws fall to with endless data, parameters, or both."""
-    endless = 1e30
-    params, data = (endless if size or both else 1.0), (1.0 if size else endless)
-    mixture = anchor.posterior
-    here, there = (mixture.laws.at(anchor.positions([p], [d]))[mixture.law, 0] for p, d in ((1, 1), (params, data)))
-    start = np.log(np.maximum(anchor.forecast([1.0], [1.0])[0, 0] + anchor.offset, 1e-300))
-    order = np.argsort(values := np.exp(start + there - here) - anchor.offset)
-    share = np.cumsum(mixture.weights[order])
-    tails = ((1 - anchor.level) / 2, 0.5, (1 + anchor.level) / 2)
-    low, middle, high = (float(values[order][min(np.searchsorted(share, tail), len(order) - 1)]) for tail in tails)
-    return max(low, 0.0), max(middle, 0.0), max(high, 0.0)
 
 
 def _both_cost(anchor: Anchor) -> bool:
@@ -111,12 +117,14 @@ def _both_cost(anchor: Anchor) -> bool:
 def allocation(compute: float, anchor: Anchor, observed: Observed) -> list[Statement]:
     """Say how a budget of so many times the anchor's FLOPs is best shared between parameters and data."""
     if not _both_cost(anchor):
-        return []
+        why = "more data costs no more compute here, where the number of steps is fixed: there is no budget to share"
+        return [Statement("compute-optimal", f"{why[0].upper()}{why[1:]}.")] if anchor.sizes else []
     a, b = anchor.powers
     shares = np.linspace(-0.5, 1.5, 4 * GRID + 1)
     params, data = compute ** (shares / a), compute ** ((1 - shares) / b)
     draws = anchor.draws(params, data)
-    best = draws.argmin(axis=1)
+    # Of shares that all reach zero the one in the middle.
+    best = (draws + 1e-9 * draws.max() * np.abs(shares - 0.5)).argmin(axis=1)
     sizes, amounts = anchor.params * params[best], anchor.data * data[best]
     (n, n_low, n_high), (d, d_low, d_high) = anchor.interval(sizes), anchor.interval(amounts)
     middle = int(np.median(best))
@@ -125,7 +133,7 @@ def allocation(compute: float, anchor: Anchor, observed: Observed) -> list[State
         f"With {compute:g} times the FLOPs of the run with the most compute, best is a model of {short_count(n)} "
         f"parameters ({short_count(n_low)} to {short_count(n_high)}) on {short_count(d)} {observed.data} "
         f"({short_count(d_low)} to {short_count(d_high)}): {observed.noun} {short(value)} ({short(low)} to "
-        f"{short(high)})."
+        f"{short(high)}){'' if d <= observed.most_data else f'; the data set has {observed.most_data:,.0f}'}."
     )
     facts = {
         "flops": compute * anchor.flops, "params": [n_low, n, n_high], "data": [d_low, d, d_high]

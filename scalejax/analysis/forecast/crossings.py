@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from scalejax.analysis.forecast.anchor import GRID, WORTH, Anchor, curve_draws
+from scalejax.analysis.forecast.anchor import GRID, WORTH, Anchor, curve_draws, noise_of
 from scalejax.analysis.forecast.extrapolate import LEAST_POINTS
 from scalejax.analysis.forecast.observed import Observed
 from scalejax.analysis.forecast.statement import Statement
-from scalejax.analysis.forecast.verdict import SURE
 from scalejax.text import short, short_count
 
 CLEAR = 2.0  # standard errors by which a model is clearly better than another
@@ -36,6 +35,7 @@ def flattened(observed: Observed) -> list[Statement]:
 
 def overtaking(observed: Observed, anchor: Anchor) -> list[Statement]:
     """Say from how much data on the model with the most compute is better than each other, measured or forecast."""
+    noise = noise_of(anchor.posterior)  # of one run, where a mean does not show its own
     curves = {str(name): part.groupby("data")["loss"] for name, part in observed.rows.groupby("model", sort=False)}
     own = observed.own
     largest = str(own.loc[own["params"] == anchor.params, "model"].iloc[0])
@@ -43,11 +43,11 @@ def overtaking(observed: Observed, anchor: Anchor) -> list[Statement]:
     for name, curve in curves.items():
         if name == largest:
             continue
-        large, other = (part.agg(["mean", "sem"]).fillna(0.0) for part in (curves[largest], curve))
+        large, other = (part.agg(["mean", "sem"]) for part in (curves[largest], curve))
         both = large.add_suffix("_large").join(other.add_suffix("_other"), how="inner")
         if len(both) < 2:
             continue
-        spread = np.hypot(both["sem_large"], both["sem_other"])
+        spread = np.hypot(*(both[f"sem_{name}"].fillna(noise * both[f"mean_{name}"]) for name in ("large", "other")))
         better = both["mean_large"] < both["mean_other"] - CLEAR * spread
         label, sizes = f"{largest} overtakes {name}", both.index.to_numpy(float)
         doubtful = sizes[~better.to_numpy()]
@@ -75,15 +75,16 @@ def _forecast_crossing(label: str, largest: str, other: str, observed: Observed,
         if rows["data"].nunique() < LEAST_POINTS:
             return []
         draws.append(curve_draws(rows, factors * anchor.data, seed=anchor.seed + number)[0])
-    crossed = draws[0] < draws[1]
-    chance = float(crossed.any(axis=1).mean())
-    if chance < 1 - SURE:
+    below = draws[0] < draws[1]
+    crossed = below[:, -1]  # and stays so: to touch once is not to overtake
+    chance = float(crossed.mean())
+    if chance < 0.5:
         sentence = (
             f"{largest} probably does not overtake {other} within 100 times the {observed.data} (probability of "
             f"overtaking it {chance:.2f})."
         )
         return [Statement(label, sentence, facts={"probability": chance})]
-    first = anchor.data * factors[crossed[crossed.any(axis=1)].argmax(axis=1)]
+    first = anchor.data * factors[GRID - np.argmin(below[crossed][:, ::-1], axis=1).clip(min=1)]
     at, low, high = anchor.interval(first)
     sentence = (
         f"{largest} overtakes {other} within 100 times the {observed.data} with probability {chance:.2f}, then near "

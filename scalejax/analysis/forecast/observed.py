@@ -15,6 +15,7 @@ from scalejax.text import listing
 Table = Any  # pandas.DataFrame, of which type checkers do not know what a selection is
 
 FLOPS_PER_PARAMETER_AND_TOKEN = 6  # Kaplan et al. 2020
+TRIAL_TABLE = {"trial_id", "status", "validation_loss", "train_examples", "learning_rate"}  # columns that tell it
 DATA_NAMES = ("tokens", "examples", "train_examples")  # of a table, in this order
 
 
@@ -53,10 +54,16 @@ class Observed:
 
     @property
     def family(self) -> str:
-        """The family that the question is about: of those with parameters the one of the lowest mean loss anywhere."""
+        """The family that the question is about: of those with several sizes the one of the lowest mean loss anywhere.
+
+        Where none has several sizes, of those with a number of parameters.
+        """
         sized = self.rows[self.rows["params"].notna()]
         if sized.empty:
-            raise ValueError("No model has a number of parameters: advice about their size needs the column params.")
+            problem = "no model has a number of parameters, so nothing can be said about a bigger one"
+            raise ValueError(f"There is no advice: {problem}; what more data would bring is said of each curve.")
+        several = sized.groupby("family")["params"].transform("nunique") > 1
+        sized = sized[several] if several.any() else sized
         return str(sized.groupby(["family", "params", "data"])["loss"].mean().idxmin()[0])
 
     @property
@@ -106,6 +113,8 @@ def observed_of_table(table: pd.DataFrame, *, columns: Mapping[str, str]) -> Obs
     Raises:
         ValueError: a column is missing or is no column of numbers, or a row holds what no run has.
     """
+    if not columns.keys() - {"loss"} and set(map(str, table.columns)) >= TRIAL_TABLE:
+        return observed_of_run(table, most_data=math.inf)  # as `scalejax export` writes it: tuned first
     known = {"params", "loss", "flops", "family", "seed", *DATA_NAMES}
     if unknown := sorted(columns.keys() - known):
         raise ValueError(f"advise has no {listing(unknown)}: its columns are {listing(sorted(known))}.")
