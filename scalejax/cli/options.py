@@ -201,7 +201,9 @@ def _advise_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--level", type=_share, default=LEVEL, metavar="P", help="the level of the intervals (default: %(default)s)"
     )
-    command.add_argument("--seed", type=_natural, default=0, metavar="S", help="of the draws (default: %(default)s)")
+    command.add_argument(
+        "--seed", type=_natural, default=0, metavar="S", help="the random seed of the forecast (default: %(default)s)"
+    )
     command.add_argument(
         "--figures", type=Path, metavar="DIR",
         help="the folder to draw into (default: that of the run; none for a table)",

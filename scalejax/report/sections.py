@@ -380,7 +380,7 @@ def ran(facts: Facts) -> Section:
         lines.append(("useful FLOP/s", quantity(flops / seconds, "FLOP/s")))
     older = timed[~(timed["flops"] > 0)]
     if len(older):
-        lines.append(("time of older algorithms, on host cores", span(float(older["seconds"].sum()))))
+        lines.append(("time of classical baselines, on host cores", span(float(older["seconds"].sum()))))
     taken = rows[rows["steps_taken"].fillna(0) > 0]
     spared = taken[taken["status"] == Status.STOPPED]
     if len(spared):
@@ -420,7 +420,7 @@ def next_trials(facts: Facts) -> Section | None:
     codes = ()
     if facts.next_sweeps:
         commands = "\n".join(f"scalejax run {_quoted(path)}" for path in facts.next_sweeps)
-        codes = (Code(commands, "Sweep files of these trials are written: run them with"),)
+        codes = (Code(commands, "Sweep files for these trials; run:"),)
     sentence = "Of the trials considered these would narrow the answer most for what they cost."
     grid = Grid(header, rows, caption, left=frozenset())
     return Section("next", "What to run next", (sentence,), grids=(grid,), codes=codes)

@@ -71,7 +71,7 @@ def advise(
         columns: of a table: "params", "tokens" or "examples", "loss", "flops", "family", "seed" -> their columns, where
             they are called otherwise.
         level: probability of the intervals.
-        seed: of the draws.
+        seed: the random seed of the forecast.
 
     Raises:
         ValueError: the caller's mistake, or too few results.

@@ -33,7 +33,7 @@ FIRST_STEPS, FINALISTS, LAST_STEPS = 20, 2, 100  # steps from each start, and on
 HUBER = 1e-3  # as in `fit_law`
 # Residuals are taken at face value up to this many robust standard deviations: of normal ones 95 % lie within.
 TAIL = 2.0
-SAMPLED, STEPS = 1000, 12  # laws a step, steps at most
+SAMPLED, MOST_SAMPLED = 1000, 14_000  # laws a step, and in all
 FREEDOM = 5.0  # of the t distribution: tails heavier than the posterior's, and its fourth moment is still finite
 # Its covariance is that of the laws so far, times this: what is too wide costs some laws of small weight, what is too
 # narrow gives the few laws of its edge nearly all the weight.
@@ -55,7 +55,11 @@ def surface(parameters: Floats, positions: Floats) -> Floats:
 
 
 def robust_fit(positions: Floats, log_loss: Floats) -> tuple[Floats, Floats]:
-    """Return the parameters (5,) of a fit that outliers do not move, and its residuals (rows,)."""
+    """Fit the law so that outliers do not move it, from several starts.
+
+    Returns:
+        The parameters that each start comes to, (starts, 5), the best first; and the residuals of the best, (rows,).
+    """
     # The height is fitted too, so the shares need no common scale here: this is `surface` without its normalisation.
     n, d = positions
     bound = np.append(FARTHEST * DEVIATIONS, np.inf)
@@ -96,8 +100,9 @@ def robust_fit(positions: Floats, log_loss: Floats) -> tuple[Floats, Floats]:
         np.array([np.log(alpha), np.log(beta), *MEANS[2:], log_loss.min()]) for alpha in EXPONENTS for beta in EXPONENTS
     ]
     first = sorted((fitted(start, FIRST_STEPS) for start in starts), key=lambda fit: fit.cost)
-    best = min((fitted(fit.x, LAST_STEPS) for fit in first[:FINALISTS]), key=lambda fit: fit.cost)
-    return best.x[:-1], residuals(best.x)[: len(log_loss)]
+    last = sorted((fitted(fit.x, LAST_STEPS) for fit in first[:FINALISTS]), key=lambda fit: fit.cost)
+    found = [*last, *first[FINALISTS:]]
+    return np.stack([fit.x[:-1] for fit in found]), residuals(found[0].x)[: len(log_loss)]
 
 
 def tails_of(residuals: Floats) -> Floats:
@@ -106,13 +111,13 @@ def tails_of(residuals: Floats) -> Floats:
     return np.maximum(1.0, np.abs(residuals) / (TAIL * max(deviation, HUBER))) ** 2
 
 
-def near(start: Floats, rng: np.random.Generator) -> Laws:
-    """Return some laws around the robust fit (5,)."""
-    theta = _drawn(start, np.diag((DEVIATIONS / 4) ** 2), FEW, rng)
+def near(starts: Floats, rng: np.random.Generator) -> Laws:
+    """Return some laws around the best robust fit of (starts, 5)."""
+    theta = _drawn(starts[0], np.diag((DEVIATIONS / 4) ** 2), FEW, rng)
     return Laws(((surface, theta),), np.zeros(FEW))
 
 
-def surfaces(drift: Drift, log_loss: Floats, *, start: Floats, rng: np.random.Generator) -> Laws:
+def surfaces(drift: Drift, log_loss: Floats, *, starts: Floats, rng: np.random.Generator) -> Laws:
     """Return laws sampled from their posterior.
 
     Each step samples laws from a t distribution and fits the next one to all laws so far, each weighted by its
@@ -121,27 +126,30 @@ def surfaces(drift: Drift, log_loss: Floats, *, start: Floats, rng: np.random.Ge
     Args:
         drift: of the rows.
         log_loss: of the rows, (rows,).
-        start: parameters of the robust fit, (5,).
+        starts: parameters of robust fits, the best first, (starts, 5).
         rng: of the samples.
     """
     theta, likelihoods, proposals = np.empty((0, len(MEANS))), np.empty(0), []
-    # The prior is among them: what the rows leave open is then seen even where the fit is at one end of it.
-    further = [(start, np.diag((DEVIATIONS / 2) ** 2)), (MEANS, np.diag(DEVIATIONS**2))]
+    # Beside the best fit all others and the prior: what the rows leave open may be far away, and in two places.
+    wide = np.diag((DEVIATIONS / 2) ** 2)
+    further = [(starts[0], wide, SAMPLED), *((each, wide, FEW) for each in starts[1:])]
+    further.append((MEANS, np.diag(DEVIATIONS**2), SAMPLED))
     while True:
         proposals += further
-        new = np.concatenate([_drawn(*each, SAMPLED, rng) for each in further])
+        new = np.concatenate([_drawn(*each, rng) for each in further])
         residuals = log_loss - surface(new, drift.positions)
         theta = np.concatenate([theta, new])
         likelihoods = np.concatenate([likelihoods, log_sum(drift.log_likelihood(residuals), axis=1)])
         log_prior = -0.5 * (((theta - MEANS) / DEVIATIONS) ** 2).sum(axis=1)
-        sampling = log_sum(np.stack([_log_density(theta, *each) for each in proposals]), axis=0)
+        sampling = log_sum(np.stack([np.log(n) + _log_density(theta, *t) for *t, n in proposals]), axis=0)
         logs = log_prior + likelihoods - sampling
         weights = _tempered(logs, least=0)
-        if _effective(weights) >= ENOUGH or len(proposals) >= STEPS:
+        if _effective(weights) >= ENOUGH or len(theta) >= MOST_SAMPLED:
             break
         flat = _tempered(logs, least=LEAST_EFFECTIVE)
         mean = flat @ theta
-        further = [(mean, WIDER * ((theta - mean).T * flat) @ (theta - mean) + 1e-9 * np.eye(len(mean)))]
+        cov = WIDER * ((theta - mean).T * flat) @ (theta - mean) + 1e-9 * np.eye(len(mean))
+        further = [(mean, cov, SAMPLED)]
     chosen, counts = np.unique(resampled(weights, KEPT, rng=rng), return_counts=True)
     # A law's own likelihood is in its weight already.
     return Laws(((surface, theta[chosen]),), np.log(counts) - likelihoods[chosen])
