@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from scalejax.analysis.compute.allocation import Allocation, Misallocation, compute_optimal, misallocation
     from scalejax.analysis.compute.approaches import fit_envelope, fit_isoflop
     from scalejax.analysis.compute.frontier import Frontier
-    from scalejax.analysis.forecast.advice import Advice, Statement
     from scalejax.analysis.forecast.extrapolate import Extrapolation, extrapolate
+    from scalejax.analysis.forecast.statement import Advice, Statement
     from scalejax.analysis.laws.fit import Fit, fit_law
     from scalejax.analysis.laws.law import Law, Parameter
     from scalejax.train.task import Classification, Regression, Task
@@ -64,7 +64,7 @@ __all__ = [
 _LATE = {
     "analysis.laws.fit": ("Fit", "fit_law"),
     "analysis.laws.law": ("Law", "Parameter"),
-    "analysis.forecast.advice": ("Advice", "Statement"),
+    "analysis.forecast.statement": ("Advice", "Statement"),
     "analysis.forecast.extrapolate": ("Extrapolation", "extrapolate"),
     "train.task": ("Classification", "Regression", "Task"),
     "analysis.compute.allocation": ("Allocation", "Misallocation", "compute_optimal", "misallocation"),

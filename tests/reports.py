@@ -8,7 +8,8 @@ import pandas as pd
 from ledgers import TRIAL, write_run
 
 from scalejax.analysis import learning_curves, trends
-from scalejax.analysis.forecast.advice import BOTH, Advice, Statement
+from scalejax.analysis.forecast.statement import Advice, Statement
+from scalejax.analysis.forecast.verdict import BOTH
 from scalejax.report.pictures import pictures_of
 from scalejax.report.sections import Facts, Suggested
 from scalejax.run.store import Store, TrialRow
@@ -87,7 +88,12 @@ def planted_advice(*, verdict: str = BOTH, most_data: float | None = None) -> Ad
         asked("10x parameters", 0.18, 10, 1),
         asked("2x both", 0.19, 2, 2),
         asked("10x both", 0.11, 10, 10),
-        Statement("back-test: data", "Back-test: hiding the most examples.", 0.1, facts={"held": 0.6, "runs": 20}),
+        Statement(
+            "back-test: data",
+            "Back-test: hiding the most examples.",
+            0.1,
+            facts={"hidden": "data", "held": 0.6, "runs": 20},
+        ),
     )
     trials = pd.DataFrame({"params": [6400.0], "data": [2700.0], "flops": [1.04e8], "narrows": [0.4]})
     data = np.geomspace(2700, 27000, 5)

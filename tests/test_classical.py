@@ -1,4 +1,4 @@
-"""The older algorithms: the same examples as the networks, losses that are finite, processes that may die."""
+"""The classical baselines: the same examples as the networks, losses that are finite, processes that may die."""
 
 import json
 import math
@@ -397,7 +397,7 @@ def test_networks_and_older_algorithms_in_one_sweep(tmp_path: Path, capsys: pyte
     file, out = tmp_path / "sweep.toml", tmp_path / "run"
     file.write_text(SWEEP, encoding="utf-8")
     assert main(["plan", str(file)]) == 0
-    assert "older     8 trials on host cores, in none of the FLOPs and forecasts: svm 8" in capsys.readouterr().out
+    assert "classical 8 trials on host cores, in none of the FLOPs and forecasts: svm 8" in capsys.readouterr().out
     assert main(["plan", str(file), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["trials"], facts["older"]) == (12, [{"family": "svm", "trials": 8}])
@@ -426,7 +426,7 @@ def test_a_sweep_of_older_algorithms_alone_needs_no_table_of_training(tmp_path: 
     assert "[train]" not in text
     (tmp_path / "alone.toml").write_text(text, encoding="utf-8")
     assert load_sweep(tmp_path / "alone.toml") == sweep
-    assert str(sx.plan(sweep)).splitlines()[1].startswith("older     10 trials on host cores")
+    assert str(sx.plan(sweep)).splitlines()[1].startswith("classical 10 trials on host cores")
     left = tmp_path / "run" / OLDER / "left by a run that was killed"
     left.mkdir(parents=True)
     run = sx.run_sweep(sweep, tmp_path / "run", progress=False)

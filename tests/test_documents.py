@@ -52,6 +52,7 @@ AROUND = {  # a part of a sweep
 # Parsed alone: what needs a compiler, hosts or a tracker that are not here, and the measurement of speed.
 NOT_HERE = {"--compile", "--hosts", "--coordinator", "--track", "bench"}
 OTHERS = {"pip", "python", "python3", "mkdocs", "gcloud", "srun", ".", "SCALEJAX_TEST_OPTIMISED=1"}  # that pages show
+SHOWN = re.compile(r"^class (\w+)\(Shown\):", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -254,6 +255,12 @@ def test_halving_saves_in_the_words_of_its_page_what_is_set_on_the_command_line(
 def test_the_reference_has_every_public_name():
     page = (ROOT / "docs/python.md").read_text()
     assert sorted(re.findall(r"^::: scalejax\.(\w+)$", page, re.MULTILINE)) == sorted(sx.__all__)
+
+
+def test_the_reference_has_every_object_that_shows_itself():
+    page = (ROOT / "docs/python.md").read_text()
+    classes = (found for file in (ROOT / "scalejax").rglob("*.py") for found in SHOWN.findall(file.read_text()))
+    assert set(classes) <= set(re.findall(r"^::: scalejax\.(?:\w+\.)*(\w+)$", page, re.MULTILINE))
 
 
 def made_pages() -> dict[str, str]:

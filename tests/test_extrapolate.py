@@ -101,6 +101,25 @@ def test_the_order_of_rows_does_not_matter():
     np.testing.assert_allclose(ends(CURVE[order], 1e5, sizes=SIZES[order]), ends(CURVE, 1e5), rtol=SAME)
 
 
+def test_a_forecast_shows_its_points_and_its_status():
+    forecast = sx.Extrapolation(
+        np.array([[0.25], [0.125]]), np.array([[0.2], [0.01]]), np.array([[0.3], [0.1995]]), level=0.9, status="ok",
+        rows=9, excluded={"loss is not finite": 1},
+    )  # fmt: skip
+    lines = str(forecast).splitlines()
+    assert [line.split() for line in lines[:3]] == [
+        ["value", "low", "high"], ["0.250", "0.200", "0.300"], ["0.125", "0.0100", "0.200"],
+    ]  # fmt: skip
+    assert len({len(line) for line in lines[:3]}) == 1  # columns end below each other
+    assert lines[3] == "90 % intervals of one new run; 9 rows, 1 left out: loss is not finite; ok"
+    assert repr(forecast) == str(forecast)
+    assert forecast._repr_html_() == f"<pre>{forecast}</pre>"
+    many = sx.Extrapolation(*(np.linspace(1, 2, 30),) * 3, level=0.95, status="ok", rows=9)
+    assert str(many).splitlines()[-2:] == ["  and 10 points more", "95 % intervals of one new run; 9 rows; ok"]
+    single = sx.Extrapolation(*map(np.array, (0.5, 0.4, 0.6)), level=0.9, status="ok", rows=9)
+    assert str(single).splitlines()[1].split() == ["0.500", "0.400", "0.600"]
+
+
 def test_levels_are_nested_and_a_seed_gives_the_same_numbers():
     wide, again, narrow = (ends(CURVE, 1e5, level=level, seed=3) for level in (0.9, 0.9, 0.5))
     np.testing.assert_array_equal(wide, again)

@@ -136,20 +136,20 @@ def test_the_sentences_hold_what_came_out_against_what_was_planned():
     ]
 
 
-def test_older_algorithms_have_a_time_of_their_own_and_are_in_no_forecast():
+def test_classical_baselines_have_a_time_of_their_own_and_are_in_no_forecast():
     lanes = spans().assign(began=lambda it: it["began"] - 990, ended=lambda it: it["ended"] - 990)  # from 10 s to 40 s
     fits = lanes.assign(group="host", pack=-1, began=[20.0, 30.0] * 3, ended=[60.0, 95.0] * 3)
     both = pd.concat([lanes, fits], ignore_index=True)
     sentences = said(session(training_seconds=30.0, forecast_seconds=20.0), timeline=both)
     assert sentences[:2] == [
-        "The sweep ran for 1 min 40 s on 2 devices (NVIDIA H200); lanes trained for 30 s of them, and algorithms of "
-        "scikit-learn were fitted on host cores for 1 min 15 s, 55 s of these alone: the rest went into loading, "
+        "The sweep ran for 1 min 40 s on 2 devices (NVIDIA H200); lanes trained for 30 s of them, and classical "
+        "baselines were fitted on host cores for 1 min 15 s, 55 s of these alone: the rest went into loading, "
         "compiling and writing.",
         "The plan's forecast for the networks was 20 s; they took 40 s, 2.0 times as long.",
     ]
     alone = said(session(training_seconds=0.0), timeline=fits)
     assert alone == [
-        "The sweep ran for 1 min 40 s; algorithms of scikit-learn were fitted on host cores for 1 min 15 s of them, "
+        "The sweep ran for 1 min 40 s; classical baselines were fitted on host cores for 1 min 15 s of them, "
         "and no network was trained."
     ]
 

@@ -21,7 +21,7 @@ from reports import SWEEP, loss_of, planted_advice, planted_facts, planted_run, 
 from test_public import REPORT, keys, spelled
 
 import scalejax as sx
-from scalejax.analysis.forecast.advice import NEITHER
+from scalejax.analysis.forecast.verdict import NEITHER
 from scalejax.cli import main
 from scalejax.report.answer import Speed, answer_of, span, speed_of
 from scalejax.report.figures.compare import compare_picture

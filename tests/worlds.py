@@ -34,19 +34,23 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from scalejax.analysis.forecast import advice
+from scalejax.analysis.forecast.advice import Part, advise_rows
+from scalejax.analysis.forecast.anchor import anchor_of, falling
 from scalejax.analysis.forecast.extrapolate import measured, posterior
+from scalejax.analysis.forecast.next_trials import candidates_of, next_trials
 from scalejax.analysis.forecast.observed import observed_of_table
 from scalejax.analysis.forecast.posterior import Posterior
+from scalejax.analysis.forecast.statement import Advice
+from scalejax.analysis.forecast.verdict import BOTH, DATA, NEITHER, SIZE, UNSURE
 
-KINDS = (advice.DATA, advice.SIZE, advice.BOTH, advice.NEITHER, advice.UNSURE)
+KINDS = (DATA, SIZE, BOTH, NEITHER, UNSURE)
 LARGEST = (1e8, 3e10)  # parameters and tokens of a grid's corner
 BANK = 3000  # laws that show whether rows can tell
 SHAPES = ("sum", "interaction", "plateau")
@@ -117,10 +121,10 @@ def kind_of(falls: tuple[float, float]) -> str:
     """Return the kind of a law by its falls, "" where it is between two."""
     data, size = falls
     if data < 0.02 and size < 0.02:
-        return advice.NEITHER
+        return NEITHER
     if min(falls) > 0.1 and max(falls) <= 1.6 * min(falls):
-        return advice.BOTH
-    for kind, more, less in ((advice.DATA, data, size), (advice.SIZE, size, data)):
+        return BOTH
+    for kind, more, less in ((DATA, data, size), (SIZE, size, data)):
         if more > 0.1 and less < max(more / 3, 0.03):
             return kind
     return ""
@@ -130,7 +134,7 @@ def world_of(kind: str, number: int) -> World:
     """Plant a world of a kind."""
     rng = np.random.default_rng([KINDS.index(kind), number])
     shape = SHAPES[number // 2 % len(SHAPES)]  # odd and even numbers differ in other ways
-    if kind != advice.UNSURE:
+    if kind != UNSURE:
         return grid_world(kind, shape, rng)
     return noisy_world(shape, rng) if number % 2 else diagonal_world(shape, rng)
 
@@ -148,7 +152,7 @@ def grid_world(kind: str, shape: str, rng: np.random.Generator) -> World:
 def diagonal_world(shape: str, rng: np.random.Generator) -> World:
     """Plant a world in which data and size grow together."""
     params = LARGEST[0] * np.geomspace(0.01, 1, rng.integers(5, 8)).repeat(rng.integers(2, 4))
-    return planted(advice.UNSURE, shape, rng, (params, 20 * params), noise=rng.uniform(0.01, 0.03))
+    return planted(UNSURE, shape, rng, (params, 20 * params), noise=rng.uniform(0.01, 0.03))
 
 
 def noisy_world(shape: str, rng: np.random.Generator) -> World:
@@ -163,9 +167,9 @@ def noisy_world(shape: str, rng: np.random.Generator) -> World:
         world = planted("", shape, rng, design, noise=rng.uniform(0.15, 0.25))
         misses = np.log(world.rows["loss"].to_numpy()) - logs
         misses = ((misses - misses.mean(axis=1, keepdims=True)) ** 2).sum(axis=1) / (2 * world.noise**2)
-        best = [misses[kinds == kind].min() for kind in (advice.DATA, advice.SIZE)]
+        best = [misses[kinds == kind].min() for kind in (DATA, SIZE)]
         if max(best) < misses.min() + 1:
-            return replace(world, kind=advice.UNSURE)
+            return replace(world, kind=UNSURE)
 
 
 def crossed(params: np.ndarray, data: np.ndarray, *, seeds: int) -> tuple[np.ndarray, np.ndarray]:
@@ -191,38 +195,22 @@ def planted(
         world = bare_world(rng, design, shape)
         n, d = (np.array([place, 10 * place]) for place in world.corner)
         here, there = world.law(n, d)
-        fits = here - there > 0.15 * here if kind == advice.UNSURE else not kind or kind_of(world.falls) == kind
+        fits = here - there > 0.15 * here if kind == UNSURE else not kind or kind_of(world.falls) == kind
         if fits:
             world = replace(world, kind=kind, noise=noise)
             return replace(world, rows=world.trained(*design, rng))
 
 
-def corner_of(world: World) -> tuple[advice.Corner, advice.Observed]:
-    """Return what the advice knows around the corner, and the rows as it reads them."""
-    observed = observed_of_table(world.rows, columns={})
-    return advice.corner_of(observed, level=LEVEL, seed=0), observed
-
-
 def verdict_of(world: World) -> tuple[str, int]:
-    """Return the verdict of the advice, and how many trials it names: without the statements, which take longer."""
-    corner, observed = corner_of(world)
-    verdict = advice._verdict(advice._falls(corner), sizes=corner.sizes)
-    return verdict, len(advice.next_trials(corner, observed)) if verdict == advice.UNSURE else 0
+    """Return the verdict of the advice, and how many trials it names where it cannot tell."""
+    said = advice_of(world, parts=())
+    return said.verdict, len(said.trials) if said.verdict == UNSURE else 0
 
 
-def advice_of(world: World) -> advice.Advice:
-    """Return the advice, of its statements those that the answer is made of: the others take longer."""
-    corner, observed = corner_of(world)
-    falls = advice._falls(corner)
-    verdict = advice._verdict(falls, sizes=corner.sizes)
-    trials = advice.next_trials(corner, observed)
-    statements = (
-        advice._answer(verdict, falls, corner, observed, trials),
-        advice._now(corner, observed),
-        *advice._scaled(corner, observed),
-    )
-    columns = {"data": observed.data, "loss": observed.noun}
-    return advice.Advice(verdict, statements, trials, pd.DataFrame(), LEVEL, columns)
+def advice_of(world: World, *, parts: Collection[Part] = ("forecasts",)) -> Advice:
+    """Return the advice, without the parts that take longer."""
+    observed = observed_of_table(world.rows, columns={})
+    return advise_rows(observed, target=None, compute=10.0, level=LEVEL, seed=0, parts=parts)
 
 
 def width_of(known: Posterior, places: np.ndarray) -> float:
@@ -232,35 +220,36 @@ def width_of(known: Posterior, places: np.ndarray) -> float:
 
 
 def narrowed(world: World, number: int) -> dict[str, tuple[float, float]]:
-    """Return for each choice of trials by how much it narrows the intervals, and the FLOPs relative to the corner's."""
+    """Return for each choice of trials by how much it narrows the intervals, and the FLOPs relative to the anchor's."""
     rng = np.random.default_rng(number)
-    corner, observed = corner_of(world)
-    candidates = advice.candidates_of(corner, observed)
-    named = advice.next_trials(corner, observed)
-    spent = float(named["flops"].to_numpy().sum() / corner.flops)
-    a, b = corner.powers
+    observed = observed_of_table(world.rows, columns={})
+    anchor = anchor_of(observed.own, level=LEVEL, seed=0)
+    candidates = candidates_of(anchor, observed)
+    named = next_trials(anchor, observed)
+    spent = float(named["flops"].to_numpy().sum() / anchor.flops)
+    a, b = anchor.powers
     chosen = {
-        "named": named[["params", "data"]].to_numpy() / [corner.params, corner.data],
+        "named": named[["params", "data"]].to_numpy() / [anchor.params, anchor.data],
         "random": candidates[rng.choice(len(candidates), len(named), replace=False)],
         "largest": np.array([[spent ** (0.5 / a), spent ** (0.5 / b)]]),
     }
-    before = width_of(corner.posterior, corner.positions(*ASKED))
+    before = width_of(anchor.posterior, anchor.positions(*ASKED))
     result = {}
     for name, places in chosen.items():
-        params, data = (places * [corner.params, corner.data]).T
+        params, data = (places * [anchor.params, anchor.data]).T
         table = pd.concat([world.rows, world.trained(params, data, np.random.default_rng(number))])
-        rows = advice.falling(observed_of_table(table, columns={}).rows)
+        rows = falling(observed_of_table(table, columns={}).rows)
         found = measured({"params": rows["params"], "data": rows["data"]}, rows["loss"])
-        asked = found.new({"params": ASKED[0] * corner.params, "data": ASKED[1] * corner.data})[0]
+        asked = found.new({"params": ASKED[0] * anchor.params, "data": ASKED[1] * anchor.data})[0]
         after = width_of(posterior(found), asked)
-        result[name] = (1 - after / before, float((corner.cost(*places.T) / corner.flops).sum()))
+        result[name] = (1 - after / before, float((anchor.cost(*places.T) / anchor.flops).sum()))
     return result
 
 
 def judged(kind: str, number: int) -> dict[str, Any]:
     """Judge the verdicts in so many worlds of a kind."""
     told = [verdict_of(world_of(kind, place)) for place in range(number)]
-    right = sum(verdict == kind and (kind != advice.UNSURE or trials > 0) for verdict, trials in told)
+    right = sum(verdict == kind and (kind != UNSURE or trials > 0) for verdict, trials in told)
     return {"right": right, "worlds": number, "said": dict(Counter(verdict for verdict, _ in told).most_common())}
 
 
@@ -297,7 +286,7 @@ def main() -> None:
             fine &= row["beaten"] > options.pairs / 2 and row["narrowed per flops"] < best
         if not options.json:
             print(
-                f"{name:15} narrows by {100 * row['narrowed']:.1f} % with {row['flops']:.2f} times the corner's FLOPs, "
+                f"{name:15} narrows by {100 * row['narrowed']:.1f} % with {row['flops']:.2f} times the anchor's FLOPs, "
                 f"{100 * row['narrowed per flops']:.1f} % per such (medians); the named narrow more per FLOP in "
                 f"{row['beaten']} of {options.pairs} worlds"
             )

@@ -1,1 +1,1 @@
-"""The older algorithms of scikit-learn, fitted on host cores beside the engine, trials of the same sweep."""
+"""Classical baselines of scikit-learn, fitted on host cores beside the engine, trials of the same sweep."""

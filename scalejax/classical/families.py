@@ -1,4 +1,4 @@
-"""The older algorithms: which tasks each does, its options, and the values that are tried where a sweep names none.
+"""The classical baselines: which tasks each does, its options, and the values that are tried where a sweep names none.
 
 Inputs are taken as they are, like those of the networks: bring them in about unit variance. scikit-learn is imported
 where an estimator is made. Nothing here imports JAX: the processes that fit do without it.

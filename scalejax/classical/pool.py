@@ -1,4 +1,4 @@
-"""Processes on host cores that fit the older algorithms, beside whatever else runs here."""
+"""Processes on host cores that fit the classical baselines, beside whatever else runs here."""
 
 import contextlib
 import importlib.metadata

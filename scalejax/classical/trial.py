@@ -1,4 +1,4 @@
-"""One fit of an older algorithm, as a sweep asks for it. Nothing here imports JAX."""
+"""One fit of a classical baseline, as a sweep asks for it. Nothing here imports JAX."""
 
 import functools
 import hashlib

@@ -234,7 +234,7 @@ def export(options: argparse.Namespace) -> int:
 def fit(options: argparse.Namespace) -> int:
     """Fit a scaling law to a run, or to any table.
 
-    Parameters with errors and intervals, a verdict on what the data cannot tell, and a figure.
+    Parameters with errors and intervals, which parameters the data do not identify, and a figure.
     """
     from scalejax.analysis.tables import parse_columns
     from scalejax.run import fit_source
@@ -333,9 +333,9 @@ def bench(options: argparse.Namespace) -> int:
 
 
 def completion(options: argparse.Namespace) -> int:
-    """Print what completes these commands in a shell.
+    """Print the completion script of a shell.
 
-    Commands and options at the press of the tab key, in bash, zsh or fish; needs pip install "scalejax[completion]".
+    It completes commands and options in bash, zsh or fish, and needs pip install "scalejax[completion]".
     """
     try:
         import shtab
@@ -353,7 +353,7 @@ def completion(options: argparse.Namespace) -> int:
 TOUR = {
     "Ask and train": (plan, run, status),
     "Understand": (report, advise, fit),
-    "Take along": (export, bench, completion),
+    "Export and tools": (export, bench, completion),
 }
 
 

@@ -192,7 +192,7 @@ def _advise_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--target", type=number, metavar="X", help="say what it takes to reach this loss or error")
     command.add_argument(
         "--compute", type=_times, default=COMPUTE, metavar="Kx",
-        help="share a budget of so many times the FLOPs of the largest model on the most data (default: %(default)gx)",
+        help="share a budget of so many times the FLOPs of the run with the most compute (default: %(default)gx)",
     )  # fmt: skip
     command.add_argument(
         "--columns", nargs="+", default=[], metavar="NAME=COLUMN",
@@ -201,7 +201,9 @@ def _advise_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--level", type=_share, default=LEVEL, metavar="P", help="the level of the intervals (default: %(default)s)"
     )
-    command.add_argument("--seed", type=_natural, default=0, metavar="S", help="of the draws (default: %(default)s)")
+    command.add_argument(
+        "--seed", type=_natural, default=0, metavar="S", help="the random seed of the forecast (default: %(default)s)"
+    )
     command.add_argument(
         "--figures", type=Path, metavar="DIR",
         help="the folder to draw into (default: that of the run; none for a table)",

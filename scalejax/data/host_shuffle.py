@@ -1,6 +1,6 @@
 """The stateless shuffle of `shuffle.py` on the host, in NumPy: which rows of the pool a trial sees, and when.
 
-For what is done before training or beside it: fitting features, older algorithms, streaming. To the last bit the same
+For work before training or beside it: fitting features, classical baselines, streaming. To the last bit the same
 rows as on the devices.
 """
 

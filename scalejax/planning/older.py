@@ -1,4 +1,4 @@
-"""The trials of the older algorithms that a sweep asks for."""
+"""The trials of the classical baselines that a sweep asks for."""
 
 import itertools
 import math
@@ -28,7 +28,7 @@ def older_count(sweep: Sweep, *, examples: int) -> int:
 
 
 def expand_older(sweep: Sweep, card: DataCard) -> Iterator[OlderTrial]:
-    """Yield the trials of the older algorithms in the order of the file: models, features, examples, options, seeds.
+    """Yield the trials of the classical baselines in the order of the file: models, features, examples, options, seeds.
 
     Raises:
         SpecError: an algorithm does not do the task of the sweep.

@@ -43,7 +43,7 @@ class Plan:
         sweep: the question.
         card: its data set.
         counted: its trials in the order of the sweep file.
-        older: those of the older algorithms, which run on host cores: neither packed nor counted below.
+        older: those of the classical baselines, which run on host cores: neither packed nor counted below.
         packing: the buckets, and why some sizes are apart.
         devices: number of devices planned for.
         useful_flops, padding_flops, idle_flops: of all trials, of zeros, of lanes without a trial; all of them with
@@ -80,7 +80,7 @@ class Plan:
 
     @property
     def count(self) -> int:
-        """Number of trials, those of the older algorithms included."""
+        """Number of trials, those of the classical baselines included."""
         return sum(counted.copies for counted in self.counted) + len(self.older)
 
     @property

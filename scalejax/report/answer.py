@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scalejax.analysis.forecast.advice import BOTH, DATA, NEITHER, SIZE, UNSURE, Advice, Statement
+from scalejax.analysis.forecast.statement import Advice, Statement
+from scalejax.analysis.forecast.verdict import BOTH, DATA, NEITHER, SIZE, UNSURE
 from scalejax.status import Status
 from scalejax.text import listing, quantity, short
 
@@ -20,7 +21,6 @@ HEADLINES = {
     UNSURE: "These results cannot tell",
 }
 ASKED = {"10x data": "ten times the {data}", "10x parameters": "ten times the parameters", "10x both": "ten times both"}
-NAMED_LAST = "The trials named last"  # as the answer calls them where they are printed behind it
 SAME = 1.05  # times the FLOPs, below which a run is said to take no more of them
 
 
@@ -65,7 +65,11 @@ def answer_of(advice: Advice, speed: Speed) -> Answer:
     """
     said = {statement.name: statement for statement in advice.statements}
     asked = {name: words.format(**advice.columns) for name, words in ASKED.items() if name in said}
-    helps = said["answer"].sentence.replace(NAMED_LAST, 'The trials under "What to run next"')
+    helps = said["answer"].sentence
+    if "best model" in said:
+        helps += f" {said['best model'].sentence}"
+    if "what would tell" in said:
+        helps += ' The trials under "What to run next" would tell most.'
     sentences = (helps, _brings(said, asked, advice), _costs(said, asked, advice, speed))
     headline = HEADLINES[advice.verdict]
     if "10x parameters" not in said and advice.verdict == NEITHER:
@@ -73,23 +77,19 @@ def answer_of(advice: Advice, speed: Speed) -> Answer:
     return Answer(advice.verdict, headline, sentences)
 
 
-def said_alone(sentence: str) -> str:
-    """Return the answer where no trials are named behind it, as above a picture."""
-    return sentence.partition(NAMED_LAST)[0].rstrip()
-
-
 def without_answer(reason: str) -> Answer:
     """Return what is said where no advice can be given, and why."""
     remedy = "It takes trials that are done at four or more different sizes of the training set, or of it and the model"
-    return Answer(None, NO_ANSWER, (f"{reason.rstrip('.')}.", f"{remedy}."))
+    few = "different place" in reason or "no trial" in reason.lower()
+    return Answer(None, NO_ANSWER, (f"{reason.rstrip('.')}.", *([f"{remedy}."] if few else [])))
 
 
 def speed_of(rows: Table, *, params: float = math.nan) -> Speed:
-    """Return what the device did with the trials of the largest model, or with all where it is not among the rows.
+    """Return what the device did with the trials of a model, or with all where it is not among the rows.
 
     Args:
         rows: the trial table.
-        params: of the largest model.
+        params: of the model.
     """
     ended = rows[(rows["status"] == Status.DONE) & (rows["flops"] > 0) & (rows["seconds"] > 0)]
     own = ended[ended["params"] == params]

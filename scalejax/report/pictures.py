@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scalejax.analysis.forecast.advice import Advice
+    from scalejax.analysis.forecast.statement import Advice
     from scalejax.report.figures.picture import Picture
     from scalejax.report.page.section import Drawn
 

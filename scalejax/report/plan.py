@@ -49,7 +49,7 @@ def plan_lines(facts: Mapping[str, Any]) -> list[str]:
     if older:
         count = sum(each["trials"] for each in facts["older"])
         where = "on host cores, in none of the FLOPs and forecasts"
-        older = [f"older     {number_of(count, 'trial')} {where}: {', '.join(older)}"]
+        older = [f"classical {number_of(count, 'trial')} {where}: {', '.join(older)}"]
     notes = [f"  note: {note}" for note in facts["notes"]]
     if not facts["programs"]:
         return [heading, *notes, *older]

@@ -31,7 +31,7 @@ class ProgressDisplay:
         self._done = self._flops = 0.0
         self._steps = 0
         self._began = self._spoke = time.monotonic()
-        self._lock = threading.Lock()  # networks and older algorithms report from different threads
+        self._lock = threading.Lock()  # networks and classical baselines report from different threads
         self._bar: Progress | None = None
         if self._console.is_terminal:
             columns = (BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.description}"))

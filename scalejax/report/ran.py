@@ -19,7 +19,7 @@ def ran_facts(sessions: Frame, timeline: Frame, *, host: str) -> dict[str, Any] 
     Args:
         sessions: as `Run.sessions` returns it.
         timeline: as `Run.timeline` does.
-        host: the group of the processes on host cores, which fit the older algorithms and are in no forecast.
+        host: the group of the processes on host cores, which fit the classical baselines and are in no forecast.
     """
     sessions = sessions[sessions["ended"].notna()]
     if len(sessions) == 0:
@@ -88,7 +88,7 @@ def ran_sentences(facts: Mapping[str, Any]) -> list[str]:
     where = f"{number_of(facts['devices'], 'device')} ({facts['device']})"
     several = f", in {number_of(facts['sessions'], 'session')}" if facts["sessions"] > 1 else ""
     older = facts["older_seconds"]
-    fitted = f"algorithms of scikit-learn were fitted on host cores for {duration(older)}" if older else ""
+    fitted = f"classical baselines were fitted on host cores for {duration(older)}" if older else ""
     if not facts["training_seconds"]:
         others = f"; {fitted} of them" if older else ""
         return [f"The sweep ran for {duration(facts['seconds'])}{several}{others}, and no network was trained."]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from scalejax.analysis.forecast.advice import Advice, Statement
+from scalejax.analysis.forecast.statement import Advice, Statement
 from scalejax.report.answer import Answer, answer_of, span, speed_of, without_answer
 from scalejax.report.page.section import Chapter, Code, Drawn, Grid, Section
 from scalejax.report.status import counted
@@ -155,8 +155,8 @@ def gains(facts: Facts) -> Grid | None:
     now = said["now"].facts
     header = ("", noun, f"{100 * advice.level:.0f} % interval", "FLOPs of one run", f"time on {speed.device}")
     caption = (
-        f"Relative to the largest model, {now['params']:,.0f} parameters, on {now['data']:,.0f} {data}. Intervals are "
-        "those of one new run. The time is that of this sweep, in which trials share the device."
+        f"Relative to the run with the most compute, {now['params']:,.0f} parameters on {now['data']:,.0f} {data}. "
+        "Intervals are those of one new run. The time is that of this sweep, in which trials share the device."
     )
     return Grid(header, tuple(rows), caption)
 
@@ -240,7 +240,7 @@ def size(facts: Facts) -> Section | None:
 
 def compute(facts: Facts) -> Section | None:
     """The loss or metric against compute, with its frontier, and how compute is best shared."""
-    shared = [each.replace("of that trial", "of the largest trial") for each in _said(facts, "compute-optimal")]
+    shared = _said(facts, "compute-optimal")
     return _pictured(facts, "compute", f"{facts.noun} against compute", shared)
 
 
@@ -289,7 +289,7 @@ def back_test(facts: Facts) -> Section | None:
     if not tests:
         return Section("back-test", title, ("No curve is long enough to hide its end and forecast it from the rest.",))
     warnings = [
-        f"In the back-test of {test.name.split(': ')[1]} only {100 * test.facts['held']:.0f} % of the runs lie in "
+        f"In the back-test of {test.facts['hidden']} only {100 * test.facts['held']:.0f} % of the runs lie in "
         f"their {100 * facts.advice.level:.0f} % interval: here the intervals of this page are too narrow."
         for test in _failed_tests(facts)
     ]
@@ -423,7 +423,7 @@ def ran(facts: Facts) -> Section:
             lines.append(("useful FLOP/s", quantity(flops / seconds, "FLOP/s")))
     older = timed[~(timed["flops"] > 0)]
     if len(older):
-        lines.append(("time of older algorithms, on host cores", span(float(older["seconds"].sum()))))
+        lines.append(("time of classical baselines, on host cores", span(float(older["seconds"].sum()))))
     taken = rows[rows["steps_taken"].fillna(0) > 0]
     spared = taken[taken["status"] == Status.STOPPED]
     if len(spared):
@@ -478,7 +478,7 @@ def next_trials(facts: Facts) -> Section | None:
     codes = ()
     if facts.suggested and facts.written:
         commands = "\n".join(f"scalejax run {_quoted(each.path)}" for each in facts.suggested)
-        codes = (Code(commands, "Sweep files of these trials are written: run them with"),)
+        codes = (Code(commands, "Sweep files for these trials; run:"),)
     sentence = "Of the trials considered these would narrow the answer most for what they cost."
     grid = _told(Grid(header, tuple(rows), caption, left=frozenset({0})))
     return Section("next", "What to run next", (sentence,), grids=(grid,), codes=codes)

@@ -20,10 +20,11 @@ from scalejax.spec.sweep import OWN_NUMBERS
 if TYPE_CHECKING:
     import pandas as pd
 
-    from scalejax.analysis.forecast.advice import Advice, Observed
+    from scalejax.analysis.forecast.observed import Observed
+    from scalejax.analysis.forecast.statement import Advice
     from scalejax.report.sections import Suggested
 
-COMPUTE = 10.0  # times the largest trial's, unless asked for otherwise
+COMPUTE = 10.0  # times that of the run with the most, unless asked for otherwise
 ENDLESS = ("land", "mnist1d")  # sources that make as many examples as are asked for
 NEXT = "next_trials"  # the folder of the suggested sweeps
 RATES = 3  # of a suggested sweep: the tuned one and its neighbours
@@ -69,11 +70,11 @@ def advise(
     Args:
         source: a run, its directory, a CSV or Parquet file, or a table in memory: one row a run.
         target: a loss (or error) whose price is asked for.
-        compute: a budget, in times the FLOPs of the largest model on the most data.
+        compute: a budget, in times the FLOPs of the run with the most compute.
         columns: of a table: "params", "tokens" or "examples", "loss", "flops", "family", "seed" -> their columns, where
             they are called otherwise.
         level: probability of the intervals.
-        seed: of the draws.
+        seed: the random seed of the forecast.
 
     Raises:
         ValueError: the caller's mistake, or too few results.
@@ -106,7 +107,6 @@ def advise_source(
         SweepError: there are no results.
     """
     from scalejax.analysis.forecast.advice import advise_rows
-    from scalejax.report.answer import said_alone
     from scalejax.report.figures.canvas import save_figure
     from scalejax.report.figures.learning_curves import scale_picture
 
@@ -115,7 +115,7 @@ def advise_source(
     folder = figures or (source / FIGURES if source.is_dir() else None)
     paths, sweeps, notes = (), (), ()
     if folder is not None:
-        title = said_alone(advice.statements[0].sentence)
+        title = advice["answer"].sentence
         unit = unit_of(source, None, str(observed.curves["metric"].iloc[0])) if source.is_dir() else ""
         picture = scale_picture(observed.curves, advice, title=title, unit=unit)
         try:

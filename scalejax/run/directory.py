@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LEDGER, ENVIRONMENT, SWEEP = "results.sqlite", "environment.json", "sweep.toml"
 CHECKPOINTS, FIGURES, MODELS = "checkpoints", "figures", "models"
-OLDER = ".older-inputs"  # while the older algorithms are fitted: what their processes read
+OLDER = ".older-inputs"  # while the classical baselines are fitted: what their processes read
 STANDARDISED = "standard deviations of the targets"
 LOCK = ".lock"  # an empty file; the lock on it ends with its process, in whichever way that ends
 PATIENCE, AGAIN = 0.3, 0.05  # seconds for which a run asks for the lock, and between two tries: who watches may try it

@@ -44,7 +44,7 @@ def trial_row(trial: "Trial", plan: "Plan") -> TrialRow:
 
 
 def older_row(trial: "OlderTrial", plan: "Plan") -> TrialRow:
-    """Return the row of a trial of an older algorithm before it has run: one step over all its examples at once."""
+    """Return the row of a trial of a classical baseline before it has run: one step over all its examples at once."""
     return TrialRow(
         trial_id=trial.trial_id,
         family=trial.family,
@@ -88,7 +88,7 @@ def result_row(end: "Finished", plan: "Plan") -> ResultRow:
 
 
 def older_result(end: "OlderFinished", plan: "Plan") -> ResultRow:
-    """Return what the row of a trial of an older algorithm says after it has ended."""
+    """Return what the row of a trial of a classical baseline says after it has ended."""
     scores = end.scores
     return ResultRow(
         trial_id=end.trial.trial_id,

@@ -50,7 +50,7 @@ from scalejax.text import Shown, listing, number_of
 if TYPE_CHECKING:
     import pandas as pd
 
-    from scalejax.analysis.forecast.advice import Advice
+    from scalejax.analysis.forecast.statement import Advice
     from scalejax.analysis.laws.law import Law
     from scalejax.classical.pool import OlderFinished
     from scalejax.classical.trial import OlderTrial
@@ -127,7 +127,7 @@ class Run(Shown):
         - trial_id.
         - session: the process that trained here, from 1 on; see `sessions`.
         - pack, group, bucket: a pack is the lanes of a bucket (the sizes that share a program) on a group of devices,
-          such as "cpu 0-3". The processes that fit the older algorithms are lanes of the group "host".
+          such as "cpu 0-3". The processes that fit the classical baselines are lanes of the group "host".
         - lanes, lane: how many the pack has, and which of them it was, from 0 on.
         - began, ended: in seconds since 1970; `ended` is missing (NaN) while the trial is there.
         - steps: taken there, 0 while it is there.
@@ -762,7 +762,7 @@ def _train(
     """Train the unfinished trials, from where an earlier run left those that have begun.
 
     Those that the halving recalls were stopped by an earlier run and would not be by this one; later it may recall
-    more. The older algorithms are fitted beside, on host cores, and their trials begin anew if they are interrupted;
+    more. The classical baselines are fitted beside, on host cores, and their trials begin anew if they are interrupted;
     what their processes read lies in `folder` for so long.
     """
     import jax

@@ -172,7 +172,8 @@ def text_samples(directory: Path, *, given: Sweep | None = None) -> "pd.DataFram
     }
     for row in ends.to_dict("records"):
         tokens, likely = _continued(directory, row["trial_id"], windows, follows, sweep)
-        table[row["model"]] = [spell(each) for each in tokens]
+        texts = [spell(each) for each in tokens]
+        table[row["model"]] = [text if text.strip() else text.replace(" ", SPACE) for text in texts]
         table[f"{row['model']}: probability of the next"] = likely
     return pd.DataFrame(table)
 

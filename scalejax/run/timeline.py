@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from scalejax.planning.placement import Group
 
 OLDER_PACK = -1  # the number of the pack of host processes
-OLDER_BUCKET = "older algorithms"
+OLDER_BUCKET = "classical baselines"
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ class Recorder:
                 self._leave(trial_id, why, at=moves.ended)
 
     def fits(self, trial_id: str, process: int, *, processes: int) -> None:
-        """Take note of an older algorithm that a host process, from 0 on, begins to fit."""
+        """Take note of a classical baseline that a host process, from 0 on, begins to fit."""
         with self._lock:
             self._enter(trial_id, OLDER_PACK, HOST, OLDER_BUCKET, processes, process, 0, began=time.time(), before=0)
 
     def fitted(self, trial_id: str, status: str, *, steps: int) -> None:
-        """Take note of an older algorithm that has ended."""
+        """Take note of a classical baseline that has ended."""
         with self._lock:
             self._leave(trial_id, status, at=time.time(), steps=steps)
 

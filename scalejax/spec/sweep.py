@@ -459,7 +459,7 @@ class TrainSpec:
             raise SpecError(says, table="train", keys=(name, other))
 
 
-# Of a sweep of older algorithms alone, which has no [train].
+# Of a sweep of classical baselines alone, which has no [train].
 UNTRAINED = TrainSpec(learning_rate=(1.0,), batch_size=(1,), steps=1)
 
 
@@ -518,7 +518,7 @@ def _check_overlap(grids: Sequence[tuple[object, Mapping[str, tuple[Knob, ...]]]
 def check_models(sweep: Sweep, families: Mapping[str, Callable[..., Any]]) -> None:
     """Hold each model grid against its builder: the family's in `families` (name -> builder), or the user's own.
 
-    Those of the older algorithms are held against the options of these.
+    Those of the classical baselines are held against the options of these.
 
     Raises `SweepError` for an unknown family, a knob that the builder lacks, needs or annotates otherwise, and for a
     model that two grids share once the builder's defaults are filled in.

@@ -12,27 +12,29 @@ from scalejax.analysis.forecast.drift import drift_of
 from scalejax.analysis.forecast.posterior import Posterior, posterior_of
 from scalejax.analysis.forecast.surfaces import near, robust_fit, surfaces, tails_of
 from scalejax.analysis.forecast.threads import on_one_thread
-from scalejax.text import number_of
+from scalejax.text import Shown, number_of, short
 
 Floats = npt.NDArray[np.float64]
 Array = Any
 
 LEAST_POINTS = 4  # different values of the predictors
 MOST_CELLS = {1: 32, 2: 256}  # of rows that are merged, by the number of predictors
-# Neighbouring rows of one run share part of their noise, so a merged cell counts as at most so many.
+# Neighbouring rows of one run share part of their noise, so a merged cell counts as at most so many: its mean has half
+# the noise of one row, however many there are.
 MOST_ALIKE = 4.0
 THINNING = 16  # of the laws by which unlikely drifts are left out
 BLOCK = 64  # points that are forecast at once, so that time and memory grow with their number, not with its square
+SHOWN = 20  # points that a forecast lists when it shows itself
 VALIDATED = 4  # every fourth law takes part in that validation
 ORIGINS = (0.4, 0.7)  # shares of the rows, in order, from which the later ones are forecast to validate
-BETTER = (
-    0.5  # repeating the last value is preferred where its mean squared error in that validation is below this times
-)
+# Repeating the last value is preferred where its mean squared error in that validation is below this times the laws':
+# two origins of one curve are few, and a smaller lead would often be luck.
+BETTER = 0.5
 
 
-@dataclass(frozen=True)
-class Extrapolation:
-    """Forecast losses, each array of the shape of the new predictors.
+@dataclass(frozen=True, repr=False)
+class Extrapolation(Shown):
+    """Forecast losses, each array of the shape of the new predictors; it shows itself as a table, a row a point.
 
     Attributes:
         value: medians.
@@ -51,6 +53,19 @@ class Extrapolation:
     status: str
     rows: int
     excluded: Mapping[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        points = zip(*(np.ravel(each).tolist() for each in (self.value, self.low, self.high)), strict=True)
+        cells = [("value", "low", "high"), *(tuple(short(each, 3) for each in point) for point in points)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = ["  " + "  ".join(map(str.rjust, row, widths)) for row in cells[: SHOWN + 1]]
+        if (others := len(cells) - len(lines)) > 0:
+            lines.append(f"  and {number_of(others, 'point')} more")
+        left_out = "".join(f", {count:,} left out: {reason}" for reason, count in self.excluded.items())
+        ending = (
+            f"{100 * self.level:g} % intervals of one new run; {number_of(self.rows, 'row')}{left_out}; {self.status}"
+        )
+        return "\n".join([*lines, ending])
 
 
 @dataclass(frozen=True)
@@ -115,7 +130,8 @@ def extrapolate(
     No law is chosen: many are averaged by what the rows leave of their probabilities, each with a drift away from it
     whose size the rows decide (`drift.py`; the laws are in `curves.py` and `surfaces.py`). So the interval holds what
     is unknown of the law's parameters, that no law is exact, and the noise of a run; it widens with the distance from
-    the rows. Where, inside the rows, repeating the last value would have been clearly better, that is done and said.
+    the rows. With one predictor, where repeating the last value would have been clearly better inside the rows, that is
+    done beyond them, and the status says so.
 
     Args:
         predictors: one predictor of any name, as of a learning curve, or two: model size first, then data, such as
@@ -196,6 +212,7 @@ def measured(predictors: Mapping[str, Array], loss: Array) -> Measured:
     return Measured(names, cells[:, order], log_loss[order], counts[order], squares, freedom, offset, len(y), excluded)
 
 
+@on_one_thread
 def posterior(rows: Measured, *, seed: int = 0, step: int = 1) -> Posterior:
     """Return what rows leave of laws and drifts; of one predictor's laws, of each `step`-th."""
     positions = rows.logs - rows.largest

@@ -1,17 +1,76 @@
 """What advice is made from: the tuned rows of a run, or any table of sizes, data and losses."""
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from scalejax.analysis.curves.curves import BAND_RANGE, learning_curves, models_of, trends
 from scalejax.analysis.curves.tuning import headline, knob_columns, tuned
-from scalejax.analysis.forecast.advice import Observed, Table
 from scalejax.text import listing
 
+Table = Any  # pandas.DataFrame, of which type checkers do not know what a selection is
+
 FLOPS_PER_PARAMETER_AND_TOKEN = 6  # Kaplan et al. 2020
+TRIAL_TABLE = {"trial_id", "status", "validation_loss", "train_examples", "learning_rate"}  # columns that tell it
 DATA_NAMES = ("tokens", "examples", "train_examples")  # of a table, in this order
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What advice is made from.
+
+    Attributes:
+        rows: one row a run: model (its name), family, params (NaN: no fixed number), data, loss, flops, seed.
+        data: what the data are counted in: "examples" or "tokens".
+        noun: what the loss is called: "error", "RMSE", "loss".
+        curves: a row a model and amount of data, as `learning_curves` returns.
+        trends: one row a model, as `trends` returns; empty where there are no curves.
+        most_data: the most that the data set has; infinite where more can be had.
+        knobs: columns of size knobs, where the rows have them.
+    """
+
+    rows: Table
+    data: str
+    noun: str
+    curves: Table
+    trends: Table
+    most_data: float = math.inf
+    knobs: tuple[str, ...] = ()
+
+    @property
+    def knob(self) -> tuple[str | None, float]:
+        """The size knob that makes its models larger, and the power of it with which their parameters grow."""
+        for name in self.knobs:
+            column = np.asarray(pd.to_numeric(self.own[name], errors="coerce"), float)
+            if np.isfinite(column).all() and (column > 0).all() and np.ptp(column) > 0:
+                power = float(np.polyfit(np.log(column), np.log(self.own["params"].to_numpy(float)), 1)[0])
+                if power > 0.1:
+                    return name, power
+        return None, math.nan
+
+    @property
+    def family(self) -> str:
+        """The family that the question is about: of those with several sizes the one of the lowest mean loss anywhere.
+
+        Where none has several sizes, of those with a number of parameters.
+        """
+        sized = self.rows[self.rows["params"].notna()]
+        if sized.empty:
+            problem = "no model has a number of parameters, so nothing can be said about a bigger one"
+            raise ValueError(f"There is no advice: {problem}; what more data would bring is said of each curve.")
+        several = sized.groupby("family")["params"].transform("nunique") > 1
+        sized = sized[several] if several.any() else sized
+        return str(sized.groupby(["family", "params", "data"])["loss"].mean().idxmin()[0])
+
+    @property
+    def own(self) -> Table:
+        """The rows of that family."""
+        rows = self.rows
+        return rows[(rows["family"] == self.family) & rows["params"].notna()]
 
 
 def observed_of_run(rows: pd.DataFrame, *, most_data: float) -> Observed:
@@ -54,6 +113,8 @@ def observed_of_table(table: pd.DataFrame, *, columns: Mapping[str, str]) -> Obs
     Raises:
         ValueError: a column is missing or is no column of numbers, or a row holds what no run has.
     """
+    if not columns.keys() - {"loss"} and set(map(str, table.columns)) >= TRIAL_TABLE:
+        return observed_of_run(table, most_data=math.inf)  # as `scalejax export` writes it: tuned first
     known = {"params", "loss", "flops", "family", "seed", *DATA_NAMES}
     if unknown := sorted(columns.keys() - known):
         raise ValueError(f"advise has no {listing(unknown)}: its columns are {listing(sorted(known))}.")

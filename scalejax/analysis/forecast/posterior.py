@@ -9,6 +9,8 @@ import numpy.typing as npt
 from scalejax.analysis.forecast.curves import Laws
 from scalejax.analysis.forecast.drift import Drift
 from scalejax.analysis.forecast.mixture import Mixture
+from scalejax.analysis.forecast.resampling import resampled
+from scalejax.analysis.forecast.threads import on_one_thread
 
 Floats = npt.NDArray[np.float64]
 
@@ -54,6 +56,7 @@ class Posterior:
             deviations[components] = np.sqrt(np.maximum(variances, NEGLIGIBLE))
         return Mixture(self.weights, means, deviations)
 
+    @on_one_thread
     def sample(self, new: Floats, *, count: int, seed: int = 0) -> Floats:
         """Draw log losses without noise at new positions (predictors, points) together, (count, points)."""
         rng = np.random.default_rng(seed)
@@ -92,11 +95,8 @@ def posterior_of(laws: Laws, drift: Drift, log_loss: Floats, *, tails: Floats, s
     logs = laws.log_weights[:, None] + drift.log_likelihood(residuals)
     weights = np.exp(logs - logs.max())
     weights /= weights.sum()
-    # Systematic resampling (Kitagawa 1996): each is drawn as often as it is expected to be, to less than one.
     rng = np.random.default_rng(seed)
-    marks = (np.arange(COMPONENTS) + rng.random()) / COMPONENTS
-    drawn = np.minimum(np.searchsorted(np.cumsum(weights.ravel()), marks), weights.size - 1)
-    kept, counts = np.unique(drawn, return_counts=True)
+    kept, counts = np.unique(resampled(weights.ravel(), COMPONENTS, rng=rng), return_counts=True)
     law, combination = np.unravel_index(kept, weights.shape)
     return Posterior(
         laws, drift, law, combination, counts / COMPONENTS, residuals[law], rng.choice(tails, size=len(kept))

@@ -20,6 +20,7 @@ from scipy.special import expit
 
 from scalejax.analysis.forecast.curves import Laws
 from scalejax.analysis.forecast.drift import Drift, log_sum
+from scalejax.analysis.forecast.resampling import resampled
 
 Floats = npt.NDArray[np.float64]
 
@@ -30,10 +31,14 @@ EXPONENTS = (0.1, 0.3, 1.0)  # the robust fit starts from all pairs of them
 FARTHEST = 4.0  # standard deviations of the prior that the robust fit may go from its mean
 FIRST_STEPS, FINALISTS, LAST_STEPS = 20, 2, 100  # steps from each start, and on from the best of them
 HUBER = 1e-3  # as in `fit_law`
-TAIL = 2.0  # residuals are taken at face value up to this many robust standard deviations
-SAMPLED, MOST_SAMPLED, FREEDOM = 1000, 14_000, 5.0  # laws a step, and in all; degrees of freedom of their t
-WIDER = 1.3  # its covariance is that of the laws so far, times this
-ENOUGH = 400.0  # laws that the weights are spread over, at which the sampling ends
+# Residuals are taken at face value up to this many robust standard deviations: of normal ones 95 % lie within.
+TAIL = 2.0
+SAMPLED, MOST_SAMPLED = 1000, 14_000  # laws a step, and in all
+FREEDOM = 5.0  # of the t distribution: tails heavier than the posterior's, and its fourth moment is still finite
+# Its covariance is that of the laws so far, times this: what is too wide costs some laws of small weight, what is too
+# narrow gives the few laws of its edge nearly all the weight.
+WIDER = 1.3
+ENOUGH = 400.0  # laws that the weights are spread over, at which the sampling ends: a 5 % tail is then known to 1 %
 LEAST_EFFECTIVE = 40  # and at which the next t distribution is fitted; fewer, and the posterior is flattened for it
 KEPT = 1000  # laws that are returned, drawn by their weights
 FEW = 300  # laws that show which noises and drifts are likely at all
@@ -145,7 +150,7 @@ def surfaces(drift: Drift, log_loss: Floats, *, starts: Floats, rng: np.random.G
         mean = flat @ theta
         cov = WIDER * ((theta - mean).T * flat) @ (theta - mean) + 1e-9 * np.eye(len(mean))
         further = [(mean, cov, SAMPLED)]
-    chosen, counts = np.unique(_resampled(weights, KEPT, rng), return_counts=True)
+    chosen, counts = np.unique(resampled(weights, KEPT, rng=rng), return_counts=True)
     # A law's own likelihood is in its weight already.
     return Laws(((surface, theta[chosen]),), np.log(counts) - likelihoods[chosen])
 
@@ -163,12 +168,6 @@ def _tempered(logs: Floats, *, least: float) -> Floats:
 
 def _effective(weights: Floats) -> float:
     return float(1 / (weights**2).sum())
-
-
-def _resampled(weights: Floats, count: int, rng: np.random.Generator) -> npt.NDArray[np.intp]:
-    """Return indices drawn by weight, each as often as expected to less than one (Kitagawa 1996)."""
-    marks = (np.arange(count) + rng.random()) / count
-    return np.minimum(np.searchsorted(np.cumsum(weights), marks), len(weights) - 1)
 
 
 def _drawn(mean: Floats, cov: Floats, count: int, rng: np.random.Generator) -> Floats:

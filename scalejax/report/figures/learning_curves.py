@@ -34,7 +34,7 @@ from scalejax.report.figures.picture import Picture, Table
 from scalejax.text import column_title, listing, number_of, short
 
 if TYPE_CHECKING:
-    from scalejax.analysis.forecast.advice import Advice
+    from scalejax.analysis.forecast.statement import Advice
 
 EDGE_MARKERS = {"highest": ("^", "△"), "lowest": ("v", "▽")}
 NAME = "scale"

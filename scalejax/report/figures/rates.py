@@ -107,7 +107,7 @@ def _cells(rows: pd.DataFrame, curves: pd.DataFrame) -> Table:
     "not finite", where a seed diverged or failed; or "not run".
     """
     table: Table = rows.assign(model=models_of(rows), status=rows["status"].astype(str))
-    table = table[table["learning_rate"].astype(float) > 0]  # older algorithms have none
+    table = table[table["learning_rate"].astype(float) > 0]  # classical baselines have none
     settings = ["model", "train_examples", "learning_rate"]
     others = [name for name in ("weight_decay", "batch_size", "hyperparameters") if name in table.columns]
     loss = table["validation_loss"].astype("float64")
