@@ -108,14 +108,20 @@ class Anchor:
 
 
 def anchor_of(whole: Table, *, level: float, seed: int) -> Anchor:
+    """Return what is known around the run with the most compute, from the rows of one family that fall."""
+    own = falling(whole)
+    return anchor_among(own, left_out=len(whole) - len(own), level=level, seed=seed)
+
+
+def anchor_among(own: Table, *, left_out: int = 0, level: float, seed: int) -> Anchor:
     """Return what is known around the run with the most compute.
 
     Args:
-        whole: the rows of one family, as `Observed.own` has them.
+        own: the rows of one family, as `Observed.own` has them.
+        left_out: further rows of it that are not used.
         level: probability of the intervals.
         seed: of the draws.
     """
-    own = falling(whole)
     sizes = own["params"].nunique() > 1
     names = ("params", "data") if sizes else ("data",)
     predictors = {name: own[name].to_numpy(float) for name in names}
@@ -131,7 +137,7 @@ def anchor_of(whole: Table, *, level: float, seed: int) -> Anchor:
         largest=rows.largest,
         posterior=posterior(rows, seed=seed),
         offset=rows.offset,
-        left_out=len(whole) - len(own),
+        left_out=left_out,
         level=level,
         seed=seed,
     )

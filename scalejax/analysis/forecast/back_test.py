@@ -5,7 +5,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from scalejax.analysis.forecast.anchor import LAW_PARAMETERS, anchor_of, curve_draws, falling, one_run
+from scalejax.analysis.forecast.anchor import LAW_PARAMETERS, anchor_among, curve_draws, falling, one_run
 from scalejax.analysis.forecast.extrapolate import LEAST_POINTS
 from scalejax.analysis.forecast.observed import Observed, Table
 from scalejax.analysis.forecast.statement import Statement
@@ -37,7 +37,7 @@ def back_test(observed: Observed, *, level: float, seed: int) -> list[Statement]
     used = falling(seen) if len(seen) else seen
     places = used.drop_duplicates(["params", "data"])
     if used["params"].nunique() >= 3 and len(places) >= LEAST_POINTS and len(rest):
-        statements.append(_tested("size", "the largest model", _scored(_surface(seen, rest, **asked), rest), level))
+        statements.append(_tested("size", "the largest model", _scored(_surface(used, rest, **asked), rest), level))
     return statements
 
 
@@ -51,12 +51,12 @@ def _hidden_data(own: Table, *, level: float, seed: int) -> Floats | None:
     enough = len(used.drop_duplicates(["params", "data"])) >= 2 * LAW_PARAMETERS
     if used["params"].nunique() < 2 or used["data"].nunique() < LEAST_POINTS or not enough or rest.empty:
         return None
-    return _scored(_surface(seen, rest, level=level, seed=seed), rest)
+    return _scored(_surface(used, rest, level=level, seed=seed), rest)
 
 
 def _surface(seen: Table, hidden: Table, *, level: float, seed: int) -> Floats:
-    """Return median, low and high of hidden runs of a family, (3, runs), from its other rows."""
-    anchor = anchor_of(seen, level=level, seed=seed)
+    """Return median, low and high of hidden runs of a family, (3, runs), from those of its rows that fall."""
+    anchor = anchor_among(seen, level=level, seed=seed)
     places, place = np.unique(hidden[["params", "data"]].to_numpy(float), axis=0, return_inverse=True)
     return anchor.forecast(places[:, 0] / anchor.params, places[:, 1] / anchor.data)[:, place.ravel()]
 
