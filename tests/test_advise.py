@@ -76,6 +76,7 @@ def test_verdicts_and_the_three_sentences_of_planted_worlds(kind: str) -> None:
     assert f"with ten times the parameters {quantity(60 * n * d, 'FLOP')}" in costs
 
 
+@pytest.mark.slow
 def test_named_trials_narrow_more_for_their_flops() -> None:
     found = worlds.narrowed(worlds.world_of(UNSURE, 0), 0)  # few rows, on a diagonal: quickly forecast
     gains = {name: narrowed / flops for name, (narrowed, flops) in found.items()}

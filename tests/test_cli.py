@@ -251,7 +251,7 @@ def test_export_to_standard_output_and_to_files(cli, finished: Path, here: Path)
         pd.testing.assert_frame_equal(pd.read_parquet(here / "trials.parquet"), Run(finished).results())
 
 
-@pytest.mark.parametrize("arguments", [["export"], ["run", "sweep.toml", "--out"]])
+@pytest.mark.parametrize("arguments", [["export"], ["run", "sweep.toml", "--no-report", "--out"]])
 def test_a_reader_that_has_enough_is_no_error(arguments: list[str], finished: Path):
     """As in `scalejax export DIR | head -1`; also the test of the command line in a process of its own."""
     code = "import sys; from scalejax.cli import entry, main; sys.exit(main())"

@@ -92,7 +92,11 @@ def test_a_law_in_other_units_is_the_same_law(law):
     np.testing.assert_allclose(found(moved, scaled), found(truth, predictors) * np.exp(1.5), rtol=1e-10)
 
 
-@pytest.mark.parametrize("law", [law for law in LAWS if law not in ("bnsl0", "bnsl2", "bnsl3")])  # slow to compile
+LONG = "m4", "data_constrained"  # to fit
+FITTED = [law for law in LAWS if law not in ("bnsl0", "bnsl2", "bnsl3")]  # which are slow to compile
+
+
+@pytest.mark.parametrize("law", [pytest.param(law, marks=pytest.mark.slow) if law in LONG else law for law in FITTED])
 def test_planted_parameters_are_found_cold(law):
     generator = np.random.default_rng(11)
     assert max(worst_error(law, generator) for _ in range(3)) < 1e-6  # python tests/laws_long.py truths: 200 of all

@@ -118,7 +118,7 @@ def test_lanes_that_are_evaluated_side_by_side_are_so_however_long_that_takes(da
 
 
 @pytest.mark.parametrize("devices", [*slow(1), 2])
-@pytest.mark.parametrize("patience", [None, 1])
+@pytest.mark.parametrize("patience", [*slow(None), 1])
 @pytest.mark.parametrize("mode", ["vmap", "map"])
 def test_results_do_not_depend_on_how_evaluations_are_spread(data, monkeypatch, devices, patience, mode):
     trials = [planned(seed=seed, steps=20, evaluate_every=2 + seed % 2, patience=patience) for seed in range(4)]
