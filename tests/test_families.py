@@ -190,6 +190,7 @@ def test_a_decoder_computes_what_its_docstring_says():
     np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_decoder_starts_at_the_loss_of_guessing_with_kernels_of_its_true_size():
     wide = Transformer(vocabulary=50, width=128, depth=8, rngs=nnx.Rngs(0))
     assert not wide(jnp.zeros((1, 3), jnp.int32)).any()

@@ -87,6 +87,7 @@ def test_lanes_that_run_in_turn_share_the_time_of_a_call(data, monkeypatch):
     assert max(clock.seconds) <= CALL_SECONDS * 1.001
 
 
+@pytest.mark.slow
 def test_slow_evaluations_are_spread_over_calls(data, monkeypatch):
     pack = pack_of([planned(seed=seed) for seed in range(7)], data)
     clock = Clock(monkeypatch, step=1e-3, evaluation=0.9)

@@ -342,6 +342,7 @@ def test_a_run_says_that_earlier_trials_have_no_models(keep: str, told: int, mon
 # --- interrupted
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_has_set_aside_is_whole_and_the_next_one_goes_on(tmp_path, monkeypatch):
     """As if it had been killed after its last result."""
     with monkeypatch.context() as patch:
