@@ -20,7 +20,7 @@ import scalejax as sx
 from scalejax.cli import main
 from scalejax.report.live import json_lines, live_line, plain_lines, show
 from scalejax.run import live
-from scalejax.run.directory import LOCK, locked
+from scalejax.run.directory import LOCK, is_locked, locked
 from scalejax.run.live import states
 from scalejax.run.store import Heartbeat, Recorded, SpanRow, Store
 from scalejax.status import Status
@@ -155,8 +155,11 @@ def test_who_watches_does_not_keep_a_run_from_beginning(tmp_path: Path):
     looks = filelock.FileLock(tmp_path / LOCK, thread_local=False)
     looks.acquire()
     threading.Timer(0.05, looks.release).start()
+    assert is_locked(tmp_path)
     with locked(tmp_path):
-        pass
+        assert not looks.is_locked  # it was waited for, not passed by
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)
 
 
 def test_in_a_pipe_waiting_is_said_once(follow):

@@ -60,12 +60,15 @@ class Posterior:
     def sample(self, new: Floats, *, count: int, seed: int = 0) -> Floats:
         """Draw log losses without noise at new positions (predictors, points) together, (count, points)."""
         rng = np.random.default_rng(seed)
-        paths = np.empty((len(self.law), new.shape[1]))
+        drawn = rng.choice(len(self.law), size=count, p=self.weights)
+        paths = np.empty((count, new.shape[1]))
         for components, mean, spread in self._parts(new):
             values, vectors = np.linalg.eigh(spread)  # of rank less than full where positions coincide
             root = vectors * np.sqrt(np.maximum(values, 0))
-            paths[components] = mean + rng.standard_normal(mean.shape) @ root.T
-        return paths[rng.choice(len(paths), size=count, p=self.weights)]
+            places = np.flatnonzero(np.isin(drawn, components))
+            middles = mean[np.searchsorted(components, drawn[places])]
+            paths[places] = middles + rng.standard_normal(middles.shape) @ root.T
+        return paths
 
     def _parts(self, new: Floats) -> Iterator[tuple[npt.NDArray[np.intp], Floats, Floats]]:
         """Yield the components of each combination, their means (n, points) and their covariance (points, points)."""

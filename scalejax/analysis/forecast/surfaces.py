@@ -8,7 +8,7 @@ With g = 1 it is the law of Hoffmann et al. (2022, eq. 2) with its three terms a
 values; with s_0 = 0 and g = beta that of Kaplan et al. (2020, eq. 1.5). The smaller g, the more sharply a curve turns
 from falling with the data to the level that its size allows. The rows decide on these numbers far more narrowly than
 any prior, so laws are not sampled from the prior but from a multivariate t distribution that is fitted to the posterior
-step by step (adaptive importance sampling, Cornuet et al. 2012), beginning at the robust fit.
+step by step (adaptive importance sampling, Cornuet et al. 2012), beginning at robust fits and the prior.
 """
 
 from typing import Any
@@ -35,8 +35,8 @@ HUBER = 1e-3  # as in `fit_law`
 TAIL = 2.0
 SAMPLED, MOST_SAMPLED = 1000, 14_000  # laws a step, and in all
 FREEDOM = 5.0  # of the t distribution: tails heavier than the posterior's, and its fourth moment is still finite
-# Its covariance is that of the laws so far, times this: what is too wide costs some laws of small weight, what is too
-# narrow gives the few laws of its edge nearly all the weight.
+# The covariance of that distribution is that of the laws so far, times this: what is too wide costs some laws of small
+# weight, what is too narrow gives the few laws of its edge nearly all the weight.
 WIDER = 1.3
 ENOUGH = 400.0  # laws that the weights are spread over, at which the sampling ends: a 5 % tail is then known to 1 %
 LEAST_EFFECTIVE = 40  # and at which the next t distribution is fitted; fewer, and the posterior is flattened for it

@@ -12,6 +12,7 @@ POINTS = (
     *("train_loss", "validation_loss", "test_loss", "test_metric", "params", "train_examples", "learning_rate"),
     *("steps_taken", "seconds"),
 )
+PROJECT = "scalejax"  # where none is named
 STEP = "trials_ended"  # the axis of all series
 
 

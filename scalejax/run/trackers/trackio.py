@@ -8,12 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalejax.run.trackers.series import STEP, Series, without_missing
+from scalejax.run.trackers.series import PROJECT, STEP, Series, without_missing
 
 if TYPE_CHECKING:
     import pandas as pd
-
-PROJECT = "scalejax"
 
 
 def tracker(project: str | None, directory: Path) -> "Trackio":  # noqa: ARG001  # Trackio has a folder of its own

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalejax.errors import SweepError
-from scalejax.run.trackers.series import STEP, Series, without_missing
+from scalejax.run.trackers.series import PROJECT, STEP, Series, without_missing
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PROJECT = "scalejax"
 WITHOUT_ACCOUNT = "offline", "disabled"  # modes
 
 
