@@ -15,6 +15,7 @@ from scipy.stats import multivariate_normal, norm
 
 import scalejax as sx
 from scalejax.analysis.forecast import extrapolate as extrapolating
+from scalejax.analysis.forecast.anchor import one_run
 from scalejax.analysis.forecast.drift import NOISES, Drift, combined, drift_of, walks
 from scalejax.analysis.forecast.extrapolate import BLOCK, MOST_CELLS, measured
 from scalejax.analysis.forecast.mixture import Mixture
@@ -276,6 +277,31 @@ def test_an_outlier_hardly_moves_the_forecast_of_two_predictors():
     )
     assert moved.value == pytest.approx(as_it_is.value, rel=0.005)
     assert np.log(moved.high / moved.low) < 1.5 * np.log(as_it_is.high / as_it_is.low)
+
+
+def test_drawn_runs_spread_as_the_forecast_of_a_run_does():
+    """Of rows with outliers, whose share of the noise is in the tails."""
+    params, tokens, loss = surface_rows(0.005)
+    loss = loss * np.where(np.arange(len(loss)) % 6 == 3, 1.1, 1.0)
+    rows = measured({"params": params, "tokens": tokens}, loss)
+    known, (places, _) = extrapolating.posterior(rows), rows.new({"params": params[[-4]], "tokens": tokens[[-4]]})
+    draws = np.exp(known.sample(places, count=20_000))
+    levels = [0.05, 0.5, 0.95]
+    drawn = np.quantile(one_run(draws, known, offset=0.0, seed=1), levels, axis=0)
+    told = np.exp(known.forecast(places).quantiles(levels))
+    assert np.log(told[2] / told[0]) > 1.5 * np.log(np.divide(*np.quantile(draws, [0.95, 0.05], axis=0)))
+    np.testing.assert_allclose(np.log(drawn), np.log(told), atol=0.003)
+
+
+def test_sizes_may_each_go_their_own_way():
+    """Curves of the same start, of which each bends where no other does: what one does says little of the next."""
+    sizes, data = np.repeat([1e4, 1e5, 1e6, 1e7], 8), np.tile(np.geomspace(100, 1e5, 8), 4)
+    exponent = np.repeat([0.1, 0.4, 0.15, 0.5], 8)
+    loss = noisy(np.exp(-exponent * np.maximum(np.log(data / 1e3), 0)), 0.01)
+    rows = measured({"params": sizes, "examples": data}, loss)
+    known = extrapolating.posterior(rows)
+    twist = known.drift.sizes[known.combination // len(NOISES), 2]
+    assert known.weights @ (twist > 0.5) > 0.9
 
 
 def test_thousands_of_rows_are_merged():

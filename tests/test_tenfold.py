@@ -11,7 +11,7 @@ import pytest
 
 from scalejax.analysis import trends
 from scalejax.analysis.curves.curves import FLAT_FALL
-from scalejax.analysis.forecast.tenfold import forecast_fall
+from scalejax.analysis.curves.tenfold import forecast_fall
 
 Law = Callable[[np.ndarray], np.ndarray]
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import stdtr, stdtrit
 
+from scalejax.analysis.curves.tenfold import LEVEL, forecast_fall, in_window
 from scalejax.analysis.curves.tuning import ERROR, Cell, Row, cells_of, headline, known, model_key, require
-from scalejax.analysis.forecast.tenfold import LEVEL, forecast_fall, in_window
 from scalejax.text import listing, number_of, short
 
 CURVE_COLUMNS = (

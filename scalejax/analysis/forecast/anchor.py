@@ -191,13 +191,7 @@ def falling_draws(
 
 def one_run(draws: Floats, known: Posterior, *, offset: float, seed: int) -> Floats:
     """Add the noise of one run to draws of the mean loss (DRAWS, points)."""
-    noise = np.random.default_rng(seed).standard_normal(draws.shape) * noise_of(known)
-    return np.maximum((draws + offset) * np.exp(noise) - offset, 0.0)
-
-
-def noise_of(known: Posterior) -> float:
-    """Return the standard deviation of the log loss of one run, in the mean over what the rows leave open."""
-    return float(known.weights @ known.drift.noises[known.combination])
+    return np.maximum((draws + offset) * np.exp(known.noise(draws.shape, seed=seed)) - offset, 0.0)
 
 
 def curve_draws(rows: Table, data: Floats, *, seed: int) -> tuple[Floats, Posterior, float]:

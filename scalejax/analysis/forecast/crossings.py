@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from scalejax.analysis.forecast.anchor import GRID, WORTH, Anchor, curve_draws, noise_of
+from scalejax.analysis.forecast.anchor import GRID, WORTH, Anchor, curve_draws
 from scalejax.analysis.forecast.extrapolate import LEAST_POINTS
 from scalejax.analysis.forecast.observed import Observed
 from scalejax.analysis.forecast.statement import Statement
@@ -35,7 +35,7 @@ def flattened(observed: Observed) -> list[Statement]:
 
 def overtaking(observed: Observed, anchor: Anchor) -> list[Statement]:
     """Say from how much data on the model with the most compute is better than each other, measured or forecast."""
-    noise = noise_of(anchor.posterior)  # of one run, where a mean does not show its own
+    noise = anchor.posterior.mean_noise  # of one run, where a mean does not show its own
     curves = {str(name): part.groupby("data")["loss"] for name, part in observed.rows.groupby("model", sort=False)}
     own = observed.own
     largest = str(own.loc[own["params"] == anchor.params, "model"].iloc[0])

@@ -29,7 +29,7 @@ Floats = npt.NDArray[np.float64]
 NOISES = np.geomspace(5e-4, 0.25, 24)  # of one training run
 BENDS = tuple(0.005 * 2**k for k in range(8))  # of the slope, after a distance of one
 STEPS = (0.0, 0.003, 0.01, 0.03, 0.1)  # of the Wiener process, after a distance of one
-TWISTS = (0.0, 0.5)  # variance of the bend that a size has to itself, over that of all sizes
+TWISTS = (0.0, 0.5, 2.0, 8.0)  # variance of the bend that a size has to itself, over that of all sizes
 LEANS = (1.0, 0.2)  # the bend along the size over that along the data: curves often turn along the data alone
 UNLIKELY = 1e-5  # drifts that have less of the probability are left out
 

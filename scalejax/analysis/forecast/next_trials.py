@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scalejax.analysis.forecast.anchor import DRAWS, Anchor, noise_of
+from scalejax.analysis.forecast.anchor import DRAWS, Anchor
 from scalejax.analysis.forecast.observed import Observed, Table
 from scalejax.analysis.forecast.statement import Statement
 from scalejax.text import short_count
@@ -43,7 +43,7 @@ def next_trials(anchor: Anchor, observed: Observed) -> Table:
     draws = anchor.posterior.sample(anchor.positions(*points.T), count=DRAWS, seed=anchor.seed)
     cov = np.cov(draws, rowvar=False)
     targets = np.arange(len(grid), len(points))
-    noise = noise_of(anchor.posterior) ** 2
+    noise = anchor.posterior.mean_noise**2
     costs = anchor.cost(*points[: len(grid)].T)
     records, whole = [], float(np.diag(cov)[targets].sum())
     if not anchor.sizes:

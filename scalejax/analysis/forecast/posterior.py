@@ -70,6 +70,17 @@ class Posterior:
             paths[places] = middles + rng.standard_normal(middles.shape) @ root.T
         return paths
 
+    @property
+    def mean_noise(self) -> float:
+        """The standard deviation of the log loss of one run, in the mean over what the rows leave open."""
+        return float(self.weights @ self.drift.noises[self.combination])
+
+    def noise(self, shape: tuple[int, ...], *, seed: int = 0) -> Floats:
+        """Draw the noise of the log loss of single runs, (count, points), its size as unknown as the rows leave it."""
+        rng = np.random.default_rng(seed)
+        drawn = rng.choice(len(self.law), size=(shape[0], *([1] * (len(shape) - 1))), p=self.weights)
+        return rng.standard_normal(shape) * np.sqrt(self._noise(drawn))
+
     def _parts(self, new: Floats) -> Iterator[tuple[npt.NDArray[np.intp], Floats, Floats]]:
         """Yield the components of each combination, their means (n, points) and their covariance (points, points)."""
         laws = self.laws.at(new)
