@@ -12,7 +12,7 @@ import pytest
 import worlds
 
 import scalejax as sx
-from scalejax.analysis.forecast.advice import _answer, _left_out
+from scalejax.analysis.forecast.advice import _answer, _left_out, _shorter_training
 from scalejax.analysis.forecast.anchor import CHANCE, WORTH, Anchor, _powers, anchor_of, falling
 from scalejax.analysis.forecast.back_test import back_test
 from scalejax.analysis.forecast.budget import needed_for, target_statements
@@ -338,6 +338,33 @@ def test_rows_at_chance_are_left_out_and_said_so() -> None:
     (found,) = _left_out(SimpleNamespace(left_out=len(rows) - len(kept)), observed)  # pyright: ignore
     assert found.value == len(rows) - len(kept)
     assert "within 20 % of the highest loss" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ((10, 30, 100, 200, 200), (-2, 1.0)),  # a limit of the steps that two amounts reach
+        ((10, 30, 100, 110, 110), (-3, 1.1)),
+        ((10, 10, 10, 30, 100), None),  # a least number of steps, then epochs
+        ((10, 10, 10, 10, 10), None),  # the number of steps is fixed
+    ],
+)
+def test_training_that_stops_to_grow_with_the_data_is_said(
+    steps: tuple[int, ...], said: tuple[int, float] | None
+) -> None:
+    rows = table_of(sizes=3, amounts=5)
+    data = np.unique(rows["tokens"])
+    taken = dict(zip(data.tolist(), steps, strict=True))
+    rows["flops"] = [6 * n * taken[d] for n, d in zip(rows["params"], rows["tokens"], strict=True)]
+    observed = observed_of_table(rows, columns={})
+    found = _shorter_training(SimpleNamespace(params=CORNER[0]), observed)  # pyright: ignore
+    if said is None:
+        assert not found
+        return
+    (statement,) = found
+    assert statement.value == pytest.approx(said[1])
+    assert statement.facts == {"before": data[said[0]], "at": data[-1]}
+    assert "may end for want of training steps, not of tokens" in statement.sentence
 
 
 def test_flops_count_as_6_n_d_where_rows_cannot_say() -> None:

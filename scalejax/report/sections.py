@@ -295,7 +295,7 @@ def back_test(facts: Facts) -> Section | None:
     ]
     return Section(
         "back-test", title, tuple(test.sentence for test in tests), warnings=tuple(warnings),
-        points=tuple(_said(facts, "left out")),
+        points=(*_said(facts, "left out"), *_said(facts, "shorter training")),
     )  # fmt: skip
 
 

@@ -27,6 +27,8 @@ Floats = npt.NDArray[np.float64]
 
 Part = Literal["forecasts", "curves", "budgets", "back-test"]
 PARTS: tuple[Part, ...] = get_args(Part)
+SAME = 1.05  # times the FLOPs, below which they are called no more
+SHORTER = 0.5  # less than elsewhere, the power with which FLOPs grow with the data where training has become shorter
 FACTORS = (2.0, 10.0)  # of data and of parameters that are always asked about
 
 
@@ -69,6 +71,7 @@ def advise_rows(
         *_what_would_tell(verdict, trials),
         _now(anchor, observed),
         *_left_out(anchor, observed),
+        *_shorter_training(anchor, observed),
     ]
     if "forecasts" in parts:
         statements += [*_scaled(anchor, observed), *_odds(falls, anchor, observed)]
@@ -157,6 +160,27 @@ def _left_out(anchor: Anchor, observed: Observed) -> list[Statement]:
     rows = f"{number_of(anchor.left_out, 'row')} within {100 * (1 - CHANCE):.0f} % of the highest {observed.noun}"
     sentence = f"Left out: {rows}; one law fits the others much better."
     return [Statement("left out", sentence, float(anchor.left_out))]
+
+
+def _shorter_training(anchor: Anchor, observed: Observed) -> list[Statement]:
+    """Say where the training of the model with the most compute stops growing with the data, as at a limit of steps."""
+    own = observed.own
+    flops = own[own["params"] == anchor.params].groupby("data")["flops"].mean()
+    if len(flops) < 3:
+        return []
+    logs = np.log([flops.index.to_numpy(float), flops.to_numpy(float)])
+    powers = np.diff(logs[1]) / np.diff(logs[0])
+    grew = powers > powers.max() - SHORTER
+    if grew[-1]:
+        return []
+    before, last = flops.index[1:][grew][-1], flops.index[-1]
+    times = float(flops[last] / flops[before])
+    are = f"{short(times)} times as many" if times >= SAME else "no more"
+    sentence = (
+        f"Training: the FLOPs of the model with the most compute grow with its {observed.data} up to {before:,.0f}; on "
+        f"{last:,.0f} they are {are}: its curve may end for want of training steps, not of {observed.data}."
+    )
+    return [Statement("shorter training", sentence, times, facts={"before": float(before), "at": float(last)})]
 
 
 def _scaled(anchor: Anchor, observed: Observed) -> list[Statement]:
