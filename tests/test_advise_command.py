@@ -14,6 +14,7 @@ from reports import planted_advice
 import scalejax as sx
 from scalejax.analysis.forecast.observed import observed_of_run
 from scalejax.cli import main
+from scalejax.errors import SweepError
 from scalejax.run.advice import _near, _scaled, next_sweeps
 from scalejax.run.store import Store, TrialRow
 from scalejax.spec.file import load_sweep
@@ -98,6 +99,57 @@ def test_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert grid.knobs["depth"] == (2,)
         assert 50 * grid.knobs["width"][0] == pytest.approx(trial["params"], rel=0.2)
         assert sweep.train.learning_rate == (1e-2, 3e-2)
+
+
+def planted(trial: TrialRow) -> float:
+    return loss_of(trial.params, trial.train_examples)
+
+
+def next_run(sweep: Path, folder: Path) -> Path:
+    """Return the run of a suggested sweep, its losses planted, as if `scalejax run` had trained it."""
+    asked = load_sweep(sweep)
+    (grid,), size = asked.models, (asked.data.train_examples or (0,))[0]
+    width = grid.knobs["width"][0]
+    trials = [
+        replace(
+            TRIAL, trial_id=f"{sweep.stem}-{rate}-{seed}", family="mlp", knobs={"width": width, "depth": 2},
+            params=50 * width, train_examples=size, fraction=size / 10000, seed=seed, learning_rate=rate,
+            flops=6 * 50 * width * size,
+        )
+        for rate in asked.train.learning_rate for seed in asked.seeds
+    ]  # fmt: skip
+    return write_run(folder / sweep.stem, trials, loss_of=planted, sweep=sweep.read_text())
+
+
+def test_the_runs_of_next_trials_join_the_first(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["advise", str(run)]) == 0
+    files = sorted((run / "next_trials").glob("*.toml"))
+    printed = capsys.readouterr().out
+    assert f"then: scalejax advise {run} {' '.join(f'runs/{file.stem}' for file in files)}\n" in printed
+
+    runs = [run, *(next_run(file, tmp_path) for file in files)]
+    before, after = sx.advise(run), sx.advise(runs)
+    facts = [load_sweep(file) for file in files]
+    most = max(50 * sweep.models[0].knobs["width"][0] * (sweep.data.train_examples or (0,))[0] for sweep in facts)
+    assert after["now"].facts["params"] * after["now"].facts["data"] == max(most, 800 * 2700)
+    assert sx.advise([run, run])["now"] == before["now"]
+    assert main(["advise", *map(str, runs)]) == 0
+    numbers = {file.stem.split("_")[-1] for file in (run / "next_trials").glob("*.toml")}
+    assert numbers == set("123456")  # those that have been run are not written over
+
+
+def test_runs_of_other_data_or_models_do_not_join(run: Path, tmp_path: Path) -> None:
+    trial = replace(TRIAL, family="mlp", knobs={"width": 4, "depth": 2})
+    other = write_run(tmp_path / "other", [trial], loss_of=planted, sweep=SWEEP.replace('"mnist1d"', '"digits"'))
+    with pytest.raises(SweepError, match=r"other was trained on digits, .* on mnist1d: advise takes one data set"):
+        sx.advise([run, other])
+    knobs = write_run(
+        tmp_path / "knobs", [replace(trial, knobs={"width": 4, "heads": 2})], loss_of=planted, sweep=SWEEP
+    )
+    with pytest.raises(SweepError, match=r"knobs has models with heads, which those of .* lack: name it first"):
+        sx.advise([run, knobs])
+    with pytest.raises(ValueError, match="name at least one"):
+        sx.advise([])
 
 
 MANY_RATES = """

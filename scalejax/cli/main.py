@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import signal
 import sys
 import warnings
@@ -267,10 +268,11 @@ def advise(options: argparse.Namespace) -> int:
     """
     from scalejax.analysis.tables import parse_columns
     from scalejax.run.advice import advise_source
+    from scalejax.run.directory import default_directory
 
     try:
         done = advise_source(
-            options.source,
+            options.sources,
             target=options.target,
             compute=options.compute,
             columns=parse_columns(options.columns),
@@ -283,6 +285,9 @@ def advise(options: argparse.Namespace) -> int:
     figures, sweeps = ([str(path) for path in paths] for paths in (done.figures, done.sweeps))
     parts: list[Table | str] = [str(done.advice)]
     parts += [f"next: scalejax run {path}" for path in sweeps]
+    if done.sweeps:
+        runs = [*options.sources, *(default_directory(path.stem) for path in done.sweeps)]
+        parts.append(f"then: scalejax advise {shlex.join(map(str, runs))}")
     parts += [f"note: {note}" for note in done.notes]
     parts += [f"figure: {path}" for path in figures] or ["no figure; --figures DIR draws one"]
     facts = {**done.advice.facts, "figures": figures, "sweeps": sweeps, "notes": list(done.notes)}

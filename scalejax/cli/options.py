@@ -187,8 +187,10 @@ def _report_options(command: argparse.ArgumentParser) -> None:
 
 def _advise_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "source", type=Path, metavar="DIR|F.csv", help="the directory of a run, or a CSV or Parquet file: one row a run"
-    )
+        "sources", type=Path, nargs="+", metavar="DIR|F.csv",
+        help="the directory of a run, and of further runs on the same data, such as those of its next trials; or a CSV "
+        "or Parquet file: one row a run",
+    )  # fmt: skip
     command.add_argument("--target", type=number, metavar="X", help="say what it takes to reach this loss or error")
     command.add_argument(
         "--compute", type=_times, default=COMPUTE, metavar="Kx",

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from scalejax.analysis.forecast.advice import SAME
 from scalejax.analysis.forecast.statement import Advice, Statement
 from scalejax.analysis.forecast.verdict import BOTH, DATA, NEITHER, SIZE, UNSURE
 from scalejax.status import Status
@@ -21,7 +22,6 @@ HEADLINES = {
     UNSURE: "These results cannot tell",
 }
 ASKED = {"10x data": "ten times the {data}", "10x parameters": "ten times the parameters", "10x both": "ten times both"}
-SAME = 1.05  # times the FLOPs, below which a run is said to take no more of them
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from scalejax.run.fits import LEVEL
 from scalejax.run.store import Store
 from scalejax.spec import ModelGrid, Sweep
 from scalejax.spec.sweep import OWN_NUMBERS
+from scalejax.status import Status
+from scalejax.text import listing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +41,9 @@ class HasDirectory(Protocol):
         ...
 
 
+RunOrPath = HasDirectory | str | os.PathLike[str]
+
+
 @dataclass(frozen=True)
 class Advised:
     """Advice and what was written beside it.
@@ -57,7 +62,7 @@ class Advised:
 
 
 def advise(
-    source: "HasDirectory | pd.DataFrame | str | os.PathLike[str]",
+    source: "RunOrPath | pd.DataFrame | Sequence[RunOrPath]",
     *,
     target: float | None = None,
     compute: float = COMPUTE,
@@ -68,7 +73,8 @@ def advise(
     """Say whether more data or a bigger model helps, what each would bring, and which trials would tell more.
 
     Args:
-        source: a run, its directory, a CSV or Parquet file, or a table in memory: one row a run.
+        source: a run, its directory, a CSV or Parquet file, or a table in memory: one row a run. Or several runs on the
+            same data, such as a sweep and those of its next trials, whose trials are taken together.
         target: a loss (or error) whose price is asked for.
         compute: a budget, in times the FLOPs of the run with the most compute.
         columns: of a table: "params", "tokens" or "examples", "loss", "flops", "family", "seed" -> their columns, where
@@ -86,7 +92,7 @@ def advise(
 
 
 def advise_source(
-    source: Path,
+    sources: Sequence[Path],
     *,
     target: float | None = None,
     compute: float = COMPUTE,
@@ -98,7 +104,8 @@ def advise_source(
     """Advise as `advise` does, draw the picture, and write the suggested trials as sweep files.
 
     Args:
-        source: the directory of a run, or a table.
+        sources: the directory of a run, and those of further runs on the same data; or a table. Pictures and suggested
+            trials are those of the first.
         target, compute, columns, level, seed: as for `advise`.
         figures: the folder to draw into; by default that of the run, and none for a table.
 
@@ -110,7 +117,7 @@ def advise_source(
     from scalejax.report.figures.canvas import save_figure
     from scalejax.report.figures.learning_curves import scale_picture
 
-    observed = _observed(source, columns or {})
+    observed, source = _observed(sources, columns or {}), sources[0]
     advice = advise_rows(observed, target=target, compute=compute, level=level, seed=seed)
     folder = figures or (source / FIGURES if source.is_dir() else None)
     paths, sweeps, notes = (), (), ()
@@ -124,7 +131,7 @@ def advise_source(
             notes = (f"{folder}: the figure cannot be written ({error.strerror or error}); give another folder with "
                      "--figures",)  # fmt: skip
     if source.is_dir():
-        suggested, missing = next_sweeps(source, observed, advice)
+        suggested, missing = next_sweeps(source, observed, advice, first=len(sources))
         unwritten = write_sweeps(suggested)
         sweeps = () if unwritten else tuple(Path(each.path) for each in suggested)
         notes = (*notes, *missing, *unwritten)
@@ -139,13 +146,46 @@ def _observed(source: Any, columns: Mapping[str, str]) -> "Observed":
 
     if isinstance(source, pd.DataFrame):
         return observed_of_table(source, columns=columns)
-    path = Path(getattr(source, "directory", source))
-    if not path.is_dir():
-        return observed_of_table(read_table(path), columns=columns)
+    several = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
+    paths = list(dict.fromkeys(Path(getattr(each, "directory", each)) for each in several))
+    if not paths:
+        raise ValueError("No run is given to advise on: name at least one.")
+    if len(paths) == 1 and not paths[0].is_dir():
+        return observed_of_table(read_table(paths[0]), columns=columns)
     if columns:
         raise ValueError("columns are for a table: a run's own are known.")
-    with Store(path / LEDGER, write=False) as store:
-        return observed_in(path, store.results())
+    return observed_in(paths[0], _together(paths))
+
+
+def _together(directories: "Sequence[Path]") -> "pd.DataFrame":
+    """Return the trials of some runs on the same data as one table, each trial once.
+
+    Raises:
+        SweepError: a directory holds no run, or one on other data, or of models with size knobs that the first lacks.
+    """
+    import pandas as pd
+
+    from scalejax.analysis.curves.tuning import knob_columns
+    from scalejax.spec.file import data_key
+
+    tables = []
+    for directory in directories:
+        with Store(directory / LEDGER, write=False) as store:
+            tables.append(store.results())
+        first, here = (data_key(each / SWEEP, "source") for each in (directories[0], directory))
+        if here != first:
+            raise SweepError(
+                f"{directory} was trained on {here}, {directories[0]} on {first}: advise takes one data set"
+            )
+        if other := sorted(set(knob_columns(tables[-1])) - set(knob_columns(tables[0]))):
+            problem = f"has models with {listing(other)}, which those of {directories[0]} lack"
+            raise SweepError(f"{directory} {problem}: name it first")
+    if len(tables) == 1:
+        return tables[0]
+    rows = pd.concat([table for table in tables if len(table)], ignore_index=True)
+    # A trial may be running in one run and have ended in another.
+    done_first = np.argsort((rows["status"] != Status.DONE).to_numpy(), kind="stable")
+    return rows.iloc[done_first].drop_duplicates("trial_id").sort_index().reset_index(drop=True)
 
 
 def observed_in(directory: Path, rows: "pd.DataFrame") -> "Observed":
@@ -171,9 +211,16 @@ def _pool(directory: Path, rows: "pd.DataFrame") -> float:
 
 
 def next_sweeps(
-    directory: Path, observed: "Observed", advice: "Advice"
+    directory: Path, observed: "Observed", advice: "Advice", *, first: int = 1
 ) -> "tuple[tuple[Suggested, ...], tuple[str, ...]]":
-    """Return a sweep file for each suggested trial, not yet written; a note says why there is none."""
+    """Return a sweep file for each suggested trial, not yet written; a note says why there is none.
+
+    Args:
+        directory: of the run.
+        observed: its rows.
+        advice: on them.
+        first: the number of the first sweep; that of runs that suggested trials have already is not given again.
+    """
     from scalejax.report.sections import Suggested
     from scalejax.spec.file import load_sweep, sweep_to_toml
 
@@ -181,7 +228,7 @@ def next_sweeps(
         sweep = load_sweep(directory / SWEEP)
         wanted = [
             _sweep_of(sweep, observed, trial, number)
-            for number, trial in enumerate(advice.trials.to_dict("records"), 1)
+            for number, trial in enumerate(advice.trials.to_dict("records"), first)
         ]
         found = [
             Suggested(str(directory / NEXT / f"{each.name}.toml"), sweep_to_toml(each), _trials(each))

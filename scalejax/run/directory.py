@@ -31,7 +31,12 @@ PATIENCE, AGAIN = 0.3, 0.05  # seconds for which a run asks for the lock, and be
 
 def directory_of(sweep: Sweep, out: str | os.PathLike[str] | None) -> Path:
     """Return the directory of a sweep's run: `out`, or by default runs/<name>."""
-    return Path("runs") / sweep.name if out is None else Path(out)
+    return default_directory(sweep.name) if out is None else Path(out)
+
+
+def default_directory(name: str) -> Path:
+    """Return where a sweep of a name runs unless another place is given."""
+    return Path("runs") / name
 
 
 @contextlib.contextmanager

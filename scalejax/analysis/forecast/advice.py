@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float64]
 
 Part = Literal["forecasts", "curves", "budgets", "back-test"]
 PARTS: tuple[Part, ...] = get_args(Part)
-SAME = 1.05  # times the FLOPs, below which they are called no more
+SAME = 1.05  # times the FLOPs, below which a run is said to take no more of them
 SHORTER = 0.5  # less than elsewhere, the power with which FLOPs grow with the data where training has become shorter
 FACTORS = (2.0, 10.0)  # of data and of parameters that are always asked about
 
