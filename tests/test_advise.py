@@ -109,6 +109,21 @@ def test_verdict_follows_the_draws() -> None:
     assert said(0.2, 0.2, deviation=0.3) == UNSURE
 
 
+@pytest.mark.parametrize(("data", "size", "verdict"), [
+    ([0.3] * 83 + [0.0] * 17, [0.3] * 100, BOTH),  # together with probability 0.83
+    ([0.3] * 78 + [0.0] * 22, [0.3] * 100, UNSURE),  # and 0.78
+    ([0.2] * 78 + [0.0] * 22, [0.3] * 100, SIZE),
+    ([0.2] * 78 + [0.0] * 22, [0.1] * 21 + [0.3] * 79, UNSURE),  # it helps more with 0.79
+    ([0.0] * 22 + [0.2] * 78, [0.3] * 89 + [0.0] * 11, UNSURE),  # it helps with 0.89
+    ([0.0] * 71 + [0.3] * 29, [0.0] * 71 + [0.3] * 29, NEITHER),
+    ([0.0] * 69 + [0.3] * 31, [0.0] * 100, UNSURE),
+])  # fmt: skip
+def test_verdicts_ask_for_these_probabilities(data: list[float], size: list[float], verdict: str) -> None:
+    falls = {DATA: np.array(data), SIZE: np.array(size), BOTH: np.array(data)}
+    assert verdict_of(falls, sizes=True) == verdict
+    assert verdict_of({**falls, DATA: falls[SIZE], SIZE: falls[DATA]}, sizes=True) == {SIZE: DATA}.get(verdict, verdict)
+
+
 @pytest.mark.parametrize(("kind", "sentence"), [
     (DATA, "More data: ten times the tokens would cut the loss by 30 % (90 % interval 20 to 40 %); "
            "ten times the parameters by 30 % (90 % interval 20 to 40 %)."),

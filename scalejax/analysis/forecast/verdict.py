@@ -10,9 +10,11 @@ from scalejax.analysis.forecast.anchor import WORTH, Anchor
 Floats = npt.NDArray[np.float64]
 
 DATA, SIZE, BOTH, NEITHER, UNSURE = "more data", "a bigger model", "both", "neither", "cannot tell"
-# Before any row a fall of more than WORTH has probability 0.56, of tenfold data and of tenfold parameters alike: that
-# one helps asks for odds 7.1 times as large as those, that one does not for odds 3.0 times as large as theirs.
+# Before any row a fall of more than WORTH has probability 0.56, of tenfold data and of tenfold parameters alike; both
+# together have 0.21. That one helps asks for odds 7 times as large as these, that both do for odds 15 times as large,
+# and that one does not for odds 3 times as large as theirs.
 SURE = 0.9  # probability that it asks for that something helps
+BOTH_SURE = 0.8  # probability that it asks for that data and size both help
 WINS = 0.8  # probability that it asks for that one helps more than the other
 LIKELY = 0.7  # probability that it asks for that something does not help
 MUCH_MORE = 2.0  # where both help, one of them wins if its fall is so many times as large
@@ -40,7 +42,7 @@ def verdict_of(falls: Mapping[str, Floats], *, sizes: bool) -> str:
     if not sizes:
         return DATA if holds(data > WORTH, SURE) else NEITHER if holds(data < WORTH, LIKELY) else UNSURE
     size = falls[SIZE]
-    if holds((data > WORTH) & (size > WORTH), SURE):
+    if holds((data > WORTH) & (size > WORTH), BOTH_SURE):
         # Both help; one of them wins if it more probably than not helps much more.
         return DATA if holds(data > MUCH_MORE * size, 0.5) else SIZE if holds(size > MUCH_MORE * data, 0.5) else BOTH
     if holds(data > WORTH, SURE) and holds(data > size, WINS):
