@@ -14,9 +14,10 @@ from scipy.linalg import null_space
 from scipy.stats import multivariate_normal, norm
 
 import scalejax as sx
+from scalejax.analysis.forecast import drift as drifts
 from scalejax.analysis.forecast import extrapolate as extrapolating
 from scalejax.analysis.forecast.anchor import one_run
-from scalejax.analysis.forecast.drift import NOISES, Drift, combined, drift_of, walks
+from scalejax.analysis.forecast.drift import NOISES, UNLIKELY, Drift, combined, drift_of, walks
 from scalejax.analysis.forecast.extrapolate import BLOCK, MOST_CELLS, measured
 from scalejax.analysis.forecast.mixture import Mixture
 from scalejax.analysis.forecast.posterior import Posterior
@@ -300,7 +301,7 @@ def test_sizes_may_each_go_their_own_way():
     loss = noisy(np.exp(-exponent * np.maximum(np.log(data / 1e3), 0)), 0.01)
     rows = measured({"params": sizes, "examples": data}, loss)
     known = extrapolating.posterior(rows)
-    twist = known.drift.sizes[known.combination // len(NOISES), 2]
+    twist = known.drift.sizes[known.combination // len(known.drift.noise_sizes), 2]
     assert known.weights @ (twist > 0.5) > 0.9
 
 
@@ -349,7 +350,7 @@ def drift_and_covariances() -> tuple[Drift, np.ndarray, np.ndarray]:
     matrices = []
     for size in drift.sizes:
         shared = combined(walks(at, at, at.min(axis=1)), size)
-        matrices += [shared + noise**2 * np.diag(variances) for noise in NOISES]
+        matrices += [shared + noise**2 * np.diag(variances) for noise in drift.noise_sizes]
     return drift, residuals, np.stack(matrices)
 
 
@@ -365,12 +366,26 @@ def test_the_likelihood_of_drifts_is_that_of_normal_distributions():
     np.testing.assert_allclose(difference, difference[0, 0], atol=1e-5)
 
 
+def test_what_is_left_out_of_drifts_and_noises_is_unlikely():
+    random: Any = np.random.default_rng(3)
+    at, variances = places(1, 40), np.ones(40)
+    residuals = 0.03 * random.standard_normal((5, 40))
+    kept = drift_of(at, variances, residuals=residuals)
+    with patch.object(drifts, "UNLIKELY", 1e-300):
+        whole = drift_of(at, variances, residuals=residuals)
+    np.testing.assert_array_equal(whole.noise_sizes, NOISES)
+    assert len(kept.noise_sizes) < len(NOISES) / 2
+    shares = [np.exp(drift.log_likelihood(residuals) - whole.log_likelihood(residuals).max()).sum(axis=1).max()
+              for drift in (kept, whole)]  # fmt: skip
+    assert shares[0] == pytest.approx(shares[1], rel=10 * UNLIKELY)
+
+
 def test_what_rows_say_of_new_places_is_the_best_unbiased_prediction():
     """Ordinary kriging (Matheron 1963): the weights of the rows sum to one and have the least variance."""
     drift, residuals, matrices = drift_and_covariances()
     new = np.array([[0.5, 1.0], [0.2, 3.0]])
     for combination in range(0, len(matrices), 97):
-        size = drift.sizes[combination // len(NOISES)]
+        size = drift.sizes[combination // len(drift.noise_sizes)]
         shared = combined(walks(drift.positions, new, drift.origin), size)
         bordered = np.block([[matrices[combination], np.ones((6, 1))], [np.ones((1, 6)), np.zeros((1, 1))]])
         weights = np.linalg.solve(bordered, np.vstack([shared, np.ones((1, 2))]))[:-1]

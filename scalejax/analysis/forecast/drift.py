@@ -31,7 +31,7 @@ BENDS = tuple(0.005 * 2**k for k in range(8))  # of the slope, after a distance 
 STEPS = (0.0, 0.003, 0.01, 0.03, 0.1)  # of the Wiener process, after a distance of one
 TWISTS = (0.0, 0.5, 2.0, 8.0)  # variance of the bend that a size has to itself, over that of all sizes
 LEANS = (1.0, 0.2)  # the bend along the size over that along the data: curves often turn along the data alone
-UNLIKELY = 1e-5  # drifts that have less of the probability are left out
+UNLIKELY = 1e-5  # drifts, and noises, that have less of the probability are left out
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Drift:
         sizes: bend, step, twist and lean of each drift, (drifts, 4).
         rotations: W of each, (drifts, rows, rows).
         eigenvalues: l of each, (drifts, rows).
+        noise_sizes: of one run, in log loss, (noises,).
         log_prior: of each noise, with what does not depend on the law, (noises,).
     """
 
@@ -62,18 +63,19 @@ class Drift:
     sizes: Floats
     rotations: Floats
     eigenvalues: Floats
+    noise_sizes: Floats
     log_prior: Floats
 
     @property
     def noises(self) -> Floats:
         """The noise of one run for each combination, (combinations,)."""
-        return np.tile(NOISES, len(self.sizes))
+        return np.tile(self.noise_sizes, len(self.sizes))
 
     def log_likelihood(self, residuals: Floats) -> Floats:
         """Return the log likelihood of each law and combination, (laws, combinations), from residuals (laws, rows)."""
         parts = []
         for rotation, values in zip(self.rotations, self.eigenvalues, strict=True):
-            precisions = 1 / (NOISES**2 + values[:, None])  # (rows, noises)
+            precisions = 1 / (self.noise_sizes**2 + values[:, None])  # (rows, noises)
             turned, ones = residuals @ rotation.T, rotation.sum(axis=1)
             total = ones**2 @ precisions
             fitted = ((turned * ones) @ precisions) ** 2 / total
@@ -83,9 +85,9 @@ class Drift:
 
     def inverse(self, combination: int) -> Floats:
         """Return K^-1, (rows, rows)."""
-        drift, noise = divmod(combination, len(NOISES))
+        drift, noise = divmod(combination, len(self.noise_sizes))
         rotation = self.rotations[drift]
-        return (rotation.T / (NOISES[noise] ** 2 + self.eigenvalues[drift])) @ rotation
+        return (rotation.T / (self.noise_sizes[noise] ** 2 + self.eigenvalues[drift])) @ rotation
 
     def beyond(self, new: Floats, combinations: Sequence[int]) -> Iterator[tuple[Floats, Floats, Floats]]:
         """Yield what the rows say of new positions (predictors, points) by each of some combinations.
@@ -97,7 +99,7 @@ class Drift:
         """
         to_rows, to_new = walks(self.positions, new, self.origin), walks(new, new, self.origin)
         for combination in combinations:
-            size = self.sizes[combination // len(NOISES)]
+            size = self.sizes[combination // len(self.noise_sizes)]
             inverse = self.inverse(combination)
             sums = inverse.sum(axis=0)
             shared = combined(to_rows, size)
@@ -110,7 +112,7 @@ class Drift:
 def drift_of(
     positions: Floats, variances: Floats, *, residuals: Floats, squares: float = 0.0, freedom: int = 0
 ) -> Drift:
-    """Return the covariances of rows, for all drifts that any of some laws makes likely.
+    """Return the covariances of rows, for all drifts and noises that any of some laws makes likely.
 
     Args:
         positions: natural logarithms of the predictors, (predictors, rows); size first where there are two.
@@ -127,11 +129,15 @@ def drift_of(
     matrices = np.stack([combined(among, size) for size in sizes])
     values, vectors = np.linalg.eigh(matrices * scale[:, None] * scale)
     log_prior = -freedom * np.log(NOISES) - squares / (2 * NOISES**2)
-    whole = Drift(positions, origin, sizes, np.swapaxes(vectors, 1, 2) * scale, np.maximum(values, 0.0), log_prior)
-    logs = whole.log_likelihood(residuals).reshape(len(residuals), len(sizes), -1)
-    likely = log_sum(log_sum(logs, axis=2), axis=0)
-    kept = likely > likely.max() + np.log(UNLIKELY)
-    return replace(whole, sizes=sizes[kept], rotations=whole.rotations[kept], eigenvalues=whole.eigenvalues[kept])
+    whole = Drift(
+        positions, origin, sizes, np.swapaxes(vectors, 1, 2) * scale, np.maximum(values, 0.0), NOISES, log_prior
+    )
+    logs = log_sum(whole.log_likelihood(residuals), axis=0).reshape(len(sizes), len(NOISES))
+    drifts, noises = (each > each.max() + np.log(UNLIKELY) for each in (log_sum(logs, axis=1), log_sum(logs, axis=0)))
+    return replace(
+        whole, sizes=sizes[drifts], rotations=whole.rotations[drifts], eigenvalues=whole.eigenvalues[drifts],
+        noise_sizes=NOISES[noises], log_prior=log_prior[noises],
+    )  # fmt: skip
 
 
 def log_sum(logs: Floats, *, axis: int) -> Floats:
