@@ -341,6 +341,19 @@ def test_back_test_counts_what_its_intervals_held() -> None:
     assert "1 of 2 runs lie in their 90 % interval" in found.sentence
 
 
+def test_the_back_test_asks_no_law_where_nothing_falls_yet() -> None:
+    rows = table_of(sizes=5, amounts=7, noise=0.003)
+    chance = 1.25 * law(np.array([CORNER[0] * 0.2**4]), np.array([CORNER[1] * 0.2**3])).item()
+    rows["loss"] = np.minimum(rows["loss"], chance)
+    (found,) = [each for each in back_test(observed_of_table(rows, columns={}), level=0.9, seed=0)
+                if each.facts["hidden"] == "size"]  # fmt: skip
+    seen = rows[(rows["params"] < CORNER[0])].rename(columns={"tokens": "data"})
+    amounts = falling(seen)["data"].nunique()
+    assert 4 <= amounts < 7
+    assert found.facts["runs"] == amounts
+    assert found.facts["held"] >= 0.75
+
+
 def test_rows_at_chance_are_left_out_and_said_so() -> None:
     rows = table_of(sizes=4, amounts=5)
     assert len(falling(rows.rename(columns={"tokens": "data"}))) == len(rows)
