@@ -12,7 +12,7 @@ import pytest
 import worlds
 
 import scalejax as sx
-from scalejax.analysis.forecast.advice import _answer, _left_out, _shorter_training
+from scalejax.analysis.forecast.advice import _answer, _left_out, _shorter_training, advise_rows
 from scalejax.analysis.forecast.anchor import CHANCE, WORTH, Anchor, _powers, anchor_of, falling
 from scalejax.analysis.forecast.back_test import back_test
 from scalejax.analysis.forecast.budget import needed_for, target_statements
@@ -38,6 +38,12 @@ def table_of(sizes: int = 3, amounts: int = 4, noise: float = 0.005) -> pd.DataF
     n, d = worlds.crossed(params, data, seeds=1)
     loss = law(n, d) * np.exp(noise * np.random.default_rng(7).standard_normal(len(n)))
     return pd.DataFrame({"params": n, "tokens": d, "loss": loss})
+
+
+def quickly(rows: pd.DataFrame) -> Advice:
+    """The answer and the forecasts alone."""
+    asked = {"target": None, "compute": 10.0, "level": 0.9, "seed": 0}
+    return advise_rows(observed_of_table(rows, columns={}), **asked, parts=("forecasts",))
 
 
 @pytest.fixture(scope="module")
@@ -209,12 +215,12 @@ def test_a_model_of_another_family_that_is_better_is_named() -> None:
     boosted = pd.DataFrame({"params": np.nan, "tokens": CORNER[1] * 0.2 ** np.arange(4), "family": "boosting"})
     boosted["loss"] = 0.5 * (boosted["tokens"] / CORNER[1]) ** -0.2
     both = pd.concat([rows, boosted.assign(params=1.0)], ignore_index=True)
-    found = sx.advise(both)
+    found = quickly(both)
     said = found["best model"]
     assert said.sentence.startswith("The lowest loss on 10,000,000,000 tokens is that of boosting 1, 0.500; ten times")
     assert said.facts["fall"][0] < 1 - 10**-0.2 < said.facts["fall"][2]
     assert str(found).splitlines()[1] == said.sentence
-    assert found.verdict == sx.advise(rows).verdict
+    assert found.verdict == quickly(rows).verdict
 
 
 def test_rows_that_say_that_a_bigger_model_is_worse_are_believed() -> None:
@@ -224,7 +230,7 @@ def test_rows_that_say_that_a_bigger_model_is_worse_are_believed() -> None:
     def truth(n: Any, d: Any) -> Any:
         return (1 + 2 * (d / CORNER[1]) ** -0.5) * (n / CORNER[0]) ** 0.15
 
-    found = sx.advise(pd.DataFrame({"params": params, "tokens": tokens, "loss": truth(params, tokens) * noise}))
+    found = quickly(pd.DataFrame({"params": params, "tokens": tokens, "loss": truth(params, tokens) * noise}))
     told = found["10x parameters"]
     assert told.low < truth(10 * CORNER[0], CORNER[1]) < told.high
     assert found.verdict not in ("a bigger model", "both")

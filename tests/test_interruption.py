@@ -83,11 +83,12 @@ def sweep_file(folder: Path, **changes: int) -> Path:
     return path
 
 
-def process(*arguments: object, code: str = PLAIN, devices: int = 2) -> "subprocess.Popen[str]":
+def process(command: str, *arguments: object, code: str = PLAIN, devices: int = 2) -> "subprocess.Popen[str]":
+    """Start `scalejax COMMAND ARGUMENTS`; a run without the page at its end."""
     flags = f"--xla_force_host_platform_device_count={devices} {UNOPTIMISED}"
     environment = {**os.environ, "XLA_FLAGS": flags}
     return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
+        [sys.executable, "-c", code, command, *map(str, arguments), *(["--no-report"] if command == "run" else [])],
         env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 

@@ -257,6 +257,7 @@ def test_a_second_run_compiles_nothing_anew(tmp_path: Path):
             "import sys; from scalejax.cli import main; sys.exit(main())",
             "run",
             "sweep.toml",
+            "--no-report",
             "--out",
             out,
         ]
