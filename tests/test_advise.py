@@ -353,7 +353,7 @@ def test_the_back_test_asks_no_law_where_nothing_falls_yet() -> None:
     rows["loss"] = np.minimum(rows["loss"], chance)
     (found,) = [each for each in back_test(observed_of_table(rows, columns={}), level=0.9, seed=0)
                 if each.facts["hidden"] == "size"]  # fmt: skip
-    seen = rows[(rows["params"] < CORNER[0])].rename(columns={"tokens": "data"})
+    seen = rows.rename(columns={"tokens": "data"}).query("params < @CORNER[0]")
     amounts = falling(seen)["data"].nunique()
     assert 4 <= amounts < 7
     assert found.facts["runs"] == amounts
