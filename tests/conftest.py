@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def without_reports() -> Iterator[None]:
     """Spare the many tests that run a sweep on the command line the page at its end; `test_report.py` makes it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scalejax.run.report.report_at_end", lambda *_: (None, "no report"))
+        patch.setattr("scalejax.run.report.report_at_end", lambda *_, **__: (None, "no report"))
         yield
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,13 +13,13 @@ import pytest
 import worlds
 
 import scalejax as sx
-from scalejax.analysis.forecast.advice import _answer, _left_out, _shorter_training, advise_rows
+from scalejax.analysis.forecast.advice import _answer, _at_edges, _left_out, _shorter_training, advise_rows
 from scalejax.analysis.forecast.anchor import CHANCE, WORTH, Anchor, _powers, anchor_of, falling
 from scalejax.analysis.forecast.back_test import back_test
 from scalejax.analysis.forecast.budget import needed_for, target_statements
 from scalejax.analysis.forecast.crossings import flattened, overtaking
-from scalejax.analysis.forecast.next_trials import TRIALS
-from scalejax.analysis.forecast.observed import Observed, observed_of_table
+from scalejax.analysis.forecast.next_trials import TRIALS, candidates_of
+from scalejax.analysis.forecast.observed import Observed, observed_of_run, observed_of_table
 from scalejax.analysis.forecast.statement import Advice
 from scalejax.analysis.forecast.verdict import BOTH, DATA, NEITHER, SIZE, UNSURE, verdict_of
 from scalejax.report.answer import HEADLINES, Speed, answer_of, span
@@ -360,6 +361,17 @@ def test_the_back_test_asks_no_law_where_nothing_falls_yet() -> None:
     assert found.facts["held"] >= 0.75
 
 
+def test_the_back_test_by_size_needs_no_lattice() -> None:
+    """Of isoFLOP profiles no two sizes have an amount of data in common."""
+    flops, params = (each.ravel() for each in np.meshgrid(np.geomspace(1e16, 1e18, 4), np.geomspace(2e7, 1.7e9, 5)))
+    tokens = flops / 6 / params
+    rows = pd.DataFrame(
+        {"params": params, "tokens": tokens, "loss": 1.69 + 406.4 * params**-0.34 + 410.7 * tokens**-0.28}
+    )
+    told = back_test(observed_of_table(rows, columns={}), level=0.9, seed=0)
+    assert {each.facts["hidden"]: each.facts["runs"] for each in told}["size"] == 4
+
+
 def test_rows_at_chance_are_left_out_and_said_so() -> None:
     rows = table_of(sizes=4, amounts=5)
     assert len(falling(rows.rename(columns={"tokens": "data"}))) == len(rows)
@@ -377,28 +389,91 @@ def test_rows_at_chance_are_left_out_and_said_so() -> None:
 @pytest.mark.parametrize(
     ("steps", "said"),
     [
-        ((10, 30, 100, 200, 200), (-2, 1.0)),  # a limit of the steps that two amounts reach
-        ((10, 30, 100, 110, 110), (-3, 1.1)),
+        ((10, 30, 100, 200, 200), (2, 2.0)),  # a limit of the steps that two amounts reach
+        ((10, 30, 100, 300, 300), (3, 1.0)),
         ((10, 10, 10, 30, 100), None),  # a least number of steps, then epochs
         ((10, 10, 10, 10, 10), None),  # the number of steps is fixed
+        ((1, 9, 30, 150, 700), None),  # the first are rounded up
+        ((100, 100, 1000, 2500, 7000), None),
+        ((0, 0, 0, 0, 0), None),  # of an older algorithm
+        ((10, 30, 100, math.nan, 300), None),
     ],
 )
-def test_training_that_stops_to_grow_with_the_data_is_said(
-    steps: tuple[int, ...], said: tuple[int, float] | None
+def test_training_that_stops_growing_with_the_data_is_said(
+    steps: tuple[float, ...], said: tuple[int, float] | None
 ) -> None:
     rows = table_of(sizes=3, amounts=5)
     data = np.unique(rows["tokens"])
     taken = dict(zip(data.tolist(), steps, strict=True))
     rows["flops"] = [6 * n * taken[d] for n, d in zip(rows["params"], rows["tokens"], strict=True)]
-    observed = observed_of_table(rows, columns={})
+    observed: Any = SimpleNamespace(own=rows.assign(data=rows["tokens"], steps=rows["flops"] / rows["params"]),
+                                    data="tokens")  # fmt: skip
     found = _shorter_training(SimpleNamespace(params=CORNER[0]), observed)  # pyright: ignore
     if said is None:
         assert not found
         return
     (statement,) = found
-    assert statement.value == pytest.approx(said[1])
-    assert statement.facts == {"before": data[said[0]], "at": data[-1]}
-    assert "may end for want of training steps, not of tokens" in statement.sentence
+    before, times = said
+    assert statement.value == pytest.approx(times)
+    assert statement.facts == {"before": data[before], "at": data[-1]}
+    more = "no more steps" if times == 1 else "2.0 times the steps"
+    assert f"up to {data[before]:,.0f}, and for {more} on {data[-1]:,.0f}: its curve may flatten" in statement.sentence
+
+
+def test_steps_of_training_are_those_planned_of_batches_of_one_size() -> None:
+    rows = table_of(sizes=3, amounts=5).rename(columns={"tokens": "train_examples"})
+    rows = rows.assign(
+        trial_id=np.arange(len(rows)).astype(str), family="mlp", width=np.log(rows["params"]), seed=0, fraction=0.1,
+        learning_rate=0.01, weight_decay=0.0, batch_size=16, steps=100, flops=1e6, status="done",
+        validation_loss=rows["loss"], test_error=rows["loss"], steps_taken=3,
+    )  # fmt: skip
+    order = ["trial_id", "family", "width", "params", *(name for name in rows if name not in
+             ("trial_id", "family", "width", "params", "loss"))]  # fmt: skip
+    rows: Any = rows[order]
+    assert (observed_of_run(rows, most_data=math.inf).rows["steps"] == 100).all()
+    first = rows["params"] == rows["params"].iloc[0]
+    rows.loc[rows.index[first][0], "batch_size"] = 32
+    steps = observed_of_run(rows, most_data=math.inf).rows["steps"]
+    assert steps[first].isna().all()
+    assert (steps[~first] == 100).all()
+    flops = table_of().assign(flops=lambda table: 12 * table["params"] * 7)
+    assert observed_of_table(flops, columns={}).rows["steps"].to_numpy() == pytest.approx(84)
+    assert observed_of_table(table_of(), columns={}).rows["steps"].isna().all()
+
+
+def test_the_run_with_the_most_compute_is_that_by_its_flops() -> None:
+    rows = table_of(sizes=3, amounts=4).rename(columns={"tokens": "data"})
+    fixed = rows.assign(flops=6 * rows["params"] * 1e4, family="mlp")  # the number of steps is fixed
+    small = rows["params"] == rows["params"].min()
+    more = fixed[small].assign(data=fixed.loc[small, "data"] * 1000)
+    known = anchor_of(pd.concat([fixed, more], ignore_index=True), level=0.9, seed=0)
+    assert (known.params, known.data) == CORNER
+    grown = rows.assign(flops=6 * rows["params"] * rows["data"], family="mlp")
+    more = grown[small].assign(data=grown.loc[small, "data"] * 1000, flops=grown.loc[small, "flops"] * 1000)
+    known = anchor_of(pd.concat([grown, more], ignore_index=True), level=0.9, seed=0)
+    assert (known.params, known.data) == (rows["params"].min(), 1000 * CORNER[1])
+
+
+def test_learning_rates_at_the_ends_of_their_grid_are_said() -> None:
+    models = pd.DataFrame({"model": ["a"] * 2 + ["b"] * 2 + ["c"] * 2, "train_examples": [10, 100] * 3,
+                           "value": [0.5, 0.4, 0.5, 0.4, 0.5, math.nan],
+                           "edge": ["", "highest", "lowest", "", "lowest", ""]})  # fmt: skip
+    observed: Any = SimpleNamespace(curves=models, own=pd.DataFrame({"model": ["a", "b", "c"]}), family="mlp")
+    (found,) = _at_edges(observed)
+    assert found.value == pytest.approx(2 / 3)
+    assert found.sentence.startswith("Learning rates: at 2 of 3 ends of the curves of mlp")
+    assert not _at_edges(SimpleNamespace(**{**vars(observed), "own": pd.DataFrame({"model": ["b"]})}))  # pyright: ignore
+
+
+def test_no_trial_is_suggested_that_was_measured(known: tuple[Anchor, Observed]) -> None:
+    anchor, observed = known
+    chosen = candidates_of(anchor, observed) * [anchor.params, anchor.data]
+    places = observed.own[["params", "data"]].to_numpy(float)
+    assert len(chosen) == 24  # all but the corner itself
+    assert np.abs(np.log(chosen[:, None] / places)).max(axis=2).min() > 0.05
+    quarter = observed.own.assign(params=observed.own["params"] * 0.25)
+    more = replace(observed, rows=pd.concat([observed.rows, quarter], ignore_index=True))
+    assert len(candidates_of(anchor, more)) == 23
 
 
 def test_flops_count_as_6_n_d_where_rows_cannot_say() -> None:

@@ -1,6 +1,7 @@
 """`scalejax advise`: of a table and of a run, in words, as JSON, with its picture and the sweeps of its next trials."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ import scalejax as sx
 from scalejax.analysis.forecast.observed import observed_of_run
 from scalejax.cli import main
 from scalejax.errors import SweepError
-from scalejax.run.advice import _near, _observed, _scaled, next_sweeps
+from scalejax.run.advice import _near, _observed, _scaled, next_sweeps, write_sweeps
 from scalejax.run.store import Store, TrialRow
 from scalejax.spec.file import load_sweep
+from scalejax.status import Status
 
 SWEEP = """
 name = "planted"
@@ -98,7 +100,7 @@ def test_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (grid,) = sweep.models
         assert grid.knobs["depth"] == (2,)
         assert 50 * grid.knobs["width"][0] == pytest.approx(trial["params"], rel=0.2)
-        assert sweep.train.learning_rate == (1e-2, 3e-2)
+        assert sweep.train.learning_rate in ((0.0033, 1e-2, 3e-2), (1e-2, 3e-2, 0.09))
 
 
 def planted(trial: TrialRow) -> float:
@@ -122,35 +124,99 @@ def next_run(sweep: Path, folder: Path) -> Path:
 
 
 def test_the_runs_of_next_trials_join_the_first(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["advise", str(run)]) == 0
-    files = sorted((run / "next_trials").glob("*.toml"))
+    first = shutil.copytree(run, tmp_path / "a run", ignore=shutil.ignore_patterns("next_trials"))
+    assert main(["advise", str(first), "--target", "0.2"]) == 0
+    files = sorted((first / "next_trials").glob("*.toml"))
     printed = capsys.readouterr().out
-    assert f"then: scalejax advise {run} {' '.join(f'runs/{file.stem}' for file in files)}\n" in printed
+    assert f"next: scalejax run '{files[0]}'\n" in printed
+    runs = " ".join(f"runs/{file.stem}" for file in files)
+    assert f"then: scalejax advise '{first}' {runs} --target 0.2\n" in printed
 
-    runs = [run, *(next_run(file, tmp_path) for file in files)]
-    together, alone = _observed(runs, {}), _observed(run, {})
-    facts = [load_sweep(file) for file in files]
-    most = max(50 * sweep.models[0].knobs["width"][0] * (sweep.data.train_examples or (0,))[0] for sweep in facts)
-    assert (together.own["params"] * together.own["data"]).max() == max(most, 800 * 2700)
-    assert len(together.own) > len(alone.own)
-    pd.testing.assert_frame_equal(_observed([run, run], {}).rows, alone.rows)  # a trial counts once
-    assert main(["advise", *map(str, runs)]) == 0
-    numbers = {file.stem.split("_")[-1] for file in (run / "next_trials").glob("*.toml")}
-    assert numbers == set("123456")  # those that have been run are not written over
+    contents = {file.name: file.read_text() for file in files}
+    bought = [next_run(files[2], tmp_path)]  # the others have not been run
+    together, alone = _observed([first, *bought], {}), _observed(first, {})
+    assert len(together.rows) == len(alone.rows) + 2  # a run of each seed
+    new = load_sweep(files[2])
+    here = together.rows["data"] == (new.data.train_examples or (0,))[0]
+    assert (together.rows[here]["params"] == 50 * new.models[0].knobs["width"][0]).any()
+    pd.testing.assert_frame_equal(_observed([first, first / ".", sx.Run(first)], {}).rows, alone.rows)
+
+    capsys.readouterr()
+    assert main(["advise", str(first), *map(str, bought), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    now = {path.name: path.read_text() for path in (first / "next_trials").glob("*.toml")}
+    assert now.items() >= contents.items()  # a name keeps its content
+    assert {Path(path).name for path in facts["sweeps"]} <= now.keys()
+    assert all(load_sweep(first / "next_trials" / name).name == name.removesuffix(".toml") for name in now)
+    assert files[2].name not in {Path(path).name for path in facts["sweeps"]}  # it has been run
+    assert facts["then"].split()[:3] == ["scalejax", "advise", f"'{tmp_path}/a"]
+
+
+def test_the_number_of_a_run_is_not_given_again_where_its_file_is_gone(run: Path, tmp_path: Path) -> None:
+    first = shutil.copytree(run, tmp_path / "first", ignore=shutil.ignore_patterns("next_trials"))
+    observed = _observed(first, {})
+    trials = pd.DataFrame({"params": [600.0, 600.0], "data": [500.0, 700.0]})
+    advice = replace(planted_advice(), trials=trials)
+    other = write_run(tmp_path / "other", [TRIAL], loss_of=planted, sweep=SWEEP.replace("planted", "planted_next_4"))
+    for joined, numbers in (((), (1, 2)), ((other,), (5, 6))):
+        suggested, _ = next_sweeps(first, observed, advice, joined=joined)
+        assert [Path(each.path).stem for each in suggested] == [f"planted_next_{number}" for number in numbers]
+    write_sweeps(suggested)
+    again, _ = next_sweeps(first, observed, replace(advice, trials=trials[::-1]))
+    assert [each.path for each in again] == [each.path for each in suggested[::-1]]
+
+
+def test_of_the_same_trials_of_two_runs_the_one_that_is_done_counts(run: Path, tmp_path: Path) -> None:
+    trial = replace(TRIAL, trial_id="both", family="mlp", knobs={"width": 4, "depth": 2}, params=200, train_examples=50)
+    failed = write_run(
+        tmp_path / "failed", [trial], loss_of=planted, sweep=SWEEP, ends={"both": (Status.FAILED, "it broke")}
+    )
+    done = write_run(tmp_path / "done", [trial], loss_of=planted, sweep=SWEEP)
+    again = write_run(tmp_path / "again", [replace(trial, trial_id="of another pool", fraction=0.7)],
+                      loss_of=lambda _: 9.0, sweep=SWEEP)  # fmt: skip
+    for runs in ([run, failed, done, again], [run, done, failed, again]):
+        here = _observed(runs, {}).rows.query("data == 50")
+        assert here["loss"].tolist() == [planted(trial)]
 
 
 def test_runs_of_other_data_or_models_do_not_join(run: Path, tmp_path: Path) -> None:
     trial = replace(TRIAL, family="mlp", knobs={"width": 4, "depth": 2})
-    other = write_run(tmp_path / "other", [trial], loss_of=planted, sweep=SWEEP.replace('"mnist1d"', '"digits"'))
-    with pytest.raises(SweepError, match=r"other was trained on digits, .* on mnist1d: advise takes one data set"):
-        sx.advise([run, other])
-    knobs = write_run(
-        tmp_path / "knobs", [replace(trial, knobs={"width": 4, "heads": 2})], loss_of=planted, sweep=SWEEP
-    )
-    with pytest.raises(SweepError, match=r"knobs has models with heads, which those of .* lack: name it first"):
-        sx.advise([run, knobs])
+
+    def refused(name: str, sweep: str = SWEEP, **changes: Any) -> str:
+        other = write_run(tmp_path / name, [replace(trial, **changes)], loss_of=planted, sweep=sweep)
+        with pytest.raises((SweepError, ValueError)) as error:
+            sx.advise([run, other])
+        return str(error.value)
+
+    for name, (old, new) in {
+        "source": ('"mnist1d"', '"digits"'),
+        "test": ("examples = 10000", "examples = 10000\ntest_examples = 77"),
+        "task": ("seeds = 2", 'seeds = 2\ntask = "regression"'),
+    }.items():
+        says = refused(name, SWEEP.replace(old, new, 1))
+        assert says == f"{tmp_path / name} has other [data] or another task than {run}: advise takes one data set"
+    assert "sweep.toml" in refused("nothing", "")
+    says = refused("knobs", knobs={"width": 4, "heads": 2})
+    assert "knobs has mlp with heads and width," in says
+    assert says.endswith("with depth and width: advise takes one kind of model of a name")
     with pytest.raises(ValueError, match="name at least one"):
         sx.advise([])
+    table = tmp_path / "t.csv"
+    table.write_text("params,tokens,loss\n1,2,3\n")
+    for mixed in ([run, table], [table, run], [table, table.with_name("u.csv")]):
+        with pytest.raises(ValueError, match=r"directories of runs: .*t\.csv is a file"):
+            sx.advise(mixed)
+    with pytest.raises(ValueError, match="a table in memory is given alone"):
+        sx.advise([pd.DataFrame(), pd.DataFrame()])  # pyright: ignore[reportArgumentType]
+
+
+def test_a_suggested_sweep_that_has_not_been_run_is_named(run: Path, tmp_path: Path) -> None:
+    first = shutil.copytree(run, tmp_path / "first", ignore=shutil.ignore_patterns("next_trials"))
+    write_sweeps(next_sweeps(first, _observed(first, {}), replace(planted_advice(), trials=pd.DataFrame(
+        {"params": [600.0], "data": [500.0]})))[0])  # fmt: skip
+    file = first / "next_trials" / "planted_next_1.toml"
+    with pytest.raises(SweepError, match=rf"planted_next_1 has not been run: scalejax run {file}, or leave it out"):
+        sx.advise([first, Path("runs/planted_next_1")])
 
 
 MANY_RATES = """
@@ -203,7 +269,7 @@ def test_a_suggested_sweep_is_of_the_grid_of_the_largest_model_and_near_its_tune
         Path(each.path).parent.mkdir(exist_ok=True)
         Path(each.path).write_text(each.text)
         sweeps.append(load_sweep(each.path))
-    for sweep, rates in zip(sweeps, ((3e-3, 1e-2, 3e-2), (1e-2, 3e-2, 1e-1)), strict=True):
+    for sweep, rates in zip(sweeps, ((3e-3, 1e-2, 3e-2), (3e-2, 1e-1, 0.33)), strict=True):
         (grid,) = sweep.models
         assert grid.knobs == {"width": (16,), "depth": (2,)}
         assert (sweep.train.learning_rate, sweep.train.halving) == (rates, None)
@@ -219,7 +285,8 @@ def test_a_knob_is_solved_for_with_the_power_of_the_sizes_next_to_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tuned", "near"), [(3.0, (2, 3, 4)), (1.0, (1, 2, 3)), (5.0, (3, 4, 5)), (np.nan, (5, 4, 3, 2, 1))]
+    ("tuned", "near"),
+    [(3.0, (2, 3, 4)), (1.0, (0.5, 1, 2)), (5.0, (4, 5, 6.2)), (np.nan, (5, 4, 3, 2, 1))],  # 5 * 5 / 4 is 6.25
 )
 def test_the_rates_near_the_tuned_one(tuned: float, near: tuple[float, ...]) -> None:
     assert _near((5.0, 4.0, 3.0, 2.0, 1.0), tuned) == near

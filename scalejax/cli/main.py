@@ -156,12 +156,16 @@ def run(options: argparse.Namespace) -> int:
     if options.report:
         from scalejax.run.report import report_at_end
 
-        page, note = report_at_end(done.directory, done.sweep)
+        page, note = report_at_end(done.directory, done.sweep, notify=_say)
         parts.append(note if page is None else f"report: {page}")
     facts = {"directory": str(done.directory), "trials": counts, "lane_programs": programs}
     facts["report"] = None if page is None else str(page)
     _print(facts, *parts, as_json=options.json)
     return TROUBLE if counts["failed"] else 0
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _join_hosts(options: argparse.Namespace) -> bool:
@@ -267,7 +271,7 @@ def advise(options: argparse.Namespace) -> int:
     have been forecast, and which trials to run next.
     """
     from scalejax.analysis.tables import parse_columns
-    from scalejax.run.advice import advise_source
+    from scalejax.run.advice import COMPUTE, advise_source
     from scalejax.run.directory import default_directory
 
     try:
@@ -284,13 +288,16 @@ def advise(options: argparse.Namespace) -> int:
         raise error if isinstance(error, SweepError) else SweepError(str(error)) from error
     figures, sweeps = ([str(path) for path in paths] for paths in (done.figures, done.sweeps))
     parts: list[Table | str] = [str(done.advice)]
-    parts += [f"next: scalejax run {path}" for path in sweeps]
-    if done.sweeps:
-        runs = [*options.sources, *(default_directory(path.stem) for path in done.sweeps)]
-        parts.append(f"then: scalejax advise {shlex.join(map(str, runs))}")
+    parts += [f"next: scalejax run {shlex.quote(path)}" for path in sweeps]
+    runs = [*map(str, options.sources), *(str(default_directory(path.stem)) for path in done.sweeps)]
+    asked = [] if options.target is None else ["--target", f"{options.target:g}"]
+    asked += [] if options.compute == COMPUTE else ["--compute", f"{options.compute:g}x"]
+    then = shlex.join(["scalejax", "advise", *dict.fromkeys(runs), *asked]) if sweeps else None
+    parts += [f"then: {then}"] if then else []
     parts += [f"note: {note}" for note in done.notes]
     parts += [f"figure: {path}" for path in figures] or ["no figure; --figures DIR draws one"]
-    facts = {**done.advice.facts, "figures": figures, "sweeps": sweeps, "notes": list(done.notes)}
+    files = {"figures": figures, "sweeps": sweeps, "then": then, "notes": list(done.notes)}
+    facts = {**done.advice.facts, **files}
     _print(facts, *parts, as_json=options.json)
     return 0
 

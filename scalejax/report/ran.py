@@ -136,5 +136,5 @@ def _speed(facts: Mapping[str, Any]) -> list[str]:
         return []
     said = f"While lanes trained they did {quantity(speed, 'FLOP/s')} of useful work"
     if peak is None:
-        return [f"{said}; what matrix products reach on this device is not known (`scalejax bench` measures it)."]
+        return [f"{said}; what matrix products reach on this device is not known; scalejax bench measures it."]
     return [f"{said}, {percent(speed / peak, 1)} of the {quantity(peak, 'FLOP/s')} that matrix products reach."]

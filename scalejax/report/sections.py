@@ -181,8 +181,9 @@ def scale(facts: Facts) -> Section:
         lines.append(f"The RMSE is in {facts.unit}, which were standardised (standardise_target).")
     if facts.advice is not None and len(facts.advice.bands):
         lines.append(
-            "The sentences on the ends of curves are each forecast from its own points, the answer above from all "
-            "sizes of a family together: where the two differ, the rows leave both open."
+            "A sentence on the end of a curve takes the curve's own points and assumes that its law goes on. The "
+            "picture and the answer take all sizes of a family together and allow for laws that bend away: their "
+            "intervals are wider."
         )
     return Section(
         "scale", "The picture of scale", pictures=facts.drawn("scale"), grids=(curve_grid(facts.curves, facts.trends),),
@@ -286,8 +287,10 @@ def back_test(facts: Facts) -> Section | None:
         return None
     title = "How far to trust the forecast"
     tests = _tests(facts)
+    points = tuple(line for name in ("left out", "shorter training", "learning rates") for line in _said(facts, name))
     if not tests:
-        return Section("back-test", title, ("No curve is long enough to hide its end and forecast it from the rest.",))
+        none = "No curve is long enough to hide its end and forecast it from the rest."
+        return Section("back-test", title, (none,), points=points)
     warnings = [
         f"In the back-test of {test.facts['hidden']} only {100 * test.facts['held']:.0f} % of the runs lie in "
         f"their {100 * facts.advice.level:.0f} % interval: here the intervals of this page are too narrow."
@@ -295,7 +298,7 @@ def back_test(facts: Facts) -> Section | None:
     ]
     return Section(
         "back-test", title, tuple(test.sentence for test in tests), warnings=tuple(warnings),
-        points=(*_said(facts, "left out"), *_said(facts, "shorter training")),
+        points=points,
     )  # fmt: skip
 
 
@@ -323,7 +326,7 @@ def rates(facts: Facts) -> Section | None:
             here = facts.curves[facts.curves["edge"] == edge]
             if len(here):
                 models = listing(list(dict.fromkeys(map(str, here["model"]))))
-                points = f"In {number_of(len(here), 'point')} of {len(facts.curves)}"
+                points = f"In {number_of(len(here), 'point')} of {int(facts.curves['learning_rate'].notna().sum())}"
                 best = f"{points} the best learning rate is the {edge} of its grid"
                 edges.append(f"{best} ({models}): a {advice} one may be better.")
     pictures = facts.drawn("rates")
@@ -478,7 +481,7 @@ def next_trials(facts: Facts) -> Section | None:
     codes = ()
     if facts.suggested and facts.written:
         commands = "\n".join(f"scalejax run {_quoted(each.path)}" for each in facts.suggested)
-        codes = (Code(commands, "Sweep files for these trials; run:"),)
+        codes = (Code(commands, "Sweep files for these trials; run"),)
     sentence = "Of the trials considered these would narrow the answer most for what they cost."
     grid = _told(Grid(header, tuple(rows), caption, left=frozenset({0})))
     return Section("next", "What to run next", (sentence,), grids=(grid,), codes=codes)

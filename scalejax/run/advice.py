@@ -2,8 +2,9 @@
 
 import math
 import os
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from scalejax.errors import SweepError
 from scalejax.files import write_atomically
-from scalejax.run.directory import FIGURES, LEDGER, SWEEP, unit_of
+from scalejax.run.directory import FIGURES, LEDGER, SWEEP, read_environment, unit_of
 from scalejax.run.fits import LEVEL
 from scalejax.run.store import Store
 from scalejax.spec import ModelGrid, Sweep
@@ -131,7 +132,7 @@ def advise_source(
             notes = (f"{folder}: the figure cannot be written ({error.strerror or error}); give another folder with "
                      "--figures",)  # fmt: skip
     if source.is_dir():
-        suggested, missing = next_sweeps(source, observed, advice, first=len(sources))
+        suggested, missing = next_sweeps(source, observed, advice, joined=sources[1:])
         unwritten = write_sweeps(suggested)
         sweeps = () if unwritten else tuple(Path(each.path) for each in suggested)
         notes = (*notes, *missing, *unwritten)
@@ -146,46 +147,88 @@ def _observed(source: Any, columns: Mapping[str, str]) -> "Observed":
 
     if isinstance(source, pd.DataFrame):
         return observed_of_table(source, columns=columns)
-    several = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
-    paths = list(dict.fromkeys(Path(getattr(each, "directory", each)) for each in several))
-    if not paths:
+    several = [source] if isinstance(source, str) or not isinstance(source, Sequence) else list(source)
+    if not several:
         raise ValueError("No run is given to advise on: name at least one.")
-    if len(paths) == 1 and not paths[0].is_dir():
-        return observed_of_table(read_table(paths[0]), columns=columns)
+    if not all(isinstance(each, str | os.PathLike) or hasattr(each, "directory") for each in several):
+        raise ValueError("Several sources must be runs or their directories; a table in memory is given alone.")
+    paths = {path.resolve(): path for path in (Path(getattr(each, "directory", each)) for each in several)}
+    first, *others = paths.values()
+    if not others and not first.is_dir():
+        return observed_of_table(read_table(first), columns=columns)
+    if tables := [str(path) for path in paths.values() if path.is_file()]:
+        raise ValueError(f"Several sources must be directories of runs: {tables[0]} is a file.")
     if columns:
         raise ValueError("columns are for a table: a run's own are known.")
-    return observed_in(paths[0], _together(paths))
+    return observed_in(first, _together([first, *others]))
 
 
 def _together(directories: "Sequence[Path]") -> "pd.DataFrame":
-    """Return the trials of some runs on the same data as one table, each trial once.
+    """Return the trials of some runs on the same data as one table: of the same trials the first that is done.
 
     Raises:
-        SweepError: a directory holds no run, or one on other data, or of models with size knobs that the first lacks.
+        SweepError: a directory holds no run, or one on other data, or a family with other size knobs than in the first.
     """
     import pandas as pd
 
-    from scalejax.analysis.curves.tuning import knob_columns
-    from scalejax.spec.file import data_key
+    from scalejax.analysis.curves.tuning import SETTING_COLUMNS, knob_columns
 
-    tables = []
-    for directory in directories:
+    first, *others = directories
+    with Store(first / LEDGER, write=False) as store:
+        tables = [store.results()]
+    for directory in others:
+        if not (directory / LEDGER).is_file() and directory.name in {path.stem for path in _written(first)}:
+            asked = first / NEXT / f"{directory.name}.toml"
+            raise SweepError(f"{directory} has not been run: scalejax run {shlex.quote(str(asked))}, or leave it out")
         with Store(directory / LEDGER, write=False) as store:
-            tables.append(store.results())
-        first, here = (data_key(each / SWEEP, "source") for each in (directories[0], directory))
-        if here != first:
-            raise SweepError(
-                f"{directory} was trained on {here}, {directories[0]} on {first}: advise takes one data set"
-            )
-        if other := sorted(set(knob_columns(tables[-1])) - set(knob_columns(tables[0]))):
-            problem = f"has models with {listing(other)}, which those of {directories[0]} lack"
-            raise SweepError(f"{directory} {problem}: name it first")
+            table = store.results()
+        if not _same_task(first, directory):
+            raise SweepError(f"{directory} has other [data] or another task than {first}: advise takes one data set")
+        for family in set(table["family"]) & set(tables[0]["family"]):
+            here, there = (_knobs_of(each, family) for each in (table, tables[0]))
+            if here != there:
+                has = [listing(sorted(knobs)) if knobs else "no size" for knobs in (here, there)]
+                problem = f"{family} with {has[0]}, {first} with {has[1]}"
+                raise SweepError(f"{directory} has {problem}: advise takes one kind of model of a name")
+        if len(table):
+            tables.append(table)
     if len(tables) == 1:
         return tables[0]
-    rows = pd.concat([table for table in tables if len(table)], ignore_index=True)
+    rows = pd.concat(tables, ignore_index=True)
     # A trial may be running in one run and have ended in another.
     done_first = np.argsort((rows["status"] != Status.DONE).to_numpy(), kind="stable")
-    return rows.iloc[done_first].drop_duplicates("trial_id").sort_index().reset_index(drop=True)
+    same = [*knob_columns(tables[0]), *SETTING_COLUMNS, "family", "params", "train_examples", "seed"]
+    return rows.iloc[done_first].drop_duplicates(same).sort_index().reset_index(drop=True)
+
+
+def _knobs_of(rows: "pd.DataFrame", family: str) -> set[str]:
+    """Return the size knobs that the models of a family have."""
+    from scalejax.analysis.curves.tuning import knob_columns
+
+    own: Any = rows[rows["family"] == family]
+    return {knob for knob in knob_columns(rows) if own[knob].notna().any()}
+
+
+def _same_task(one: Path, other: Path) -> bool:
+    """Say whether two runs are on the same data and task, however many examples each asks for.
+
+    Raises:
+        SweepError: the sweep file of one cannot be read.
+    """
+    from scalejax.spec.file import load_sweep
+
+    sweeps = [load_sweep(directory / SWEEP) for directory in (one, other)]
+    if sweeps[0].task != sweeps[1].task:
+        return False
+    data = [asdict(sweep.data) for sweep in sweeps]
+    pools = {each["examples"] for each in data}
+    for each in data:
+        for amount in ("train_examples", "fractions", "examples"):
+            del each[amount]
+    # What was read, files and objects in memory too, has a fingerprint, which depends on the size of the pool.
+    known = [read_environment(directory) for directory in (one, other)]
+    read = [each.get("data") if isinstance(each, dict) else None for each in known]
+    return data[0] == data[1] and (len(pools) > 1 or None in read or read[0] == read[1])
 
 
 def observed_in(directory: Path, rows: "pd.DataFrame") -> "Observed":
@@ -211,32 +254,50 @@ def _pool(directory: Path, rows: "pd.DataFrame") -> float:
 
 
 def next_sweeps(
-    directory: Path, observed: "Observed", advice: "Advice", *, first: int = 1
+    directory: Path, observed: "Observed", advice: "Advice", *, joined: Sequence[Path] = ()
 ) -> "tuple[tuple[Suggested, ...], tuple[str, ...]]":
     """Return a sweep file for each suggested trial, not yet written; a note says why there is none.
+
+    A name stands for one content, so that no sweep runs into the directory of another: a suggestion that has a file
+    keeps it, any other gets the next number.
 
     Args:
         directory: of the run.
         observed: its rows.
         advice: on them.
-        first: the number of the first sweep; that of runs that suggested trials have already is not given again.
+        joined: directories of further runs that the rows are from.
     """
     from scalejax.report.sections import Suggested
-    from scalejax.spec.file import load_sweep, sweep_to_toml
+    from scalejax.spec.file import load_sweep, sweep_name, sweep_to_toml
 
     try:
         sweep = load_sweep(directory / SWEEP)
-        wanted = [
-            _sweep_of(sweep, observed, trial, number)
-            for number, trial in enumerate(advice.trials.to_dict("records"), first)
-        ]
-        found = [
-            Suggested(str(directory / NEXT / f"{each.name}.toml"), sweep_to_toml(each), _trials(each))
-            for each in wanted
-        ]
-    except (SweepError, ValueError) as error:
+        stem = f"{sweep.name}_next_"
+        known = {_number(path.stem, stem): path.read_text(encoding="utf-8") for path in _written(directory)}
+        free = max([0, *known, *(_number(sweep_name(each / SWEEP), stem) for each in joined)]) + 1
+        found = []
+        for trial in advice.trials.to_dict("records"):
+            wanted = _sweep_of(sweep, observed, trial)
+            names = {number: replace(wanted, name=f"{stem}{number}") for number in (*known, free)}
+            texts = {number: sweep_to_toml(each) for number, each in names.items()}
+            number = next((number for number, text in known.items() if texts[number] == text), free)
+            free += number == free
+            path = directory / NEXT / f"{stem}{number}.toml"
+            found.append(Suggested(str(path), texts[number], _trials(wanted)))
+    except (OSError, SweepError, ValueError) as error:
         return (), (f"no sweep file of the next trials: {error}",)
     return tuple(found), ()
+
+
+def _written(directory: Path) -> list[Path]:
+    """Return the sweep files of suggested trials that a run has already, in the order of their names."""
+    return sorted((directory / NEXT).glob("*.toml"))
+
+
+def _number(name: str, stem: str) -> int:
+    """Return the number of a suggested sweep; 0 if it is none of a run's."""
+    number = name.removeprefix(stem)
+    return int(number) if number != name and number.isdecimal() else 0
 
 
 def write_sweeps(suggested: "Sequence[Suggested]") -> tuple[str, ...]:
@@ -258,7 +319,7 @@ def _trials(sweep: Sweep) -> int:
     return features * len(sweep.seeds) * math.prod(len(getattr(sweep.train, name) or (None,)) for name in grids)
 
 
-def _sweep_of(sweep: Sweep, observed: "Observed", trial: Mapping[str, Any], number: int) -> Sweep:
+def _sweep_of(sweep: Sweep, observed: "Observed", trial: Mapping[str, Any]) -> Sweep:
     """Return the sweep with one model and one number of examples, those of a suggested trial, near tuned settings."""
     from scalejax.planning.trial import family_name
 
@@ -284,7 +345,6 @@ def _sweep_of(sweep: Sweep, observed: "Observed", trial: Mapping[str, Any], numb
     halving = sweep.train.halving if len(rates) > RATES else None
     return replace(
         sweep,
-        name=f"{sweep.name}_next_{number}",
         models=(ModelGrid(grid.family, {**knobs, **features}),),
         data=replace(sweep.data, train_examples=(examples,), fractions=None, examples=pool),
         train=replace(sweep.train, learning_rate=rates, halving=halving),
@@ -345,10 +405,18 @@ def _tuned_rate(observed: "Observed", model: str, data: float) -> float:
 
 
 def _near(rates: Sequence[float], tuned: float) -> tuple[float, ...]:
-    """Return the tuned learning rate with its neighbours in the grid, three in all; all rates if it is not known."""
-    if not tuned > 0 or len(rates) <= RATES:
-        return tuple(rates)
+    """Return the tuned learning rate with its neighbours in the grid, three in all; all rates if it is not known.
+
+    Where it is an end of the grid, its neighbour there is as far from it as the one inside: the best may lie beyond.
+    """
     ordered = sorted(rates)
+    if not tuned > 0 or len(ordered) < 2:
+        return tuple(rates)
     place = int(np.argmin(np.abs(np.log(np.array(ordered) / tuned))))
-    first = min(max(place - RATES // 2, 0), len(ordered) - RATES)
-    return tuple(ordered[first : first + RATES])
+    below = ordered[place - 1] if place else _round(ordered[0] ** 2 / ordered[1])
+    above = ordered[place + 1] if place + 1 < len(ordered) else _round(ordered[-1] ** 2 / ordered[-2])
+    return below, ordered[place], above
+
+
+def _round(rate: float) -> float:
+    return float(f"{rate:.2g}")

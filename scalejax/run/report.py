@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,16 +116,24 @@ def report(
     return Reported(page, facts)
 
 
-def report_at_end(directory: Path, sweep: "Sweep | None") -> tuple[Path | None, str]:
+def report_at_end(
+    directory: Path, sweep: "Sweep | None", *, notify: Callable[[str], None] = lambda _: None
+) -> tuple[Path | None, str]:
     """Write the page of a run that has just ended, unless it has one of the same rows.
 
     Where a full report was written before, it is written in full again: its texts and figures would no longer agree.
+
+    Args:
+        directory: of the run.
+        sweep: that it was made of.
+        notify: is told what takes some seconds.
 
     Returns:
         The page; or None, and a sentence that says why there is none.
     """
     try:
         if not is_current(directory):
+            notify("drawing the report")
             report([directory], sweep=sweep, brief=not (directory / TEXT).exists())
     except Exception as error:  # whatever it is: the run has ended well, its exit code and its rows stand
         reason = first_line(error) if isinstance(error, SweepError) else f"{type(error).__name__}: {first_line(error)}"

@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float64]
 Part = Literal["forecasts", "curves", "budgets", "back-test"]
 PARTS: tuple[Part, ...] = get_args(Part)
 SAME = 1.05  # times the FLOPs, below which a run is said to take no more of them
-SHORTER = 0.5  # less than elsewhere, the power with which FLOPs grow with the data where training has become shorter
+SHORTER = 2.5  # times more than the steps of training the data must grow: steps rounded up grow up to twice too little
 FACTORS = (2.0, 10.0)  # of data and of parameters that are always asked about
 
 
@@ -72,6 +72,7 @@ def advise_rows(
         _now(anchor, observed),
         *_left_out(anchor, observed),
         *_shorter_training(anchor, observed),
+        *_at_edges(observed),
     ]
     if "forecasts" in parts:
         statements += [*_scaled(anchor, observed), *_odds(falls, anchor, observed)]
@@ -163,24 +164,40 @@ def _left_out(anchor: Anchor, observed: Observed) -> list[Statement]:
 
 
 def _shorter_training(anchor: Anchor, observed: Observed) -> list[Statement]:
-    """Say where the training of the model with the most compute stops growing with the data, as at a limit of steps."""
+    """Say where the steps of the model with the most compute stop growing with the data, as at a limit of steps."""
     own = observed.own
-    flops = own[own["params"] == anchor.params].groupby("data")["flops"].mean()
-    if len(flops) < 3:
+    steps = own[own["params"] == anchor.params].groupby("data")["steps"].mean()
+    if len(steps) < 3 or not (np.isfinite(steps) & (steps > 0)).all():
         return []
-    logs = np.log([flops.index.to_numpy(float), flops.to_numpy(float)])
-    powers = np.diff(logs[1]) / np.diff(logs[0])
-    grew = powers > powers.max() - SHORTER
-    if grew[-1]:
+    logs = np.log([steps.index.to_numpy(float), steps.to_numpy(float)])
+    grew = np.flatnonzero(np.diff(logs[1]) > np.diff(logs[0]) / 2)
+    if not len(grew):
+        return []  # fixed steps: no data have had more
+    since = grew[-1] + 1
+    data, times = np.exp(logs[:, -1] - logs[:, since])
+    if data < SHORTER * times:
         return []
-    before, last = flops.index[1:][grew][-1], flops.index[-1]
-    times = float(flops[last] / flops[before])
-    are = f"{short(times)} times as many" if times >= SAME else "no more"
+    before, last = steps.index[[since, -1]]
+    more = f"{short(times)} times the steps" if times >= SAME else "no more steps"
     sentence = (
-        f"Training: the FLOPs of the model with the most compute grow with its {observed.data} up to {before:,.0f}; on "
-        f"{last:,.0f} they are {are}: its curve may end for want of training steps, not of {observed.data}."
+        f"Training: the model with the most compute was trained for more steps on more {observed.data} up to "
+        f"{before:,.0f}, and for {more} on {last:,.0f}: its curve may flatten for want of training, not of "
+        f"{observed.data}. The costs given are of steps that grow on."
     )
-    return [Statement("shorter training", sentence, times, facts={"before": float(before), "at": float(last)})]
+    return [Statement("shorter training", sentence, float(times), facts={"before": float(before), "at": float(last)})]
+
+
+def _at_edges(observed: Observed) -> list[Statement]:
+    """Say where the models in question are not tuned on their most data: the best learning rate ends its grid."""
+    curves = observed.curves
+    own = curves[curves["model"].isin(observed.own["model"]) & np.isfinite(curves["value"])]
+    last = own.sort_values("train_examples").groupby("model", sort=False).tail(1)
+    edges = last["edge"].astype(str).str.len() > 0
+    if not edges.any():
+        return []
+    where = f"at {int(edges.sum())} of {number_of(len(last), 'end')} of the curves of {observed.family}"
+    sentence = f"Learning rates: {where} the best is the lowest or highest tried: a wider grid may change the answer."
+    return [Statement("learning rates", sentence, float(edges.mean()))]
 
 
 def _scaled(anchor: Anchor, observed: Observed) -> list[Statement]:

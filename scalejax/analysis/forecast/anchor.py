@@ -30,7 +30,7 @@ GRID = 25  # points of the grids along which targets and budgets are looked for
 
 @dataclass(frozen=True)
 class Anchor:
-    """The run with the most compute, the largest product of parameters and data, and what is known around it.
+    """The run with the most compute, of those the one on the most data, and what is known around it.
 
     Attributes:
         params: of its model.
@@ -126,13 +126,16 @@ def anchor_among(own: Table, *, left_out: int = 0, level: float, seed: int) -> A
     names = ("params", "data") if sizes else ("data",)
     predictors = {name: own[name].to_numpy(float) for name in names}
     rows = measured(predictors, own["loss"].to_numpy(float))
-    # The largest by what its training takes; where all took the same, the one with most parameters.
-    place = own.assign(scale=own["params"] * own["data"]).sort_values(["scale", "params"]).iloc[-1]
+    powers = _powers(own)
+    # By what its training takes, which one law gives, as a run may have ended early; among equals the largest.
+    compute = np.round(np.log(own[["params", "data"]].to_numpy(float)) @ powers, 9)
+    place = own.assign(compute=compute, scale=own["params"] * own["data"])
+    place = place.sort_values(["compute", "scale", "params"]).iloc[-1]
     return Anchor(
         params=float(place["params"]),
         data=float(place["data"]),
         flops=float(place["flops"]),
-        powers=_powers(own),
+        powers=powers,
         sizes=sizes,
         largest=rows.largest,
         posterior=posterior(rows, seed=seed),

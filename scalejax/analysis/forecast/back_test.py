@@ -35,7 +35,8 @@ def back_test(observed: Observed, *, level: float, seed: int) -> list[Statement]
     hidden = own["params"] == own["params"].max()
     seen, rest = own.loc[~hidden], own.loc[hidden & (own["loss"] > 0)]
     used = falling(seen) if len(seen) else seen
-    rest = rest[rest["data"].isin(used["data"])]  # elsewhere nothing falls yet, and no law is asked
+    if len(used) < len(seen):
+        rest = rest[rest["data"] >= used["data"].min()]  # below nothing falls yet, and no law is asked
     places = used.drop_duplicates(["params", "data"])
     if used["params"].nunique() >= 3 and len(places) >= LEAST_POINTS and len(rest):
         statements.append(_tested("size", "the largest model", _scored(_surface(used, rest, **asked), rest), level))

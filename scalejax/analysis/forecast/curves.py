@@ -103,4 +103,4 @@ def _broken(parameters: Floats, positions: Floats) -> Floats:
 @functools.cache
 def _points(count: int, dimensions: int) -> Floats:
     # The seed is a constant, so that nothing is drawn anew; it has another name in later versions of SciPy.
-    return qmc.Sobol(dimensions, seed=dimensions - 3).random(count)  # pyright: ignore[reportCallIssue]
+    return qmc.Sobol(dimensions, seed=abs(dimensions - 3)).random(count)  # pyright: ignore[reportCallIssue]

@@ -14,6 +14,7 @@ from scalejax.text import short_count
 Floats = npt.NDArray[np.float64]
 
 CANDIDATES = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the anchor's parameters, and its data
+SAME = 0.05  # of the logarithms of parameters and data, below which a trial is one that was measured
 TRIALS = 3  # that are suggested
 # Of the anchor's FLOPs: a trial costs that even where it trains next to nothing, as it compiles and evaluates. Without
 # it the smallest candidate would win per FLOP, however little it tells.
@@ -24,9 +25,13 @@ def candidates_of(anchor: Anchor, observed: Observed) -> Floats:
     """Return the trials to choose from: times the anchor's parameters, and its data, (candidates, 2)."""
     sizes = CANDIDATES if anchor.sizes else (1.0,)
     grid = [(p, d) for p in sizes for d in CANDIDATES if d * anchor.data <= observed.most_data]
+    # A trial that was measured would train nothing.
+    measured = np.log(observed.own[["params", "data"]].drop_duplicates().to_numpy(float))
+    known = [np.abs(measured - np.log([p * anchor.params, d * anchor.data])).max(axis=1).min() < SAME for p, d in grid]
+    grid = [each for each, there in zip(grid, known, strict=True) if not there]
     if not anchor.sizes:
         grid += [(0.25, 1.0), (4.0, 1.0)]  # another size, without which nothing is known of size
-    return np.array(grid)
+    return np.array(grid).reshape(-1, 2)
 
 
 def next_trials(anchor: Anchor, observed: Observed) -> Table:

@@ -24,7 +24,8 @@ class Observed:
     """What advice is made from.
 
     Attributes:
-        rows: one row a run: model (its name), family, params (NaN: no fixed number), data, loss, flops, seed.
+        rows: one row a run: model (its name), family, params (NaN: no fixed number), data, loss, flops, seed, and steps
+            (of training, as planned, up to a factor of each model; NaN where they are not known or of other batches).
         data: what the data are counted in: "examples" or "tokens".
         noun: what the loss is called: "error", "RMSE", "loss".
         curves: a row a model and amount of data, as `learning_curves` returns.
@@ -87,6 +88,8 @@ def observed_of_run(rows: pd.DataFrame, *, most_data: float) -> Observed:
     column, called = headline(rows)
     knobs, curves = knob_columns(rows), learning_curves(rows)
     params = best["params"].astype("float64")
+    batches: Table = best["batch_size"] if "batch_size" in best else best["seed"] * math.nan
+    one_batch = batches.groupby(models_of(best, among=rows)).transform("nunique") == 1
     table = pd.DataFrame(
         {
             "model": models_of(best, among=rows),
@@ -96,6 +99,7 @@ def observed_of_run(rows: pd.DataFrame, *, most_data: float) -> Observed:
             "loss": best[column].astype("float64"),
             "flops": best["flops"].astype("float64"),
             "seed": best["seed"],
+            "steps": best["steps"].astype("float64").where(one_batch) if "steps" in best else math.nan,
             **{knob: best[knob] for knob in knobs},
         }
     )
@@ -147,6 +151,7 @@ def observed_of_table(table: pd.DataFrame, *, columns: Mapping[str, str]) -> Obs
             "loss": loss,
             "flops": flops,
             "seed": table[seed].to_numpy() if seed in table.columns else np.zeros(len(table)),
+            "steps": flops / params if has_flops else np.nan,
         }
     )
     rows = rows[np.isfinite(rows["loss"])].reset_index(drop=True)

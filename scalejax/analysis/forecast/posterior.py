@@ -77,7 +77,7 @@ class Posterior:
 
     def noise(self, shape: tuple[int, ...], *, seed: int = 0) -> Floats:
         """Draw the noise of the log loss of single runs, (count, points), its size as unknown as the rows leave it."""
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng((seed, 1))  # not the numbers that `sample` has drawn with this seed
         drawn = rng.choice(len(self.law), size=(shape[0], *([1] * (len(shape) - 1))), p=self.weights)
         return rng.standard_normal(shape) * np.sqrt(self._noise(drawn))
 

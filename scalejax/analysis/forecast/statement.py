@@ -21,9 +21,9 @@ class Statement:
             of one new run there; of "data beats size" a probability; of "flattened: ..." the share of the loss that ten
             times the data would take away; of "... overtakes ..." the amount of data from which on; of "target by ..."
             tokens, examples, parameters or FLOPs; of "compute-optimal" the median loss of one new run; of "back-test:
-            ..." the median miss of the log loss; of "left out" a number of rows; of "shorter training" the FLOPs on
-            the most data over those where they last grew with it; of "next trials" the share of the
-            variance of the forecasts that they take away.
+            ..." the median miss of the log loss; of "left out" a number of rows; of "shorter training" the steps on
+            the most data over those where they last grew with it; of "learning rates" a share of curves; of "next
+            trials" the share of the variance of the forecasts that they take away.
         low: lower end of the interval of the value with the advice's level. NaN where there is none: what was counted
             or measured, a probability, a share, and what is not reached.
         high: upper end.

@@ -42,6 +42,7 @@ ENOUGH = 400.0  # laws that the weights are spread over, at which the sampling e
 LEAST_EFFECTIVE = 40  # and at which the next t distribution is fitted; fewer, and the posterior is flattened for it
 KEPT = 1000  # laws that are returned, drawn by their weights
 FEW = 300  # laws that show which noises and drifts are likely at all
+NEAR = (4, 32)  # parts of the prior's deviations that they lie around: rows without noise know their law narrowly
 
 
 def surface(parameters: Floats, positions: Floats) -> Floats:
@@ -112,9 +113,10 @@ def tails_of(residuals: Floats) -> Floats:
 
 
 def near(starts: Floats, rng: np.random.Generator) -> Laws:
-    """Return some laws around the best robust fit of (starts, 5)."""
-    theta = _drawn(starts[0], np.diag((DEVIATIONS / 4) ** 2), FEW, rng)
-    return Laws(((surface, theta),), np.zeros(FEW))
+    """Return some laws around the best robust fit of (starts, 5), at several distances, and that fit itself."""
+    clouds = [_drawn(starts[0], np.diag((DEVIATIONS / part) ** 2), FEW // len(NEAR), rng) for part in NEAR]
+    theta = np.concatenate([starts[:1], *clouds])
+    return Laws(((surface, theta),), np.zeros(len(theta)))
 
 
 def surfaces(drift: Drift, log_loss: Floats, *, starts: Floats, rng: np.random.Generator) -> Laws:

@@ -43,8 +43,10 @@ def verdict_of(falls: Mapping[str, Floats], *, sizes: bool) -> str:
         return DATA if holds(data > WORTH, SURE) else NEITHER if holds(data < WORTH, LIKELY) else UNSURE
     size = falls[SIZE]
     if holds((data > WORTH) & (size > WORTH), BOTH_SURE):
-        # Both help; one of them wins if it more probably than not helps much more.
-        return DATA if holds(data > MUCH_MORE * size, 0.5) else SIZE if holds(size > MUCH_MORE * data, 0.5) else BOTH
+        # Both help; one of them wins if it surely helps, and more probably than not much more.
+        if holds(data > WORTH, SURE) and holds(data > MUCH_MORE * size, 0.5):
+            return DATA
+        return SIZE if holds(size > WORTH, SURE) and holds(size > MUCH_MORE * data, 0.5) else BOTH
     if holds(data > WORTH, SURE) and holds(data > size, WINS):
         return DATA
     if holds(size > WORTH, SURE) and holds(size > data, WINS):

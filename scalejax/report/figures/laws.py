@@ -83,7 +83,7 @@ def _title(pairs: Sequence[Pair]) -> str:
     law = pairs[0][1].law
     wrong = [fit for _, fit in pairs if not fit.ok]
     counts = {kind: sum(f"{kind}:" in fit.status for fit in wrong) for kind in KINDS}
-    several = len(pairs) > 1
+    several = len({id(fit) for _, fit in pairs}) > 1  # curves that share a parameter have one fit
     kinds = [f"{kind} ({count} of {len(pairs)} curves)" if several else kind for kind, count in counts.items() if count]
     return f"{law.name}: {law.formula}" + (f"\n{', '.join(kinds)}" if wrong else "")
 

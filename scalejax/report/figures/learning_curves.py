@@ -258,7 +258,7 @@ def _draw_trials(ax: Axes, curves: pd.DataFrame, advice: "Advice", styles: Mappi
         beside = ax.transData + ScaledTranslation(
             offset[0] / 72, offset[1] / 72, ax.figure.canvas.figure.dpi_scale_trans
         )
-        if np.hypot(*offset) > 1.5 * BESIDE:  # else it is plain which curve it belongs to
+        if np.hypot(*offset) > 1.5 * BESIDE or abs(offset[0]) > 0.2 * BESIDE:  # else it is plain where it belongs
             ax.annotate(
                 "", xy=(trial["data"], height), xytext=tuple(offset * (1 - 0.5 * CIRCLE / np.hypot(*offset))),
                 textcoords="offset points", zorder=4.5,
@@ -301,7 +301,6 @@ def _place(own: Any, points: Any, lines: Any, circles: Any, *, below: bool, with
         below: whether it is to stand below rather than above.
         within: the lower and the upper end of the axes.
     """
-    side = -1.0 if below else 1.0
     side = -1.0 if below else 1.0
     ways = [
         (angle, np.array([steps * BESIDE * np.sin(angle), up * steps * BESIDE * np.cos(angle)]))
