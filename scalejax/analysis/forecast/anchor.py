@@ -193,8 +193,9 @@ def falling_draws(
 
 
 def one_run(draws: Floats, known: Posterior, *, offset: float, seed: int) -> Floats:
-    """Add the noise of one run to draws of the mean loss (DRAWS, points)."""
-    return np.maximum((draws + offset) * np.exp(known.noise(draws.shape, seed=seed)) - offset, 0.0)
+    """Add the noise of one run to draws of the mean loss (DRAWS, points), the same at all points: a band is smooth."""
+    noise = known.draw_noise(len(draws), seed=seed)[:, None]
+    return np.maximum((draws + offset) * np.exp(noise) - offset, 0.0)
 
 
 def curve_draws(rows: Table, data: Floats, *, seed: int) -> tuple[Floats, Posterior, float]:

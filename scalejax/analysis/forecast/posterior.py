@@ -75,11 +75,11 @@ class Posterior:
         """The standard deviation of the log loss of one run, in the mean over what the rows leave open."""
         return float(self.weights @ self.drift.noises[self.combination])
 
-    def noise(self, shape: tuple[int, ...], *, seed: int = 0) -> Floats:
-        """Draw the noise of the log loss of single runs, (count, points), its size as unknown as the rows leave it."""
+    def draw_noise(self, count: int, *, seed: int = 0) -> Floats:
+        """Draw the noise of the log loss of single runs, (count,), its size as unknown as the rows leave it."""
         rng = np.random.default_rng((seed, 1))  # not the numbers that `sample` has drawn with this seed
-        drawn = rng.choice(len(self.law), size=(shape[0], *([1] * (len(shape) - 1))), p=self.weights)
-        return rng.standard_normal(shape) * np.sqrt(self._noise(drawn))
+        drawn = rng.choice(len(self.law), size=count, p=self.weights)
+        return rng.standard_normal(count) * np.sqrt(self._noise(drawn))
 
     def _parts(self, new: Floats) -> Iterator[tuple[npt.NDArray[np.intp], Floats, Floats]]:
         """Yield the components of each combination, their means (n, points) and their covariance (points, points)."""
