@@ -125,7 +125,8 @@ def compare(killed: Path, untouched: Path) -> None:
         assert one == other
     assert len({row["trial_id"] for row in exported(killed)}) == len(exported(untouched))
     assert {path.name for path in killed.iterdir()} == LEAVES
-    assert {path.name for path in (killed / "figures").iterdir()} == {"learning_curves.png", "learning_curves.svg"}
+    names = {f"learning_curves.{kind}" for kind in ("png", "svg", "csv")}
+    assert {path.name for path in (killed / "figures").iterdir()} == names
     assert "Traceback" not in killed.with_suffix(".log").read_text()
 
 

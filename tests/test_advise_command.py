@@ -90,6 +90,8 @@ def test_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["advise", str(run)]) == 0
     printed = capsys.readouterr().out
     assert (run / "figures" / "advice.png").is_file()
+    shown = pd.read_csv(run / "figures" / "advice.csv")
+    assert {"measured", "forecast"} <= set(shown["what"])
     files = sorted((run / "next_trials").glob("*.toml"))
     assert len(files) == 3
     trials = sx.Run(run).advise().trials

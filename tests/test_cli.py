@@ -213,6 +213,8 @@ def test_run_prints_the_table_and_keeps_standard_error_for_progress(cli, here: P
     assert ran.out.startswith("12 trials: 12 done; ")
     assert "mlp width 8" in ran.out
     assert ran.out.endswith(f"figure: {Path('runs/small/figures/learning_curves.png')} and .svg\n")
+    lines = (here / "runs/small/figures/learning_curves.csv").read_text().splitlines()
+    assert len(list(csv.DictReader(lines))) == len(Run(here / "runs" / "small").curves())
     assert "12/12 trials" in ran.err
     assert "steps/s" in ran.err
     mine, theirs = (Run(path).results().drop(columns="seconds") for path in (here / "runs" / "small", finished))

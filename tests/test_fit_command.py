@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,6 +45,11 @@ def test_a_table_is_fitted_printed_given_as_data_and_drawn(table, tmp_path, caps
     assert "irreducible loss" in out
     assert "\nok (40 rows, " in out
     assert (tmp_path / "figures" / "fit_chinchilla.png").stat().st_size > 10_000
+    shown: Any = pd.read_csv(tmp_path / "figures" / "fit_chinchilla.csv")
+    assert list(shown) == ["curve", "params", "tokens", "loss", "law", "low", "high"]
+    assert (shown["low"] <= shown["law"]).all()
+    assert (shown["law"] <= shown["high"]).all()
+    assert shown["loss"].to_numpy() == pytest.approx(shown["law"].to_numpy(), rel=0.1)
     assert main([*call, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     (found,) = facts["fits"]
@@ -174,6 +180,8 @@ def test_curves_that_share_an_exponent_are_fitted_at_once_and_drawn(tmp_path, ca
     assert found["params"] == pytest.approx(planted, rel=1e-6)
     assert found["rows"] == 32
     assert (tmp_path / "fit_power_floor.png").stat().st_size > 10_000
+    shown: Any = pd.read_csv(tmp_path / "fit_power_floor.csv")
+    assert set(shown["curve"]) == {"small", "large"}
     assert main(call) == 2
     assert "There is one curve only, with nothing to share c with" in capsys.readouterr().err
 

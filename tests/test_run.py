@@ -155,9 +155,10 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_directory_holds_the_promised_files_and_no_other(finished: sx.Run):
     assert {each.name for each in finished.directory.iterdir()} == FILES
     figures = sorted((finished.directory / "figures").iterdir())
-    assert [each.name for each in figures] == ["learning_curves.png", "learning_curves.svg"]
-    assert figures[0].read_bytes().startswith(b"\x89PNG")
-    assert "</svg>" in figures[1].read_text()
+    assert [each.name for each in figures] == ["learning_curves.csv", "learning_curves.png", "learning_curves.svg"]
+    assert figures[0].read_text().startswith("model,")
+    assert figures[1].read_bytes().startswith(b"\x89PNG")
+    assert "</svg>" in figures[2].read_text()
     environment = json.loads((finished.directory / "environment.json").read_text())
     assert {"device", "devices", "modes", "platform", "python", "versions"} <= environment.keys()
     assert {"scalejax", "jax", "jaxlib", "flax", "optax", "numpy"} <= environment["versions"].keys()

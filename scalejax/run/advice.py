@@ -121,13 +121,15 @@ def advise_source(
     observed, source = _observed(sources, columns or {}), sources[0]
     advice = advise_rows(observed, target=target, compute=compute, level=level, seed=seed)
     folder = figures or (source / FIGURES if source.is_dir() else None)
-    paths, sweeps, notes = (), (), ()
+    paths: tuple[Path, ...] = ()
+    sweeps, notes = (), ()
     if folder is not None:
         title = advice["answer"].sentence
         unit = unit_of(source, None, str(observed.curves["metric"].iloc[0])) if source.is_dir() else ""
         picture = scale_picture(observed.curves, advice, title=title, unit=unit)
         try:
-            paths = save_figure(picture.figure, folder, "advice") if picture is not None else ()
+            if picture is not None:
+                paths = save_figure(picture.figure, folder, "advice", data=picture.data)
         except OSError as error:
             notes = (f"{folder}: the figure cannot be written ({error.strerror or error}); give another folder with "
                      "--figures",)  # fmt: skip

@@ -86,7 +86,7 @@ def fit_source(
     from scalejax.analysis.laws.laws import find_law
     from scalejax.analysis.tables import fit_table, from_table, from_trials, read_table
     from scalejax.report.figures.canvas import save_figure
-    from scalejax.report.figures.laws import plot_fits
+    from scalejax.report.figures.laws import fitted_rows, plot_fits
     from scalejax.report.fit import fit_facts
 
     law = find_law(law)
@@ -101,7 +101,8 @@ def fit_source(
     paths: Sequence[Path] = ()
     if folder is not None:
         try:
-            paths = save_figure(plot_fits(done.curves, level=level), folder, f"fit_{law.name}")
+            figure, data = plot_fits(done.curves, level=level), fitted_rows(done.curves, level=level)
+            paths = save_figure(figure, folder, f"fit_{law.name}", data=data)
         except OSError as error:
             problem = f"cannot be written ({error.strerror or error}); give another folder with --figures"
             raise SweepError(f"{folder}: {problem}") from error

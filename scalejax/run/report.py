@@ -269,8 +269,7 @@ def _write_beside(made: "Report", directory: Path) -> Path:
     from scalejax.report.page.markdown import markdown_of
 
     for picture in made.pictures:
-        save_figure(picture.figure, directory / FIGURES, picture.name)
-        picture.data.to_csv(directory / FIGURES / f"{picture.name}.csv", index=False)
+        save_figure(picture.figure, directory / FIGURES, picture.name, data=picture.data)
     write_atomically(directory / TEXT, markdown_of(made.chapters[0], figures=FIGURES))
     return directory / TEXT
 

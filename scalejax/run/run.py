@@ -198,7 +198,7 @@ class Run(Shown):
 
         axes = plot_learning_curves(curves := self.curves(), unit=self._unit(curves))
         try:
-            return list(save_figure(axes.figure, self.directory / FIGURES, FIGURE))
+            return list(save_figure(axes.figure, self.directory / FIGURES, FIGURE, data=curves))
         except OSError as error:
             problem = f"the figure cannot be written ({error.strerror or error})"
             remedy = "see that nothing else has its place, then run the same command again: all results are kept"

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -24,6 +24,9 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter, NullL
 
 from scalejax.files import replacing
 from scalejax.text import short_count
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 STYLE = Path(__file__).with_name("scalejax.mplstyle")
 
@@ -57,8 +60,10 @@ def styled() -> Iterator[None]:
 
 
 @styled()
-def save_figure(figure: Figure | SubFigure, directory: str | os.PathLike[str], name: str) -> tuple[Path, Path]:
-    """Write `directory`/`name`.png (160 dots an inch) and .svg, and return the two paths.
+def save_figure(
+    figure: Figure | SubFigure, directory: str | os.PathLike[str], name: str, *, data: "pd.DataFrame | None" = None
+) -> tuple[Path, Path]:
+    """Write `directory`/`name`.png (160 dots an inch) and .svg, its data as .csv, and return the first two paths.
 
     Each file appears whole or not at all: it is written beside its place and moved there. The same figure gives the
     same bytes: no date, and the same salt for the identifiers inside the SVG.
@@ -67,6 +72,7 @@ def save_figure(figure: Figure | SubFigure, directory: str | os.PathLike[str], n
         figure: the figure, for instance `ax.figure`; of a part of a figure the whole is written.
         directory: made if it does not exist.
         name: without a suffix.
+        data: what it shows.
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,6 +80,9 @@ def save_figure(figure: Figure | SubFigure, directory: str | os.PathLike[str], n
     for path, metadata in zip(paths, ({"Software": None}, {"Date": None}), strict=True):
         with replacing(path) as partial:
             figure.canvas.figure.savefig(partial, metadata=metadata, format=path.suffix[1:])
+    if data is not None:
+        with replacing(folder / f"{name}.csv") as partial:
+            data.to_csv(partial, index=False)
     return paths
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -76,6 +77,16 @@ def plot_fits(pairs: Sequence[Pair], *, level: float = 0.9, title: str | None = 
     write_below(figure, pairs[0][0].notes)
     settle(figure)
     return figure
+
+
+def fitted_rows(pairs: Sequence[Pair], *, level: float = 0.9) -> pd.DataFrame:
+    """Return the points of such a figure, a row each: curve, predictors, loss, and what the law says there."""
+    parts = []
+    for seen, fit in pairs:
+        said = fit.predict(dict(seen.predictors), level=level, curve=seen.curve if fit.curves else None)
+        given = {"curve": seen.curve, **seen.predictors, "loss": seen.loss}
+        parts.append(pd.DataFrame({**given, "law": said.value, "low": said.low, "high": said.high}))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _title(pairs: Sequence[Pair]) -> str:
