@@ -122,4 +122,5 @@ def planted_facts(directory: Path, *, advice: Advice | None = None, drawn: bool 
         missing="" if advice else "Too few rows.", environment={"device": "cpu", "devices": 2, "python": "3.11"},
         sweep=SWEEP, pictures=pictures, written=True,
         suggested=(Suggested(f"{directory}/next_trials/planted_next_1.toml", "", 6),),
+        follow_up=f"scalejax advise {directory} runs/planted_next_1",
     )  # fmt: skip

@@ -270,7 +270,7 @@ def test_columns_of_other_names(known: tuple[Anchor, Observed]) -> None:
         observed_of_table(renamed, columns={"params": "N", "tokens": "D"})
     with pytest.raises(ValueError, match="There is no column of data"):
         observed_of_table(renamed, columns={"params": "N", "loss": "val_nll"})
-    with pytest.raises(ValueError, match="advise has no size: its columns are"):
+    with pytest.raises(ValueError, match="size means nothing to advise: what it knows is"):
         observed_of_table(renamed, columns={"size": "N"})
 
 

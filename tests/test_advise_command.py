@@ -317,7 +317,7 @@ def test_advice_is_printed_where_nothing_can_be_written(
         (["--compute", "none"], "expected how many times, such as 10x"),
         (["--columns", "params=N", "tokens=D", "loss=error"], "There is no column 'error' for loss"),
         (["--columns", "params=N"], "There is no column of data"),
-        (["--columns", "width=N"], "advise has no width"),
+        (["--columns", "width=N"], "width means nothing to advise: what it knows is"),
         (["--columns", "params=N", "tokens=D", "--target", "-1"], "target is -1: give a loss above zero"),
     ],
 )

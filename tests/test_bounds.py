@@ -101,6 +101,7 @@ def test_trials_that_are_only_counted_may_be_many_more():
         check_sweep(replace(sweep, train=replace(SWEEP.train, weight_decay=MANY)), spec=spec)
 
 
+@pytest.mark.slow
 def test_more_rounds_than_can_be_simulated_are_refused():
     spec = device_spec_named("h200")
     plan = make_plan(replace(changed("train", weight_decay=MANY[:800]), seeds=MANY), devices=1, spec=spec)

@@ -370,6 +370,7 @@ def test_planted_exponents_are_recovered():
     assert (np.diff([low, fall, high], axis=0) > 0).all()
 
 
+@pytest.mark.slow
 def test_the_exponents_standard_error_covers_it():
     """Over 200 noisy sweeps the 2-standard-error interval holds the planted exponent about 93 times in 100 (t, 6)."""
     generator = np.random.default_rng(1)

@@ -255,6 +255,7 @@ def test_a_planted_law_of_two_predictors_holds_the_hidden_budgets():
     assert width(np.stack([found.value, found.low, found.high])).max() < 0.2
 
 
+@pytest.mark.slow
 def test_a_surface_with_an_interaction_is_forecast_better_than_by_a_fit():
     """The law of Hoffmann et al. has no such term: its fit bends to it and misses beyond."""
     truth, held, squares = hoffmann(*HIDDEN, interaction=60.0), [], []

@@ -76,6 +76,7 @@ def repeated_runs(source: str) -> list[np.ndarray]:
     return [params, epochs * unique, unique, loss]
 
 
+@pytest.mark.slow
 @planted_and("muennighoff_data_constrained.csv")
 def test_repeated_data_do_not_identify_their_half_life(source):
     *columns, loss = repeated_runs(source)
@@ -143,6 +144,7 @@ def test_noise_without_a_trend_is_not_ok():
     assert not sx.fit_law("power_floor", {"x": X}, loss).ok
 
 
+@pytest.mark.slow
 def test_chance_out_of_sight_is_not_identified():
     loss = curve()  # falls from the first point on: nothing saturates at chance
     fit = sx.fit_law("m4", {"x": X}, loss)

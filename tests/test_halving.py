@@ -190,7 +190,7 @@ def sweeps(draw: st.DrawFn) -> Sweep:
     return replace(SWEEP, models=SWEEP.models[:1], train=train, seeds=tuple(range(draw(st.integers(1, 3)))))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(sweeps())
 def test_counted_trials_have_the_totals_of_those_spelled_out(sweep):
     card = describe(DATA)

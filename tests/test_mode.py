@@ -72,6 +72,7 @@ def test_an_accelerator_runs_lanes_side_by_side_in_programs_of_known_length(plan
     assert choose_mode(replace(plan.packing.buckets[0], makespan=10**9), plan, measure=True) == "static"
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_modes(tmp_path):
     out = tmp_path / "run"
     run_sweep(SWEEP, out, progress=False)

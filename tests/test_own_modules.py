@@ -366,8 +366,8 @@ def losses_alone(each: Trial, data: DataSet) -> list[float]:
 LANES = [own_modules.InBfloat16, own_modules.Sows, own_modules.BatchNorm, own_modules.Table]
 
 
-@pytest.mark.parametrize("mode", ["vmap", "map"])
-@pytest.mark.parametrize("build", [own_modules.Everything, own_modules.Dropout, *slow(*LANES)], ids=name_of)
+@pytest.mark.parametrize("mode", ["vmap", *slow("map")])
+@pytest.mark.parametrize("build", [own_modules.Everything, *slow(own_modules.Dropout, *LANES)], ids=name_of)
 def test_lanes_equal_their_solo_runs(data: DataSet, build: Build, mode: str):
     # Masks are drawn for all units of a program, so dropout is compared at one size.
     widths = (8, 8, 8) if build is own_modules.Dropout else (3, 8, 3)

@@ -128,6 +128,7 @@ def test_what_computes_something_else_is_never_packed(build: Callable[..., nnx.M
     assert "test_probe.py, line" in note
 
 
+@pytest.mark.slow
 def test_what_is_safe_without_a_proof_is_packed_by_request_and_the_plan_says_so():
     apart, together = (plan_of(sweep_of(RectifiedMaximum, packing)) for packing in ("proven", "probed"))
     assert buckets(apart) == [1, 1]

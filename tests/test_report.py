@@ -330,6 +330,8 @@ def test_the_file_of_a_suggested_trial_has_its_own_cost(facts: Facts) -> None:
     assert said[""] == "1"  # as in the picture of scale
     assert said["one run on cpu"].startswith("104 MFLOP, ")
     assert said["its sweep file on cpu"].startswith("6 trials: 624 MFLOP, ")
+    (code,) = section.codes
+    assert code.text.splitlines()[-1] == f"scalejax advise {facts.directory} runs/planted_next_1"
 
 
 def test_trouble_with_the_page_is_a_sentence_and_not_the_end_of_a_run(

@@ -97,6 +97,7 @@ def plant(law: Callable[[np.random.Generator, np.ndarray, float], Law], number: 
     return Planted(*(np.array(column) for column in (truths, floors, counts, noises)), *columns)
 
 
+@pytest.mark.slow
 def test_verdicts_are_right_and_intervals_hold_the_truth_of_planted_curves():
     found = plant(power_law, 200)
     assert found.right() >= 0.93

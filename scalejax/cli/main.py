@@ -271,8 +271,7 @@ def advise(options: argparse.Namespace) -> int:
     have been forecast, and which trials to run next.
     """
     from scalejax.analysis.tables import parse_columns
-    from scalejax.run.advice import COMPUTE, advise_source
-    from scalejax.run.directory import default_directory
+    from scalejax.run.advice import COMPUTE, advise_source, follow_up
 
     try:
         done = advise_source(
@@ -289,10 +288,9 @@ def advise(options: argparse.Namespace) -> int:
     figures, sweeps = ([str(path) for path in paths] for paths in (done.figures, done.sweeps))
     parts: list[Table | str] = [str(done.advice)]
     parts += [f"next: scalejax run {shlex.quote(path)}" for path in sweeps]
-    runs = [*map(str, options.sources), *(str(default_directory(path.stem)) for path in done.sweeps)]
-    asked = [] if options.target is None else ["--target", f"{options.target:g}"]
-    asked += [] if options.compute == COMPUTE else ["--compute", f"{options.compute:g}x"]
-    then = shlex.join(["scalejax", "advise", *dict.fromkeys(runs), *asked]) if sweeps else None
+    asked = "" if options.target is None else f" --target {options.target:g}"
+    asked += "" if options.compute == COMPUTE else f" --compute {options.compute:g}x"
+    then = f"{follow_up(options.sources, done.sweeps)}{asked}" if sweeps else None
     parts += [f"then: {then}"] if then else []
     parts += [f"note: {note}" for note in done.notes]
     parts += [f"figure: {path}" for path in figures] or ["no figure; --figures DIR draws one"]

@@ -60,6 +60,7 @@ class Facts:
         sweep: the text of the sweep file.
         data: what the data are called.
         suggested: sweep files of the next trials, in the order of the advice; none where they cannot be made.
+        follow_up: the command that takes their runs and this one together.
         written: whether these lie where they say.
         pictures: by the section that they stand in.
         notes: what else could not be made, and why.
@@ -79,6 +80,7 @@ class Facts:
     sweep: str = ""
     data: str = ""
     suggested: tuple[Suggested, ...] = ()
+    follow_up: str = ""
     written: bool = False
     pictures: Mapping[str, tuple[Drawn, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -481,7 +483,7 @@ def next_trials(facts: Facts) -> Section | None:
     codes = ()
     if facts.suggested and facts.written:
         commands = "\n".join(f"scalejax run {_quoted(each.path)}" for each in facts.suggested)
-        codes = (Code(commands, "Sweep files for these trials; run"),)
+        codes = (Code(f"{commands}\n{facts.follow_up}", "Sweep files for these trials, and the advice from all"),)
     sentence = "Of the trials considered these would narrow the answer most for what they cost."
     grid = _told(Grid(header, tuple(rows), caption, left=frozenset({0})))
     return Section("next", "What to run next", (sentence,), grids=(grid,), codes=codes)

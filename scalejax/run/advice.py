@@ -12,7 +12,7 @@ import numpy as np
 
 from scalejax.errors import SweepError
 from scalejax.files import write_atomically
-from scalejax.run.directory import FIGURES, LEDGER, SWEEP, read_environment, unit_of
+from scalejax.run.directory import FIGURES, LEDGER, SWEEP, default_directory, read_environment, unit_of
 from scalejax.run.fits import LEVEL
 from scalejax.run.store import Store
 from scalejax.spec import ModelGrid, Sweep
@@ -300,6 +300,12 @@ def _number(name: str, stem: str) -> int:
     """Return the number of a suggested sweep; 0 if it is none of a run's."""
     number = name.removeprefix(stem)
     return int(number) if number != name and number.isdecimal() else 0
+
+
+def follow_up(sources: Sequence[Path], sweeps: Sequence[Path]) -> str:
+    """Return the command that advises on some runs and those of suggested sweeps together, once these have been run."""
+    runs = [*sources, *(default_directory(path.stem) for path in sweeps)]
+    return shlex.join(["scalejax", "advise", *dict.fromkeys(map(str, runs))])
 
 
 def write_sweeps(suggested: "Sequence[Suggested]") -> tuple[str, ...]:

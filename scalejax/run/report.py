@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalejax.errors import SweepError
 from scalejax.files import write_atomically
-from scalejax.run.advice import COMPUTE, next_sweeps, observed_in, write_sweeps
+from scalejax.run.advice import COMPUTE, follow_up, next_sweeps, observed_in, write_sweeps
 from scalejax.run.directory import FIGURES, LEDGER, SWEEP, read_environment, unit_of
 from scalejax.run.fits import LEVEL
 from scalejax.run.store import HOST, Store
@@ -203,6 +203,7 @@ def facts_of(directory: Path, *, sweep: "Sweep | None" = None, brief: bool = Fal
         sweep=_text_of(directory / SWEEP),
         data=source if isinstance(source, str) else "",
         suggested=suggested,
+        follow_up=follow_up([directory], [Path(each.path) for each in suggested]) if suggested else "",
         written=all(_text_of(Path(each.path)) == each.text for each in suggested),
         pictures={**pictures, "seen": seen},
         notes=(*notes, *undrawn, *unseen),

@@ -121,7 +121,8 @@ def observed_of_table(table: pd.DataFrame, *, columns: Mapping[str, str]) -> Obs
         return observed_of_run(table, most_data=math.inf)  # as `scalejax export` writes it: tuned first
     known = {"params", "loss", "flops", "family", "seed", *DATA_NAMES}
     if unknown := sorted(columns.keys() - known):
-        raise ValueError(f"advise has no {listing(unknown)}: its columns are {listing(sorted(known))}.")
+        knows = f"what it knows is {listing(sorted(known))}, such as loss=COLUMN"
+        raise ValueError(f"{listing(unknown)} means nothing to advise: {knows}.")
     there = listing(list(map(str, table.columns))) if len(table.columns) else "none"
     data = next((name for name in DATA_NAMES if name in columns or name in table.columns), None)
     if data is None:
@@ -130,7 +131,9 @@ def observed_of_table(table: pd.DataFrame, *, columns: Mapping[str, str]) -> Obs
     def numbers(name: str) -> np.ndarray:
         column = columns.get(name, name)
         if column not in table.columns:
-            raise ValueError(f"There is no column {column!r} for {name}: the table has {there}.")
+            raise ValueError(
+                f"There is no column {column!r} for {name}: the table has {there}; say which, such as {name}=COLUMN."
+            )
         try:
             return table[column].to_numpy(dtype="float64", na_value=np.nan)
         except (TypeError, ValueError) as error:
