@@ -181,6 +181,18 @@ def test_of_the_same_trials_of_two_runs_the_one_that_is_done_counts(run: Path, t
         assert here["loss"].tolist() == [planted(trial)]
 
 
+def test_a_family_that_the_first_run_lacks_keeps_its_sizes_apart(run: Path, tmp_path: Path) -> None:
+    trials = [
+        replace(
+            TRIAL, trial_id=f"{channels}", family="cnn", knobs={"channels": channels}, params=99, train_examples=100
+        )
+        for channels in (4, 8)
+    ]
+    other = write_run(tmp_path / "other", trials, loss_of=lambda trial: 0.01 * trial.knobs["channels"], sweep=SWEEP)
+    rows = _observed([run, other], {}).rows.query("family == 'cnn'")
+    assert dict(zip(rows["model"], rows["loss"], strict=True)) == {"cnn channels 4": 0.04, "cnn channels 8": 0.08}
+
+
 def test_runs_of_other_data_or_models_do_not_join(run: Path, tmp_path: Path) -> None:
     trial = replace(TRIAL, family="mlp", knobs={"width": 4, "depth": 2})
 

@@ -197,9 +197,13 @@ def _together(directories: "Sequence[Path]") -> "pd.DataFrame":
     if len(tables) == 1:
         return tables[0]
     rows = pd.concat(tables, ignore_index=True)
+    knobs = list(dict.fromkeys(knob for table in tables for knob in knob_columns(table)))
+    others = [name for name in rows if name not in knobs]
+    place = others.index("family") + 1  # behind which the columns of all size knobs stand
+    rows = rows[[*others[:place], *knobs, *others[place:]]]
     # A trial may be running in one run and have ended in another.
     done_first = np.argsort((rows["status"] != Status.DONE).to_numpy(), kind="stable")
-    same = [*knob_columns(tables[0]), *SETTING_COLUMNS, "family", "params", "train_examples", "seed"]
+    same = [*knobs, *SETTING_COLUMNS, "family", "params", "train_examples", "seed"]
     return rows.iloc[done_first].drop_duplicates(same).sort_index().reset_index(drop=True)
 
 
